@@ -1,0 +1,1 @@
+"""One LightningDataModule per data set: checks, preprocessing and reading of the real on-disk layout."""

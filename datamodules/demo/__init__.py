@@ -1,0 +1,1 @@
+"""Writers of small data sets in the same on-disk layout as the real ones."""

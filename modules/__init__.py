@@ -1,0 +1,1 @@
+"""One LightningModule per benchmark: training and validation steps, metrics and the optimizer."""

@@ -1,0 +1,1 @@
+"""The reference networks in plain torch, one file per benchmark."""

@@ -1,0 +1,1 @@
+"""One runnable script per benchmark, and the command line they share."""
