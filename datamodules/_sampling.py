@@ -89,6 +89,11 @@ class EpochSampler(Sampler[list[SampleKey]]):
         self.start_batch, self.start_epoch = start_batch, start_epoch
         self.epoch = start_epoch
 
+    @property
+    def sampler(self) -> "EpochSampler":
+        """Itself: Lightning calls ``set_epoch`` on a batch sampler's ``sampler`` only."""
+        return self
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of the next iteration; Lightning calls this before every epoch.
 
