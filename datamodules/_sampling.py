@@ -216,7 +216,8 @@ def resume_position(trainer: L.Trainer | None) -> tuple[int, int]:
     """Where training goes on: ``(0, 0)`` for a fresh run, else the checkpoint's place.
 
     To be read in ``train_dataloader``: Lightning has restored its loops by then, but has not yet
-    settled the half-counted batch of a checkpoint that was written at a batch's end.
+    settled the half-counted batch of a checkpoint that was written at a batch's end. Checkpoints
+    written in ``on_train_epoch_start`` cannot be continued: Lightning loses that epoch.
 
     Args:
         trainer: The trainer, or None outside of one.
@@ -233,7 +234,10 @@ def resume_position(trainer: L.Trainer | None) -> tuple[int, int]:
     epochs = trainer.fit_loop.epoch_progress.current
     if epochs.started == epochs.processed:  # between epochs
         return epochs.processed, 0
-    batches = trainer.fit_loop.epoch_loop.batch_progress.total
-    done = trainer.fit_loop.epoch_loop.batch_progress.current.completed
-    stepped = batches.ready == batches.started == batches.processed == batches.completed + 1
-    return epochs.processed, done + int(stepped)
+    progress = trainer.fit_loop.epoch_loop.batch_progress
+    total = progress.total
+    stepped = total.ready == total.started == total.processed == total.completed + 1
+    if stepped and progress.is_last_batch:
+        # Lightning counts the epoch as over and takes the iterator it has for the next one.
+        return epochs.processed + 1, 0
+    return epochs.processed, progress.current.completed + int(stepped)
