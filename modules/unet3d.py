@@ -1,0 +1,279 @@
+"""3D U-Net on KiTS19: how MLPerf Training v1.0 trains it and what it measures.
+
+Shapes: B batch, D H W voxels, K foreground classes (kidney, tumour). A batch is a dict:
+``image`` (B, 1, D, H, W) float32, ``label`` (B, 1, D, H, W) uint8 and ``index`` (B,) int64.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import ClassVar, TypedDict
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from modules.nets.unet3d import UNet3D
+from modules.ops.check_net import check_net
+from modules.ops.dice import dice_ce_loss, dice_from_counts, overlap_counts
+from modules.ops.schedules import warmup_multistep
+from modules.ops.sliding_window import crop_to_scored, plan_windows, sliding_window_logits
+
+CLASSES = ("kidney", "tumour")
+# The reference of round 2.0 stops a run below this as diverged; here it is only said.
+DIVERGED_BELOW = 1e-6
+
+_log = logging.getLogger(__name__)
+
+
+class Batch(TypedDict):
+    """Crops of a training step, or one whole preprocessed volume (B = 1) of an evaluation."""
+
+    image: Tensor
+    label: Tensor
+    index: Tensor
+
+
+class CaseDice(Metric):
+    """Dice and loss of every evaluated case, averaged in the order of the case index.
+
+    Each case is kept by its index and counted once, whatever rank saw it and however often, so
+    any number of ranks gives the same mean to the bit.
+    """
+
+    full_state_update = False
+    index: list[Tensor]
+    counts: list[Tensor]
+    loss: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        for state in ("index", "counts", "loss"):
+            self.add_state(state, default=[], dist_reduce_fx="cat")
+
+    def update(self, index_B: Tensor, counts_BK3: Tensor, loss_B: Tensor) -> None:
+        """Add cases.
+
+        Args:
+            index_B: int64, which cases they are.
+            counts_BK3: int64 voxels in both, in the prediction and in the label.
+            loss_B: float32 loss per case.
+        """
+        self.index.append(index_B)
+        self.counts.append(counts_BK3)
+        self.loss.append(loss_B)
+
+    def add_nothing(self) -> None:
+        """Start with no case but the right shapes: a rank without cases must still gather."""
+        index_B = torch.empty(0, dtype=torch.int64, device=self.device)
+        counts_BK3 = index_B.new_empty((0, len(CLASSES), 3))
+        self.update(index_B, counts_BK3, torch.empty(0, device=self.device))
+
+    def compute(self) -> dict[str, Tensor]:
+        """Means over all cases of all ranks.
+
+        Returns:
+            ``mean_dice``, ``dice_kidney``, ``dice_tumour`` in ``[0, 1]`` and ``loss``: float64
+            scalars on the CPU, NaN if there is no case.
+        """
+        index = dim_zero_cat(self.index).cpu()
+        counts, loss = dim_zero_cat(self.counts).cpu(), dim_zero_cat(self.loss).cpu()
+        ordered, order = torch.sort(index, stable=True)
+        first = torch.ones_like(ordered, dtype=torch.bool)
+        first[1:] = ordered[1:] != ordered[:-1]
+        cases = order[first]
+        dice_K = dice_from_counts(counts[cases]).mean(0)
+        return {
+            "mean_dice": dice_K.mean(),
+            **{f"dice_{name}": dice for name, dice in zip(CLASSES, dice_K, strict=True)},
+            "loss": loss[cases].double().mean(),
+        }
+
+
+class UNet3DModule(L.LightningModule):
+    """Trains a network to segment kidneys and tumours; the defaults are the closed reference.
+
+    Args:
+        net: Builds the network: (B, 1, D, H, W) in, 3 logits per voxel out.
+        learning_rate: Rate after the warm-up.
+        initial_learning_rate: Where the warm-up starts from.
+        warmup_epochs: Epochs of linear rise; the rate changes per epoch, not per step.
+        decay_boundary_epochs: Epochs after which the rate drops; none in the reference.
+        decay_factor: Multiplies the rate at each of them.
+        momentum: Nesterov momentum.
+        weight_decay: L2 penalty.
+        validation_input_shape: D, H, W of an evaluation window, in voxels.
+        validation_overlap: Share of a window that the next one covers too.
+        validation_batch_size: Windows in one forward pass; changes time and memory only.
+        channels_last: Keep weights and features with channels innermost, faster on tensor cores.
+
+    Source:
+        mlcommons/training @ 9947bdf2, image_segmentation/pytorch/runtime/training.py.
+    """
+
+    metric_names: ClassVar[tuple[str, ...]] = ("mean_dice", "dice_kidney", "dice_tumour", "loss")
+
+    def __init__(
+        self,
+        *,
+        net: Callable[[], nn.Module] = UNet3D,
+        learning_rate: float = 0.8,
+        initial_learning_rate: float = 1e-4,
+        warmup_epochs: int = 200,
+        decay_boundary_epochs: Sequence[int] = (),
+        decay_factor: float = 1.0,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        validation_input_shape: tuple[int, int, int] = (128, 128, 128),
+        validation_overlap: float = 0.5,
+        validation_batch_size: int = 1,
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__()
+        self.net = net()
+        if channels_last:
+            self.net.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.learning_rate = learning_rate
+        self.initial_learning_rate = initial_learning_rate
+        self.warmup_epochs = warmup_epochs
+        self.decay_boundary_epochs = tuple(decay_boundary_epochs)
+        self.decay_factor = decay_factor
+        self.momentum = momentum
+        self.weight_decay = weight_decay
+        self.validation_input_shape = tuple(validation_input_shape)
+        self.validation_overlap = validation_overlap
+        self.validation_batch_size = validation_batch_size
+        self.cases = CaseDice()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of a batch of crops.
+
+        Args:
+            batch: Augmented crops.
+            batch_idx: Not used.
+
+        Returns:
+            loss: float32 scalar.
+        """
+        loss = dice_ce_loss(self.net(batch["image"]), batch["label"])
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        # Logging costs more than a small step: only where Lightning would write it anyway.
+        if every and (self.global_step + 1) % every == 0:
+            self.log("train/loss", loss.detach())
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Give every rank an empty entry, also one that will see no case."""
+        self.cases.add_nothing()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Segment one whole volume and keep its voxel counts.
+
+        Args:
+            batch: One preprocessed volume, B = 1, each axis any size from half a window.
+            batch_idx: Not used.
+        """
+        window, overlap = self.validation_input_shape, self.validation_overlap
+        logits = sliding_window_logits(
+            self.net,
+            batch["image"],
+            window=window,
+            overlap=overlap,
+            batch_size=self.validation_batch_size,
+        )
+        plan = plan_windows(batch["label"].shape[2:], window=window, overlap=overlap)
+        label = crop_to_scored(batch["label"], plan)
+        loss = dice_ce_loss(logits, label)
+        self.cases.update(batch["index"], overlap_counts(logits, label), loss.reshape(1))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means over all cases as ``val/<name>``, equal on every rank."""
+        means = self.cases.compute()
+        self.cases.reset()
+        # Values are already those of all ranks; averaging them again could change the last bit.
+        self.log_dict({f"val/{name}": mean for name, mean in means.items()}, sync_dist=False)
+        if means["mean_dice"] < DIVERGED_BELOW and self.global_rank == 0:
+            _log.warning(
+                "mean_dice is %.1e after epoch %d: the net finds no kidney and no tumour. "
+                "Early on this may pass; later the run has diverged.",
+                means["mean_dice"],
+                self.current_epoch + 1,
+            )
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """SGD with Nesterov momentum, its rate set before each epoch.
+
+        Returns:
+            Optimizer and a scheduler that Lightning steps once per epoch.
+        """
+        # Base rate 1, so that the lambda is the rate itself and no rounding comes between.
+        optimizer = torch.optim.SGD(
+            self.net.parameters(),
+            lr=1.0,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            nesterov=True,
+        )
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.epoch_learning_rate)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"},
+        }
+
+    def epoch_learning_rate(self, epochs_done: int) -> float:
+        """Learning rate of the epoch that comes after some finished ones.
+
+        Args:
+            epochs_done: 0 before the first epoch, which the reference counts as epoch 1.
+
+        Returns:
+            The rate that all steps of the epoch use.
+        """
+        return warmup_multistep(
+            epochs_done + 1,
+            learning_rate=self.learning_rate,
+            initial_learning_rate=self.initial_learning_rate,
+            warmup_epochs=self.warmup_epochs,
+            decay_boundary_epochs=self.decay_boundary_epochs,
+            decay_factor=self.decay_factor,
+        )
+
+    def check_net(self) -> None:
+        """Try the network on one evaluation window; see ``modules.ops.check_net``.
+
+        Raises:
+            ValueError: If it does not give one logit per class and voxel.
+        """
+        window = self.validation_input_shape
+        check_net(
+            self.net, input_shape=(1, 1, *window), output_shape=(1, len(CLASSES) + 1, *window)
+        )
+
+    def mllog_facts(self) -> dict[str, object]:
+        """Hyperparameters under the names of the v1.0 compliance checker.
+
+        Returns:
+            What the module knows; batch, seed and data facts come from elsewhere.
+        """
+        return {
+            "opt_name": "sgd",
+            "opt_base_learning_rate": self.learning_rate,
+            "opt_momentum": self.momentum,
+            "opt_weight_decay": self.weight_decay,
+            "opt_learning_rate_warmup_epochs": self.warmup_epochs,
+            "opt_initial_learning_rate": self.initial_learning_rate,
+            "opt_learning_rate_decay_boundary_epochs": list(self.decay_boundary_epochs),
+            "opt_learning_rate_decay_factor": self.decay_factor,
+            "validation_input_shape": list(self.validation_input_shape),
+            "validation_overlap": self.validation_overlap,
+        }
+
+    def mllog_tensors(self) -> Sequence[str]:
+        """Names for the ``weights_initialization`` events.
+
+        Returns:
+            The reference's layer names, none for a foreign network.
+        """
+        return self.net.tensor_names() if isinstance(self.net, UNet3D) else ()
