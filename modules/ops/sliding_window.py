@@ -6,7 +6,7 @@ logits (not probabilities), and weighs them with the cube root of a Gaussian.
 Shapes: C channels or classes, D H W voxels, N windows in one forward pass.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -124,7 +124,7 @@ def crop_to_scored(volume_BCDHW: Tensor, plan: Sequence[AxisPlan]) -> Tensor:
     Returns:
         A view of the scored voxels.
     """
-    return volume_BCDHW[(..., *(slice(p.crop_low, p.size - p.crop_high) for p in plan))]
+    return volume_BCDHW[_spatial((p.crop_low, p.scored) for p in plan)]
 
 
 def axis_weights(window: int) -> Tensor:
@@ -188,36 +188,41 @@ def sliding_window_logits(
     pads = [pad for p in reversed(plan) for pad in (p.pad_low, p.pad_high)]
     padded_1CDHW = F.pad(crop_to_scored(image_1CDHW, plan), pads, value=PAD_VALUE)
     places = [
-        tuple(slice(start, start + side) for start, side in zip(starts, window, strict=True))
-        for starts in product(*(p.starts for p in plan))
+        _spatial(zip(starts, window, strict=True)) for starts in product(*(p.starts for p in plan))
     ]
     weights_DHW = importance_map(window, image_1CDHW.device)
-    sum_CDHW: Tensor | None = None
+    sum_1CDHW: Tensor | None = None
     for first in range(0, len(places), batch_size):
         batch = places[first : first + batch_size]
-        logits_NCDHW = net(torch.cat([padded_1CDHW[(..., *place)] for place in batch]))
+        logits_NCDHW = net(torch.cat([padded_1CDHW[place] for place in batch]))
         _require_window(logits_NCDHW, len(batch), window)
-        if sum_CDHW is None:
-            shape = (logits_NCDHW.shape[1], *(p.padded for p in plan))
-            sum_CDHW = torch.zeros(shape, dtype=torch.float32, device=logits_NCDHW.device)
-        for place, logits_CDHW in zip(batch, logits_NCDHW.float(), strict=True):
-            sum_CDHW[(..., *place)].addcmul_(logits_CDHW, weights_DHW)
-    assert sum_CDHW is not None
-    inside = (..., *(slice(p.pad_low, p.pad_low + p.scored) for p in plan))
-    return (sum_CDHW[inside] / _summed_weights(plan, window, sum_CDHW.device)[inside]).unsqueeze(0)
+        if sum_1CDHW is None:
+            shape = (1, logits_NCDHW.shape[1], *(p.padded for p in plan))
+            sum_1CDHW = torch.zeros(shape, dtype=torch.float32, device=logits_NCDHW.device)
+        for place, logits_1CDHW in zip(batch, logits_NCDHW.float().split(1), strict=True):
+            sum_1CDHW[place].addcmul_(logits_1CDHW, weights_DHW)
+    assert sum_1CDHW is not None
+    inside = _spatial((p.pad_low, p.scored) for p in plan)
+    return sum_1CDHW[inside] / _summed_weights(plan, window, sum_1CDHW.device)[inside]
+
+
+def _spatial(spans: Iterable[tuple[int, int]]) -> tuple[slice, ...]:
+    """Index of a box in a B C D H W tensor, from first voxel and length per axis."""
+    box = (slice(first, first + length) for first, length in spans)
+    return (slice(None), slice(None), *box)
 
 
 def _summed_weights(
     plan: Sequence[AxisPlan], window: Sequence[int], device: torch.device
 ) -> Tensor:
-    """Weights of all windows per voxel, (D, H, W): the grid is complete, so axes sum up apart."""
+    """Weights of all windows per voxel, (1, 1, D, H, W): the grid is complete: axes sum apart."""
     sums = []
     for axis, side in zip(plan, window, strict=True):
         total = torch.zeros(axis.padded, dtype=torch.float64)
         for start in axis.starts:
             total[start : start + side] += axis_weights(side)
         sums.append(total)
-    return _outer(sums, device)
+    return _outer(sums, device)[None, None]
 
 
 def _outer(axes: Sequence[Tensor], device: torch.device | None) -> Tensor:
