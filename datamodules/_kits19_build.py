@@ -1,0 +1,384 @@
+"""Preprocessing a whole KiTS19 folder: in parallel, restartable, with one line per problem.
+
+Each finished case is noted in ``progress.jsonl``; ``manifest.json`` replaces it when all are done.
+A killed run therefore goes on where it was, and a complete folder is recognised by one small file.
+"""
+
+import json
+import math
+import multiprocessing
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+
+from datamodules._cache import cache_dir
+from datamodules._kits19_prepare import (
+    PreparedCase,
+    image_path,
+    inspect_case,
+    label_path,
+    prepare_case,
+    prepared_bytes,
+)
+from datamodules._kits19_raw import CaseSplit, RawCase, data_lines, scan_cases
+
+FORMAT = 1
+MANIFEST, PROGRESS = "manifest.json", "progress.jsonl"
+# Below this much output a process's start (it imports torch) costs more than the work.
+SERIAL_BYTES = 200_000_000
+# The largest case (about 1000 slices of 512 x 512, then 78 M voxels) peaks near 6 GB.
+WORKER_BYTES = 6_000_000_000
+# mlcommons/training#545: upstream changed this case after the list was made; it differs for all.
+CHANGED_UPSTREAM = {"00043"}
+
+Cases = dict[str, PreparedCase]
+
+
+def finished_cases(folder: Path, minimum: Sequence[int]) -> Cases:
+    """The cases of a prepared folder that are complete; opens no sample file.
+
+    Args:
+        folder: Prepared folder; may not exist yet.
+        minimum: Least size of each axis that this run needs.
+
+    Returns:
+        Records by case id, of cases whose two files exist.
+
+    Raises:
+        ValueError: If the folder was prepared with another minimum size.
+    """
+    records: Cases = {}
+    notes = (folder / MANIFEST, _far_manifest(folder), folder / PROGRESS)
+    for note in (path for path in notes if path.is_file()):
+        for line in note.read_text().splitlines():
+            entry = json.loads(line) if line.endswith("}") else None  # a killed run's half line
+            if entry is None or entry["format"] != FORMAT:
+                continue
+            if entry["minimum_shape"] != list(minimum):
+                raise ValueError(
+                    f"{folder} was prepared with a minimum shape of {entry['minimum_shape']}, this "
+                    f"run needs {list(minimum)}: give another folder with --data.prepared_dir"
+                )
+            for case in entry["cases"]:
+                records[case["case"]] = PreparedCase(**{**case, "shape": tuple(case["shape"])})
+    present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    return {
+        case: record
+        for case, record in records.items()
+        if {image_path(folder, case).name, label_path(folder, case).name} <= present
+    }
+
+
+def build(
+    raw_folder: Path,
+    out: Path,
+    split: CaseSplit,
+    minimum: Sequence[int],
+    *,
+    checksums: Mapping[str, str],
+    processes: int = 0,
+    show_progress: bool = False,
+) -> Cases:
+    """Preprocess what is not yet done of a raw folder.
+
+    Args:
+        raw_folder: Folder with the raw ``case_XXXXX`` folders.
+        out: Prepared folder, created if need be.
+        split: The cases wanted.
+        minimum: Least size of each axis.
+        checksums: Expected MD5 by file name; empty for generated data.
+        processes: Worker processes; 0 chooses by cores and memory.
+        show_progress: Draw a progress bar.
+
+    Returns:
+        All cases of the split.
+
+    Raises:
+        ValueError: One line per problem: bad raw files, no space, a folder that cannot be written,
+            labels that differ from the reference's. Complete cases are kept, others removed.
+    """
+    raws, problems = scan_cases(raw_folder, split.cases)
+    if problems:
+        raise ValueError("\n".join(problems))
+    with _writable(out):
+        done = finished_cases(out, minimum)
+        todo = [raw for raw in raws if raw.case not in done]
+        need = {raw.case: prepared_bytes(raw, minimum) for raw in todo}
+        if line := space_problem(out, sum(need.values())):
+            raise ValueError(line)
+        todo.sort(key=lambda raw: -need[raw.case])  # large ones first, so that workers end together
+        job = partial(prepare_case, out=out, minimum=tuple(minimum))
+        workers = processes or _workers(len(todo), sum(need.values()))
+        for outcome in _outcomes(job, todo, workers, "preprocessing", show_progress):
+            if isinstance(outcome, str):
+                problems.append(outcome)
+                continue
+            done[outcome.case] = outcome
+            with (out / PROGRESS).open("a") as file:
+                file.write(_note([outcome], minimum))
+        problems += _drop_wrong_labels(out, done, checksums)
+        if problems:
+            raise ValueError("\n".join(sorted(problems)))
+        _write_manifest(out / MANIFEST, done, minimum)
+        (out / PROGRESS).unlink(missing_ok=True)
+    return done
+
+
+def adopt(
+    folder: Path,
+    split: CaseSplit,
+    minimum: Sequence[int],
+    *,
+    checksums: Mapping[str, str],
+    processes: int = 0,
+    show_progress: bool = False,
+) -> Cases:
+    """Check a folder that was preprocessed elsewhere; only the manifest is added to it.
+
+    Args:
+        folder: Folder with ``case_XXXXX_x.npy`` and ``_y.npy`` files.
+        split: The cases wanted.
+        minimum: Least size of each axis.
+        checksums: Expected MD5 by file name.
+        processes: Worker processes; 0 chooses by cores.
+        show_progress: Draw a progress bar.
+
+    Returns:
+        All cases of the split.
+
+    Raises:
+        ValueError: One line per problem.
+    """
+    size = sum(path.stat().st_size for path in folder.glob("case_*.npy"))
+    workers = processes or (1 if size < SERIAL_BYTES else os.cpu_count() or 1)
+    job = partial(inspect_case, folder, minimum=tuple(minimum))
+    outcomes = list(_outcomes(job, split.cases, workers, "checking", show_progress))
+    done = {item.case: item for item in outcomes if isinstance(item, PreparedCase)}
+    problems = [item for item in outcomes if isinstance(item, str)]
+    problems += label_errors(folder, done, checksums).values()
+    if problems:
+        raise ValueError("\n".join(sorted(problems)))
+    try:
+        _write_manifest(folder / MANIFEST, done, minimum)
+    except OSError:  # a read-only share: remember the verdict on this machine
+        _write_manifest(_far_manifest(folder), done, minimum)
+    return done
+
+
+def reference_checksums() -> dict[str, str]:
+    """MD5 of the 420 files as the reference's preprocessing writes them.
+
+    Returns:
+        MD5 by file name.
+
+    Source:
+        mlcommons/training @ 9947bdf2, image_segmentation/pytorch/checksum.json.
+    """
+    return {name: md5 for md5, name in map(str.split, data_lines("kits19_md5.txt"))}
+
+
+def label_errors(folder: Path, cases: Cases, checksums: Mapping[str, str]) -> dict[str, str]:
+    """Labels that differ from the reference's; nearest-neighbour resampling leaves no excuse.
+
+    Args:
+        folder: Prepared folder, for the text.
+        cases: Finished cases.
+        checksums: Expected MD5 by file name; an unlisted file passes.
+
+    Returns:
+        One line by case id.
+    """
+    paths = {case: label_path(folder, case) for case in cases if case not in CHANGED_UPSTREAM}
+    return {
+        case: f"{path}: MD5 {cases[case].md5_y} differs from the reference's "
+        f"{checksums[path.name]}; fetch the raw case again and prepare it again"
+        for case, path in paths.items()
+        if checksums.get(path.name, cases[case].md5_y) != cases[case].md5_y
+    }
+
+
+def checksum_verdict(cases: Cases, checksums: Mapping[str, str]) -> list[str]:
+    """What to say about the checksums once all labels have passed.
+
+    Args:
+        cases: Finished cases.
+        checksums: Expected MD5 by file name; empty for generated data.
+
+    Returns:
+        A line of confirmation or of warning, and one for the case that upstream changed.
+    """
+    if not checksums:
+        return []
+    here = Path()
+    names_x = {case: image_path(here, case).name for case in cases}
+    names_y = {case: label_path(here, case).name for case in cases}
+    wrong_x = {case for case, name in names_x.items() if checksums.get(name) != cases[case].md5_x}
+    wrong_y = {case for case, name in names_y.items() if checksums.get(name) != cases[case].md5_y}
+    changed = (wrong_x | wrong_y) & CHANGED_UPSTREAM
+    total, wrong = 2 * len(cases), len(wrong_x) + len(wrong_y)
+    lines = [f"md5: {total - wrong} of {total} files equal the reference's list"]
+    if others := wrong_x - changed:
+        lines.append(
+            f"warning: {len(others)} image files differ in MD5 while their labels are equal: "
+            "interpolation may differ in the last bits from the reference's torch 1.7.1"
+        )
+    lines += [
+        f"warning: case_{case} differs for everyone since upstream changed it "
+        "(mlcommons/training#545)"
+        for case in sorted(changed)
+    ]
+    return lines
+
+
+def space_problem(out: Path, needed: int) -> str | None:
+    """Whether the disk has room.
+
+    Args:
+        out: Folder to write; it or a parent exists.
+        needed: Bytes to be written.
+
+    Returns:
+        One line, or None if there is room.
+    """
+    place = next(path for path in (out, *out.absolute().parents) if path.is_dir())
+    free = shutil.disk_usage(place).free
+    if needed < free:
+        return None
+    return (
+        f"{out}: preprocessing needs {needed / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB free; "
+        "make room or give another folder with --data.prepared_dir"
+    )
+
+
+@contextmanager
+def _writable(out: Path) -> Iterator[None]:
+    """Hold the prepared folder for this process alone; say in one line if it cannot be written."""
+    from filelock import FileLock
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with FileLock(out / ".lock"):
+            for partial_file in out.glob(".case_*.partial"):  # of a killed run: we hold the lock
+                partial_file.unlink()
+            yield
+    except OSError as error:
+        raise ValueError(
+            f"{out}: cannot be written ({error.strerror or error}); finished cases are kept; make "
+            "room or give another folder with --data.prepared_dir"
+        ) from error
+
+
+def _drop_wrong_labels(out: Path, done: Cases, checksums: Mapping[str, str]) -> list[str]:
+    """Take back the cases of this folder whose labels are wrong, so that the next run redoes them."""
+    errors = label_errors(out, done, checksums)
+    for case in errors:
+        image_path(out, case).unlink(missing_ok=True)
+        label_path(out, case).unlink(missing_ok=True)
+    return list(errors.values())
+
+
+def _note(cases: Sequence[PreparedCase], minimum: Sequence[int], **extra: object) -> str:
+    """One line of the manifest or the progress file."""
+    entry = {"format": FORMAT, "minimum_shape": list(minimum), **extra}
+    return json.dumps({**entry, "cases": [case.as_json() for case in cases]}) + "\n"
+
+
+def _write_manifest(path: Path, done: Cases, minimum: Sequence[int]) -> None:
+    """Write the manifest whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    voxels = sum(math.prod(case.shape) for case in done.values())
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    ordered = [done[case] for case in sorted(done)]
+    fresh.write_text(_note(ordered, minimum, num_cases=len(done), num_voxels=voxels))
+    fresh.replace(path)
+
+
+def _far_manifest(folder: Path) -> Path:
+    """Where the manifest of a read-only folder is kept."""
+    digest = sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    return cache_dir() / "kits19-checked" / digest / MANIFEST
+
+
+def _workers(num_cases: int, output_bytes: int) -> int:
+    """Processes that cores and memory allow; one for small data."""
+    if output_bytes < SERIAL_BYTES:
+        return 1
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(1, min(os.cpu_count() or 1, num_cases, memory // WORKER_BYTES))
+
+
+def _outcomes(
+    job: Callable[..., PreparedCase],
+    items: Sequence[RawCase] | Sequence[str],
+    workers: int,
+    title: str,
+    show_progress: bool,
+) -> Iterator[PreparedCase | str]:
+    """Each item's record, or the line that says what is wrong with it; a disk error ends it all."""
+    from rich.console import Console
+    from rich.progress import track
+
+    results = _serial(job, items) if workers == 1 else _parallel(job, items, workers)
+    yield from track(
+        results,
+        description=f"{title} {len(items)} cases",
+        total=len(items),
+        console=Console(stderr=True),
+        disable=not show_progress or not items,
+    )
+
+
+def _serial(
+    job: Callable[..., PreparedCase], items: Sequence[RawCase] | Sequence[str]
+) -> Iterator[PreparedCase | str]:
+    """Outcomes in this process."""
+    for item in items:
+        try:
+            yield job(item)
+        except ValueError as error:
+            yield str(error)
+
+
+def _parallel(
+    job: Callable[..., PreparedCase], items: Sequence[RawCase] | Sequence[str], workers: int
+) -> Iterator[PreparedCase | str]:
+    """Outcomes from a pool, in order of completion."""
+    # spawn: a forked child of a process with torch threads can hang.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(os.getpid(),))
+    futures: list[Future[PreparedCase]] = [pool.submit(job, item) for item in items]
+    try:
+        for future in as_completed(futures):
+            try:
+                yield future.result()
+            except ValueError as error:
+                yield str(error)
+    except BrokenProcessPool:
+        raise ValueError(
+            "a preprocessing process was killed, most likely for lack of memory; finished cases "
+            f"are kept: run again with fewer than {workers} processes (--data.prepare_processes)"
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker(parent: int) -> None:
+    """Use one thread, and end when the parent was killed: a pool's workers would wait for ever."""
+    import torch
+
+    torch.set_num_threads(1)
+
+    def watch() -> None:
+        pause = threading.Event()
+        while os.getppid() == parent:
+            pause.wait(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

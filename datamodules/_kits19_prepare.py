@@ -1,0 +1,258 @@
+"""Preprocessing of one KiTS19 case: resample, clip, normalise, pad, save.
+
+Letters: D H W voxels, before or after resampling.
+"""
+
+import hashlib
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from datamodules._kits19_raw import RawCase, read_case
+
+TARGET_SPACING_MM = (1.6, 1.2, 1.2)
+CLIP_HU = (-79.0, 304.0)
+MEAN_HU, STD_HU = 101.0, 76.9
+
+
+@dataclass(frozen=True)
+class PreparedCase:
+    """One preprocessed case as the manifest records it.
+
+    Attributes:
+        case: 5-digit id.
+        shape: Size in voxels (D, H, W).
+        md5_x: MD5 of ``case_XXXXX_x.npy``.
+        md5_y: MD5 of ``case_XXXXX_y.npy``.
+    """
+
+    case: str
+    shape: tuple[int, int, int]
+    md5_x: str
+    md5_y: str
+
+    def as_json(self) -> dict[str, object]:
+        """The record as plain JSON values."""
+        return asdict(self)
+
+
+def image_path(folder: Path, case: str) -> Path:
+    """The preprocessed image of a case.
+
+    Args:
+        folder: Prepared folder.
+        case: 5-digit id.
+
+    Returns:
+        The reference's file name.
+    """
+    return folder / f"case_{case}_x.npy"
+
+
+def label_path(folder: Path, case: str) -> Path:
+    """The preprocessed label of a case.
+
+    Args:
+        folder: Prepared folder.
+        case: 5-digit id.
+
+    Returns:
+        The reference's file name.
+    """
+    return folder / f"case_{case}_y.npy"
+
+
+def resampled_shape(shape: Sequence[int], spacing: Sequence[float]) -> list[int]:
+    """Size at the target spacing, truncated; unchanged only where the spacing is exactly the target.
+
+    A float32 header never equals 1.6 exactly, so in practice every case is resampled.
+
+    Args:
+        shape: Size in voxels (D, H, W).
+        spacing: Voxel size in mm, > 0.
+
+    Returns:
+        New size.
+    """
+    if list(spacing) == list(TARGET_SPACING_MM):
+        return list(shape)
+    return [
+        int(old / new * size)
+        for size, old, new in zip(shape, spacing, TARGET_SPACING_MM, strict=True)
+    ]
+
+
+def padded_shape(shape: Sequence[int], minimum: Sequence[int]) -> tuple[int, ...]:
+    """Size after padding.
+
+    Args:
+        shape: Size in voxels (D, H, W).
+        minimum: Least size of each axis.
+
+    Returns:
+        The larger of the two, per axis.
+    """
+    return tuple(max(pair) for pair in zip(shape, minimum, strict=True))
+
+
+def prepared_bytes(raw: RawCase, minimum: Sequence[int]) -> int:
+    """Disk space of one preprocessed case: float32 image and uint8 label.
+
+    Args:
+        raw: The case's headers.
+        minimum: Least size of each axis.
+
+    Returns:
+        Bytes.
+    """
+    return 5 * math.prod(padded_shape(resampled_shape(raw.shape, raw.spacing), minimum))
+
+
+def preprocess(
+    image_1DHW: np.ndarray,
+    label_1DHW: np.ndarray,
+    spacing: Sequence[float],
+    minimum: Sequence[int],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Resample to 1.6 x 1.2 x 1.2 mm, clip and normalise the image, pad both by repeating the edge.
+
+    Args:
+        image_1DHW: float32 in Hounsfield units.
+        label_1DHW: uint8 class ids, same size.
+        spacing: Voxel size in mm (D, H, W).
+        minimum: Least size of each axis afterwards (128 each in the reference).
+
+    Returns:
+        Image, float32 in about [-2.341, 2.640], and label, uint8, of one new size.
+
+    Source:
+        mlcommons/training @ 9947bdf2, image_segmentation/pytorch/preprocess_dataset.py.
+    """
+    import torch.nn.functional as F
+    from torch import from_numpy
+
+    size = resampled_shape(image_1DHW.shape[1:], spacing)
+    if list(spacing) != list(TARGET_SPACING_MM):
+        image_1DHW = F.interpolate(
+            from_numpy(image_1DHW)[None], size=size, mode="trilinear", align_corners=True
+        )[0].numpy()
+        # The older "nearest" (floor of the scaled index), not "nearest-exact": labels are bit-exact.
+        label_1DHW = F.interpolate(from_numpy(label_1DHW)[None], size=size, mode="nearest")[
+            0
+        ].numpy()
+    image_1DHW = (np.clip(image_1DHW, *CLIP_HU) - MEAN_HU) / STD_HU
+    missing = [max(0, least - now) for now, least in zip(size, minimum, strict=True)]
+    pads = [(0, 0), *((lack // 2, lack - lack // 2) for lack in missing)]
+    return np.pad(image_1DHW, pads, mode="edge"), np.pad(label_1DHW, pads, mode="edge")
+
+
+def prepare_case(raw: RawCase, out: Path, minimum: Sequence[int]) -> PreparedCase:
+    """Preprocess one raw case into two ``.npy`` files that appear whole or not at all.
+
+    Args:
+        raw: The case.
+        out: Existing prepared folder.
+        minimum: Least size of each axis.
+
+    Returns:
+        The case's record.
+
+    Raises:
+        ValueError: If the raw data is bad (one line).
+        OSError: If the files cannot be written.
+    """
+    image, label = read_case(raw)
+    image, label = preprocess(image, label, raw.spacing, minimum)
+    md5_y = save_npy(label_path(out, raw.case), label)
+    md5_x = save_npy(image_path(out, raw.case), image)
+    depth, height, width = image.shape[1:]
+    return PreparedCase(raw.case, (depth, height, width), md5_x, md5_y)
+
+
+def save_npy(path: Path, array: np.ndarray) -> str:
+    """Write an array under a temporary name, then give it its own.
+
+    Args:
+        path: File to write.
+        array: What to write.
+
+    Returns:
+        MD5 of the file.
+
+    Raises:
+        OSError: If it cannot be written; nothing is left behind then.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            np.save(file, np.ascontiguousarray(array), allow_pickle=False)
+            file.flush()
+            os.fsync(file.fileno())
+        digest = md5_of(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return digest
+
+
+def md5_of(path: Path) -> str:
+    """MD5 of a file.
+
+    Args:
+        path: File to read.
+
+    Returns:
+        Hexadecimal digest.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
+
+
+def inspect_case(folder: Path, case: str, minimum: Sequence[int]) -> PreparedCase:
+    """Check one case that was preprocessed elsewhere.
+
+    Args:
+        folder: Folder with the ``.npy`` files.
+        case: 5-digit id.
+        minimum: Least size of each axis.
+
+    Returns:
+        The case's record.
+
+    Raises:
+        ValueError: If a file is missing or damaged, or shapes, types or labels are wrong.
+    """
+    arrays = []
+    for path, dtype in ((image_path(folder, case), "float32"), (label_path(folder, case), "uint8")):
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except FileNotFoundError:
+            raise ValueError(f"{path}: is missing; preprocess this case again") from None
+        except (OSError, ValueError, EOFError) as error:
+            raise ValueError(f"{path}: cannot be read ({error}); preprocess it again") from None
+        if array.ndim != 4 or array.dtype != dtype:
+            raise ValueError(
+                f"{path}: is {array.dtype} with shape {array.shape}, expected {dtype} (1, D, H, W)"
+            )
+        arrays.append(array)
+    image, label = arrays
+    if image.shape != label.shape or any(
+        now < least for now, least in zip(image.shape[1:], minimum, strict=True)
+    ):
+        raise ValueError(
+            f"{image_path(folder, case)}: has shape {image.shape} and its label {label.shape}; "
+            f"expected equal shapes of at least {tuple(minimum)}"
+        )
+    if label.max() > 2:
+        raise ValueError(f"{label_path(folder, case)}: has label {label.max()}, allowed are 0 to 2")
+    depth, height, width = image.shape[1:]
+    return PreparedCase(
+        case,
+        (depth, height, width),
+        md5_of(image_path(folder, case)),
+        md5_of(label_path(folder, case)),
+    )

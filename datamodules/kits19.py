@@ -1,0 +1,335 @@
+"""KiTS19: CT volumes of the abdomen with kidneys and kidney tumours, for 3D U-Net.
+
+Data: https://github.com/neheller/kits19, about 30 GB raw and 29 GB preprocessed, CC BY-NC-SA 4.0.
+168 training and 42 evaluation cases. Facts: mlcommons/training @ 9947bdf2,
+image_segmentation/pytorch.
+
+Letters: B batch, D H W voxels of 1.6 x 1.2 x 1.2 mm.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch.utils.data import DataLoader
+
+from datamodules import _kits19_build as builder
+from datamodules._cache import build_once, demo_folder
+from datamodules._kits19_prepare import PreparedCase
+from datamodules._kits19_raw import CaseSplit, find_data, kits19_split, scan_cases
+from datamodules._kits19_volumes import (
+    Batch,
+    DeviceOrder,
+    DeviceVolumes,
+    EvaluationVolumes,
+    TrainingVolumes,
+    order_draws,
+    order_volumes,
+)
+from datamodules._sampling import (
+    EpochSampler,
+    evaluation_indices,
+    padded_length,
+    ranks,
+    resume_position,
+    run_seed,
+)
+from datamodules._volume_transforms import BrightnessForm
+
+REFERENCE_CROP = (128, 128, 128)
+
+
+class KiTS19DataModule(L.LightningDataModule):
+    """Crops of the training volumes and whole evaluation volumes.
+
+    A training batch is a dict of ``image`` (B, 1, D, H, W) float32, normalised; ``label``, same
+    shape, uint8 in 0..2; ``index`` (B,) int64. An evaluation batch is one whole volume, B = 1.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: Path | None = None,
+        prepared_dir: Path | None = None,
+        batch_size: int = 2,
+        crop_size: tuple[int, int, int] = REFERENCE_CROP,
+        oversampling: float = 0.4,
+        brightness: BrightnessForm = "reference",
+        num_workers: int = 0,
+        prepare_processes: int = 0,
+        device_cache: bool = False,
+    ) -> None:
+        """Defaults are the closed reference on one device.
+
+        Args:
+            root: Folder with the raw ``case_XXXXX`` folders, a ``kits19`` clone, or a folder with
+                files that are already preprocessed. None generates the demo data.
+            prepared_dir: Where preprocessed files go; default ``finishline-unet3d`` in the root.
+            batch_size: Samples per device and step.
+            crop_size: Training crop in voxels (D, H, W); also the least size of a prepared volume.
+            oversampling: Probability of a crop on the foreground, in [0, 1].
+            brightness: ``reference`` multiplies by 1.7 to 2.3 as the reference does; ``plain`` by
+                0.7 to 1.3 as accepted submissions did.
+            num_workers: Loader processes per device; 0 loads in the training process.
+            prepare_processes: Processes for preprocessing; 0 chooses by cores and memory.
+            device_cache: Keep all volumes on the accelerator (about 20 GB, training images in
+                half precision) and crop and augment there.
+
+        Raises:
+            ValueError: If a number lies outside its range; one line each.
+        """
+        super().__init__()
+        problems = [
+            f"{name} must be {rule}, got {value}"
+            for name, value, rule, good in (
+                ("batch_size", batch_size, "at least 1", batch_size >= 1),
+                ("crop_size", crop_size, "three sizes >= 1", min(crop_size) >= 1),
+                ("oversampling", oversampling, "in [0, 1]", 0 <= oversampling <= 1),
+                ("num_workers", num_workers, "at least 0", num_workers >= 0),
+                ("prepare_processes", prepare_processes, "at least 0", prepare_processes >= 0),
+            )
+            if not good
+        ]
+        if problems:
+            raise ValueError("\n".join(problems))
+        self.demo = root is None
+        self.root, self.prepared_dir = root, prepared_dir
+        self.batch_size, self.crop_size = batch_size, tuple(crop_size)
+        self.oversampling, self.brightness = oversampling, brightness
+        self.num_workers, self.prepare_processes = num_workers, prepare_processes
+        self.device_cache = device_cache
+        self._split = kits19_split() if root is not None else _demo_split()
+        self._checksums = builder.reference_checksums() if self._closed_preprocessing else {}
+        self._train_volumes: DeviceVolumes | None = None
+        self._evaluation_volumes: DeviceVolumes | None = None
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """Training samples per epoch, padded to a whole number of global batches."""
+        return padded_length(len(self._split.train), self._global_batch_size)
+
+    def prepare_data(self) -> None:
+        """Make the preprocessed files; when they are there, only the manifest is read.
+
+        Raises:
+            FileNotFoundError: If the root is missing or is not the data's folder.
+            ValueError: One line per problem in the data.
+        """
+        self._prepare(show_progress=not self.demo)
+
+    def prepare(self) -> None:
+        """The same with a progress bar and a verdict, for the ``prepare`` command.
+
+        Raises:
+            FileNotFoundError: If the root is missing or is not the data's folder.
+            ValueError: One line per problem in the data.
+        """
+        cases = self._prepare(show_progress=True)
+        split = self._split
+        print(
+            f"KiTS19{' demo' if self.demo else ''} is ready in {self._prepared}: "
+            f"{len(split.train)} training and {len(split.evaluation)} evaluation cases"
+        )
+        for line in builder.checksum_verdict(cases, self._checksums):
+            print(line)
+
+    def problems(self) -> list[str]:
+        """What keeps this root from being used, without reading or writing any volume.
+
+        Returns:
+            One line per problem: what, where, what to do; empty when all is well.
+        """
+        if self.root is None:
+            return []
+        try:
+            folder = find_data(self.root)
+            done = builder.finished_cases(self._prepared, self.crop_size)
+        except (FileNotFoundError, ValueError) as error:
+            return str(error).splitlines()
+        todo = [case for case in self._split.cases if case not in done]
+        if not todo or _is_preprocessed(folder):
+            return []
+        raws, lines = scan_cases(folder, todo)
+        needed = sum(builder.prepared_bytes(raw, self.crop_size) for raw in raws)
+        lack_of_space = builder.space_problem(self._prepared, needed)
+        return lines + [lack_of_space] if lack_of_space else lines
+
+    def mllog_facts(self) -> dict[str, object]:
+        """The log's data keys, from the split and the arguments.
+
+        Returns:
+            Values by key.
+        """
+        return {
+            "train_samples": len(self._split.train),
+            "eval_samples": len(self._split.evaluation),
+            "samples_per_epoch": self.samples_per_epoch,
+            "oversampling": self.oversampling,
+            "training_input_shape": list(self.crop_size),
+        }
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Shuffled crops of this rank, from where a resumed run stopped.
+
+        Returns:
+            The loader; iterating it gives training batches.
+        """
+        epoch, done = resume_position(self.trainer)
+        rank, world_size = ranks(self.trainer)
+        cases = self._cases(self._split.train)
+        dataset = TrainingVolumes(
+            self._prepared,
+            cases,
+            self.crop_size,
+            oversampling=self.oversampling,
+            brightness=self.brightness,
+            seed=run_seed(),
+            draws_only=self.device_cache,
+        )
+        sampler = EpochSampler(
+            len(cases),
+            self._global_batch_size,
+            rank,
+            world_size,
+            self.batch_size,
+            run_seed(),
+            start_batch=done,
+            start_epoch=epoch,
+        )
+        if self.device_cache:
+            self._train_volumes = DeviceVolumes(self._prepared, cases, torch.float16)
+        return DataLoader(
+            dataset,
+            batch_sampler=sampler,
+            collate_fn=order_draws if self.device_cache else None,
+            **self._loader_options,
+        )
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Whole evaluation volumes of this rank, each exactly once over all ranks.
+
+        Returns:
+            The loader; iterating it gives one volume at a time.
+        """
+        cases = self._cases(self._split.evaluation)
+        indices = evaluation_indices(len(cases), self.trainer)
+        if not self.device_cache:
+            volumes = EvaluationVolumes(self._prepared, cases, indices)
+            return DataLoader(volumes, batch_size=1, **self._loader_options)
+        # Evaluation keeps single precision: the quality must not depend on where volumes lie.
+        self._evaluation_volumes = DeviceVolumes(self._prepared, cases, torch.float32)
+        return DataLoader(list(indices), batch_size=1, collate_fn=order_volumes)
+
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
+        """Move a batch, or with ``device_cache`` make it on the device, without waiting for it.
+
+        Args:
+            batch: What the loader gave.
+            device: Where the model is.
+            dataloader_idx: Number of the loader.
+
+        Returns:
+            The batch on the device.
+        """
+        if not isinstance(batch, DeviceOrder):
+            return super().transfer_batch_to_device(batch, device, dataloader_idx)
+        volumes = self._evaluation_volumes if batch.draws is None else self._train_volumes
+        assert volumes is not None
+        return volumes.batch(batch, self.crop_size, device)
+
+    def synthetic_batch(self) -> Batch:
+        """A random training batch on the CPU, for warm-up and speed tests.
+
+        Returns:
+            A batch with the keys, shapes and types of a training batch.
+        """
+        shape = (self.batch_size, 1, *self.crop_size)
+        return {
+            "image": torch.randn(shape),
+            "label": torch.randint(0, 3, shape, dtype=torch.uint8),
+            "index": torch.zeros(self.batch_size, dtype=torch.int64),
+        }
+
+    @property
+    def _closed_preprocessing(self) -> bool:
+        """Whether the files must equal the reference's."""
+        return not self.demo and self.crop_size == REFERENCE_CROP
+
+    @property
+    def _source(self) -> Path:
+        """The root, or the folder of the generated raw data."""
+        from datamodules.demo.kits19 import NUM_CASES, VERSION
+
+        return self.root or demo_folder("kits19", VERSION, {"cases": NUM_CASES})
+
+    @property
+    def _prepared(self) -> Path:
+        """The folder of the preprocessed files; another crop size has another one."""
+        source = self._source
+        if self.root is not None and source.is_dir():
+            for folder in (source, source / "data"):
+                if _is_preprocessed(folder):
+                    return folder
+        size = "" if self.crop_size == REFERENCE_CROP else "-" + "x".join(map(str, self.crop_size))
+        return self.prepared_dir or source / f"finishline-unet3d{size}"
+
+    @property
+    def _global_batch_size(self) -> int:
+        """Samples per optimizer step over all ranks."""
+        accumulation = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
+        return self.batch_size * ranks(self.trainer)[1] * accumulation
+
+    @property
+    def _loader_options(self) -> dict[str, Any]:
+        """Worker and memory settings of both loaders."""
+        on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return {
+            "num_workers": self.num_workers,
+            "persistent_workers": self.num_workers > 0,
+            "pin_memory": on_cuda and not self.device_cache,
+        }
+
+    def _prepare(self, *, show_progress: bool) -> builder.Cases:
+        """Bring the prepared folder into being and give its cases."""
+        if self.demo:
+            from datamodules.demo.kits19 import write_phantoms
+
+            build_once(self._source, write_phantoms)
+        folder = find_data(self._source)
+        done = builder.finished_cases(self._prepared, self.crop_size)
+        if all(case in done for case in self._split.cases):
+            return done
+        options = {
+            "checksums": self._checksums,
+            "processes": self.prepare_processes,
+            "show_progress": show_progress,
+        }
+        if _is_preprocessed(folder):
+            return builder.adopt(folder, self._split, self.crop_size, **options)
+        return builder.build(folder, self._prepared, self._split, self.crop_size, **options)
+
+    def _cases(self, wanted: tuple[str, ...]) -> list[PreparedCase]:
+        """The manifest's records of some cases."""
+        done = builder.finished_cases(self._prepared, self.crop_size)
+        if lost := [case for case in wanted if case not in done]:
+            raise ValueError(
+                f"{self._prepared}: {len(lost)} cases are not preprocessed (case_{lost[0]}, ...); "
+                "run the recipe's prepare command"
+            )
+        return [done[case] for case in wanted]
+
+
+def _is_preprocessed(folder: Path) -> bool:
+    """Whether a folder holds preprocessed files rather than raw cases."""
+    return next(folder.glob("case_[0-9]*_x.npy"), None) is not None
+
+
+def _demo_split() -> CaseSplit:
+    """The generated cases, 6 of them held out."""
+    from datamodules.demo.kits19 import EVALUATION, NUM_CASES
+
+    every = tuple(f"{number:05d}" for number in range(NUM_CASES))
+    return CaseSplit(tuple(case for case in every if case not in EVALUATION), EVALUATION)
