@@ -1,0 +1,7 @@
+"""``python -m scoring``: what happens after runs."""
+
+import sys
+
+from scoring.cli import main
+
+sys.exit(main())

@@ -1,0 +1,139 @@
+"""Runs the official checkers in a process of its own; answers one JSON request from stdin on stdout.
+
+The tools keep state between files, print where they like, crash on odd input and exit 0 on failure,
+so they are kept at arm's length: only ``scoring.official`` starts this file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+
+def compliance(request: dict[str, Any]) -> list[dict[str, Any]]:
+    """Run the compliance checker on each file.
+
+    Args:
+        request: ``files`` and ``ruleset``.
+
+    Returns:
+        Per file: ``valid``, ``errors``, ``warnings``, and ``crash`` if the checker itself failed.
+    """
+    from mlperf_logging.compliance_checker import mlp_compliance
+
+    config = f"training_{request['ruleset']}/common.yaml"
+    answers = []
+    for path in request["files"]:
+        # A crash leaves a rule file queued, which would judge the next log.
+        mlp_compliance.enqueued_configs.clear()
+        checker = mlp_compliance.make_checker("training", request["ruleset"], False, False)
+        crash = None
+        try:
+            valid = mlp_compliance.main(path, config, checker)[0]
+        except Exception as error:  # the checker fails in many ways on odd logs
+            valid, crash = False, f"{type(error).__name__}: {error}"
+        errors = [*checker.overwritable.values(), *checker.not_overwritable]
+        warnings = list(checker.warnings.values())
+        answers.append(
+            {"valid": bool(valid), "errors": errors, "warnings": warnings, "crash": crash}
+        )
+    return answers
+
+
+def _teach_dlrm() -> None:
+    """The RCP checker's table of runs lacks dlrm, which makes it crash on every dlrm result."""
+    from mlperf_logging.rcp_checker import rcp_checker
+
+    rcp_checker.submission_runs["training"]["dlrm"] = 5
+
+
+def second_opinion(request: dict[str, Any]) -> dict[str, Any]:
+    """Score and RCP-test one result set with the official code.
+
+    Args:
+        request: ``files``, ``benchmark``, ``system``, ``ruleset``, ``bert_train_samples``.
+
+    Returns:
+        ``minutes`` (or None) and ``rcp`` in the tool's words.
+    """
+    from mlperf_logging.rcp_checker import rcp_checker
+    from mlperf_logging.result_summarizer import result_summarizer
+
+    _teach_dlrm()
+    ruleset, benchmark = request["ruleset"], request["benchmark"]
+    with tempfile.TemporaryDirectory() as root:
+        folder = Path(root, "org", "results", request["system"], benchmark)
+        folder.mkdir(parents=True)
+        for number, path in enumerate(request["files"]):
+            (folder / f"result_{number}.txt").symlink_to(Path(path).resolve())
+        try:
+            minutes = result_summarizer._compute_strong_score_standalone(
+                benchmark, request["system"], False, str(folder), "training", ruleset
+            )[0]
+        except Exception as error:
+            return {"minutes": None, "rcp": f"summarizer crashed: {error!r}"}
+        try:
+            passed, words, _ = rcp_checker.check_directory(
+                str(folder),
+                "training",
+                ruleset,
+                False,
+                request["bert_train_samples"],
+                rcp_pass="pruned_rcps",
+            )
+        except Exception as error:
+            return {"minutes": minutes, "rcp": f"not available ({error!r})"}
+    return {"minutes": minutes, "rcp": f"{'pass' if passed else 'FAIL'}, {words.strip()}"}
+
+
+def package(request: dict[str, Any]) -> dict[str, Any]:
+    """Run the package checker and the repository checker on a submission tree.
+
+    Args:
+        request: ``folder``, ``ruleset``, ``bert_train_samples``.
+
+    Returns:
+        ``crash`` (None if all went well); the verdict is in the logged text.
+    """
+    from mlperf_logging.package_checker import package_checker
+
+    _teach_dlrm()
+    folder, ruleset = request["folder"], request["ruleset"]
+    try:
+        package_checker.check_training_package(
+            folder,
+            "training",
+            ruleset,
+            False,
+            False,
+            False,
+            request["bert_train_samples"],
+            False,
+            "the report",
+        )
+    except Exception as error:
+        return {"crash": repr(error)}
+    return {"crash": None}
+
+
+def main() -> None:
+    """Answer the request on stdin with ``{"answer": ..., "text": ...}`` on stdout."""
+    request = json.load(sys.stdin)
+    text = io.StringIO()
+    logging.basicConfig(
+        stream=text, level=logging.INFO, format="%(levelname)s %(message)s", force=True
+    )
+    actions = {"compliance": compliance, "second_opinion": second_opinion, "package": package}
+    with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
+        answer = actions[request["action"]](request)
+    json.dump({"answer": answer, "text": text.getvalue()}, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""The command line: each command's module is imported only when it is used, so help is quick."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+EPILOG = "Exit status: 0 passes, 1 fails the rules or could not be done, 2 wrong use."
+# Command -> the module that holds run(args) -> int.
+COMMANDS = {
+    "collect": "scoring.collect",
+    "check": "scoring.check",
+    "score": "scoring.score_command",
+    "compare": "scoring.compare",
+    "package": "scoring.package",
+    "report": "scoring.report",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the argument parser of all commands."""
+    top = argparse.ArgumentParser(
+        prog="python -m scoring", description=__doc__ and "From runs to a result.", epilog=EPILOG
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _collect(commands)
+    _check(commands)
+    _score(commands)
+    _compare(commands)
+    _package(commands)
+    _report(commands)
+    return top
+
+
+def _command(commands: Any, name: str, text: str, details: str = "") -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=text,
+        description=f"{text}. {details}".strip(),
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter
+        if "\n" in details
+        else argparse.HelpFormatter,
+    )
+    command.add_argument("--json", action="store_true", help="print JSON instead of text")
+    return command
+
+
+def _round(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--round", default="v1.0", help="whose rules to apply (default: v1.0)")
+
+
+def _paths(command: argparse.ArgumentParser, name: str, text: str, nargs: str = "+") -> None:
+    command.add_argument(name, nargs=nargs, type=Path, metavar=name.upper(), help=text)
+
+
+def _collect(commands: Any) -> None:
+    command = _command(
+        commands,
+        "collect",
+        "Make N runs, each in its own process with its own seed",
+        "Killed and started again with the same arguments it goes on where it was. A run that fails "
+        "is kept and counts as not converged; one that was interrupted is made again.",
+    )
+    command.add_argument("recipe", type=Path, help="the recipe, such as recipes/unet3d.py")
+    command.add_argument("--runs", type=int, required=True, metavar="N", help="runs wanted in all")
+    command.add_argument("--parallel", type=int, default=1, metavar="P", help="runs at a time (1)")
+    command.add_argument(
+        "--output_root", type=Path, help="where to put them (default: runs/collect-<recipe>)"
+    )
+    command.add_argument(
+        "fit_arguments", nargs="*", metavar="-- ARG", help="arguments of the recipe's fit, after --"
+    )
+    _round(command)
+
+
+def _check(commands: Any) -> None:
+    command = _command(
+        commands,
+        "check",
+        "The official compliance checker's verdict per run, in plain words",
+        "Also checks what the official tools leave out: evaluation schedule, stopping at the target, "
+        "unique seeds. Works on anybody's logs.",
+    )
+    _paths(command, "run", "run folders, folders of them, or log files")
+    _round(command)
+
+
+def _score(commands: Any) -> None:
+    command = _command(
+        commands,
+        "score",
+        "Drop-and-mean score, spread and convergence test",
+        "Reads run folders, results/SYSTEM/BENCHMARK/result_*.txt trees and plain logs.",
+    )
+    _paths(command, "folder", "what to score")
+    command.add_argument(
+        "--official", action="store_true", help="ask the official tools for a second opinion"
+    )
+    _round(command)
+
+
+def _compare(commands: Any) -> None:
+    command = _command(
+        commands,
+        "compare",
+        "Results side by side: your own, published systems, or two rounds",
+        "\n\n  compare A B               two of your results, with the chance that A is faster\n"
+        "  compare A --round v1.0    yours among the published systems\n"
+        "  compare v0.7 v1.0         two rounds: the best of each benchmark\n\n"
+        "Runs of one benchmark with different networks get a scoreboard of the networks.",
+    )
+    _paths(command, "result", "one or two folders, or two rounds")
+    command.add_argument("--round", help="compare with this published round")
+    command.add_argument("--markdown", action="store_true", help="print Markdown")
+    command.add_argument("--csv", action="store_true", help="print CSV")
+    command.add_argument("--plot", type=Path, metavar="FILE", help="also draw it: .png or .svg")
+
+
+def _package(commands: Any) -> None:
+    command = _command(
+        commands,
+        "package",
+        "The official submission tree, passed by the official checkers",
+        "\n\nDivisions: closed (the reference's model, data and rules) and open (anything else).\n"
+        "Availability:\n"
+        "  cloud     available: rented by others today, on released software\n"
+        "  onprem    available: bought by others today, on released software\n"
+        "  preview   will be available within 180 days or by the next round, and resubmitted then\n"
+        "  research  anything else (RDI): research, development or internal",
+    )
+    _paths(command, "folder", "scored runs")
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
+    command.add_argument("--org", required=True, help="the submitting organisation")
+    command.add_argument("--system", required=True, help="short name of the system, no spaces")
+    command.add_argument(
+        "--availability", choices=["cloud", "onprem", "preview", "research"], default="research"
+    )
+    command.add_argument(
+        "--system_json", type=Path, metavar="FILE", help="fields of the system description to set"
+    )
+    command.add_argument(
+        "--source", type=Path, metavar="DIR", help="code to include (default: this checkout)"
+    )
+    _round(command)
+
+
+def _report(commands: Any) -> None:
+    command = _command(
+        commands,
+        "report",
+        "One self-contained HTML page",
+        "Needs no network and no script; light and dark, for a phone, a screen or paper.",
+    )
+    _paths(command, "folder", "what to report on")
+    command.add_argument("--out", type=Path, metavar="FILE", help="default: FOLDER/report.html")
+    _round(command)
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document.
+
+    Args:
+        value: Plain JSON values.
+    """
+    print(json.dumps(value, indent=2, allow_nan=False))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: Arguments; those of the process by default.
+
+    Returns:
+        Exit status: 0 passes, 1 fails the rules, 2 wrong use.
+    """
+    args = parser().parse_args(argv)
+    try:
+        command = importlib.import_module(COMMANDS[args.command])
+        return int(command.run(args))
+    except (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError) as error:
+        print(f"scoring {args.command}: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # The reader (head, less) went away: nothing is wrong, and nothing may be flushed to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0

@@ -1,0 +1,236 @@
+"""The convergence test: a closed result may not need fewer epochs than the reference, beyond chance.
+
+Reference convergence points (RCPs) are read from the installed ``mlperf_logging`` package, the rule
+is computed here in closed form, in both flavours: as it stood when the round was judged and as the
+official tool applies it now.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from scoring.olympic import olympic, standard_deviation
+from scoring.rounds import BenchmarkRules
+
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """One state of the rule."""
+
+    name: str
+    """``then`` or ``now``."""
+    text: str
+    spread_of_all: bool
+    """Standard deviation over all reference values instead of those left after dropping."""
+    pruned: bool
+    """Leave out reference points that converge more slowly than their neighbours suggest."""
+    scales: bool
+    """A pass that is faster than the reference mean multiplies the score by mean / own mean."""
+
+
+THEN = Flavour("then", "at the time of the round (June 2021)", False, False, False)
+NOW = Flavour("now", "as the official tool does today", True, True, True)
+
+
+@dataclass(frozen=True)
+class ReferencePoint:
+    """What the reference needed at one global batch size."""
+
+    batch: float
+    mean: float
+    std: float
+    count: int
+    """Values behind the mean, the dropped ones left out."""
+    hyperparameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The outcome of one test, progress in the benchmark's own unit."""
+
+    flavour: str
+    passed: bool | None
+    """None where the test does not apply."""
+    text: str
+    mean: float | None = None
+    """Olympic mean of the submission."""
+    reference_mean: float | None = None
+    minimum: float | None = None
+    """Smallest olympic mean that passes."""
+    margin: float | None = None
+    """mean / minimum - 1: by how much it passes (positive) or fails."""
+    scaling: float = 1.0
+    """Factor that today's rule puts on the minutes."""
+
+
+def minimum_mean(mean: float, std: float, num_reference: int, runs: int) -> float:
+    """Smallest olympic mean that is not significantly below the reference's.
+
+    Args:
+        mean: The reference's olympic mean.
+        std: Its standard deviation, which the submission is assumed to share; 0 or more.
+        num_reference: Reference values behind the mean.
+        runs: Runs in a submission; two fewer count, for unet3d as well.
+
+    Returns:
+        In the unit of ``mean``; equal to it if ``std`` is 0.
+
+    Source:
+        mlcommons/logging rcp_checker, one-sided pooled t-test at 0.05. Differs: closed form instead
+        of a bisection to 1e-4.
+    """
+    from scipy.special import stdtrit
+
+    if std == 0:
+        return mean
+    num_own = runs - 2
+    quantile = float(stdtrit(num_reference + num_own - 2, 1 - ALPHA))
+    return mean - quantile * std * math.sqrt(1 / num_reference + 1 / num_own)
+
+
+def rcp_file(ruleset: str, benchmark: str) -> Path | None:
+    """Find the reference points that ``mlperf_logging`` brings along, without importing it.
+
+    Args:
+        ruleset: Such as ``1.0.0``.
+        benchmark: mllog name.
+
+    Returns:
+        Path of the JSON file, or None if the package or the file is missing.
+    """
+    from importlib.util import find_spec
+
+    spec = find_spec("mlperf_logging")
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        path = Path(folder, "rcp_checker", f"training_{ruleset}", f"rcps_{benchmark}.json")
+        if path.is_file():
+            return path
+    return None
+
+
+@cache
+def _records(ruleset: str, benchmark: str) -> tuple[dict[str, Any], ...]:
+    path = rcp_file(ruleset, benchmark)
+    return tuple(json.loads(path.read_text()).values()) if path else ()
+
+
+def reference_points(
+    rules: BenchmarkRules, ruleset: str | None, flavour: Flavour
+) -> list[ReferencePoint]:
+    """Reference points of a benchmark in one flavour of the rule, smallest batch first.
+
+    Args:
+        rules: The benchmark's rules.
+        ruleset: mlperf_logging's name of the round's reference points; None if it has none.
+        flavour: ``THEN`` or ``NOW``.
+
+    Returns:
+        The points, pruned where the flavour says so; empty if there are none.
+    """
+    points = []
+    for record in _records(ruleset, rules.name) if ruleset and rules.rcp else ():
+        values = record["Epochs to converge"]
+        left = olympic(values, rules.drop)
+        assert left is not None, f"reference point with too few values: {record['BS']}"
+        std = standard_deviation(values if flavour.spread_of_all else left.kept)
+        points.append(
+            ReferencePoint(record["BS"], left.mean, std, len(left.kept), record["Hyperparams"])
+        )
+    points.sort(key=lambda point: point.batch)
+    return prune(points) if flavour.pruned and points else points
+
+
+def prune(points: Sequence[ReferencePoint]) -> list[ReferencePoint]:
+    """Leave out points that the tool ignores: below the fastest one, or above their neighbours' line.
+
+    Args:
+        points: At least one, smallest batch first.
+
+    Returns:
+        The points that stay. As in the tool this is not a true lower convex hull.
+    """
+    fastest = min(points, key=lambda point: point.mean)
+    kept = [point for point in points if point.batch >= fastest.batch]
+    i = 1
+    while i < len(kept) - 1:
+        if kept[i].mean > _between(kept[i].batch, kept[i - 1], kept[i + 1])[0]:
+            del kept[i]
+        else:
+            i += 1
+    return kept
+
+
+def _between(batch: float, low: ReferencePoint, high: ReferencePoint) -> tuple[float, float]:
+    """Mean and standard deviation at ``batch``, linear between two points."""
+    share = (batch - low.batch) / (high.batch - low.batch)
+    return low.mean + share * (high.mean - low.mean), low.std + share * (high.std - low.std)
+
+
+def rcp_test(
+    values: Sequence[float],
+    batch: int,
+    rules: BenchmarkRules,
+    ruleset: str | None,
+    flavour: Flavour,
+) -> Verdict:
+    """Judge how far a result's runs trained against the reference's runs.
+
+    Args:
+        values: Progress to target of every run, infinity for one that did not converge.
+        batch: Global batch size of the runs.
+        rules: The benchmark's rules.
+        ruleset: mlperf_logging's name of the round's reference points.
+        flavour: ``THEN`` or ``NOW``.
+
+    Returns:
+        The verdict; ``passed`` is None if there are no reference points for this benchmark.
+    """
+    points = reference_points(rules, ruleset, flavour)
+    if not points:
+        return Verdict(flavour.name, None, "no reference convergence points for this benchmark")
+    own = olympic(values, rules.drop)
+    if own is None:
+        return Verdict(flavour.name, False, "too few converging runs for the test")
+    found = _match(batch, points, rules)
+    if found is None:
+        text = f"batch {batch} is above every reference point (largest: {points[-1].batch:g}); "
+        text += "the reference has to be run at this batch"
+        return Verdict(flavour.name, False, text, mean=own.mean)
+    reference, minimum, how, exact = found
+    passed = own.mean >= minimum
+    if not passed and not exact:
+        how += "; the reference has to be run at this batch"
+    scaling = reference / own.mean if passed and flavour.scales and own.mean < reference else 1.0
+    margin = own.mean / minimum - 1
+    return Verdict(flavour.name, passed, how, own.mean, reference, minimum, margin, scaling)
+
+
+def _match(
+    batch: int, points: Sequence[ReferencePoint], rules: BenchmarkRules
+) -> tuple[float, float, str, bool] | None:
+    """Reference mean, minimum, in words how it was found, and whether failing it is a failure."""
+    for point in points:
+        if point.batch == batch:
+            minimum = minimum_mean(point.mean, point.std, point.count, rules.runs)
+            return point.mean, minimum, f"reference point at batch {batch}", True
+    below = [point for point in points if point.batch < batch]
+    above = [point for point in points if point.batch > batch]
+    if below and above:
+        mean, std = _between(batch, below[-1], above[0])
+        minimum = minimum_mean(mean, std, 2 * rules.runs, rules.runs)
+        ends = f"{below[-1].batch:g} and {above[0].batch:g}"
+        return mean, minimum, f"interpolated between batches {ends}", True
+    if above:
+        point = above[0]
+        minimum = minimum_mean(point.mean, point.std, point.count, rules.runs)
+        how = f"compared with the smallest reference batch, {point.batch:g}"
+        return point.mean, minimum, how, False
+    return None

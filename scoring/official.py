@@ -1,0 +1,159 @@
+"""The official checkers, asked in a subprocess and believed by their text, not their exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scoring.rounds import load_round
+from scoring.scores import Score
+
+NO_ERRORS = "PACKAGE CHECKER FOUND NO ERRORS"
+LONGEST_SECONDS = 1800
+
+
+@dataclass(frozen=True)
+class Compliance:
+    """The compliance checker's verdict on one log."""
+
+    valid: bool
+    errors: tuple[str, ...]
+    warnings: tuple[str, ...]
+    crash: str | None
+    """What the checker itself died of; such a log is not valid."""
+
+
+def ask(request: dict[str, Any]) -> tuple[Any, str]:
+    """Send one request to the official code.
+
+    Args:
+        request: ``action`` and what that action needs (see ``scoring/_official.py``).
+
+    Returns:
+        Its answer, and everything the tools logged.
+
+    Raises:
+        ValueError: If the official package is not installed or its process died.
+    """
+    here = str(Path(__file__).resolve().parent.parent)
+    inherited = os.environ.get("PYTHONPATH")
+    paths = os.pathsep.join([here, inherited] if inherited else [here])
+    done = subprocess.run(
+        [sys.executable, "-m", "scoring._official"],
+        input=json.dumps(request),
+        capture_output=True,
+        text=True,
+        timeout=LONGEST_SECONDS,
+        env={**os.environ, "PYTHONPATH": paths},
+        check=False,
+    )
+    try:
+        reply = json.loads(done.stdout)
+    except ValueError:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ValueError(f"the official checker could not be run: {last}") from None
+    return reply["answer"], reply["text"]
+
+
+def compliance(files: Sequence[Path], ruleset: str) -> list[Compliance]:
+    """Run the official compliance checker.
+
+    Args:
+        files: Log files.
+        ruleset: Such as ``1.0.0``.
+
+    Returns:
+        One verdict per file, in order.
+
+    Raises:
+        ValueError: If the checker could not be run.
+    """
+    request = {"action": "compliance", "files": [str(f) for f in files], "ruleset": ruleset}
+    answers, _ = ask(request)
+    return [
+        Compliance(a["valid"], tuple(a["errors"]), tuple(a["warnings"]), a["crash"])
+        for a in answers
+    ]
+
+
+def trains_by_samples(item: Score) -> bool:
+    """Whether bert logs name their samples in ``train_samples`` instead of ``epoch_num``.
+
+    Args:
+        item: A score.
+
+    Returns:
+        True if the official tools need their ``bert_train_samples`` switch.
+    """
+    from scoring.logs import read_log
+
+    if item.benchmark != "bert" or not item.runs:
+        return False
+    evaluations = read_log(_log_path(item.runs[0].path)).evaluations
+    return bool(evaluations) and (evaluations[-1].progress or 0) <= 1
+
+
+def _log_path(path: str) -> Path:
+    return Path(path, "result.txt") if Path(path).is_dir() else Path(path)
+
+
+def second_opinion(item: Score, ruleset: str) -> dict[str, Any]:
+    """Have the official code score the same runs.
+
+    Args:
+        item: Our score.
+        ruleset: Such as ``1.0.0``.
+
+    Returns:
+        ``minutes`` (None if it gives no score) and ``rcp`` in words.
+
+    Raises:
+        ValueError: If the official code could not be run.
+    """
+    request = {
+        "action": "second_opinion",
+        "files": [str(_log_path(run.path)) for run in item.runs if run.counts],
+        "benchmark": item.benchmark,
+        "system": item.system.replace(os.sep, "_"),
+        "ruleset": ruleset,
+        "bert_train_samples": trains_by_samples(item),
+    }
+    answer, _ = ask(request)
+    return {"minutes": answer["minutes"], "rcp": answer["rcp"]}
+
+
+def package_verdict(folder: Path, round_name: str, *, by_samples: bool) -> tuple[bool, list[str]]:
+    """Run the official package checker (and with it the system description and seed checkers).
+
+    Args:
+        folder: The submitter's folder, which holds ``systems`` and ``results``.
+        round_name: Such as ``v1.0``.
+        by_samples: Whether bert logs name their samples in ``train_samples``.
+
+    Returns:
+        Whether it found no errors, and its warnings and errors, one line each.
+
+    Raises:
+        ValueError: If the checker could not be run.
+    """
+    request = {
+        "action": "package",
+        "folder": str(folder),
+        "ruleset": load_round(round_name).checker_ruleset,
+        "bert_train_samples": by_samples,
+    }
+    answer, text = ask(request)
+    if answer["crash"]:
+        return False, [f"the package checker crashed: {answer['crash']}"]
+    told = [
+        " ".join(line.split())
+        for line in text.splitlines()
+        if line.startswith(("WARNING", "ERROR")) and line.split()[1:]
+    ]
+    return NO_ERRORS in text, told

@@ -1,0 +1,143 @@
+"""Turns the compliance checker's messages into: which rule, which line, what was found, what is allowed."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+LONGEST_VALUE = 120
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One broken rule."""
+
+    rule: str
+    """The log key that the rule is about, or what it is about in words."""
+    line: int | None
+    """Line in the file, from 1; None where the rule is about the whole file."""
+    found: str
+    allowed: str
+    source: str
+    """``official`` for the compliance checker, ``finishline`` for what it leaves unchecked."""
+
+    def sentence(self) -> str:
+        """The finding as one line of text."""
+        where = f" (line {self.line})" if self.line else ""
+        return f"{self.rule}{where}: found {self.found}; allowed: {self.allowed}"
+
+
+# What the checker's expressions mean; the first pattern that matches the whole expression counts.
+_EXPRESSIONS: Sequence[tuple[str, str]] = (
+    (r"v\['value'\] != ''", "anything but an empty text"),
+    (r"'value' in v", "a line with a value"),
+    (r"v\['value'\] in \[(.+)\]", r"one of \1"),
+    (r"v\['value'\] == (\S+)", r"exactly \1"),
+    (r"v\['value'\] >= (\S+)", r"at least \1"),
+    (r"v\['value'\] > (\S+)", r"more than \1"),
+    (r"is_integer\(v\['value'\] ?/ ?([\d.]+)\)", r"a whole multiple of \1"),
+    (r"'(\w+)' in v\['metadata'\]", r"a line with \1 in its metadata"),
+    (r"'(\w+)' in v\['value'\]", r"a value with \1 in it"),
+    (r"v\['metadata'\]\['epoch_count'\] > 0", "an epoch_count above 0"),
+    (r"len\(v\['value'\]\) == (\d+)", r"a list of \1 values"),
+    (r"s\['run_started'\]", "only after run_start"),
+    (r"s\['init_started'\]", "only after init_start"),
+    (r"\(? ?s\['init_stopped'\] == True ?\)?", "only after init_stop"),
+    (r"not s\['init_stopped'\]", "only before init_stop"),
+    (r"not s\['run_started'\]", "only before run_start"),
+    (
+        r"ll\.timestamp - s\['first_init_start'\] < \((\d+)\*60\*1e3\)",
+        r"less than \1 minutes after the first init_start",
+    ),
+)
+
+
+def allowed_words(expression: str) -> str:
+    """What a checker's expression allows, in words.
+
+    Args:
+        expression: Python code from the checker's rule file.
+
+    Returns:
+        Words; for an expression that is not known, the expression with ``value`` for its value.
+    """
+    expression = " ".join(expression.split())
+    for pattern, words in _EXPRESSIONS:
+        match = re.fullmatch(pattern, expression)
+        if match:
+            return match.expand(words)
+    plain = re.sub(r"v\['value'\]\['(\w+)'\]", r"\1", expression)
+    plain = plain.replace("v['value']", "value").replace(" and ", " and ")
+    return re.sub(r"s\['(\w+)'\]", r"\1", plain)
+
+
+def explain(message: str, event_lines: Sequence[int]) -> Finding:
+    """Turn one message of the compliance checker into a finding.
+
+    Args:
+        message: The checker's text.
+        event_lines: File line of every mllog line; the checker counts only those.
+
+    Returns:
+        The finding; a message of an unknown form is passed on as it is.
+    """
+    lines = message.splitlines()
+    failed = re.match(r"CHECK for '(\w+)' failed in line (\d+):", lines[0]) if lines else None
+    if failed:
+        index = int(failed[2])
+        line = event_lines[index] if index < len(event_lines) else None
+        test = _after(message, "failed test: ", "\ncurrent context")
+        return Finding(failed[1], line, _event_value(lines[1]), allowed_words(test), "official")
+    if message.startswith("Failed executing CHECK code"):
+        event = _event(lines[3]) if len(lines) > 3 else {}
+        key = str(event.get("key", "a rule"))
+        found = "a value that cannot be judged: " + (_event_value(lines[3]) if event else "?")
+        return Finding(key, None, found, allowed_words(lines[1]), "official")
+    return _counted(message)
+
+
+def _counted(message: str) -> Finding:
+    """Messages about how often a key must occur, and those about the file as a whole."""
+    match = re.match(
+        r"Required (\w+)(?:\((\d+)\))? occurrence of (.+?)(?: but found (\d+)(.*))?$", message, re.S
+    )
+    if match:
+        kind, least, keys, count, rest = match.groups()
+        allowed = {"EXACTLY_ONE": "exactly one line", "AT_LEAST_ONE": "at least one line"}
+        found = "none" if count in (None, "0") else f"{count} lines{rest or ''}"
+        words = allowed.get(kind, f"at least {least} lines")
+        return Finding(keys.replace("'", ""), None, found, words, "official")
+    match = re.match(r"Failed checks for (\w+) : (.+)", message, re.S)
+    if match:
+        words = "at least one line with " + allowed_words(match[2])
+        return Finding(match[1], None, "no line that qualifies", words, "official")
+    if message.startswith("failed test: "):
+        test = _after(message, "failed test: ", "\ncurrent context")
+        return Finding("at the end of the log", None, "not so", allowed_words(test), "official")
+    return Finding(
+        "the log", None, " ".join(message.split())[:300], "a log that can be read", "official"
+    )
+
+
+def _after(text: str, start: str, end: str) -> str:
+    _, _, rest = text.partition(start)
+    return rest.partition(end)[0]
+
+
+def _event(line: str) -> dict[str, Any]:
+    try:
+        event = json.loads(line.partition(":::MLLOG ")[2])
+    except ValueError:
+        return {}
+    return event if isinstance(event, dict) else {}
+
+
+def _event_value(line: str) -> str:
+    event = _event(line)
+    value = json.dumps(event.get("value"))
+    if event.get("value") is None:
+        value = json.dumps({k: v for k, v in (event.get("metadata") or {}).items() if k != "file"})
+    return value if len(value) <= LONGEST_VALUE else value[:LONGEST_VALUE] + "..."

@@ -1,0 +1,241 @@
+"""Finds the runs in folders and sorts them into result sets: what one score is made of.
+
+Three shapes are read: our own run folders (``result.txt`` beside ``run.json``), published or
+submitted trees (``results/SYSTEM/BENCHMARK/result_*.txt``), and plain log files or folders of them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scoring.logs import RunLog, read_log
+from scoring.rounds import Round
+
+LOG_SUFFIXES = frozenset({".txt", ".log", ".out"})
+
+
+@dataclass
+class Run:
+    """One training run: its log and, if it is one of ours, its record."""
+
+    log: RunLog
+    record: dict[str, Any] | None = None
+    """The contents of ``run.json``; None for other people's logs."""
+    record_problem: str | None = None
+
+    @property
+    def folder(self) -> Path:
+        return self.log.path.parent
+
+    @property
+    def name(self) -> str:
+        """Short name: the run folder's for our runs, the file's for others."""
+        return self.folder.name if self.is_own else self.log.path.name
+
+    @property
+    def is_own(self) -> bool:
+        return self.record is not None or self.record_problem is not None
+
+    def fact(self, key: str) -> Any:
+        """An entry of ``run.json``; None if it is not there."""
+        return (self.record or {}).get(key)
+
+    @property
+    def demo(self) -> bool:
+        return bool(self.fact("demo"))
+
+    @property
+    def division(self) -> str | None:
+        return self.fact("division") or self.log.division
+
+    @property
+    def benchmark(self) -> str | None:
+        return self.log.benchmark or self.fact("benchmark")
+
+
+@dataclass
+class ResultSet:
+    """The runs that belong to one score."""
+
+    benchmark: str
+    division: str | None
+    system: str
+    submitter: str
+    path: Path
+    runs: list[Run] = field(default_factory=list)
+    description: dict[str, Any] | None = None
+    """The submission's ``systems/<system>.json``, if there is one."""
+
+    @property
+    def demo(self) -> bool:
+        return any(run.demo for run in self.runs)
+
+    @property
+    def is_own(self) -> bool:
+        return any(run.is_own for run in self.runs)
+
+    def common(self, key: str) -> Any:
+        """An entry of ``run.json`` that is equal in all runs that have it, else None."""
+        values = [run.fact(key) for run in self.runs if run.fact(key) is not None]
+        return values[0] if values and all(value == values[0] for value in values) else None
+
+    @property
+    def accelerators(self) -> int | None:
+        """Accelerators over all nodes, 0 for CPU only; None if unknown."""
+        if self.description:
+            return _product(self.description, "number_of_nodes", "accelerators_per_node")
+        devices = self.common("devices")
+        if isinstance(devices, int):
+            return devices if (self.common("system") or {}).get("accelerator") else 0
+        return None
+
+
+def _product(facts: dict[str, Any], *keys: str) -> int | None:
+    total = 1
+    for key in keys:
+        try:
+            total *= int(str(facts.get(key)).split()[0])
+        except (ValueError, IndexError):
+            return None
+    return total
+
+
+def find_result_sets(paths: Iterable[Path], rules: Round) -> list[ResultSet]:
+    """Read everything under some paths and sort it into result sets.
+
+    Args:
+        paths: Folders, run folders or log files.
+        rules: The round, for its benchmark names.
+
+    Returns:
+        Sets in order of benchmark and system; within a set the runs in the order they began.
+
+    Raises:
+        FileNotFoundError: If a path does not exist.
+        ValueError: If there is no run below any of them.
+    """
+    paths = [Path(path) for path in paths]
+    for path in paths:
+        if not path.exists():
+            raise FileNotFoundError(f"{path} does not exist")
+    sets: dict[tuple[Any, ...], ResultSet] = {}
+    for path in paths:
+        for run in find_runs(path):
+            key, make = _place(run, rules)
+            sets.setdefault(key, make).runs.append(run)
+    if not sets:
+        where = ", ".join(str(path) for path in paths)
+        raise ValueError(
+            f"no run found in {where}: looked for run.json with result.txt, for "
+            "results/SYSTEM/BENCHMARK/result_*.txt, and for files with ':::MLLOG' lines"
+        )
+    for found in sets.values():
+        _settle(found, rules)
+    return sorted(sets.values(), key=lambda s: (s.benchmark, s.submitter, s.system, str(s.path)))
+
+
+def find_runs(path: Path) -> Iterator[Run]:
+    """Read every run below a path.
+
+    Args:
+        path: A folder or one log file.
+
+    Yields:
+        Runs in the order of their paths.
+    """
+    if path.is_file():
+        is_record = path.name in ("result.txt", "run.json")
+        yield _own_run(path.parent) if is_record else Run(read_log(path))
+        return
+    for folder, subfolders, names in os.walk(path):
+        subfolders[:] = sorted(n for n in subfolders if not n.startswith("."))
+        if "checkpoints" in subfolders and "run.json" in names:
+            subfolders.remove("checkpoints")
+        yield from _runs_in(Path(folder), sorted(names))
+
+
+def _runs_in(folder: Path, names: list[str]) -> Iterator[Run]:
+    if "run.json" in names:
+        yield _own_run(folder)
+        return
+    results = [n for n in names if n.startswith("result") and n.endswith(".txt")]
+    if results:
+        yield from (Run(read_log(folder / name)) for name in sorted(results, key=_number))
+        return
+    for name in names:
+        if Path(name).suffix in LOG_SUFFIXES:
+            log = read_log(folder / name)
+            if log.events:
+                yield Run(log)
+
+
+def _number(name: str) -> tuple[int, str]:
+    digits = "".join(c for c in name if c.isdigit())
+    return (int(digits or 0), name)
+
+
+def _own_run(folder: Path) -> Run:
+    log = read_log(folder / "result.txt")
+    try:
+        record = json.loads((folder / "run.json").read_text())
+        if not isinstance(record, dict):
+            raise ValueError("not an object")
+    except FileNotFoundError:
+        return Run(log)
+    except (OSError, ValueError) as error:
+        return Run(log, record_problem=f"run.json cannot be read: {error}")
+    return Run(log, record)
+
+
+def _place(run: Run, rules: Round) -> tuple[tuple[Any, ...], ResultSet]:
+    """The set that a run belongs to: its key, and the set to make if it is the first."""
+    folder = run.folder
+    if run.is_own:
+        benchmark = run.benchmark or folder.parent.name
+        system = run.fact("system") or {}
+        # Runs of one configuration make one score, wherever their folders lie.
+        facts = ("dataset", "net", "global_batch_size", "devices", "strategy", "precision")
+        key = (benchmark, run.division, run.demo, *(str(run.fact(f)) for f in facts), str(system))
+        name = str(system.get("accelerator") or system.get("cpu") or "this machine")
+        return key, ResultSet(benchmark, run.division, name, "own", folder.parent)
+    if folder.name in rules.benchmarks:
+        in_tree = folder.parent.parent.name == "results"
+        said = str(run.log.facts.get("submission_org", ""))
+        submitter = folder.parents[2].name if in_tree else said
+        return (folder,), ResultSet(folder.name, None, folder.parent.name, submitter, folder)
+    facts_of = run.log.facts
+    benchmark = run.benchmark or "unknown"
+    system_name = str(facts_of.get("submission_platform", folder.name))
+    submitter = str(facts_of.get("submission_org", ""))
+    key = (folder, run.benchmark, run.division, system_name)
+    return key, ResultSet(benchmark, run.division, system_name, submitter, folder)
+
+
+def _settle(found: ResultSet, rules: Round) -> None:
+    """Fill in what only the whole set can tell."""
+    found.runs.sort(key=lambda run: run.log.starts[0].time_ms if run.log.starts else float("inf"))
+    if found.is_own:
+        return
+    found.description = _description(found) if found.benchmark in rules.benchmarks else None
+    # The description decides: some entries were moved to open with logs that still say closed.
+    said = [run.log.division for run in found.runs if run.log.division]
+    declared = str((found.description or {}).get("division", "")).strip().lower()
+    declared = {"close": "closed"}.get(declared, declared)
+    found.division = declared or (said[0] if said else None)
+
+
+def _description(found: ResultSet) -> dict[str, Any] | None:
+    """The ``systems/<system>.json`` of a submission tree, if it is there and readable."""
+    if len(found.path.parents) < 3:
+        return None
+    sheet = found.path.parents[2] / "systems" / f"{found.system}.json"
+    try:
+        facts = json.loads(sheet.read_text())
+    except (OSError, ValueError):
+        return None
+    return facts if isinstance(facts, dict) else None

@@ -1,0 +1,107 @@
+"""The rules of each MLPerf Training round, one readable data file per round."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class BenchmarkRules:
+    """What one benchmark's result needs in one round."""
+
+    name: str
+    """mllog name, such as ``unet3d``."""
+    title: str
+    """The task in words."""
+    runs: int
+    """Runs in one result."""
+    drop: int
+    """Fastest and slowest runs left out; also the most runs that may fail to converge."""
+    mode: str
+    """``max`` (value >= target) or ``min`` (value <= target)."""
+    target: Mapping[str, float]
+    """Metric name -> value; all must hold at one evaluation."""
+    progress: str
+    """``epochs``, ``samples``, ``generations`` or ``epochs_from_one``."""
+    evaluation: Mapping[str, Any] | None
+    """The closed division's evaluation schedule; None where the round file does not state it."""
+    rcp: bool
+    """Whether reference convergence points exist."""
+
+    def reached(self, quality: Mapping[str, float]) -> bool:
+        """Tell whether one evaluation meets the target, inclusively and without rounding.
+
+        Args:
+            quality: Metric name -> value. A scalar evaluation has one entry whose name is free.
+
+        Returns:
+            True if every target metric holds; a missing or NaN value never does.
+        """
+        if len(self.target) == 1 and len(quality) == 1:
+            pairs = list(zip(quality.values(), self.target.values(), strict=True))
+        else:
+            pairs = [(quality.get(name, math.nan), value) for name, value in self.target.items()]
+        if self.mode == "max":
+            return all(value >= target for value, target in pairs)
+        return all(value <= target for value, target in pairs)
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round: the checker's ruleset and every benchmark's rules."""
+
+    name: str
+    released: str
+    checker_ruleset: str
+    rcp_ruleset: str | None
+    init_limit_minutes: float
+    divisions: tuple[str, ...]
+    log_status_words: tuple[str, ...]
+    benchmarks: Mapping[str, BenchmarkRules]
+
+
+def round_names() -> list[str]:
+    """List the rounds that have a file here, oldest first."""
+    return sorted(path.stem for path in FOLDER.glob("v*.yaml"))
+
+
+@cache
+def load_round(name: str = "v1.0") -> Round:
+    """Read one round's rules.
+
+    Args:
+        name: Such as ``v1.0``; the leading ``v`` may be left out.
+
+    Returns:
+        The round.
+
+    Raises:
+        ValueError: If there is no file for that round; the message lists those that exist.
+    """
+    import yaml
+
+    name = name if name.startswith("v") else f"v{name}"
+    path = FOLDER / f"{name}.yaml"
+    if not path.is_file():
+        raise ValueError(f"no round {name!r}; there are {', '.join(round_names())}")
+    facts = yaml.safe_load(path.read_text())
+    benchmarks = {
+        stem: BenchmarkRules(name=stem, **rules) for stem, rules in facts["benchmarks"].items()
+    }
+    return Round(
+        name=facts["round"],
+        released=facts["released"],
+        checker_ruleset=str(facts["checker_ruleset"]),
+        rcp_ruleset=facts["rcp_ruleset"],
+        init_limit_minutes=float(facts["init_limit_minutes"]),
+        divisions=tuple(facts["divisions"]),
+        log_status_words=tuple(facts["log_status_words"]),
+        benchmarks=benchmarks,
+    )

@@ -1,0 +1,144 @@
+"""``score``: prints the scores of every result set in some folders."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from scoring.convergence import NOW, THEN, Verdict
+from scoring.result_sets import find_result_sets
+from scoring.rounds import load_round
+from scoring.scores import CONVERGED, Score, score
+from scoring.tables import Table, number
+
+
+def run(args: argparse.Namespace) -> int:
+    """Score ``args.folder`` and print it.
+
+    Args:
+        args: ``folder``, ``round``, ``json`` and ``official``.
+
+    Returns:
+        0 if every result is valid, else 1.
+    """
+    from scoring.cli import print_json
+
+    rules = load_round(args.round)
+    sets = find_result_sets(args.folder, rules)
+    scores = [score(found, rules) for found in sets]
+    second = _second_opinions(scores, rules.checker_ruleset) if args.official else []
+    if args.json:
+        results = [item.as_json() for item in scores]
+        for item, opinion in zip(results, second, strict=False):
+            item["official"] = opinion
+        print_json({"round": rules.name, "results": results})
+    else:
+        print_scores(scores)
+        for item, opinion in zip(scores, second, strict=False):
+            print(f"official tools on {item.benchmark}, {item.name}: {_words(opinion)}")
+    return 0 if all(item.verdict == "valid" for item in scores) else 1
+
+
+def _second_opinions(scores: Sequence[Score], ruleset: str) -> list[dict[str, object]]:
+    from scoring.official import second_opinion
+
+    return [second_opinion(item, ruleset) for item in scores]
+
+
+def _words(opinion: dict[str, object]) -> str:
+    minutes = opinion["minutes"]
+    told = f"{minutes:.4f} minutes" if isinstance(minutes, float) else "no score"
+    return f"{told}; convergence test: {opinion['rcp']}"
+
+
+def print_scores(scores: Sequence[Score]) -> None:
+    """Print a table of the scores and, below it, what needs words.
+
+    Args:
+        scores: In the order to show them.
+    """
+    columns = ["benchmark", "result", "division", "minutes", "95 % interval", "std", "runs"]
+    columns += ["failed", "RCP then/now", "verdict"]
+    table = Table("Scores", columns, numeric=frozenset({"minutes", "std", "runs"}))
+    for item in scores:
+        table.rows.append(_row(item))
+    table.show()
+    for item in scores:
+        for line in remarks(item):
+            print(f"  {item.benchmark}, {item.name}: {line}")
+
+
+def _row(item: Score) -> list[object]:
+    low, high = (number(end) for end in item.interval)
+    division = (item.division or "?") + (" (demo)" if item.demo else "")
+    rcp = "/".join(rcp_word(item.rcp.get(f.name)) for f in (THEN, NOW)) if item.rcp else "-"
+    runs = f"{item.runs_found}/{item.runs_required}"
+    failed = f"{item.not_converged} of {item.not_converged_allowed} allowed"
+    minutes = number(item.minutes)
+    interval = f"{low} to {high}"
+    row = [item.benchmark, item.name, division, minutes, interval, number(item.spread), runs]
+    return [*row, failed, rcp, item.verdict]
+
+
+def rcp_word(verdict: Verdict | None) -> str:
+    """One word for a convergence verdict.
+
+    Args:
+        verdict: The verdict or None.
+
+    Returns:
+        ``pass``, ``FAIL`` or ``-``.
+    """
+    if verdict is None or verdict.passed is None:
+        return "-"
+    return "pass" if verdict.passed else "FAIL"
+
+
+def remarks(item: Score) -> list[str]:
+    """Everything about a score that a table cannot say, one line each.
+
+    Args:
+        item: The score.
+
+    Returns:
+        Reasons, convergence test, runs with something to say.
+    """
+    lines = list(item.reasons)
+    for flavour in (THEN, NOW):
+        verdict = item.rcp.get(flavour.name)
+        if verdict is not None:
+            lines.append(rcp_sentence(verdict, flavour.text, item))
+    if item.demo:
+        lines.append("demo data: generated on this machine, not comparable with published results")
+    for run_ in item.runs:
+        if run_.outcome != CONVERGED or run_.notes:
+            lines.append(
+                f"{run_.name}: {run_.outcome}" + "".join(f"; {note}" for note in run_.notes)
+            )
+    return lines
+
+
+def rcp_sentence(verdict: Verdict, when: str, item: Score) -> str:
+    """The convergence test's outcome as one sentence.
+
+    Args:
+        verdict: The outcome.
+        when: Which state of the rule it is.
+        item: The score that it belongs to.
+
+    Returns:
+        Pass or fail and by how much.
+    """
+    if verdict.minimum is None or verdict.margin is None or verdict.mean is None:
+        return f"convergence test {when}: {rcp_word(verdict)}; {verdict.text}"
+    unit = item.progress_unit.replace("epochs_from_one", "epochs counted from 1")
+    sentence = (
+        f"convergence test {when}: {rcp_word(verdict)} by {abs(verdict.margin):.2%}: mean "
+        f"{number(verdict.mean)} {unit}, at least {number(verdict.minimum)} needed ({verdict.text})"
+    )
+    if verdict.scaling > 1 and item.minutes is not None:
+        scaled = item.minutes * verdict.scaling
+        sentence += (
+            f"; today's rule would scale the score by {verdict.scaling:.4f}, to {scaled:.4f}"
+        )
+    return sentence

@@ -1,0 +1,103 @@
+"""One small table type, shown in the terminal, as Markdown or as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Table:
+    """Rows of text under headings; what a cell should look like is decided by who fills it."""
+
+    title: str
+    columns: Sequence[str]
+    rows: list[Sequence[Any]] = field(default_factory=list)
+    numeric: frozenset[str] = frozenset()
+    """Columns to align at the right."""
+    marked: set[int] = field(default_factory=set)
+    """Rows to stress, counted from 0."""
+
+    def markdown(self) -> str:
+        """The table as Markdown, the title as a bold line above."""
+        lines = [f"**{self.title}**", "", "| " + " | ".join(self.columns) + " |"]
+        lines.append(
+            "|" + "|".join("--:" if c in self.numeric else "---" for c in self.columns) + "|"
+        )
+        for number, row in enumerate(self.rows):
+            cells = [text(cell).replace("|", "\\|") for cell in row]
+            if number in self.marked:
+                cells = [f"**{cell}**" if cell else "" for cell in cells]
+            lines.append("| " + " | ".join(cells) + " |")
+        return "\n".join(lines) + "\n"
+
+    def csv(self) -> str:
+        """The table as CSV with a heading row, numbers unrounded."""
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(self.columns)
+        writer.writerows(["" if cell is None else cell for cell in row] for row in self.rows)
+        return out.getvalue()
+
+    def show(self) -> None:
+        """Print the table to the terminal, wrapping to its width."""
+        from rich.box import SIMPLE_HEAD
+        from rich.console import Console
+        from rich.table import Table as RichTable
+        from rich.text import Text
+
+        table = RichTable(
+            title=self.title,
+            title_justify="left",
+            title_style="bold",
+            pad_edge=False,
+            box=SIMPLE_HEAD,
+        )
+        for column in self.columns:
+            table.add_column(column, justify="right" if column in self.numeric else "left")
+        for number, row in enumerate(self.rows):
+            style = "bold" if number in self.marked else ""
+            table.add_row(*(Text(text(cell)) for cell in row), style=style)
+        console = Console()
+        if not console.is_terminal:
+            console = Console(width=160)
+        console.print(table)
+
+
+def text(cell: Any) -> str:
+    """A cell's text: numbers to a sensible length, nothing for None.
+
+    Args:
+        cell: Any value.
+
+    Returns:
+        Short text.
+    """
+    if cell is None:
+        return ""
+    if isinstance(cell, bool):
+        return "yes" if cell else "no"
+    if isinstance(cell, float):
+        return number(cell)
+    return str(cell)
+
+
+def number(value: float | None) -> str:
+    """A figure with four significant digits, at most four decimals, thousands separated.
+
+    Args:
+        value: The figure; None is shown as a dash.
+
+    Returns:
+        Short text.
+    """
+    if value is None or not math.isfinite(value):
+        return "-"
+    if value == 0 or abs(value) >= 1000:
+        return f"{value:,.0f}"
+    decimals = max(0, min(4, 3 - math.floor(math.log10(abs(value)))))
+    return f"{value:.{decimals}f}"
