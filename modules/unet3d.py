@@ -241,11 +241,7 @@ class UNet3DModule(L.LightningModule):
         )
 
     def check_net(self) -> None:
-        """Try the network on one evaluation window; see ``modules.ops.check_net``.
-
-        Raises:
-            ValueError: If it does not give one logit per class and voxel.
-        """
+        """Refuse, with a ValueError, a network without one logit per class and voxel."""
         window = self.validation_input_shape
         check_net(
             self.net, input_shape=(1, 1, *window), output_shape=(1, len(CLASSES) + 1, *window)

@@ -22,10 +22,7 @@ def dice_ce_loss(logits_BCDHW: Tensor, label_B1DHW: Tensor) -> Tensor:
         label_B1DHW: Class ids in ``[0, C)``, any integer type.
 
     Returns:
-        loss: float32 scalar >= 0.
-
-    Raises:
-        ValueError: If the two do not describe the same voxels; the message prints both shapes.
+        loss: float32 scalar >= 0. Shapes that do not match are a ValueError that prints both.
 
     Source:
         mlcommons/training @ 9947bdf2, image_segmentation/pytorch/model/losses.py (DiceCELoss).
@@ -64,9 +61,7 @@ def overlap_counts(logits_BCDHW: Tensor, label_B1DHW: Tensor) -> Tensor:
 
     Returns:
         counts_BK3: int64 voxels of classes 1 to K: in both, in the prediction, in the label.
-
-    Raises:
-        ValueError: If the two do not describe the same voxels; the message prints both shapes.
+            Shapes that do not match are a ValueError that prints both.
     """
     _require_same_voxels(logits_BCDHW, label_B1DHW)
     pred_BDHW, label_BDHW = logits_BCDHW.argmax(1), label_B1DHW.squeeze(1)

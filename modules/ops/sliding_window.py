@@ -185,8 +185,10 @@ def sliding_window_logits(
     if image_1CDHW.shape[0] != 1:
         raise ValueError(f"one volume at a time, got a batch of shape {tuple(image_1CDHW.shape)}")
     plan = plan_windows(image_1CDHW.shape[2:], window=window, overlap=overlap)
+    padded_1CDHW = crop_to_scored(image_1CDHW, plan)
     pads = [pad for p in reversed(plan) for pad in (p.pad_low, p.pad_high)]
-    padded_1CDHW = F.pad(crop_to_scored(image_1CDHW, plan), pads, value=PAD_VALUE)
+    if any(pads):  # torch would copy the volume to pad it by nothing
+        padded_1CDHW = F.pad(padded_1CDHW, pads, value=PAD_VALUE)
     places = [
         _spatial(zip(starts, window, strict=True)) for starts in product(*(p.starts for p in plan))
     ]
@@ -203,7 +205,7 @@ def sliding_window_logits(
             sum_1CDHW[place].addcmul_(logits_1CDHW, weights_DHW)
     assert sum_1CDHW is not None
     inside = _spatial((p.pad_low, p.scored) for p in plan)
-    return sum_1CDHW[inside] / _summed_weights(plan, window, sum_1CDHW.device)[inside]
+    return sum_1CDHW[inside].div_(_summed_weights(plan, window, sum_1CDHW.device)[inside])
 
 
 def _spatial(spans: Iterable[tuple[int, int]]) -> tuple[slice, ...]:

@@ -1,0 +1,67 @@
+"""check_net: what it accepts, what it says, and that it leaves no trace."""
+
+import pytest
+import torch
+from torch import nn
+
+from modules.ops.check_net import check_net
+
+
+class Flatten(nn.Module):
+    def forward(self, x):
+        return x.flatten(1)
+
+
+def test_check_net_right_shape_returns_nothing():
+    assert check_net(nn.Linear(4, 2), input_shape=(3, 4), output_shape=(3, 2)) is None
+
+
+def test_check_net_wrong_shape_says_expected_and_got():
+    message = r"Linear must turn an input of shape \(3, 4\) .* \(3, 5\), but it gave shape \(3, 2\)"
+    with pytest.raises(ValueError, match=message):
+        check_net(nn.Linear(4, 2), input_shape=(3, 4), output_shape=(3, 5))
+
+
+def test_check_net_several_outputs_says_their_type():
+    class Two(nn.Module):
+        def forward(self, x):
+            return x, x
+
+    with pytest.raises(ValueError, match=r"Two must turn .* but it gave tuple"):
+        check_net(Two(), input_shape=(1, 2), output_shape=(1, 2))
+
+
+def test_check_net_failing_net_gives_its_error_in_one_line():
+    with pytest.raises(ValueError, match="Linear failed on an input of shape") as caught:
+        check_net(nn.Linear(4, 2), input_shape=(3, 7), output_shape=(3, 2))
+    assert "RuntimeError: mat1 and mat2 shapes cannot be multiplied" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+def test_check_net_restores_rng_modes_and_buffers():
+    net = nn.Sequential(nn.Conv1d(1, 2, 1), nn.BatchNorm1d(2), nn.Dropout(0.5))
+    net[1].eval()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    state = torch.get_rng_state()
+    check_net(net, input_shape=(2, 1, 5), output_shape=(2, 2, 5))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [module.training for module in net] == [True, False, True]
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+
+
+def test_check_net_restores_rng_and_modes_after_failure():
+    net = nn.Linear(4, 2)
+    state = torch.get_rng_state()
+    with pytest.raises(ValueError, match="failed"):
+        check_net(net, input_shape=(3, 7), output_shape=(3, 2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert net.training
+
+
+def test_check_net_integer_input_reaches_an_embedding():
+    check_net(nn.Embedding(2, 3), input_shape=(2, 4), output_shape=(2, 4, 3), dtype=torch.int64)
+
+
+def test_check_net_without_parameters_works():
+    check_net(Flatten(), input_shape=(2, 3, 4), output_shape=(2, 12))
