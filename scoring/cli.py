@@ -65,8 +65,8 @@ def _collect(commands: Any) -> None:
         commands,
         "collect",
         "Make N runs, each in its own process with its own seed",
-        "Killed and started again with the same arguments it goes on where it was. A run that fails "
-        "is kept and counts as not converged; one that was interrupted is made again.",
+        "Killed and started again with the same arguments it goes on where it was. A failed run "
+        "is kept and counts as not converged; an interrupted one is made again.",
     )
     command.add_argument("recipe", type=Path, help="the recipe, such as recipes/unet3d.py")
     command.add_argument("--runs", type=int, required=True, metavar="N", help="runs wanted in all")
@@ -85,7 +85,7 @@ def _check(commands: Any) -> None:
         commands,
         "check",
         "The official compliance checker's verdict per run, in plain words",
-        "Also checks what the official tools leave out: evaluation schedule, stopping at the target, "
+        "Also checks what the official tools leave out: evaluation schedule, stopping at target, "
         "unique seeds. Works on anybody's logs.",
     )
     _paths(command, "run", "run folders, folders of them, or log files")

@@ -1,4 +1,4 @@
-"""The convergence test: a closed result may not need fewer epochs than the reference, beyond chance.
+"""The convergence test: a closed result may not beat the reference's epochs by more than chance.
 
 Reference convergence points (RCPs) are read from the installed ``mlperf_logging`` package, the rule
 is computed here in closed form, in both flavours: as it stood when the round was judged and as the
@@ -149,7 +149,7 @@ def reference_points(
 
 
 def prune(points: Sequence[ReferencePoint]) -> list[ReferencePoint]:
-    """Leave out points that the tool ignores: below the fastest one, or above their neighbours' line.
+    """Leave out points that the tool ignores: those below the fastest, or above the line.
 
     Args:
         points: At least one, smallest batch first.

@@ -1,4 +1,4 @@
-"""The official checkers, asked in a subprocess and believed by their text, not their exit status."""
+"""The official checkers, asked in a subprocess and believed by their text, not their exit code."""
 
 from __future__ import annotations
 

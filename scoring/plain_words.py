@@ -1,4 +1,4 @@
-"""Turns the compliance checker's messages into: which rule, which line, what was found, what is allowed."""
+"""The compliance checker's messages in plain words: rule, line, what was found, what is allowed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores a result set: which runs count, the minutes, how sure they are, and the convergence test."""
+"""Scores a result set: which runs count, the minutes, how sure they are, the convergence test."""
 
 from __future__ import annotations
 
@@ -210,8 +210,8 @@ def progress_to_target(run: Run, rules: BenchmarkRules) -> float:
         rules: The benchmark's rules.
 
     Returns:
-        The last evaluation's ``epoch_num`` before run_stop; for bert the samples trained, which some
-        log as ``epoch_num`` and some as ``train_samples``; infinity if the log does not say.
+        The last evaluation's ``epoch_num`` before run_stop; for bert the samples trained, which
+        some log as ``epoch_num`` and some as ``train_samples``; infinity if the log does not say.
     """
     evaluations = run.log.evaluations[: run.log.evaluations_before_stop or None]
     last = evaluations[-1].progress if evaluations else None

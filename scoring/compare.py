@@ -1,0 +1,361 @@
+"""``compare``: results beside each other, beside a published round, and two rounds beside each other."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from scoring.olympic import faster_p_value
+from scoring.published import PublishedResult, published
+from scoring.result_sets import ResultSet, find_result_sets
+from scoring.rounds import load_round, round_names
+from scoring.scores import Score, score
+from scoring.scoreboard import scoreboard
+from scoring.tables import Table, number
+
+# Two-round comparison: the definition's name -> which results it looks at.
+DEFINITIONS = {
+    "best closed result, any scale, any availability": lambda r: r.division == "closed",
+    "best closed result, available systems only": lambda r: (
+        r.division == "closed" and r.availability == "available"
+    ),
+    "NVIDIA's own results on 8 x A100": lambda r: (
+        r.division == "closed" and r.submitter == "NVIDIA" and _is_eight_a100(r)
+    ),
+}
+
+
+def _is_eight_a100(result: PublishedResult) -> bool:
+    """One DGX A100; v0.7's table has no accelerator columns, so its name must do."""
+    if result.accelerators is None:
+        return result.system.startswith(("dgxa100_ngc", "dgxa100_n1_"))
+    return result.accelerators == 8 and "A100" in result.accelerator
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compare what ``args.result`` names.
+
+    Args:
+        args: ``result`` (one or two), ``round``, ``json``, ``markdown``, ``csv``, ``plot``.
+
+    Returns:
+        0 if there was something to compare, else 1.
+
+    Raises:
+        ValueError: If the arguments do not say what to compare.
+    """
+    names = [str(item) for item in args.result]
+    if len(names) > 2:
+        raise ValueError(f"compare takes one or two results, got {len(names)}")
+    if all(_is_round(name) for name in names) and (len(names) == 2 or args.round):
+        data, tables, bars = _rounds(names[0], names[-1] if len(names) == 2 else args.round)
+    elif args.round:
+        data, tables, bars = _with_round([Path(name) for name in names], args.round)
+    else:
+        data, tables, bars = _own(args.result)
+    _print(args, data, tables)
+    if args.plot:
+        from scoring.plots import bar_chart
+
+        bar_chart(bars, args.plot)
+        if not (args.json or args.csv):
+            print(f"drawn in {args.plot}")
+    return 0 if any(table.rows for table in tables) else 1
+
+
+def _is_round(name: str) -> bool:
+    return name in round_names() and not Path(name).exists()
+
+
+def _print(args: argparse.Namespace, data: dict[str, Any], tables: Sequence[Table]) -> None:
+    from scoring.cli import print_json
+
+    if args.json:
+        print_json(data)
+    elif args.csv:
+        print("\n".join(table.csv() for table in tables), end="")
+    elif args.markdown:
+        print("\n".join(table.markdown() for table in tables), end="")
+    else:
+        for table in tables:
+            table.show()
+        for note in data.get("notes", []):
+            print(note)
+
+
+Bars = list[tuple[str, list[tuple[str, float]]]]
+Comparison = tuple[dict[str, Any], list[Table], Bars]
+
+
+def _rounds(old: str, new: str) -> Comparison:
+    """Best of each benchmark in two rounds, under each definition of "best"."""
+    definitions = []
+    tables = []
+    columns = [
+        "benchmark",
+        f"{old} minutes",
+        f"{old} best",
+        f"{new} minutes",
+        f"{new} best",
+        "ratio",
+    ]
+    for name, chosen in DEFINITIONS.items():
+        rows = _best_rows(old, new, chosen)
+        numeric = frozenset({columns[1], columns[3], columns[5]})
+        table = Table(name, columns, [_best_cells(row) for row in rows], numeric)
+        table.marked = {0} if rows else set()
+        tables.append(table)
+        best = rows[0]["ratio"] if rows else None
+        definitions.append({"definition": name, "largest_ratio": best, "benchmarks": rows})
+    notes = [_claim_note(definitions, old, new)]
+    bars = [
+        (
+            "ratio of the best closed results",
+            [(row["benchmark"], row["ratio"]) for row in definitions[0]["benchmarks"]],
+        )
+    ]
+    return {"rounds": [old, new], "definitions": definitions, "notes": notes}, tables, bars
+
+
+def _best_rows(old: str, new: str, chosen: Any) -> list[dict[str, Any]]:
+    rows = []
+    for benchmark in load_round(old).benchmarks:
+        before, after = (_best(name, benchmark, chosen) for name in (old, new))
+        if before is None or after is None:
+            continue
+        assert before.minutes is not None
+        assert after.minutes is not None
+        rows.append(
+            {
+                "benchmark": benchmark,
+                "old_minutes": before.minutes,
+                "old": before.name,
+                "new_minutes": after.minutes,
+                "new": after.name,
+                "ratio": before.minutes / after.minutes,
+            }
+        )
+    return sorted(rows, key=lambda row: -row["ratio"])
+
+
+def _best(round_name: str, benchmark: str, chosen: Any) -> PublishedResult | None:
+    rows = [
+        r
+        for r in published(round_name)
+        if r.benchmark == benchmark and r.minutes is not None and chosen(r)
+    ]
+    return min(rows, key=lambda r: r.minutes or 0, default=None)
+
+
+def _best_cells(row: dict[str, Any]) -> list[object]:
+    cells = [row["benchmark"], number(row["old_minutes"]), row["old"], number(row["new_minutes"])]
+    return [*cells, row["new"], f"{row['ratio']:.2f}x"]
+
+
+def _claim_note(definitions: Sequence[dict[str, Any]], old: str, new: str) -> str:
+    largest = definitions[0]["largest_ratio"]
+    if largest is None:
+        return f"{old} and {new} have no benchmark in common"
+    text = (
+        f"Up to {largest:.1f}x is the first table's largest ratio: the best closed result of each "
+    )
+    text += "benchmark at any scale and availability. Only results whose logs could be read count"
+    missing = [r for r in published(new) if r.minutes is None and r.division == "closed"]
+    return text + f"; {len(missing)} closed results of {new} could not."
+
+
+def _score_all(path: Path, round_name: str) -> list[tuple[ResultSet, Score]]:
+    rules = load_round(round_name)
+    return [(found, score(found, rules)) for found in find_result_sets([path], rules)]
+
+
+def _with_round(paths: Sequence[Path], round_name: str) -> Comparison:
+    """Our results among a round's published systems, per benchmark and division."""
+    data: dict[str, Any] = {"round": round_name, "results": [], "notes": []}
+    tables: list[Table] = []
+    bars: Bars = []
+    for path in paths:
+        for _, own in _score_all(path, round_name):
+            ranking = rank(own, round_name)
+            data["results"].append(ranking)
+            data["notes"] += _rank_notes(own, ranking)
+            tables.append(_ranking_table(own, ranking, round_name))
+            rows = [(row["name"], row["minutes"]) for row in ranking["rows"]]
+            bars.append((f"{own.benchmark}: minutes", rows))
+    return data, tables, bars
+
+
+def rank(own: Score, round_name: str) -> dict[str, Any]:
+    """Place one score among the published results of its benchmark.
+
+    Args:
+        own: The score.
+        round_name: Which round's table.
+
+    Returns:
+        ``rank`` (None if it has no minutes or is not comparable), ``of``, and ``rows`` in order of
+        minutes, each with ``name``, ``minutes``, ``accelerators``, ``accelerator_minutes`` and
+        ``ratio`` (its minutes over ours).
+    """
+    division = own.division or "closed"
+    rows = [
+        _row(r.name, r.minutes, r.accelerators, own, availability=r.availability)
+        for r in published(round_name)
+        if r.benchmark == own.benchmark and r.division == division and r.minutes is not None
+    ]
+    comparable = own.minutes is not None and not own.demo
+    place = None
+    if comparable and own.minutes is not None:
+        place = 1 + sum(
+            row["minutes"] < own.minutes - 5e-4 for row in rows if row["name"] != own.name
+        )
+    if own.minutes is not None:
+        mine = _row(own.name, own.minutes, own.accelerators, own, availability="")
+        rows.append({**mine, "own": True})
+    rows.sort(key=lambda row: row["minutes"])
+    return {
+        "benchmark": own.benchmark,
+        "division": division,
+        "name": own.name,
+        "minutes": own.minutes,
+        "demo": own.demo,
+        "rank": place,
+        "of": len(rows) - (own.minutes is not None),
+        "rows": rows,
+    }
+
+
+def _row(
+    name: str, minutes: float | None, accelerators: int | None, own: Score, *, availability: str
+) -> dict[str, Any]:
+    assert minutes is not None
+    total = minutes * accelerators if accelerators else None
+    ratio = minutes / own.minutes if own.minutes else None
+    return {
+        "name": name,
+        "minutes": minutes,
+        "accelerators": accelerators,
+        "accelerator_minutes": total,
+        "ratio": ratio,
+        "availability": availability,
+        "own": False,
+    }
+
+
+def _rank_notes(own: Score, ranking: dict[str, Any]) -> list[str]:
+    head = f"{own.benchmark}, {own.name}: "
+    if own.demo:
+        return [head + "demo data, so it has no rank among published results"]
+    if ranking["rank"] is None:
+        return [head + "no minutes, so no rank: " + "; ".join(own.reasons)]
+    text = f"rank {ranking['rank']} beside {ranking['of']} published {ranking['division']} results"
+    return [head + text + ("" if own.verdict == "valid" else f" ({own.verdict})")]
+
+
+def _ranking_table(own: Score, ranking: dict[str, Any], round_name: str) -> Table:
+    columns = ["system", "availability", "minutes", "accelerators", "accelerator minutes", "ratio"]
+    title = f"{own.benchmark}, {ranking['division']} division: published in {round_name}"
+    table = Table(title, columns, numeric=frozenset(columns[2:]))
+    for position, row in enumerate(ranking["rows"]):
+        ratio = None if row["ratio"] is None else f"{row['ratio']:.2f}x"
+        name = f"> {row['name']} (yours)" if row["own"] else row["name"]
+        cells = [name, row["availability"], row["minutes"], row["accelerators"]]
+        table.rows.append([*cells, row["accelerator_minutes"], ratio])
+        if row["own"]:
+            table.marked.add(position)
+    return table
+
+
+def _own(paths: Sequence[Path]) -> Comparison:
+    """Results of one or two folders, benchmark by benchmark; networks get a scoreboard."""
+    sides = [_score_all(path, "v1.0") for path in paths]
+    every = [pair for side in sides for pair in side]
+    pairs = _pairs(sides) if len(sides) == 2 else []
+    boards = scoreboard(every)
+    if not pairs and not boards:
+        raise ValueError(
+            "nothing to compare: give two folders with results of one benchmark, one with several "
+            "networks, or --round v1.0"
+        )
+    tables = [_pairs_table(pairs)] if pairs else []
+    tables += [board.table() for board in boards]
+    data = {"pairs": pairs, "scoreboards": [board.as_json() for board in boards], "notes": []}
+    data["notes"] = [_pair_note(pair) for pair in pairs]
+    bars = [
+        (
+            f"{p['benchmark']}: minutes",
+            [(f"{s}: {p[s]['name']}", p[s]["minutes"]) for s in "ab" if p[s]["minutes"]],
+        )
+        for p in pairs
+    ]
+    return data, tables, [group for group in bars if group[1]]
+
+
+def _pairs(sides: Sequence[Sequence[tuple[ResultSet, Score]]]) -> list[dict[str, Any]]:
+    return [_pair(a, b) for _, a in sides[0] for _, b in sides[1] if a.benchmark == b.benchmark]
+
+
+def _pair(a: Score, b: Score) -> dict[str, Any]:
+    p_value = faster_p_value(a.times, b.times) if a.times and b.times else None
+    ratio = b.minutes / a.minutes if a.minutes and b.minutes else None
+    return {
+        "benchmark": a.benchmark,
+        "a": _side(a),
+        "b": _side(b),
+        "ratio": ratio,
+        "p_value_a_faster": p_value,
+        "comparable": a.demo == b.demo,
+    }
+
+
+def _side(item: Score) -> dict[str, Any]:
+    total = item.minutes * item.accelerators if item.minutes and item.accelerators else None
+    return {
+        "name": item.name,
+        "path": item.path,
+        "division": item.division,
+        "demo": item.demo,
+        "minutes": item.minutes,
+        "interval": list(item.interval),
+        "runs": item.runs_found,
+        "not_converged": item.not_converged,
+        "accelerators": item.accelerators,
+        "accelerator_minutes": total,
+    }
+
+
+def _pairs_table(pairs: Sequence[dict[str, Any]]) -> Table:
+    columns = ["benchmark", "side", "result", "minutes", "95 % interval", "runs", "failed"]
+    columns += ["accelerators", "accelerator minutes", "B / A", "p (A faster)"]
+    table = Table("Side by side", columns, numeric=frozenset(columns[3:]))
+    for pair in pairs:
+        for side in "ab":
+            it = pair[side]
+            low, high = (number(end) for end in it["interval"])
+            cells = [pair["benchmark"], side.upper(), it["name"], it["minutes"], f"{low} to {high}"]
+            cells += [
+                it["runs"],
+                it["not_converged"],
+                it["accelerators"],
+                it["accelerator_minutes"],
+            ]
+            last = [None, None]
+            if side == "b":
+                ratio = pair["ratio"]
+                last = [f"{ratio:.2f}x" if ratio else None, pair["p_value_a_faster"]]
+            table.rows.append([*cells, *last])
+    return table
+
+
+def _pair_note(pair: dict[str, Any]) -> str:
+    p = pair["p_value_a_faster"]
+    runs = f"{pair['a']['runs']} runs against {pair['b']['runs']}"
+    text = f"{pair['benchmark']}: "
+    if not pair["comparable"]:
+        return text + "one side is demo data, the other is not; the times mean different things"
+    if p is None:
+        return text + "too few runs for a test"
+    words = "A is faster" if p < 0.05 else "B is faster" if p > 0.95 else "no clear difference"
+    return text + f"{words} (p = {p:.3f} for A being faster by chance alone; rank test, {runs})"

@@ -1,0 +1,136 @@
+"""The model swap scoreboard: networks on the same benchmark and data, under the same clock."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from scoring.result_sets import ResultSet, Run
+from scoring.rounds import load_round
+from scoring.scores import CONVERGED, LEFT_OUT, Score, finite
+from scoring.tables import Table
+
+
+@dataclass(frozen=True)
+class NetRow:
+    """What the runs with one network did."""
+
+    net: str
+    runs: int
+    reached: int
+    """Runs that reached the target."""
+    median_seconds: float | None
+    """Seconds to target, over the runs that reached it."""
+    best_quality: dict[str, float]
+    parameters: int | None
+    flops_per_sample: float | None
+    samples_per_second: float | None
+
+
+@dataclass(frozen=True)
+class Scoreboard:
+    """All networks of one benchmark on the same data, fastest first."""
+
+    benchmark: str
+    demo: bool
+    rows: tuple[NetRow, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """The board as plain JSON values."""
+        plain: dict[str, Any] = finite(asdict(self))
+        return plain
+
+    def table(self) -> Table:
+        """The board as a table."""
+        columns = ["net", "target reached", "seconds to target", "best quality", "parameters"]
+        columns += ["FLOPs per sample", "samples/s"]
+        data = "demo data" if self.demo else "real data"
+        table = Table(
+            f"{self.benchmark}: networks ({data})", columns, numeric=frozenset(columns[1:])
+        )
+        for row in self.rows:
+            quality = ", ".join(f"{name} {value:.4g}" for name, value in row.best_quality.items())
+            cells = [row.net, f"{row.reached}/{row.runs}", row.median_seconds, quality]
+            cells += [_count(row.parameters), _count(row.flops_per_sample), row.samples_per_second]
+            table.rows.append(cells)
+        return table
+
+
+def _count(value: float | None) -> str | None:
+    """A large count with a unit letter."""
+    if value is None:
+        return None
+    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g} {letter}"
+    return f"{value:.0f}"
+
+
+def scoreboard(scored: Sequence[tuple[ResultSet, Score]]) -> list[Scoreboard]:
+    """Make one board per benchmark whose runs used more than one network.
+
+    Args:
+        scored: Result sets with their scores; sets without a ``net`` in run.json are passed over.
+
+    Returns:
+        Boards in order of benchmark; none where all runs share a network.
+    """
+    groups: dict[tuple[str, bool], dict[str, list[tuple[Run, str]]]] = {}
+    for found, item in scored:
+        outcomes = {judged.path: judged.outcome for judged in item.runs}
+        for run in found.runs:
+            outcome = outcomes.get(str(run.folder), LEFT_OUT)
+            if outcome != LEFT_OUT and run.fact("net"):
+                nets = groups.setdefault((item.benchmark, item.demo), {})
+                nets.setdefault(str(run.fact("net")), []).append((run, outcome))
+    boards = []
+    for (benchmark, demo), nets in sorted(groups.items()):
+        if len(nets) > 1:
+            rows = [_net_row(benchmark, net, runs) for net, runs in nets.items()]
+            rows.sort(key=lambda row: (-row.reached / row.runs, row.median_seconds or 0))
+            boards.append(Scoreboard(benchmark, demo, tuple(rows)))
+    return boards
+
+
+def _net_row(benchmark: str, net: str, runs: Sequence[tuple[Run, str]]) -> NetRow:
+    good = [run for run, outcome in runs if outcome == CONVERGED]
+    seconds = [run.log.seconds for run in good if run.log.seconds is not None]
+    return NetRow(
+        net=net,
+        runs=len(runs),
+        reached=len(good),
+        median_seconds=_median(seconds),
+        best_quality=_best_quality(benchmark, [run for run, _ in runs]),
+        parameters=next((run.fact("parameters") for run, _ in runs), None),
+        flops_per_sample=next((run.fact("flops_per_sample") for run, _ in runs), None),
+        samples_per_second=_median(
+            [
+                float(run.fact("samples_per_second"))
+                for run, _ in runs
+                if run.fact("samples_per_second") is not None
+            ]
+        ),
+    )
+
+
+def _median(values: Sequence[float]) -> float | None:
+    from statistics import median
+
+    return median(values) if values else None
+
+
+def _best_quality(benchmark: str, runs: Sequence[Run]) -> dict[str, float]:
+    """Best value of each metric over all evaluations of all runs, under the names of the record."""
+    rules = load_round().benchmarks.get(benchmark)
+    best = min if rules and rules.mode == "min" else max
+    values: dict[str, list[float]] = {}
+    for run in runs:
+        names = list(run.fact("target") or {})
+        for evaluation in run.log.evaluations:
+            quality = evaluation.quality
+            if len(quality) == 1 and len(names) == 1:
+                quality = {names[0]: next(iter(quality.values()))}
+            for name, value in quality.items():
+                values.setdefault(name, []).append(value)
+    return {name: best(found) for name, found in values.items()}
