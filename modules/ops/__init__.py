@@ -1,1 +1,1 @@
-"""Shared pure pieces (losses, schedules, optimizers, samplers of windows and boxes), one subject a file."""
+"""Shared pure pieces (losses, schedules, optimizers, windows and boxes), one subject a file."""

@@ -1,0 +1,222 @@
+"""``checkpoints/last.ckpt``: exact resume, orderly interruption, no half-written file."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch.utils.data import DataLoader
+
+from callbacks.quality_target import RunState, StopReason, StopRun
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# With several ranks the flag costs one collective: on GPUs that would stall every step.
+STEPS_BETWEEN_CHECKS = {"cpu": 1, "cuda": 16}
+
+
+class Checkpoint(Callback):
+    """Writes ``last.ckpt`` after an epoch when the last one is old enough, and on a signal.
+
+    Ctrl-C and SIGTERM end the run after the step in progress: checkpoint, record, exit. During an
+    evaluation or at an epoch's last step the evaluation is finished first, as Lightning cannot
+    resume inside one. A second signal ends the process at once.
+
+    Args:
+        every_seconds: Least time between two checkpoints; they are written inside the clock.
+        folder: Gives the run's folder once it exists.
+        state: The run's shared state.
+        benchmark: Written into the checkpoint, so that another benchmark refuses it.
+    """
+
+    def __init__(
+        self,
+        every_seconds: float = 300.0,
+        *,
+        folder: Callable[[], Path],
+        state: RunState,
+        benchmark: str,
+    ) -> None:
+        self.every_seconds = every_seconds
+        self._folder, self._state, self._benchmark = folder, state, benchmark
+        self._last_saved: float | None = None
+        self._signalled = False
+        self._handlers: dict[int, Any] = {}
+        self._random: dict[str, Any] | None = None
+
+    # Signals.
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # Before Lightning registers its own handlers, which come right after this hook.
+        self._handlers = {number: signal.getsignal(number) for number in SIGNALS}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # Lightning has set its own handlers by now; they broadcast from inside the handler, which
+        # can dead-lock, and it asks for a broadcast before every step.
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore
+        for number in SIGNALS:
+            signal.signal(number, self._on_signal)
+        own_generators(trainer)
+        if self._random is not None:
+            set_random_states(self._random)
+
+    def _on_signal(self, number: int, frame: Any) -> None:
+        if self._signalled:
+            raise KeyboardInterrupt
+        self._signalled = True
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._restore_handlers()
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        self._restore_handlers()
+
+    def _restore_handlers(self) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
+
+    # Saving.
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        evaluating_next = trainer.val_check_batch == batch_idx + 1
+        last = trainer.fit_loop.epoch_loop._num_ready_batches_reached()
+        if evaluating_next or last or trainer.fit_loop.epoch_loop._should_accumulate():
+            return
+        device = pl_module.device.type
+        alone = trainer.world_size == 1
+        if alone or trainer.global_step % STEPS_BETWEEN_CHECKS.get(device, 16) == 0:
+            self._leave_if_signalled(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        mid_epoch = not trainer.fit_loop.epoch_loop._num_ready_batches_reached()
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and mid_epoch:
+            self._save_if_old(trainer)
+            if self._state.stop_reason is None:
+                self._leave_if_signalled(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._save_if_old(trainer)
+        if self._state.stop_reason is None:
+            self._leave_if_signalled(trainer)
+
+    def _save_if_old(self, trainer: L.Trainer) -> None:
+        now = self._state.clock.now()
+        old = self._last_saved is None or now - self._last_saved >= self.every_seconds
+        if trainer.strategy.broadcast(old or self._state.stop_reason is not None):
+            self.save(trainer)
+
+    def _leave_if_signalled(self, trainer: L.Trainer) -> None:
+        if trainer.strategy.reduce_boolean_decision(self._signalled, all=False):
+            self.save(trainer)
+            raise StopRun(StopReason.INTERRUPTED, "interrupted by a signal")
+
+    def save(self, trainer: L.Trainer) -> None:
+        """Write ``last.ckpt`` beside its old version, then swap them.
+
+        Args:
+            trainer: The trainer, between two steps.
+        """
+        path = self._folder() / "checkpoints" / "last.ckpt"
+        path.parent.mkdir(exist_ok=True)
+        fresh = path.with_name("last.ckpt.new")
+        trainer.save_checkpoint(fresh)
+        if trainer.is_global_zero:
+            os.replace(fresh, path)
+        trainer.strategy.barrier("checkpoint")
+        self._last_saved = self._state.clock.now()
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["finishline_benchmark"] = self._benchmark
+        checkpoint["finishline_random"] = random_states()
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._random = checkpoint.get("finishline_random")
+
+
+def own_generators(trainer: L.Trainer) -> None:
+    """Give every loader a generator of its own.
+
+    A loader's iterator draws its workers' seed from torch's global generator, and a resumed run
+    makes one iterator fewer than a run that was never cut, so dropout would differ from then on.
+
+    Args:
+        trainer: The trainer, with its loaders built.
+    """
+    for loop in (trainer.fit_loop, trainer.fit_loop.epoch_loop.val_loop):
+        combined = loop._combined_loader
+        for loader in () if combined is None else combined.flattened:
+            if isinstance(loader, DataLoader) and loader.generator is None:
+                loader.generator = torch.Generator().manual_seed(torch.initial_seed() % 2**32)
+
+
+def random_states() -> dict[str, Any]:
+    """States of every random generator of this process, in types that load as weights only.
+
+    Returns:
+        Keys ``torch``, ``cuda`` (a list, one per device), ``numpy`` and ``python``.
+    """
+    version, internal, gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": cuda,
+        "numpy": [kind, torch.tensor(np.asarray(keys, dtype=np.int64)), position, has_gauss, cached],
+        "python": [version, list(internal), gauss],
+    }
+
+
+def set_random_states(states: dict[str, Any]) -> None:
+    """Put back what ``random_states`` gave.
+
+    Args:
+        states: The states; those of missing devices are left out.
+    """
+    torch.set_rng_state(states["torch"].cpu())
+    for index, state in enumerate(states["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(state.cpu(), index)
+    kind, keys, position, has_gauss, cached = states["numpy"]
+    np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), position, has_gauss, cached))
+    version, internal, gauss = states["python"]
+    random.setstate((version, tuple(internal), gauss))
+
+
+def read_benchmark(path: Path) -> str | None:
+    """Name of the benchmark that wrote a checkpoint, without loading its tensors.
+
+    Args:
+        path: The checkpoint.
+
+    Returns:
+        The name, or ``None`` for a checkpoint that finishline did not write.
+
+    Raises:
+        ValueError: If the file is no readable checkpoint.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # torch raises many kinds for a damaged file
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path} is not a readable checkpoint: {reason}") from error
+    return content.get("finishline_benchmark") if isinstance(content, dict) else None

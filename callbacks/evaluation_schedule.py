@@ -1,0 +1,135 @@
+"""When to evaluate and when to give up, in epochs or samples, as each benchmark's rules say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+
+from callbacks.quality_target import StopReason, StopRun
+
+NEVER = 2**62  # a batch number that no epoch reaches
+
+
+class EvaluationSchedule(Callback):
+    """Evaluates after given amounts of training, which Lightning's own options cannot express.
+
+    Amounts are ``first``, ``first + every``, ``first + 2 * every`` ... With unit ``samples`` and
+    ``round_to`` ``epoch``, ``first``, ``every`` and ``limit`` are each rounded up to whole epochs,
+    as the rules of 3D U-Net do; with ``round_to`` ``step`` an evaluation happens after the first
+    optimizer step at or past the amount.
+
+    Args:
+        first: Amount of training before the first evaluation; ``every`` by default.
+        every: Amount of training between evaluations.
+        limit: Amount of training after which the run gives up; no limit by default.
+        unit: What the amounts count. An epoch's samples are the padded number that it trains on.
+        round_to: Where an amount of samples may end.
+        at: Further amounts at which to evaluate, before ``first``.
+
+    Raises:
+        ValueError: If an amount is not positive or a limit comes before the first evaluation.
+
+    Source:
+        mlcommons/training_policies, training_rules.adoc (v1.0), table "Quality evaluation".
+    """
+
+    def __init__(
+        self,
+        every: float = 1,
+        *,
+        first: float | None = None,
+        limit: float | None = None,
+        unit: Literal["epochs", "samples"] = "epochs",
+        round_to: Literal["epoch", "step"] = "epoch",
+        at: Sequence[float] = (),
+    ) -> None:
+        first = every if first is None else first
+        amounts = [every, first, *at] + ([] if limit is None else [limit])
+        if min(amounts) <= 0:
+            raise ValueError(f"evaluation amounts must be positive, got {amounts}")
+        if limit is not None and limit < min([first, *at]):
+            raise ValueError(f"evaluation.limit {limit} comes before the first evaluation {first}")
+        self.every, self.first, self.limit = every, first, limit
+        self.unit, self.round_to, self.at = unit, round_to, tuple(at)
+        self._last_step = NEVER
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        trainer.check_val_every_n_epoch = 1
+        if self.limit is None:
+            return
+        if self.unit == "samples" and self.round_to == "step":
+            self._last_step = math.ceil(self.limit / _global_batch_size(trainer))
+        elif trainer.fit_loop.max_epochs in (None, -1):
+            per_epoch = _samples_per_epoch(trainer) if self.unit == "samples" else 1
+            trainer.fit_loop.max_epochs = math.ceil(self.limit / per_epoch)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        # Not Lightning's max_steps: it evaluates once more, off the schedule, and it miscounts
+        # epochs when a run is resumed at an epoch's end.
+        if trainer.global_step >= self._last_step:
+            raise StopRun(StopReason.BUDGET_EXHAUSTED, f"evaluation.limit {self.limit:g} samples")
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        # Lightning evaluates when (batch_idx + 1) is a multiple of val_check_batch, and asks
+        # after this hook.
+        trainer.val_check_batch = batch_idx + 1 if self._due(trainer, batch_idx) else NEVER
+
+    def next_amount(self, done: float, samples_per_epoch: int) -> float:
+        """Amount of training at the next evaluation.
+
+        Args:
+            done: Amount trained so far: epochs, or samples with ``round_to`` ``step``.
+            samples_per_epoch: Padded samples of one epoch, to turn samples into epochs.
+
+        Returns:
+            The next amount greater than ``done``, in the same unit.
+        """
+        first, every = self.first, self.every
+        if self.unit == "samples" and self.round_to == "epoch":
+            first, every = (math.ceil(x / samples_per_epoch) for x in (first, every))
+        for amount in sorted(self.at):
+            if done < amount < first:
+                return amount
+        if done < first:
+            return first
+        return first + every * (math.floor((done - first) / every) + 1)
+
+    def _due(self, trainer: L.Trainer, batch_idx: int) -> bool:
+        last = batch_idx + 1 == trainer.num_training_batches
+        samples_per_epoch = _samples_per_epoch(trainer)
+        if self.unit == "samples" and self.round_to == "step":
+            accumulation = trainer.accumulate_grad_batches
+            if (batch_idx + 1) % accumulation and not last:
+                return False
+            per_step = samples_per_epoch / trainer.num_training_batches * accumulation
+            before_epoch = trainer.current_epoch * samples_per_epoch
+            done = before_epoch + samples_per_epoch * (batch_idx + 1) / trainer.num_training_batches
+            return self.next_amount(done - per_step, samples_per_epoch) <= done
+        if not last:
+            return False
+        done = trainer.current_epoch + 1
+        return self.next_amount(done - 1, samples_per_epoch) == done
+
+
+def _samples_per_epoch(trainer: L.Trainer) -> int:
+    datamodule: Any = getattr(trainer, "datamodule", None)
+    return int(getattr(datamodule, "samples_per_epoch", 1))
+
+
+def _global_batch_size(trainer: L.Trainer) -> int:
+    datamodule: Any = getattr(trainer, "datamodule", None)
+    per_device = int(getattr(datamodule, "batch_size", 1))
+    return per_device * trainer.world_size * trainer.accumulate_grad_batches

@@ -1,0 +1,86 @@
+"""A Lightning logger that writes ``metrics.csv``: every metric over step, samples and seconds."""
+
+from __future__ import annotations
+
+import csv
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from callbacks.quality_target import RunState
+
+
+class MetricsCSV(Logger):
+    """Appends one row per logging step; a new metric rewrites the file with one more column.
+
+    Args:
+        state: The run's shared state, for samples and timed seconds.
+        folder: Gives the run's folder once it exists.
+    """
+
+    def __init__(self, state: RunState, folder: Callable[[], Path]) -> None:
+        super().__init__()
+        self._state, self._folder = state, folder
+        self._columns = ["step", "samples", "seconds"]
+        self._rows: list[dict[str, Any]] = []
+        self._written = 0
+
+    @property
+    def name(self) -> str:
+        """Name that Lightning shows; there is one file per run."""
+        return "metrics"
+
+    @property
+    def version(self) -> str:
+        """No versions: a run's folder is never used twice."""
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kw: Any) -> None:
+        """Keep nothing: the configuration is in ``config.yaml``."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Add one row.
+
+        Args:
+            metrics: Metric name -> value; Lightning adds ``epoch``.
+            step: Optimizer steps taken.
+        """
+        state = self._state
+        row = {"step": step, "samples": state.samples, "seconds": round(state.clock.seconds, 3)}
+        row |= metrics
+        self._rows.append(row)
+        new = [key for key in row if key not in self._columns]
+        if new:
+            self._columns += new
+            self._written = 0
+        if new or len(self._rows) - self._written >= 50:
+            self.save()
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write the rows that are not in the file yet."""
+        pending = self._rows[self._written :]
+        if not pending:
+            return
+        mode = "a" if self._written else "w"
+        with (self._folder() / "metrics.csv").open(mode, newline="") as file:
+            writer = csv.DictWriter(file, self._columns, restval="")
+            if mode == "w":
+                writer.writeheader()
+            writer.writerows(pending)
+        self._written = len(self._rows)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Write what is left when the run ends.
+
+        Args:
+            status: Lightning's word for how it ended.
+        """
+        self.save()

@@ -1,0 +1,248 @@
+"""Writes the run's ``:::MLLOG`` lines with the official ``mlperf-logging`` package."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from callbacks.evaluation_schedule import EvaluationSchedule
+from callbacks.quality_target import RunState, StopReason
+
+DROP_CACHES = Path("/proc/sys/vm/drop_caches")
+
+
+class MLPerfLog(Callback):
+    """One log file per run, on rank 0, with the events in the official order.
+
+    A resumed run's log has no ``run_start`` and no ``run_stop``: the clock may not be paused, so
+    the official checker must refuse such a log.
+
+    Args:
+        benchmark: Benchmark name of the log, e.g. ``unet3d``.
+        state: The run's shared state.
+        folder: Gives the run's folder once it exists; the file is ``result.txt`` in it.
+        schedule: Tells where the block of epochs after an evaluation ends.
+        division: Gives ``closed`` or ``open``.
+        submission: Values of submission_org, submission_platform and submission_status.
+        clear_cache: Drop the page cache before the run (needs root); logged as it happened.
+        unit: What ``epoch_num`` counts in evaluation events: whole epochs, samples, or 1 plus
+            the fraction of the epochs.
+        quality_names: Log name of each metric where a benchmark logs several in one event.
+
+    Raises:
+        ValueError: If ``clear_cache`` is asked for and the system does not permit it.
+
+    Source:
+        mlperf-logging 4.1.68, compliance_checker/training_1.0.0/*.yaml.
+    """
+
+    def __init__(
+        self,
+        *,
+        benchmark: str,
+        state: RunState,
+        folder: Callable[[], Path],
+        schedule: EvaluationSchedule,
+        division: Callable[[], str],
+        submission: Mapping[str, str],
+        clear_cache: bool = False,
+        unit: Literal["epochs", "samples", "fraction"] = "epochs",
+        quality_names: Mapping[str, str] | None = None,
+    ) -> None:
+        self._benchmark, self._state, self._folder = benchmark, state, folder
+        self._schedule, self._division, self._submission = schedule, division, submission
+        self._unit, self._quality_names = unit, dict(quality_names or {})
+        self._logger: Any = None
+        self._block_start: float | None = None
+        self._data_logged: set[str] = set()
+        self._cache_cleared = clear_cache and _clear_page_cache()
+
+    # What is logged before the clock starts.
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        self._open(self._folder() / "result.txt")
+        clock = self._state.clock
+        start = clock.epoch_ms("init_start")
+        self._event("submission_benchmark", self._benchmark, time_ms=start)
+        self._event("submission_division", self._division(), time_ms=start)
+        for key, value in self._submission.items():
+            self._event(f"submission_{key}", value, time_ms=start)
+        self._event("cache_clear", self._cache_cleared, time_ms=start)
+        self._interval("start", "init_start", time_ms=start)
+        ready = clock.epoch_ms("init_stop")
+        self._log_facts(trainer, pl_module, time_ms=ready)
+        self._interval("end", "init_stop", time_ms=ready)
+        if self._state.resumed:
+            self._event("resumed", True, {"samples": self._state.samples_before_resume})
+        else:
+            self._interval("start", "run_start", time_ms=clock.epoch_ms("run_start"))
+
+    def _log_facts(self, trainer: L.Trainer, pl_module: Any, *, time_ms: int) -> None:
+        facts: dict[str, Any] = {"seed": torch.initial_seed() % 2**32}
+        facts["gradient_accumulation_steps"] = trainer.accumulate_grad_batches
+        per_device = int(getattr(getattr(trainer, "datamodule", None), "batch_size", 1))
+        accumulated = trainer.world_size * trainer.accumulate_grad_batches
+        facts["global_batch_size"] = per_device * accumulated
+        facts |= pl_module.mllog_facts() if hasattr(pl_module, "mllog_facts") else {}
+        for key, value in facts.items():
+            self._event(key, value, time_ms=time_ms)
+        for name in pl_module.mllog_tensors() if hasattr(pl_module, "mllog_tensors") else ():
+            self._event("weights_initialization", None, {"tensor": name}, time_ms=time_ms)
+
+    # What is logged while the clock runs.
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._logger is None:
+            return
+        datamodule: Any = getattr(trainer, "datamodule", None)
+        facts = datamodule.mllog_facts() if hasattr(datamodule, "mllog_facts") else {}
+        for key, value in facts.items():
+            self._event(key, value)
+        self._data_logged = set(facts)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._block_start is None:
+            self._open_block(trainer)
+        if self._unit == "epochs":
+            self._interval("start", "epoch_start", {"epoch_num": trainer.current_epoch + 1})
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.sanity_checking or self._logger is None:
+            return
+        if self._unit == "epochs":
+            self._interval("end", "epoch_stop", {"epoch_num": trainer.current_epoch + 1})
+        self._interval("start", "eval_start", {"epoch_num": self._progress(trainer)})
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.sanity_checking or self._logger is None or not self._state.evaluations:
+            return
+        clock, where = self._state.clock, {"epoch_num": self._progress(trainer)}
+        stopped = clock.marks.get("run_stop")
+        time_ms = clock.epoch_ms(stopped)
+        self._event("eval_accuracy", self._quality(), where, time_ms=time_ms)
+        self._interval("end", "eval_stop", where, time_ms=time_ms)
+        self._close_block(time_ms)
+        if stopped is not None:
+            self._run_stop("success")
+        elif not self._at_epoch_end(trainer):
+            self._open_block(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # An epoch that was evaluated has its epoch_stop before eval_start already.
+        evaluated = self._state.evaluations and (
+            self._state.evaluations[-1].epoch == trainer.current_epoch + 1
+        )
+        if self._unit == "epochs" and not evaluated:
+            self._interval("end", "epoch_stop", {"epoch_num": trainer.current_epoch + 1})
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._end()
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        if self._logger is not None and self._state.stop_reason is not StopReason.TARGET_REACHED:
+            self._close_block(None)
+            self._run_stop("aborted")
+
+    def _run_stop(self, status: str) -> None:
+        clock = self._state.clock
+        time_ms = clock.epoch_ms("run_stop" if "run_stop" in clock.marks else None)
+        if "train_samples" not in self._data_logged:
+            # Benchmarks that count samples log how many it took, known only now.
+            self._event("train_samples", self._state.samples, time_ms=time_ms)
+        if not self._state.resumed:
+            self._interval("end", "run_stop", {"status": status}, time_ms=time_ms)
+        for handler in list(self._logger.logger.handlers):
+            handler.close()
+        self._logger = None
+
+    # Helpers.
+
+    def _progress(self, trainer: L.Trainer) -> float:
+        if self._unit == "samples":
+            return self._state.samples
+        if self._unit == "fraction":
+            datamodule: Any = getattr(trainer, "datamodule", None)
+            return 1 + self._state.samples / int(getattr(datamodule, "samples_per_epoch", 1))
+        return trainer.current_epoch + 1
+
+    def _quality(self) -> Any:
+        quality = self._state.quality
+        if not self._quality_names:
+            return next(iter(quality.values()))
+        return {self._quality_names.get(name, name): value for name, value in quality.items()}
+
+    def _open_block(self, trainer: L.Trainer) -> None:
+        datamodule: Any = getattr(trainer, "datamodule", None)
+        samples_per_epoch = int(getattr(datamodule, "samples_per_epoch", 1))
+        done: float = self._progress(trainer)
+        if self._unit == "epochs":
+            count = self._schedule.next_amount(trainer.current_epoch, samples_per_epoch)
+            count -= trainer.current_epoch
+        else:
+            count = self._schedule.next_amount(self._state.samples, samples_per_epoch)
+            count -= self._state.samples
+            count = count / samples_per_epoch if self._unit == "fraction" else count
+        self._block_start = done
+        where = {"first_epoch_num": done, "epoch_count": count}
+        self._interval("start", "block_start", where)
+
+    def _close_block(self, time_ms: int | None) -> None:
+        if self._block_start is not None:
+            where = {"first_epoch_num": self._block_start}
+            self._interval("end", "block_stop", where, time_ms=time_ms)
+        self._block_start = None
+
+    @staticmethod
+    def _at_epoch_end(trainer: L.Trainer) -> bool:
+        return trainer.fit_loop.epoch_loop._num_ready_batches_reached()
+
+    def _open(self, path: Path) -> None:
+        # A logger of its own: the package's default one also writes to standard output.
+        from mlperf_logging.mllog.mllog import MLLogger
+
+        plain = logging.Logger("finishline.mllog", logging.INFO)
+        handler = logging.FileHandler(path, mode="x")
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        plain.addHandler(handler)
+        self._logger = MLLogger(logger=plain, default_stack_offset=3)
+
+    def _event(
+        self, key: str, value: Any, metadata: Any = None, *, time_ms: int | None = None
+    ) -> None:
+        if self._logger is not None:
+            time_ms = self._state.clock.epoch_ms() if time_ms is None else time_ms
+            self._logger.event(key, value=value, metadata=metadata, time_ms=time_ms)
+
+    def _interval(
+        self, edge: str, key: str, metadata: Any = None, *, time_ms: int | None = None
+    ) -> None:
+        if self._logger is not None:
+            time_ms = self._state.clock.epoch_ms() if time_ms is None else time_ms
+            getattr(self._logger, edge)(key, metadata=metadata, time_ms=time_ms)
+
+
+def _clear_page_cache() -> bool:
+    import os
+
+    try:
+        os.sync()
+        DROP_CACHES.write_text("3")
+    except OSError as error:
+        raise ValueError(
+            f"submission.clear_cache: {DROP_CACHES} cannot be written ({error.strerror}); "
+            "run as root, or clear the caches before the run and leave the option out"
+        ) from error
+    return True

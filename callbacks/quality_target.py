@@ -1,0 +1,252 @@
+"""Stops the clock and the training the moment the quality target is reached."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from callbacks.clock import RunClock
+
+
+class StopReason(StrEnum):
+    """Why a run ended."""
+
+    TARGET_REACHED = "TARGET_REACHED"
+    BUDGET_EXHAUSTED = "BUDGET_EXHAUSTED"
+    NON_FINITE = "NON_FINITE"
+    INTERRUPTED = "INTERRUPTED"
+    FAILED = "FAILED"
+
+
+class StopRun(Exception):  # noqa: N818  (it ends a run in an orderly way; most reasons are no error)
+    """Raised to leave the training loop at once, without another evaluation.
+
+    Args:
+        reason: What ended the run.
+        message: One line for the person who started it.
+    """
+
+    def __init__(self, reason: StopReason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation: when it was finished and what it measured."""
+
+    seconds: float
+    """Timed seconds from run_start to the end of the evaluation."""
+    epoch: int
+    """Whole epochs trained, counted from 1."""
+    step: int
+    """Optimizer steps taken."""
+    samples: int
+    """Training samples seen over all devices."""
+    quality: dict[str, float]
+    """Metric name -> value, only the metrics that the target names."""
+
+
+@dataclass
+class RunState:
+    """What is known of a run so far; written by ``QualityTarget``, read by every other callback."""
+
+    clock: RunClock = field(default_factory=RunClock)
+    samples: int = 0
+    samples_before_resume: int = 0
+    evaluations: list[Evaluation] = field(default_factory=list)
+    eval_seconds: float = 0.0
+    global_batch_size: int = 0
+    stop_reason: StopReason | None = None
+    resumed: bool = False
+
+    @property
+    def quality(self) -> dict[str, float]:
+        """Metric name -> value of the newest evaluation; empty before the first."""
+        return self.evaluations[-1].quality if self.evaluations else {}
+
+
+class QualityTarget(Callback):
+    """Owns the clock and decides, equally on every rank, when the target is reached.
+
+    The clock starts (``run_start``) in ``on_fit_start``, before the training iterator exists, and
+    stops (``run_stop``) in ``on_validation_end``. Comparison is inclusive and without rounding.
+
+    Args:
+        metrics: Metric name -> value to reach; all must hold in the same evaluation. The name is
+            the module's, without its ``val/`` prefix.
+        mode: ``max`` when higher is better (``>=``), ``min`` when lower is better (``<=``).
+        state: The run's shared state; a new one by default.
+
+    Raises:
+        ValueError: If there is no metric, a target is not finite or the mode is another word.
+
+    Source:
+        mlcommons/training_policies, training_rules.adoc (v1.0): halting and timing rules.
+    """
+
+    def __init__(
+        self,
+        metrics: Mapping[str, float],
+        mode: Literal["max", "min"],
+        *,
+        state: RunState | None = None,
+    ) -> None:
+        if mode not in ("max", "min"):
+            raise ValueError(f"target mode is {mode!r}; allowed: 'max' (>=) and 'min' (<=)")
+        if not metrics or not all(math.isfinite(value) for value in metrics.values()):
+            raise ValueError(f"target metrics are {dict(metrics)}; at least one finite value needed")
+        self.metrics = {name.removeprefix("val/"): float(v) for name, v in metrics.items()}
+        self.mode = mode
+        self.state = state or RunState()
+        self._eval_start = 0.0
+
+    def reached(self, quality: Mapping[str, float]) -> bool:
+        """Tell whether every target metric is at or past its value.
+
+        Args:
+            quality: Metric name -> value.
+
+        Returns:
+            True if the target is reached; NaN never reaches it.
+        """
+        if self.mode == "max":
+            return all(quality[name] >= value for name, value in self.metrics.items())
+        return all(quality[name] <= value for name, value in self.metrics.items())
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        known = getattr(pl_module, "metric_names", None)
+        if known is not None:
+            self._refuse_unknown(set(known))
+        if stage == "fit" and not trainer.enable_validation:
+            raise ValueError(
+                "evaluation is switched off (trainer.limit_val_batches or no validation_step), "
+                "so the target could never be reached; remove that setting"
+            )
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        clock = self.state.clock
+        trainer.strategy.barrier("init_stop")
+        clock.mark("init_stop")
+        clock.mark("run_start")
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        per_step = trainer.world_size * trainer.accumulate_grad_batches
+        datamodule: Any = getattr(trainer, "datamodule", None)
+        self.state.global_batch_size = int(getattr(datamodule, "batch_size", 1)) * per_step
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        state = self.state
+        state.samples += state.global_batch_size // trainer.accumulate_grad_batches
+        if (batch_idx + 1) % trainer.log_every_n_steps == 0:
+            self._refuse_non_finite_loss(trainer, outputs)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._eval_start = self.state.clock.now()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        state = self.state
+        quality = self.read(trainer)
+        state.eval_seconds += state.clock.now() - self._eval_start
+        state.evaluations.append(
+            Evaluation(
+                seconds=state.clock.seconds,
+                epoch=trainer.current_epoch + 1,
+                step=trainer.global_step,
+                samples=state.samples,
+                quality=quality,
+            )
+        )
+        # Rank 0 decides for all: a rank that disagreed in the last bit would hang the others.
+        if trainer.strategy.broadcast(self.reached(quality)):
+            self.stop(StopReason.TARGET_REACHED)
+            trainer.should_stop = True
+        elif not all(math.isfinite(value) for value in quality.values()):
+            raise StopRun(StopReason.NON_FINITE, f"the evaluation gave {quality}")
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.state.stop_reason is None:
+            self.stop(StopReason.BUDGET_EXHAUSTED)
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        if self.state.stop_reason is not None:
+            return
+        if isinstance(exception, StopRun):
+            self.stop(exception.reason)
+        elif isinstance(exception, KeyboardInterrupt | SystemExit):
+            self.stop(StopReason.INTERRUPTED)
+        else:
+            self.stop(StopReason.FAILED)
+
+    def stop(self, reason: StopReason) -> None:
+        """Stop the clock and keep the first reason given.
+
+        Args:
+            reason: Why the run ends.
+        """
+        if self.state.stop_reason is None:
+            self.state.clock.mark("run_stop")
+            self.state.stop_reason = reason
+
+    def read(self, trainer: L.Trainer) -> dict[str, float]:
+        """Read the target's metrics from the trainer.
+
+        Args:
+            trainer: A trainer that has just finished an evaluation.
+
+        Returns:
+            Metric name -> value as a Python float, unrounded.
+
+        Raises:
+            ValueError: If a metric was not logged; the message lists those that were.
+        """
+        logged = trainer.callback_metrics
+        self._refuse_unknown({key.removeprefix("val/") for key in logged if key.startswith("val/")})
+        return {name: float(logged[f"val/{name}"]) for name in self.metrics}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Progress to keep in a checkpoint; plain numbers, as checkpoints load weights only."""
+        return {"samples": self.state.samples, "seconds": self.state.clock.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the progress of an earlier run; from then on the run counts as resumed."""
+        self.state.samples = self.state.samples_before_resume = int(state_dict["samples"])
+        self.state.resumed = True
+
+    def _refuse_unknown(self, known: set[str]) -> None:
+        unknown = sorted(set(self.metrics) - known)
+        if unknown:
+            raise ValueError(
+                f"target metric {', '.join(unknown)} does not exist; "
+                f"this module measures: {', '.join(sorted(known)) or 'nothing'}"
+            )
+
+    @staticmethod
+    def _refuse_non_finite_loss(trainer: L.Trainer, outputs: Any) -> None:
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        finite = not isinstance(loss, torch.Tensor) or bool(torch.isfinite(loss).all())
+        # One rank with a bad loss poisons all through the gradient average, so all must stop.
+        if not trainer.strategy.reduce_boolean_decision(finite, all=True):
+            raise StopRun(
+                StopReason.NON_FINITE,
+                f"the training loss is not finite at step {trainer.global_step}; "
+                "lower model.learning_rate or use --trainer.precision 32-true",
+            )

@@ -1,0 +1,213 @@
+"""``run.json`` and ``curve.png``: what a run was, what it reached and how long that took."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from callbacks.curve import save_curve
+from callbacks.quality_target import QualityTarget, StopReason
+from callbacks.warm_up import WarmUp
+
+PACKAGES = ("finishline", "torch", "lightning", "torchmetrics", "numpy", "mlperf-logging")
+
+
+class RunRecord(Callback):
+    """Writes the record when training starts (``status: running``) and again when it ends.
+
+    Args:
+        target: Owner of the run's state.
+        warm_up: Knows the FLOPs per sample.
+        folder: Gives the run's folder once it exists.
+        facts: Gives benchmark, division, dataset, demo, net and resumed_from.
+    """
+
+    def __init__(
+        self,
+        *,
+        target: QualityTarget,
+        warm_up: WarmUp,
+        folder: Callable[[], Path],
+        facts: Callable[[], Mapping[str, Any]],
+    ) -> None:
+        self._target, self._warm_up = target, warm_up
+        self._folder, self._facts = folder, facts
+        self._started_at = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        self._fixed: dict[str, Any] = {}
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        net = getattr(pl_module, "net", pl_module)
+        self._fixed = {
+            "seed": torch.initial_seed() % 2**32,
+            "devices": trainer.world_size,
+            "strategy": type(trainer.strategy).__name__.removesuffix("Strategy").lower(),
+            "precision": str(trainer.precision),
+            "parameters": sum(p.numel() for p in net.parameters()),
+            "flops_per_sample": self._warm_up.flops_per_sample,
+            "system": system(pl_module.device),
+            "versions": versions(),
+            "git_revision": git_revision(),
+            "started_at": self._started_at,
+        }
+        self._write(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.finish(trainer)
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        self.finish(trainer)
+
+    def finish(self, trainer: L.Trainer) -> None:
+        """Write the final record and the curve, and hand the figures to the loggers.
+
+        Args:
+            trainer: The trainer, after its last step.
+        """
+        if not self._fixed or not trainer.is_global_zero:
+            return
+        record = self._write(trainer)
+        metrics = self._target.metrics
+        save_curve(self._folder() / "curve.png", self._target.state.evaluations, metrics)
+        for logger in trainer.loggers:
+            experiment = getattr(logger, "experiment", None)
+            if hasattr(experiment, "summary"):  # W&B's; no import needed to recognise it
+                experiment.summary.update(_summary(record))
+
+    def _write(self, trainer: L.Trainer) -> dict[str, Any]:
+        record = self.record(trainer)
+        if trainer.is_global_zero:
+            path = self._folder() / "run.json"
+            fresh = path.with_suffix(".new")
+            fresh.write_text(json.dumps(record, indent=2) + "\n")
+            os.replace(fresh, path)
+        return record
+
+    def record(self, trainer: L.Trainer) -> dict[str, Any]:
+        """Everything ``run.json`` holds.
+
+        Args:
+            trainer: The trainer.
+
+        Returns:
+            Key -> plain value, in the order of the file.
+        """
+        state, clock = self._target.state, self._target.state.clock
+        timed = clock.seconds
+        reached = state.stop_reason is StopReason.TARGET_REACHED and not state.resumed
+        trained = state.samples - state.samples_before_resume
+        train_seconds = timed - state.eval_seconds
+        return {
+            **self._facts(),
+            "status": self._status(),
+            "stop_reason": state.stop_reason and str(state.stop_reason),
+            "seconds_to_target": timed if reached else None,
+            "quality": state.quality,
+            "target": self._target.metrics,
+            "target_mode": self._target.mode,
+            "epochs": state.evaluations[-1].epoch if state.evaluations else 0,
+            "samples": state.samples,
+            "samples_per_second": trained / train_seconds if train_seconds > 0 else None,
+            "seconds": {
+                "init": clock.between("init_start", "init_stop"),
+                "train": train_seconds,
+                "eval": state.eval_seconds,
+                "total": timed,
+            },
+            "global_batch_size": state.global_batch_size,
+            "evaluations": len(state.evaluations),
+            **self._fixed,
+            "resumed": state.resumed,
+        }
+
+    def _status(self) -> str:
+        state = self._target.state
+        if state.stop_reason is None:
+            return "running"
+        if state.resumed:
+            return "RESUMED"
+        return "success" if state.stop_reason is StopReason.TARGET_REACHED else "aborted"
+
+
+def _summary(record: Mapping[str, Any]) -> dict[str, Any]:
+    wanted = ("division", "stop_reason", "status", "samples_per_second", "parameters", "demo")
+    summary = {key: record[key] for key in wanted if key in record}
+    summary["time_to_target_seconds"] = record["seconds_to_target"]
+    return summary | {f"quality/{key}": value for key, value in record["quality"].items()}
+
+
+def system(device: torch.device) -> dict[str, Any]:
+    """Describe the machine.
+
+    Args:
+        device: The device that trains.
+
+    Returns:
+        Processor, cores, memory in GiB, accelerator name and memory in GiB, operating system.
+    """
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    facts: dict[str, Any] = {
+        "cpu": _cpu_name(),
+        "cpu_cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_gib": round(pages / 2**30, 1),
+        "os": platform.platform(),
+        "accelerator": None,
+    }
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        facts["accelerator"] = properties.name
+        facts["accelerator_memory_gib"] = round(properties.total_memory / 2**30, 1)
+        facts["accelerators_in_machine"] = torch.cuda.device_count()
+    return facts
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(x.partition(":")[2].strip() for x in lines if x.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide a run's numbers.
+
+    Returns:
+        Name -> version; a package that is not installed is left out.
+    """
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_revision() -> str | None:
+    """Commit of the code that runs, with ``-dirty`` where files differ from it.
+
+    Returns:
+        A revision like ``1a2b3c4-dirty``, or ``None`` outside a checkout.
+    """
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        done = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None

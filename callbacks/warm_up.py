@@ -1,0 +1,147 @@
+"""Untimed warm-up on synthetic batches: compile, choose memory layout, count FLOPs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+LAYOUTS = {
+    "contiguous": torch.contiguous_format,
+    "channels_last": torch.channels_last,
+    "channels_last_3d": torch.channels_last_3d,
+}
+
+
+class WarmUp(Callback):
+    """Runs training steps on synthetic data before the clock starts, then undoes all they changed.
+
+    The rules allow compilation, graph capture and allocator warm-up before ``run_start`` as long
+    as only synthetic tensors are used. Weights are never stepped; buffers, gradients and random
+    states are put back.
+
+    Args:
+        steps: Forward and backward passes to run; 0 switches the warm-up (and FLOP count) off.
+        compile: Compile ``net`` in place with ``torch.compile``.
+        memory_format: Layout of the network's weights.
+        cudnn_benchmark: Let cuDNN try its algorithms (off on CPU anyway).
+        matmul_precision: ``high`` lets fp32 matrix products use TF32 on GPUs.
+
+    Source:
+        mlcommons/training_policies, training_rules.adoc (v1.0): what may happen before run_start.
+    """
+
+    def __init__(
+        self,
+        steps: int = 1,
+        *,
+        compile: bool = False,  # noqa: A002  (the flag's natural name)
+        memory_format: Literal["contiguous", "channels_last", "channels_last_3d"] = "contiguous",
+        cudnn_benchmark: bool = True,
+        matmul_precision: Literal["highest", "high", "medium"] = "highest",
+    ) -> None:
+        self.steps, self.compile = steps, compile
+        self.memory_format = memory_format
+        self.cudnn_benchmark, self.matmul_precision = cudnn_benchmark, matmul_precision
+        self.flops_per_sample: float | None = None
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        torch.backends.cudnn.benchmark = self.cudnn_benchmark
+        torch.set_float32_matmul_precision(self.matmul_precision)
+        net: nn.Module = getattr(pl_module, "net", pl_module)  # type: ignore[assignment]
+        if self.memory_format != "contiguous":
+            net.to(memory_format=LAYOUTS[self.memory_format])  # type: ignore[call-overload]
+        datamodule: Any = getattr(trainer, "datamodule", None)
+        sharded = isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy)
+        if not self.steps or sharded or not hasattr(datamodule, "synthetic_batch"):
+            if self.compile:
+                net.compile()
+            return
+        with torch.random.fork_rng(devices=_cuda_devices(pl_module)), unchanged(pl_module):
+            batch = pl_module.transfer_batch_to_device(
+                datamodule.synthetic_batch(), pl_module.device, 0
+            )
+            self._count_flops(trainer, pl_module, batch, int(datamodule.batch_size))
+            if self.compile:
+                net.compile()
+            for _ in range(self.steps - 1 + self.compile):
+                synthetic_step(trainer, pl_module, batch)
+        pl_module.zero_grad(set_to_none=True)
+
+    def _count_flops(
+        self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_size: int
+    ) -> None:
+        with FlopCounterMode(display=False) as counter:
+            synthetic_step(trainer, pl_module, batch)
+        analytic = getattr(pl_module, "train_flops", None)
+        flops = analytic(batch) if callable(analytic) else counter.get_total_flops()
+        self.flops_per_sample = flops / batch_size if flops else None
+
+
+def synthetic_step(trainer: L.Trainer, pl_module: L.LightningModule, batch: Any) -> torch.Tensor:
+    """One forward and backward pass outside Lightning's loop, without logging or stepping.
+
+    Args:
+        trainer: The trainer, for its precision.
+        pl_module: The module; its ``log`` is switched off for the call.
+        batch: A batch on the module's device.
+
+    Returns:
+        The loss, a scalar tensor.
+    """
+    with without_logging(pl_module), trainer.precision_plugin.train_step_context():
+        loss: Any = pl_module.training_step(batch, 0)
+    loss = loss["loss"] if isinstance(loss, dict) else loss
+    loss.backward()
+    return loss.detach()
+
+
+@contextmanager
+def without_logging(pl_module: L.LightningModule) -> Iterator[None]:
+    """Make ``self.log`` do nothing, as Lightning refuses it outside its loops.
+
+    Args:
+        pl_module: The module.
+
+    Yields:
+        Nothing.
+    """
+    silent: Any = lambda *args, **kwargs: None  # noqa: E731
+    pl_module.log = pl_module.log_dict = silent  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del pl_module.log, pl_module.log_dict
+
+
+@contextmanager
+def unchanged(pl_module: nn.Module) -> Iterator[None]:
+    """Put buffers (running statistics and the like) back after a block.
+
+    Args:
+        pl_module: The module.
+
+    Yields:
+        Nothing.
+    """
+    before = {name: deepcopy(buffer) for name, buffer in pl_module.named_buffers()}
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, buffer in pl_module.named_buffers():
+                if name in before and buffer is not None:
+                    buffer.copy_(before[name])
+
+
+def _cuda_devices(pl_module: L.LightningModule) -> list[int]:
+    device = pl_module.device
+    return [device.index or 0] if device.type == "cuda" else []

@@ -1,0 +1,58 @@
+"""The data sheet of one benchmark: everything shared code needs to know about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import lightning as L
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A setting that the closed division does not leave free."""
+
+    key: str
+    """Flag without dashes, e.g. ``data.oversampling``."""
+    text: str
+    """The rule in words, with the rule book's name for the setting."""
+    allows: Callable[[Any], bool] | None = None
+    """Tells whether a value is allowed; ``None`` allows only the default."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """Facts of one benchmark in one place; a recipe builds exactly one."""
+
+    name: str
+    """Benchmark name in MLPerf logs and stem of all its files."""
+    area: str
+    dataset: str
+    module: type[L.LightningModule]
+    datamodule: type[L.LightningDataModule]
+    metrics: Mapping[str, float]
+    """Metric name -> closed division target; all must hold in one evaluation."""
+    mode: Literal["max", "min"]
+    """``max``: reached at or above the target; ``min``: at or below."""
+    runs: int
+    """Runs that one submission needs."""
+    dropped: int
+    """Fastest and slowest runs that the score leaves out, each."""
+    evaluation: Mapping[str, Any]
+    """Arguments of ``EvaluationSchedule`` in the closed division."""
+    closed: tuple[Rule, ...] = ()
+    """Settings that the closed division fixes."""
+    progress_unit: Literal["epochs", "samples", "fraction"] = "epochs"
+    """What ``epoch_num`` of an evaluation counts in the log."""
+    quality_names: Mapping[str, str] = field(default_factory=dict)
+    """Metric name -> name in the log's value, where one event holds several."""
+    trainer: Mapping[str, Any] = field(default_factory=dict)
+    """Trainer defaults of this benchmark."""
+    source: str
+    """Where these facts come from."""
+
+    def target_text(self) -> str:
+        """The target in words, e.g. ``mean_dice >= 0.908``."""
+        sign = ">=" if self.mode == "max" else "<="
+        return " and ".join(f"{name} {sign} {value:g}" for name, value in self.metrics.items())

@@ -1,0 +1,147 @@
+"""The command line that all recipes share: fit, validate, prepare, doctor and speed."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from recipes._benchmark import Benchmark
+
+COMMANDS = {
+    "fit": "train to the quality target and stop the clock",
+    "validate": "evaluate a checkpoint once",
+    "prepare": "check and preprocess the real data (off the clock, restartable)",
+    "doctor": "tell what this machine and this data lack, and what to do",
+    "speed": "measure the training step, the data wait and a plain PyTorch loop",
+}
+PRESETS = Path(__file__).parent / "presets"
+
+
+def main(benchmark: Benchmark, sheet: str | None) -> None:
+    """Run a recipe from the command line and leave with its exit status.
+
+    Args:
+        benchmark: The recipe's data sheet.
+        sheet: The recipe's docstring, shown by ``--help``.
+    """
+    status = run(benchmark, sys.argv[1:], sheet=sheet)
+    # No clean-up that could hang or print: every file of the run is closed by now.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    sys.exit(status)
+
+
+def run(benchmark: Benchmark, args: Sequence[str], *, sheet: str | None = None) -> int:
+    """Run one command.
+
+    Args:
+        benchmark: The recipe's data sheet.
+        args: Arguments after the script's name, e.g. ``["fit", "--data.root", "DIR"]``.
+        sheet: The recipe's docstring.
+
+    Returns:
+        0 target reached or command done, 3 target not reached, 130 interrupted, 2 a wrong
+        argument, 1 any other error; errors are printed in one line (traceback with ``--debug``).
+    """
+    args = list(args)
+    debug = "--debug" in args
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(_sheet(benchmark, sheet))
+        return 0
+    if args[0] not in COMMANDS:
+        return _fail(_unknown_command(args[0]), 2)
+    try:
+        return _dispatch(benchmark, args[0], [a for a in args[1:] if a != "--debug"])
+    except _usage_errors() as error:
+        return _fail(str(error), 2)
+    except KeyboardInterrupt:
+        return _fail("interrupted before training began", 130)
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        return _fail(f"{_one_line(error)}", 1)
+
+
+def _dispatch(benchmark: Benchmark, command: str, args: list[str]) -> int:
+    # Imported here: torch and Lightning take seconds that --help need not wait for.
+    if command in ("prepare", "doctor"):
+        from recipes import _data_commands
+
+        return getattr(_data_commands, command)(benchmark, args)
+    from recipes import _train_commands
+
+    return getattr(_train_commands, command)(benchmark, with_default_preset(benchmark, args))
+
+
+def with_default_preset(benchmark: Benchmark, args: list[str]) -> list[str]:
+    """Choose the demo when neither data nor a configuration was named.
+
+    Args:
+        benchmark: The data sheet.
+        args: Arguments after the command.
+
+    Returns:
+        The arguments, with the demo preset in front where it applies.
+    """
+    names = {arg.partition("=")[0] for arg in args}
+    if names & {"--data.root", "--config", "-c", "--help", "-h", "--ckpt_path", "--print_config"}:
+        return args
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(
+            f"No --data.root and no --config: running the demo on generated data. For the real "
+            f"benchmark: python recipes/{benchmark.name}.py fit --data.root DIR",
+            flush=True,
+        )
+    return ["--config", str(demo_preset(benchmark)), *args]
+
+
+def demo_preset(benchmark: Benchmark) -> Path:
+    """Path of the benchmark's demo preset.
+
+    Args:
+        benchmark: The data sheet.
+
+    Returns:
+        A YAML file with the differences from the closed reference.
+    """
+    return PRESETS / benchmark.name / "demo.yaml"
+
+
+def _sheet(benchmark: Benchmark, sheet: str | None) -> str:
+    commands = "\n".join(f"  {name:10}{text}" for name, text in COMMANDS.items())
+    facts = (
+        f"Target    {benchmark.target_text()} ({benchmark.dataset}, {benchmark.area})\n"
+        f"Score     mean of {benchmark.runs} runs without the {benchmark.dropped} fastest and "
+        f"{benchmark.dropped} slowest"
+    )
+    return f"{(sheet or facts).strip()}\n\n{facts}\n\nCommands (each has --help)\n{commands}"
+
+
+def _unknown_command(word: str) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(word, COMMANDS, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"unknown command {word!r}{hint} (commands: {', '.join(COMMANDS)})"
+
+
+def _usage_errors() -> tuple[type[BaseException], ...]:
+    # jsonargparse is imported by the commands that parse flags; without it no such error exists.
+    module = sys.modules.get("jsonargparse")
+    return (module.ArgumentError,) if module is not None else ()
+
+
+def _one_line(error: BaseException) -> str:
+    text = str(error).strip() or "no message"
+    # Errors made for users are ValueError and OSError; the type of any other helps a bug report.
+    prefix = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
+    return prefix + text
+
+
+def _fail(message: str, status: int) -> int:
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"error: {message}", file=sys.stderr, flush=True)
+    return status

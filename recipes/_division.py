@@ -1,0 +1,87 @@
+"""Closed or open: compares a run's settings with what the closed division fixes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from recipes._benchmark import Benchmark
+
+# Settings that change how much is trained or evaluated; the closed division leaves none of them.
+TRAINER_RULES = {
+    "limit_train_batches": "every training sample is used",
+    "limit_val_batches": "the whole evaluation set is used",
+    "overfit_batches": "every training sample is used",
+    "fast_dev_run": "the run trains until the target",
+    "max_time": "the run trains until the target",
+    "max_steps": "the run trains until the target",
+}
+
+
+def violations(
+    benchmark: Benchmark,
+    config: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    *,
+    demo: bool,
+) -> list[str]:
+    """List what keeps a run out of the closed division.
+
+    Args:
+        benchmark: The data sheet.
+        config: Flag name (dotted) -> value of this run.
+        defaults: The same for the closed reference.
+        demo: Whether the data is generated.
+
+    Returns:
+        One line per violation: the setting, its value and the rule; empty for a closed run.
+    """
+    found = []
+    if demo:
+        found.append(f"data: generated demo data, but closed trains on {benchmark.dataset}")
+    if config["model.net"] != defaults["model.net"]:
+        found.append(f"model.net is {net_name(config['model.net'])}, but closed fixes the network")
+    if dict(config["target.metrics"]) != dict(benchmark.metrics):
+        found.append(f"target.metrics is not the closed target {benchmark.target_text()}")
+    if config["target.mode"] != benchmark.mode:
+        found.append(f"target.mode is {config['target.mode']}, closed has {benchmark.mode}")
+    for key, value in config.items():
+        if key.startswith("evaluation.") and value != defaults[key]:
+            found.append(f"{key} is {value}, but closed fixes the evaluation schedule")
+    for name, rule in TRAINER_RULES.items():
+        key = f"trainer.{name}"
+        if config.get(key) != defaults.get(key):
+            found.append(f"{key} is {config[key]}, but in closed {rule}")
+    return found + _broken_rules(benchmark, config, defaults)
+
+
+def _broken_rules(
+    benchmark: Benchmark, config: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> list[str]:
+    found = []
+    for rule in benchmark.closed:
+        value, default = config[rule.key], defaults[rule.key]
+        allowed = rule.allows(value) if rule.allows else _plain(value) == _plain(default)
+        if not allowed:
+            found.append(f"{rule.key} is {value}, but {rule.text}")
+    return found
+
+
+def net_name(net: Any) -> str:
+    """Dotted path of a network setting.
+
+    Args:
+        net: The value of ``model.net``: a path, a mapping with ``class_path``, or a class.
+
+    Returns:
+        The path.
+    """
+    if isinstance(net, Mapping) or hasattr(net, "class_path"):
+        return str(net["class_path"])
+    if isinstance(net, str):
+        return net
+    return f"{net.__module__}.{net.__qualname__}"
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,32 @@
+"""Library messages that a normal run need not show, each named with the reason."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+# (start of the message as a regular expression, why it is silenced)
+SILENCED = (
+    (".*does not have many workers.*", "worker count is a flag; small data needs none"),
+    (".*smaller than the logging interval.*", "short epochs are what demos have"),
+    (".*lr_scheduler.step.*before.*optimizer.step.*", "false alarm of LambdaLR with a resumed run"),
+    (".*your dataloader is not resumable.*", "our sampler resumes by epoch and batch"),
+    (".*ended before the epoch ended.*", "our sampler resumes by epoch and batch"),
+    (".*GPU available but not used.*", "the user chose the device"),
+    (".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*", "Lightning calls torch's old name"),
+    (".*Checkpoint directory .* exists and is not empty.*", "run folders are never used twice"),
+    (".*The `srun` command is available.*", "starting without srun is a choice"),
+    (".*is ill-defined.*single-element.*", "torchmetrics on tiny demo batches"),
+    (".*Found .* module\\(s\\) in eval mode.*", "frozen layers are meant to be"),
+    (".*No device id is provided via `init_process_group`.*", "one device per process is set"),
+    (".*deterministic.*non-deterministic.*", "speed is the default; the flag is the trainer's"),
+)
+
+
+def quiet() -> None:
+    """Silence the messages above and Lightning's notes on devices and progress."""
+    for pattern, _ in SILENCED:
+        warnings.filterwarnings("ignore", message=pattern)
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric.utilities.distributed").setLevel(logging.WARNING)

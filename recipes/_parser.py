@@ -1,0 +1,245 @@
+"""LightningCLI without its subcommands: one parser per command, with our groups of flags."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+from jsonargparse import Namespace
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from callbacks.checkpoint import Checkpoint
+from callbacks.evaluation_schedule import EvaluationSchedule
+from callbacks.quality_target import QualityTarget
+from callbacks.run_folder import fresh_seed
+from callbacks.warm_up import WarmUp
+from recipes._benchmark import Benchmark
+from recipes._division import violations
+from recipes._loggers import prepare_wandb
+
+TRAINER_DEFAULTS: dict[str, Any] = {
+    "max_epochs": -1,  # the evaluation schedule's limit ends the run
+    "num_sanity_val_steps": 0,  # it would read evaluation data before the clock starts
+    "use_distributed_sampler": False,  # it repeats evaluation samples to pad; ours never does
+    "enable_checkpointing": False,  # callbacks/checkpoint.py writes the one checkpoint
+    "enable_model_summary": False,
+    "log_every_n_steps": 10,
+}
+
+
+class RecipeCLI(LightningCLI):
+    """Parses one command's flags and builds module, datamodule and nothing else.
+
+    The trainer is built by ``recipes._train_commands``, which knows the callbacks.
+
+    Args:
+        benchmark: The data sheet.
+        command: Name of the command, for ``--help``.
+        args: Arguments after the command.
+    """
+
+    def __init__(self, benchmark: Benchmark, command: str, args: list[str]) -> None:
+        self.benchmark, self.command = benchmark, command
+        super().__init__(
+            benchmark.module,
+            benchmark.datamodule,
+            save_config_callback=None,
+            trainer_defaults=TRAINER_DEFAULTS | dict(benchmark.trainer),
+            parser_kwargs={
+                "prog": f"{benchmark.name}.py {command}",
+                "exit_on_error": False,
+                "description": f"{benchmark.area} on {benchmark.dataset}: "
+                f"{benchmark.target_text()}. Defaults are the closed reference.",
+            },
+            args=args,
+            run=False,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, and name the nearest flag when one is unknown.
+
+        Args:
+            parser: The parser.
+            args: Arguments after the command.
+
+        Raises:
+            ArgumentError: One line: what, and what was probably meant.
+        """
+        try:
+            self.config = parser.parse_args(args)
+        except jsonargparse.ArgumentError as error:
+            raise jsonargparse.ArgumentError(None, explain(str(error), flags(parser))) from error
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the flags that belong to no group.
+
+        Args:
+            parser: The parser.
+        """
+        parser.add_argument(
+            "--seed_everything",
+            type=int | None,
+            default=None,
+            help="Seed of the run; a fresh one from the operating system by default.",
+        )
+        parser.add_argument(
+            "--output_root",
+            type=Path,
+            default=Path("runs"),
+            help="Folder of all runs; each makes OUTPUT_ROOT/<benchmark>/<time>-seed<seed>/.",
+        )
+        parser.add_argument(
+            "--ckpt_path",
+            type=str | None,
+            default=None,
+            help="Checkpoint to go on from; 'last' resumes the newest unfinished run.",
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add our groups: target, evaluation, warmup, checkpoint, submission.
+
+        Args:
+            parser: The parser.
+        """
+        benchmark = self.benchmark
+        parser.add_class_arguments(QualityTarget, "target", skip={"state"})
+        parser.add_class_arguments(EvaluationSchedule, "evaluation")
+        parser.add_class_arguments(WarmUp, "warmup")
+        parser.add_class_arguments(
+            Checkpoint, "checkpoint", skip={"folder", "state", "benchmark"}, instantiate=False
+        )
+        parser.add_class_arguments(Submission, "submission")
+        defaults = {"target.metrics": dict(benchmark.metrics), "target.mode": benchmark.mode}
+        defaults |= {f"evaluation.{key}": value for key, value in benchmark.evaluation.items()}
+        parser.set_defaults(defaults)
+
+    def _set_seed(self) -> None:
+        from lightning import seed_everything
+
+        if self.config.seed_everything is None:
+            # A launcher's children inherit the seed that rank 0 drew.
+            self.config.seed_everything = int(os.environ.get("PL_GLOBAL_SEED", fresh_seed()))
+        seed_everything(self.config.seed_everything, workers=True, verbose=False)
+
+    def before_instantiate_classes(self) -> None:
+        """Decide the division, which the loggers' settings name."""
+        self.demo = self.config.data.get("root") is None
+        self.division = self._decide_division()
+        prepare_wandb(self.config, group=self.benchmark.name, job_type=self.division)
+
+    def _decide_division(self) -> str:
+        wanted = self.config.submission.division
+        defaults = flat(self.parser.get_defaults())
+        found = violations(self.benchmark, flat(self.config), defaults, demo=self.demo)
+        if wanted == "closed" and found:
+            raise ValueError("not a closed division run: " + "; ".join(found))
+        return "open" if found or wanted == "open" else "closed"
+
+    def instantiate_classes(self) -> None:
+        """Build module, datamodule and the groups; the trainer comes later."""
+        self.config_init: Namespace = self.parser.instantiate_classes(self.config)
+        self.datamodule = self.config_init.data
+        self.model = self.config_init.model
+
+    def build_trainer(self, **settings: Any) -> Trainer:
+        """Build the trainer.
+
+        Args:
+            **settings: Replace or extend the parsed ``trainer`` flags.
+
+        Returns:
+            The trainer.
+        """
+        return Trainer(**{**self.config_init.trainer.as_dict(), **settings})
+
+
+class Submission:
+    """What a submitter says of a run; it only changes the log.
+
+    Args:
+        division: ``auto`` is closed where every rule of it holds, else open. ``closed`` refuses
+            to start where one does not.
+        org: Organisation.
+        platform: Name of the system.
+        status: Availability of the system, in the log's words.
+        clear_cache: Drop the operating system's page cache before the run (needs root).
+
+    Raises:
+        ValueError: If a word is not allowed or a name is empty.
+    """
+
+    def __init__(
+        self,
+        division: str = "auto",
+        *,
+        org: str = "finishline",
+        platform: str = "unnamed",
+        status: str = "onprem",
+        clear_cache: bool = False,
+    ) -> None:
+        for name, value, allowed in (
+            ("division", division, ("auto", "closed", "open")),
+            ("status", status, ("cloud", "onprem", "preview", "research")),
+        ):
+            if value not in allowed:
+                raise ValueError(
+                    f"submission.{name} is {value!r}; allowed: {', '.join(allowed)}"
+                )
+        if not org or not platform:
+            raise ValueError("submission.org and submission.platform must not be empty")
+        self.division, self.clear_cache = division, clear_cache
+        self.names = {"org": org, "platform": platform, "status": status}
+
+
+def flat(config: Namespace) -> dict[str, Any]:
+    """Settings of all groups that the closed division has rules for.
+
+    Args:
+        config: Parsed flags or the parser's defaults.
+
+    Returns:
+        Dotted flag name -> value.
+    """
+    groups = ("model", "data", "trainer", "target", "evaluation")
+    return {f"{group}.{k}": v for group in groups for k, v in vars(config[group]).items()}
+
+
+def flags(parser: LightningArgumentParser) -> list[str]:
+    """All long flags of a parser.
+
+    Args:
+        parser: The parser.
+
+    Returns:
+        Flags with their dashes.
+    """
+    return [name for a in parser._actions for name in a.option_strings if name.startswith("--")]
+
+
+def explain(message: str, known: list[str]) -> str:
+    """Turn jsonargparse's message into one line that names the nearest valid flag.
+
+    Args:
+        message: The parser's message, possibly over several lines.
+        known: Valid flags.
+
+    Returns:
+        One line.
+    """
+    line = " ".join(part.strip() for part in message.splitlines() if part.strip())
+    match = re.search(r"[Uu]nrecognized arguments: (\S+)", line) or re.search(
+        r"[Kk]ey '([\w.]+)' is not expected|does not accept (?:nested )?(?:key|option) '([\w.]+)'",
+        line,
+    )
+    if not match:
+        return line
+    word = "--" + next(group for group in match.groups() if group).partition("=")[0].lstrip("-")
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"unknown flag {word}" + (f"; did you mean {near[0]}?" if near else f" ({line})")

@@ -1,0 +1,283 @@
+"""The commands that build a module and a trainer: fit, validate and speed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from callbacks.checkpoint import Checkpoint, read_benchmark
+from callbacks.evaluation_schedule import EvaluationSchedule
+from callbacks.metrics_csv import MetricsCSV
+from callbacks.mlperf_log import MLPerfLog
+from callbacks.progress import Progress, human_time
+from callbacks.quality_target import QualityTarget, RunState, StopReason, StopRun
+from callbacks.run_folder import RunFolder
+from callbacks.run_record import RunRecord
+from callbacks.warm_up import WarmUp
+from recipes import _resume
+from recipes._benchmark import Benchmark
+from recipes._division import net_name
+from recipes._noise import quiet
+from recipes._parser import RecipeCLI
+
+# Groups that only one command knows, or that name the run itself: not part of config.yaml.
+NOT_SAVED = ("config", "ckpt_path", "print_config")
+
+
+def fit(benchmark: Benchmark, args: list[str]) -> int:
+    """Train until the target is reached.
+
+    Args:
+        benchmark: The data sheet.
+        args: Arguments after ``fit``.
+
+    Returns:
+        The exit status of DESIGN section 5: 0, 3 or 130.
+
+    Raises:
+        ValueError: For settings or data that cannot work, before training begins.
+    """
+    state = RunState()  # first of all: its clock starts with the process
+    quiet()
+    resume = _resume.find(benchmark.name, args)
+    cli = RecipeCLI(benchmark, "fit", resume.args)
+    if cli.config.ckpt_path:
+        refuse_foreign_checkpoint(benchmark, Path(cli.config.ckpt_path))
+    run = Run(benchmark, cli, state, resumed_from=resume.folder)
+    stopped: StopRun | None = None
+    with _resume.interrupts_as_stop(state):
+        try:
+            run.trainer.fit(
+                cli.model, datamodule=cli.datamodule, ckpt_path=cli.config.ckpt_path,
+                weights_only=True,
+            )
+        except StopRun as stop:
+            stopped = stop
+    return run.verdict(stopped)
+
+
+def validate(benchmark: Benchmark, args: list[str]) -> int:
+    """Evaluate a checkpoint once and print what it measures.
+
+    Args:
+        benchmark: The data sheet.
+        args: Arguments after ``validate``.
+
+    Returns:
+        0 if the checkpoint holds the target, else 3.
+
+    Raises:
+        ValueError: If no checkpoint is named or it belongs to another benchmark.
+    """
+    quiet()
+    cli = RecipeCLI(benchmark, "validate", _resume.with_run_config(args))
+    if not cli.config.ckpt_path:
+        raise ValueError("validate needs --ckpt_path FILE (runs/.../checkpoints/last.ckpt)")
+    refuse_foreign_checkpoint(benchmark, Path(cli.config.ckpt_path))
+    target: QualityTarget = cli.config_init.target
+    trainer = cli.build_trainer(logger=False, callbacks=[target], enable_progress_bar=False)
+    trainer.strategy.strict_loading = True  # type: ignore[attr-defined]
+    trainer.validate(
+        cli.model, datamodule=cli.datamodule, ckpt_path=cli.config.ckpt_path, verbose=False,
+        weights_only=True,
+    )
+    quality = target.read(trainer)
+    for name, value in sorted(trainer.callback_metrics.items()):
+        rank_zero_only(print)(f"{name.removeprefix('val/'):24} {float(value):.6f}")
+    reached = target.reached(quality)
+    verdict = "reached" if reached else "not reached"
+    rank_zero_only(print)(f"Target {benchmark.target_text()} {verdict} by {cli.config.ckpt_path}.")
+    return 0 if reached else 3
+
+
+def speed(benchmark: Benchmark, args: list[str]) -> int:
+    """Measure the training step; see ``recipes._speed``.
+
+    Args:
+        benchmark: The data sheet.
+        args: Arguments after ``speed``.
+
+    Returns:
+        0.
+    """
+    quiet()
+    from recipes._speed import measure
+
+    cli = RecipeCLI(benchmark, "speed", args)
+    measure(benchmark, cli)
+    return 0
+
+
+class Run:
+    """One training run: division, callbacks, trainer and the last sentence.
+
+    Args:
+        benchmark: The data sheet.
+        cli: Parsed flags, module and datamodule.
+        state: The run's shared state.
+        resumed_from: Folder of the run that this one continues.
+    """
+
+    def __init__(
+        self, benchmark: Benchmark, cli: RecipeCLI, state: RunState, resumed_from: Path | None
+    ) -> None:
+        self.benchmark, self.cli, self.state = benchmark, cli, state
+        self.resumed_from = resumed_from
+        self.demo, self.division = cli.demo, cli.division
+        self.folder = RunFolder(cli.config.output_root, benchmark.name, cli.config.seed_everything)
+        self.target: QualityTarget = cli.config_init.target
+        self.target.state = state
+        self.trainer = self._trainer()
+
+    def _trainer(self) -> Trainer:
+        cli, state, folder = self.cli, self.state, lambda: self.folder.path
+        schedule: EvaluationSchedule = cli.config_init.evaluation
+        warm_up: WarmUp = cli.config_init.warmup
+        submission = cli.config_init.submission
+        log = MLPerfLog(
+            benchmark=self.benchmark.name,
+            state=state,
+            folder=folder,
+            schedule=schedule,
+            division=lambda: self.division,
+            submission=submission.names,
+            clear_cache=submission.clear_cache,
+            unit=self.benchmark.progress_unit,
+            quality_names=self.benchmark.quality_names,
+        )
+        record = RunRecord(target=self.target, warm_up=warm_up, folder=folder, facts=self.facts)
+        checkpoint = Checkpoint(
+            cli.config.checkpoint.every_seconds,
+            folder=folder,
+            state=state,
+            benchmark=self.benchmark.name,
+        )
+        # Order matters: the folder exists first, the warm-up ends before the target starts the
+        # clock, and everybody after the target reads its decision.
+        ours = [self.folder, schedule, warm_up, self.target, log, record, checkpoint]
+        settings: dict[str, Any] = {}
+        if cli.config.trainer.enable_progress_bar in (None, True):
+            ours.append(Progress(self.target))
+        settings["callbacks"] = [*self._users("callbacks"), *ours]
+        settings["logger"] = [MetricsCSV(state, folder), *self._users("logger")]
+        if cli.config.trainer.strategy == "ddp":
+            # Broadcasting buffers in evaluation would hang ranks with unequal numbers of volumes.
+            settings["strategy"] = DDPStrategy(
+                broadcast_buffers=False, gradient_as_bucket_view=True
+            )
+        return cli.build_trainer(**settings)
+
+    def _users(self, name: str) -> list[Any]:
+        """Loggers or callbacks that the user asked for, whatever form they came in."""
+        given = self.cli.config_init.trainer[name]
+        if given in (None, True, False):
+            return []
+        return given if isinstance(given, list) else [given]
+
+    def facts(self) -> dict[str, Any]:
+        """What the record says of the run beside its measurements.
+
+        Returns:
+            Key -> plain value.
+        """
+        self._save_config()
+        return {
+            "benchmark": self.benchmark.name,
+            "division": self.division,
+            "dataset": self.benchmark.dataset,
+            "demo": self.demo,
+            "net": net_name(self.cli.config.model.net),
+            "net_arguments": net_arguments(self.cli.config.model.net),
+            "resumed_from": self.resumed_from and str(self.resumed_from),
+        }
+
+    def _save_config(self) -> None:
+        path = self.folder.path / "config.yaml"
+        if not path.exists():
+            text = config_text(self.cli)
+            path.write_text(f"# Run it again: python recipes/{self.benchmark.name}.py fit "
+                            f"--config {path}\n{text}")
+
+    def verdict(self, stopped: StopRun | None) -> int:
+        """Print the last sentence of the run.
+
+        Args:
+            stopped: What left the training loop early, if anything did.
+
+        Returns:
+            Exit status: 0 target reached, 3 not reached, 130 interrupted.
+        """
+        state, name = self.state, self.benchmark.name
+        quality = ", ".join(f"{key} {value:.4f}" for key, value in state.quality.items())
+        after = f"after {human_time(state.clock.seconds)}"
+        where = self.folder.path if self.folder.created else "no folder"
+        again = f"python recipes/{name}.py fit --ckpt_path last"
+        if state.stop_reason is StopReason.TARGET_REACHED:
+            resumed = " (resumed run, not a timed result)" if state.resumed else ""
+            kind = "demo" if self.demo else f"{self.division} division"
+            text = f"{name} {kind}: target reached{resumed}, {quality} {after}; see {where}"
+            status = 0
+        elif state.stop_reason is StopReason.INTERRUPTED:
+            text, status = f"{name}: interrupted {after}; resume with {again}; see {where}", 130
+        else:
+            reason = f" ({stopped})" if stopped else ""
+            best = quality or "no evaluation finished"
+            text = f"{name}: target not reached{reason}, {best} {after}; see {where}"
+            status = 3
+        rank_zero_only(print)(text, flush=True)
+        return status
+
+
+def net_arguments(net: Any) -> dict[str, Any]:
+    """Arguments that a network setting passes to the network.
+
+    Args:
+        net: The value of ``model.net``.
+
+    Returns:
+        Name -> value; empty where there are none.
+    """
+    arguments = getattr(net, "init_args", None)
+    return {} if arguments is None else json.loads(json.dumps(arguments.as_dict(), default=str))
+
+
+def config_text(cli: RecipeCLI) -> str:
+    """The resolved configuration.
+
+    Args:
+        cli: Parsed flags.
+
+    Returns:
+        YAML that ``--config`` reads, for ``fit`` as for ``validate``.
+    """
+    text = cli.parser.dump(cli.config, skip_none=True, skip_validation=True)
+    content = {k: v for k, v in yaml.safe_load(text).items() if k not in NOT_SAVED}
+    return yaml.safe_dump(content, sort_keys=False)
+
+
+def refuse_foreign_checkpoint(benchmark: Benchmark, path: Path) -> None:
+    """Refuse a checkpoint that is missing, damaged or another benchmark's.
+
+    Args:
+        benchmark: The data sheet.
+        path: The checkpoint.
+
+    Raises:
+        ValueError: In one line: what is wrong with which file.
+    """
+    if not path.is_file():
+        raise ValueError(f"--ckpt_path: no file {path}")
+    writer = read_benchmark(path)
+    if writer != benchmark.name:
+        raise ValueError(
+            f"--ckpt_path: {path} was written by "
+            f"{'another program' if writer is None else writer}, not by {benchmark.name}"
+        )
+
+

@@ -1,0 +1,43 @@
+"""3D U-Net on KiTS19: find kidneys and tumours in CT volumes (MLPerf Training v1.0 "unet3d").
+
+Target    mean Dice >= 0.908 over 42 held-out volumes, each volume weighing the same
+Data      KiTS19, 210 labelled cases, about 27 GB raw (github.com/neheller/kits19, CC BY-NC-SA 4.0)
+Network   3D U-Net, 31,190,243 parameters, about 2.9 TFLOP per training sample
+Expect    demo: about 2 minutes on 2 CPU cores; closed division: about 2,200 epochs of 168 samples
+
+    python recipes/unet3d.py fit                                        demo, no download
+    python recipes/unet3d.py prepare --data.root DIR                    check and preprocess KiTS19
+    python recipes/unet3d.py fit --data.root DIR                        closed reference
+    python recipes/unet3d.py fit --data.root DIR --model.net my.Net     open division
+    python recipes/unet3d.py fit --config recipes/presets/unet3d/h100x1.yaml --data.root DIR
+"""
+
+from datamodules.kits19 import KiTS19DataModule
+from modules.unet3d import UNet3DModule
+from recipes._benchmark import Benchmark, Rule
+from recipes._cli import main
+
+BENCHMARK = Benchmark(
+    name="unet3d",
+    area="medical image segmentation",
+    dataset="KiTS19",
+    module=UNet3DModule,
+    datamodule=KiTS19DataModule,
+    metrics={"mean_dice": 0.908},
+    mode="max",
+    runs=40,
+    dropped=4,
+    # First evaluation after 1000 * 168 samples, then every 20 * 168, up to 10000 * 168, each
+    # rounded up to whole epochs of the padded length.
+    evaluation={"first": 168_000, "every": 3_360, "limit": 1_680_000, "unit": "samples"},
+    closed=(
+        Rule("data.oversampling", "training_oversampling is fixed at 0.4"),
+        Rule("data.crop_size", "training_input_shape is fixed at 128, 128, 128"),
+        Rule("model.validation_input_shape", "evaluation_input_shape is fixed at 128, 128, 128"),
+        Rule("model.validation_overlap", "evaluation_overlap is fixed at 0.5"),
+    ),
+    source="mlcommons/training @ 9947bdf2 image_segmentation/pytorch; training_rules.adoc v1.0",
+)
+
+if __name__ == "__main__":
+    main(BENCHMARK, __doc__)

@@ -1,0 +1,138 @@
+"""Resume is exact: the same losses to the bit, wherever a run was cut."""
+
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+from tests.toy import FakeTime, ToyData, ToyModule, fake_state, toy_trainer
+from torch.utils.data import DataLoader, Dataset
+
+from callbacks.checkpoint import Checkpoint, random_states, read_benchmark, set_random_states
+from callbacks.evaluation_schedule import EvaluationSchedule
+from callbacks.quality_target import QualityTarget, StopReason, StopRun
+from datamodules._sampling import EpochSampler, resume_position
+
+
+class Points(Dataset):
+    def __getitem__(self, key):
+        x = torch.tensor([key.index / 12, (key.index % 5) / 5])
+        return x, x.sum(0, keepdim=True)
+
+
+class SampledData(ToyData):
+    def train_dataloader(self):
+        epoch, batch = resume_position(self.trainer)
+        sampler = EpochSampler(12, 2, 0, 1, 2, seed=7, start_batch=batch, start_epoch=epoch)
+        return DataLoader(Points(), batch_sampler=sampler)
+
+
+class Noisy(ToyModule):
+    """Draws from torch's, numpy's and evaluation's generators, so that lost states show."""
+
+    def __init__(self, cut=None):
+        super().__init__([0.1])
+        self.cut = cut
+        self.evaluated_at = []
+
+    def training_step(self, batch, batch_idx):
+        if self.cut == len(self.losses):
+            os.kill(os.getpid(), signal.SIGTERM)
+        x, y = batch
+        noise = torch.rand(1) + float(np.random.rand())
+        return super().training_step([x + 0.1 * noise, y], batch_idx)
+
+    def on_validation_epoch_end(self):
+        torch.rand(3)
+        self.evaluated_at.append(self.global_step)
+        super().on_validation_epoch_end()
+
+
+def fit(folder, module, schedule, ckpt=None):
+    torch.manual_seed(3)
+    np.random.seed(3)
+    state = fake_state(FakeTime())
+    callbacks = [
+        EvaluationSchedule(**schedule),
+        QualityTarget({"score": 1.0}, "max", state=state),
+        Checkpoint(1e9, folder=lambda: folder, state=state, benchmark="toy"),
+    ]
+    trainer = toy_trainer(callbacks, max_epochs=-1)
+    try:
+        trainer.fit(module, datamodule=SampledData(), ckpt_path=ckpt, weights_only=True)
+    except StopRun as stop:
+        if stop.reason is not StopReason.BUDGET_EXHAUSTED:
+            raise
+    return state
+
+
+EPOCHS = {"every": 2, "limit": 5}
+STEPS = {"every": 7, "limit": 60, "unit": "samples", "round_to": "step"}
+
+
+@pytest.mark.parametrize("schedule", [EPOCHS, STEPS], ids=["epochs", "steps"])
+@pytest.mark.parametrize("cut", [0, 1, 3, 5, 6, 8, 11, 12, 17])
+def test_interrupted_and_resumed_equals_uninterrupted(schedule, cut, tmp_path):
+    torch.manual_seed(0)
+    whole = Noisy()
+    start = {k: v.clone() for k, v in whole.state_dict().items()}
+    (tmp_path / "whole").mkdir()
+    fit(tmp_path / "whole", whole, schedule)
+    first = Noisy(cut)
+    first.load_state_dict(start)
+    folder = tmp_path / "cut"
+    folder.mkdir()
+    with pytest.raises(StopRun):
+        fit(folder, first, schedule)
+    second = Noisy()
+    state = fit(folder, second, schedule, ckpt=folder / "checkpoints" / "last.ckpt")
+    assert len(first.losses) in (cut + 1, 6 * (cut // 6 + 1))
+    assert first.losses + second.losses == whole.losses
+    assert first.evaluated_at + second.evaluated_at == whole.evaluated_at
+    assert state.resumed
+    assert state.samples == 60
+
+
+@pytest.mark.parametrize("schedule", [EPOCHS, STEPS], ids=["epochs", "steps"])
+def test_killed_run_goes_on_from_its_last_periodic_checkpoint(schedule, tmp_path):
+    whole = Noisy()
+    start = {k: v.clone() for k, v in whole.state_dict().items()}
+    (tmp_path / "whole").mkdir()
+    fit(tmp_path / "whole", whole, schedule)
+
+    class Killed(Noisy):
+        def training_step(self, batch, batch_idx):
+            if len(self.losses) == 9:
+                raise RuntimeError("killed")
+            return super().training_step(batch, batch_idx)
+
+    first = Killed()
+    first.load_state_dict(start)
+    folder = tmp_path / "cut"
+    folder.mkdir()
+    with pytest.raises(RuntimeError, match="killed"):
+        fit(folder, first, schedule)
+    second = Noisy()
+    fit(folder, second, schedule, ckpt=folder / "checkpoints" / "last.ckpt")
+    assert whole.losses[-len(second.losses) :] == second.losses
+    assert len(second.losses) > 20
+
+
+def test_random_states_survive_a_weights_only_file(tmp_path):
+    np.random.seed(5)
+    torch.manual_seed(5)
+    np.random.randn()  # leaves a cached second Gaussian behind
+    torch.save(random_states(), tmp_path / "s.pt")
+    expected = (np.random.randn(3).tolist(), torch.rand(2).tolist())
+    set_random_states(torch.load(tmp_path / "s.pt", weights_only=True))
+    assert (np.random.randn(3).tolist(), torch.rand(2).tolist()) == expected
+
+
+def test_damaged_and_foreign_checkpoints_are_told_apart(tmp_path):
+    damaged = tmp_path / "damaged.ckpt"
+    damaged.write_bytes(b"PK\x03\x04 cut short")
+    with pytest.raises(ValueError, match="not a readable checkpoint"):
+        read_benchmark(damaged)
+    torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
+    assert read_benchmark(tmp_path / "foreign.ckpt") is None
