@@ -6,19 +6,16 @@ A killed run therefore goes on where it was, and a complete folder is recognised
 
 import json
 import math
-import multiprocessing
 import os
 import shutil
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
 from datamodules._cache import cache_dir
+from datamodules._kits19_checksums import label_errors
 from datamodules._kits19_prepare import (
     PreparedCase,
     image_path,
@@ -27,7 +24,8 @@ from datamodules._kits19_prepare import (
     prepare_case,
     prepared_bytes,
 )
-from datamodules._kits19_raw import CaseSplit, RawCase, data_lines, scan_cases
+from datamodules._kits19_raw import CaseSplit, scan_cases
+from datamodules._process_pool import outcomes, processes_for
 
 FORMAT = 1
 MANIFEST, PROGRESS = "manifest.json", "progress.jsonl"
@@ -35,9 +33,6 @@ MANIFEST, PROGRESS = "manifest.json", "progress.jsonl"
 SERIAL_BYTES = 200_000_000
 # The largest case (about 1000 slices of 512 x 512, then 78 M voxels) peaks near 6 GB.
 WORKER_BYTES = 6_000_000_000
-# mlcommons/training#545: upstream changed this case after the list was made; it differs for all.
-CHANGED_UPSTREAM = {"00043"}
-
 Cases = dict[str, PreparedCase]
 
 
@@ -115,8 +110,10 @@ def build(
             raise ValueError(line)
         todo.sort(key=lambda raw: -need[raw.case])  # large ones first, so that workers end together
         job = partial(prepare_case, out=out, minimum=tuple(minimum))
-        workers = processes or _workers(len(todo), sum(need.values()))
-        for outcome in _outcomes(job, todo, workers, "preprocessing", show_progress):
+        few = sum(need.values()) < SERIAL_BYTES
+        workers = processes or (1 if few else processes_for(len(todo), WORKER_BYTES))
+        results = outcomes(job, todo, workers, "preprocessing", show_progress=show_progress)
+        for outcome in results:
             if isinstance(outcome, str):
                 problems.append(outcome)
                 continue
@@ -159,9 +156,9 @@ def adopt(
     size = sum(path.stat().st_size for path in folder.glob("case_*.npy"))
     workers = processes or (1 if size < SERIAL_BYTES else os.cpu_count() or 1)
     job = partial(inspect_case, folder, minimum=tuple(minimum))
-    outcomes = list(_outcomes(job, split.cases, workers, "checking", show_progress))
-    done = {item.case: item for item in outcomes if isinstance(item, PreparedCase)}
-    problems = [item for item in outcomes if isinstance(item, str)]
+    results = list(outcomes(job, split.cases, workers, "checking", show_progress=show_progress))
+    done = {item.case: item for item in results if isinstance(item, PreparedCase)}
+    problems = [item for item in results if isinstance(item, str)]
     problems += label_errors(folder, done, checksums).values()
     if problems:
         raise ValueError("\n".join(sorted(problems)))
@@ -170,71 +167,6 @@ def adopt(
     except OSError:  # a read-only share: remember the verdict on this machine
         _write_manifest(_far_manifest(folder), done, minimum)
     return done
-
-
-def reference_checksums() -> dict[str, str]:
-    """MD5 of the 420 files as the reference's preprocessing writes them.
-
-    Returns:
-        MD5 by file name.
-
-    Source:
-        mlcommons/training @ 9947bdf2, image_segmentation/pytorch/checksum.json.
-    """
-    return {name: md5 for md5, name in map(str.split, data_lines("kits19_md5.txt"))}
-
-
-def label_errors(folder: Path, cases: Cases, checksums: Mapping[str, str]) -> dict[str, str]:
-    """Labels that differ from the reference's; nearest-neighbour resampling leaves no excuse.
-
-    Args:
-        folder: Prepared folder, for the text.
-        cases: Finished cases.
-        checksums: Expected MD5 by file name; an unlisted file passes.
-
-    Returns:
-        One line by case id.
-    """
-    paths = {case: label_path(folder, case) for case in cases if case not in CHANGED_UPSTREAM}
-    return {
-        case: f"{path}: MD5 {cases[case].md5_y} differs from the reference's "
-        f"{checksums[path.name]}; fetch the raw case again and prepare it again"
-        for case, path in paths.items()
-        if checksums.get(path.name, cases[case].md5_y) != cases[case].md5_y
-    }
-
-
-def checksum_verdict(cases: Cases, checksums: Mapping[str, str]) -> list[str]:
-    """What to say about the checksums once all labels have passed.
-
-    Args:
-        cases: Finished cases.
-        checksums: Expected MD5 by file name; empty for generated data.
-
-    Returns:
-        A line of confirmation or of warning, and one for the case that upstream changed.
-    """
-    if not checksums:
-        return []
-    here = Path()
-    names_x = {case: image_path(here, case).name for case in cases}
-    names_y = {case: label_path(here, case).name for case in cases}
-    wrong_x = {case for case, name in names_x.items() if checksums.get(name) != cases[case].md5_x}
-    wrong_y = {case for case, name in names_y.items() if checksums.get(name) != cases[case].md5_y}
-    changed = (wrong_x | wrong_y) & CHANGED_UPSTREAM
-    total, wrong = 2 * len(cases), len(wrong_x) + len(wrong_y)
-    lines = [f"md5: {total - wrong} of {total} files equal the reference's list"]
-    if others := wrong_x - changed:
-        lines.append(
-            f"warning: {len(others)} image files differ in MD5 while their labels are equal: "
-            "interpolation may differ in the last bits from the reference's torch 1.7.1"
-        )
-    lines += [
-        f"warning: case_{case} differs for everyone since upstream changed it "
-        "(mlcommons/training#545)"
-        for case in sorted(changed)
-    ]
-    return lines
 
 
 def space_problem(out: Path, needed: int) -> str | None:
@@ -276,7 +208,7 @@ def _writable(out: Path) -> Iterator[None]:
 
 
 def _drop_wrong_labels(out: Path, done: Cases, checksums: Mapping[str, str]) -> list[str]:
-    """Take back the cases of this folder whose labels are wrong, so that the next run redoes them."""
+    """Take back the cases whose labels are wrong, so that the next run redoes them."""
     errors = label_errors(out, done, checksums)
     for case in errors:
         image_path(out, case).unlink(missing_ok=True)
@@ -304,81 +236,3 @@ def _far_manifest(folder: Path) -> Path:
     """Where the manifest of a read-only folder is kept."""
     digest = sha256(str(folder.resolve()).encode()).hexdigest()[:16]
     return cache_dir() / "kits19-checked" / digest / MANIFEST
-
-
-def _workers(num_cases: int, output_bytes: int) -> int:
-    """Processes that cores and memory allow; one for small data."""
-    if output_bytes < SERIAL_BYTES:
-        return 1
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return max(1, min(os.cpu_count() or 1, num_cases, memory // WORKER_BYTES))
-
-
-def _outcomes(
-    job: Callable[..., PreparedCase],
-    items: Sequence[RawCase] | Sequence[str],
-    workers: int,
-    title: str,
-    show_progress: bool,
-) -> Iterator[PreparedCase | str]:
-    """Each item's record, or the line that says what is wrong with it; a disk error ends it all."""
-    from rich.console import Console
-    from rich.progress import track
-
-    results = _serial(job, items) if workers == 1 else _parallel(job, items, workers)
-    yield from track(
-        results,
-        description=f"{title} {len(items)} cases",
-        total=len(items),
-        console=Console(stderr=True),
-        disable=not show_progress or not items,
-    )
-
-
-def _serial(
-    job: Callable[..., PreparedCase], items: Sequence[RawCase] | Sequence[str]
-) -> Iterator[PreparedCase | str]:
-    """Outcomes in this process."""
-    for item in items:
-        try:
-            yield job(item)
-        except ValueError as error:
-            yield str(error)
-
-
-def _parallel(
-    job: Callable[..., PreparedCase], items: Sequence[RawCase] | Sequence[str], workers: int
-) -> Iterator[PreparedCase | str]:
-    """Outcomes from a pool, in order of completion."""
-    # spawn: a forked child of a process with torch threads can hang.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(os.getpid(),))
-    futures: list[Future[PreparedCase]] = [pool.submit(job, item) for item in items]
-    try:
-        for future in as_completed(futures):
-            try:
-                yield future.result()
-            except ValueError as error:
-                yield str(error)
-    except BrokenProcessPool:
-        raise ValueError(
-            "a preprocessing process was killed, most likely for lack of memory; finished cases "
-            f"are kept: run again with fewer than {workers} processes (--data.prepare_processes)"
-        ) from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _start_worker(parent: int) -> None:
-    """Use one thread, and end when the parent was killed: a pool's workers would wait for ever."""
-    import torch
-
-    torch.set_num_threads(1)
-
-    def watch() -> None:
-        pause = threading.Event()
-        while os.getppid() == parent:
-            pause.wait(1.0)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

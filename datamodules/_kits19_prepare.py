@@ -67,7 +67,7 @@ def label_path(folder: Path, case: str) -> Path:
 
 
 def resampled_shape(shape: Sequence[int], spacing: Sequence[float]) -> list[int]:
-    """Size at the target spacing, truncated; unchanged only where the spacing is exactly the target.
+    """Size at the target spacing, truncated; unchanged only if the spacing is exactly the target.
 
     A float32 header never equals 1.6 exactly, so in practice every case is resampled.
 
@@ -140,10 +140,9 @@ def preprocess(
         image_1DHW = F.interpolate(
             from_numpy(image_1DHW)[None], size=size, mode="trilinear", align_corners=True
         )[0].numpy()
-        # The older "nearest" (floor of the scaled index), not "nearest-exact": labels are bit-exact.
-        label_1DHW = F.interpolate(from_numpy(label_1DHW)[None], size=size, mode="nearest")[
-            0
-        ].numpy()
+        # The older "nearest" (floor of the scaled index), not "nearest-exact".
+        small = from_numpy(label_1DHW)[None]
+        label_1DHW = F.interpolate(small, size=size, mode="nearest")[0].numpy()
     image_1DHW = (np.clip(image_1DHW, *CLIP_HU) - MEAN_HU) / STD_HU
     missing = [max(0, least - now) for now, least in zip(size, minimum, strict=True)]
     pads = [(0, 0), *((lack // 2, lack - lack // 2) for lack in missing)]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -193,18 +194,18 @@ def _header(path: Path) -> tuple[tuple[int, int, int], tuple[float, float, float
     import nibabel
 
     try:
-        volume = nibabel.load(path)
+        volume: Any = nibabel.load(path)
         shape = tuple(int(size) for size in volume.shape)
-        spacing = tuple(float(size) for size in volume.header["pixdim"][1:4])
+        spacing = volume.header["pixdim"][1:4].tolist()
         expected = int(volume.dataobj.offset) + volume.dataobj.dtype.itemsize * int(np.prod(shape))
         whole = _unpacked_size(path) == expected % 2**32
-    except Exception as error:  # noqa: BLE001 nibabel and zlib raise many kinds for a broken file
+    except Exception as error:  # nibabel and zlib raise many kinds for a broken file
         raise ValueError(_unreadable(path, error)) from None
     if len(shape) != 3:
         raise ValueError(f"{path}: has shape {shape}, expected three axes; fetch this case again")
     if not whole:
         _voxels(path)  # several gzip members also look like this: only reading it all can tell
-    return shape, spacing
+    return shape, (spacing[0], spacing[1], spacing[2])
 
 
 def _unpacked_size(path: Path) -> int:
@@ -219,8 +220,9 @@ def _voxels(path: Path) -> np.ndarray:
     import nibabel
 
     try:
-        return np.asanyarray(nibabel.load(path).dataobj)
-    except Exception as error:  # noqa: BLE001 nibabel and zlib raise many kinds for a broken file
+        volume: Any = nibabel.load(path)
+        return np.asanyarray(volume.dataobj)
+    except Exception as error:  # nibabel and zlib raise many kinds for a broken file
         raise ValueError(_unreadable(path, error)) from None
 
 

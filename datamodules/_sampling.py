@@ -1,4 +1,4 @@
-"""Which samples a rank sees, in which order, with which random draws: the same answer on 1 or N ranks.
+"""Which samples a rank sees, in which order, with which random draws: equal on 1 or N ranks.
 
 Everything here is a pure function of (seed, epoch, sample), so a resumed run and a run on another
 number of devices see the same data. Trainers need ``use_distributed_sampler=False``: the sampler
@@ -7,7 +7,7 @@ below shards by itself.
 
 import os
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import lightning as L
 import numpy as np
@@ -28,7 +28,7 @@ class SampleKey(NamedTuple):
         repeat: 0, or which repetition this is of a sample that pads the epoch.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs on a key
     epoch: int
     repeat: int
 
@@ -231,10 +231,10 @@ def resume_position(trainer: L.Trainer | None) -> tuple[int, int]:
     """
     if trainer is None:
         return 0, 0
-    epochs = trainer.fit_loop.epoch_progress.current
+    epochs: Any = trainer.fit_loop.epoch_progress.current
     if epochs.started == epochs.processed:  # between epochs
         return epochs.processed, 0
-    progress = trainer.fit_loop.epoch_loop.batch_progress
+    progress: Any = trainer.fit_loop.epoch_loop.batch_progress
     total = progress.total
     stepped = total.ready == total.started == total.processed == total.completed + 1
     if stepped and progress.is_last_batch:

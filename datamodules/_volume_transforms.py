@@ -1,4 +1,4 @@
-"""Random crop and augmentation of CT volumes, split in two: draw numbers on the host, apply them anywhere.
+"""Random crop and augmentation of CT volumes: numbers drawn on the host, applied anywhere.
 
 ``draw_sample`` makes every random choice of one training sample from one generator; ``apply_draw``
 carries it out with torch on the volume's own device. Host and accelerator therefore crop and flip
@@ -137,7 +137,7 @@ def crop_start(
     crop: Sequence[int],
     oversampling: float,
 ) -> tuple[int, int, int]:
-    """Where the random balanced crop begins: on the foreground with a set probability, else anywhere.
+    """Where the random balanced crop begins: on the foreground or anywhere.
 
     The class is uniform over those present in the volume, so the tumour takes half of the biased
     crops. A volume without foreground gets the uniform crop (the reference would raise).

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from datamodules import _kits19_build as builder
 from datamodules._cache import build_once, demo_folder
+from datamodules._kits19_checksums import checksum_verdict, reference_checksums
 from datamodules._kits19_prepare import PreparedCase
 from datamodules._kits19_raw import CaseSplit, find_data, kits19_split, scan_cases
 from datamodules._kits19_volumes import (
@@ -100,7 +101,7 @@ class KiTS19DataModule(L.LightningDataModule):
         self.num_workers, self.prepare_processes = num_workers, prepare_processes
         self.device_cache = device_cache
         self._split = kits19_split() if root is not None else _demo_split()
-        self._checksums = builder.reference_checksums() if self._closed_preprocessing else {}
+        self._checksums = reference_checksums() if self._closed_preprocessing else {}
         self._train_volumes: DeviceVolumes | None = None
         self._evaluation_volumes: DeviceVolumes | None = None
 
@@ -131,7 +132,7 @@ class KiTS19DataModule(L.LightningDataModule):
             f"KiTS19{' demo' if self.demo else ''} is ready in {self._prepared}: "
             f"{len(split.train)} training and {len(split.evaluation)} evaluation cases"
         )
-        for line in builder.checksum_verdict(cases, self._checksums):
+        for line in checksum_verdict(cases, self._checksums):
             print(line)
 
     def problems(self) -> list[str]:
@@ -219,7 +220,8 @@ class KiTS19DataModule(L.LightningDataModule):
             return DataLoader(volumes, batch_size=1, **self._loader_options)
         # Evaluation keeps single precision: the quality must not depend on where volumes lie.
         self._evaluation_volumes = DeviceVolumes(self._prepared, cases, torch.float32)
-        return DataLoader(list(indices), batch_size=1, collate_fn=order_volumes)
+        numbers: Any = indices
+        return DataLoader(numbers, batch_size=1, collate_fn=order_volumes)
 
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int
@@ -302,7 +304,7 @@ class KiTS19DataModule(L.LightningDataModule):
         done = builder.finished_cases(self._prepared, self.crop_size)
         if all(case in done for case in self._split.cases):
             return done
-        options = {
+        options: dict[str, Any] = {
             "checksums": self._checksums,
             "processes": self.prepare_processes,
             "show_progress": show_progress,

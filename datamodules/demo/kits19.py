@@ -77,12 +77,12 @@ def phantom(number: int) -> tuple[np.ndarray, np.ndarray]:
     extent = np.array(shape) * scale
     label = np.zeros(shape, np.uint8)
     for side in (0.28, 0.72):  # left and right half of the width
-        semi_axes = rng.uniform([8, 6, 5], [11, 8, 7])
+        semi_axes = rng.uniform([10, 7, 6], [13, 9, 8])
         centre = extent * [0.5, 0.5, side] + rng.uniform(-2, 2, 3)
         label[_within(grid_3DHW, centre, semi_axes)] = 1
     kidney_voxels = np.argwhere(label == 1)
     centre = kidney_voxels[rng.integers(len(kidney_voxels))] * scale
-    label[_within(grid_3DHW, centre, np.full(3, rng.uniform(4, 6)))] = 2
+    label[_within(grid_3DHW, centre, np.full(3, rng.uniform(5, 7)))] = 2
     clean = np.array([BACKGROUND_HU, KIDNEY_HU, TUMOUR_HU])[label]
     image = gaussian_filter(clean, BLUR_VOXELS) + rng.normal(0.0, NOISE_HU, shape)
     return np.rint(image).astype(np.int16), label

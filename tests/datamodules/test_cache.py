@@ -22,9 +22,13 @@ def test_demo_folder_changes_with_version_and_parameters() -> None:
 
 
 def test_atomic_folder_error_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), atomic_folder(tmp_path / "a") as partial:
-        (partial / "half").touch()
-        raise KeyError
+    def fail() -> None:
+        with atomic_folder(tmp_path / "a") as partial:
+            (partial / "half").touch()
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert list(tmp_path.iterdir()) == []
 
 

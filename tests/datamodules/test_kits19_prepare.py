@@ -13,7 +13,8 @@ from scipy.ndimage import map_coordinates
 
 from datamodules import _kits19_build as builder
 from datamodules import _kits19_prepare as prepare
-from datamodules._kits19_build import adopt, build, checksum_verdict, finished_cases
+from datamodules._kits19_build import adopt, build, finished_cases
+from datamodules._kits19_checksums import checksum_verdict, reference_checksums
 from datamodules._kits19_prepare import (
     image_path,
     label_path,
@@ -60,7 +61,7 @@ def test_split_is_168_and_42_of_210() -> None:
 
 
 def test_checksum_list_has_two_files_of_every_case() -> None:
-    sums = builder.reference_checksums()
+    sums = reference_checksums()
     names = {f"case_{case}_{part}.npy" for case in kits19_split().cases for part in "xy"}
     assert set(sums) == names
     assert sums["case_00000_x.npy"] == "2504f143577e824cb50ce31904c120a1"

@@ -1,6 +1,7 @@
 """Sampler: ranks disjoint, orders pure, resumed runs see what is left."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -148,7 +149,7 @@ class _Data(L.LightningDataModule):
         return DataLoader([torch.zeros(1)])  # type: ignore[arg-type]
 
 
-class _Killed(Exception):
+class _KilledError(Exception):
     """Stands for SIGKILL right after a checkpoint."""
 
 
@@ -164,7 +165,7 @@ class _Recorder(L.LightningModule):
     def _maybe_die(self, hook: str) -> None:
         if self.save is not None and hook == self.hook and self.global_step >= self.step:
             self.save(self.trainer)
-            raise _Killed
+            raise _KilledError
 
     def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
         self.seen.append((self.current_epoch, batch_idx, batch.flatten().int().tolist()))
@@ -200,10 +201,8 @@ def _fit(module: _Recorder, num_workers: int, checkpoint: Path | None = None) ->
         num_sanity_val_steps=0,
         check_val_every_n_epoch=2,
     )
-    try:
+    with suppress(_KilledError):
         trainer.fit(module, _Data(num_workers), ckpt_path=checkpoint, weights_only=False)
-    except _Killed:
-        pass
     return module.seen
 
 

@@ -1,4 +1,4 @@
-"""Balanced crop and augmentation against brute force and against what the reference is known to do."""
+"""Balanced crop and augmentation against brute force and the specification."""
 
 from itertools import pairwise
 
@@ -20,7 +20,7 @@ SHAPE, CROP = (20, 17, 12), (8, 8, 8)
 
 
 def blobs() -> np.ndarray:
-    """Class 1: three boxes, the thin cross with the largest BOX has the fewest voxels; class 2: one."""
+    """Class 1: three components, the one with the largest BOX is thin; class 2: one."""
     label = np.zeros(SHAPE, np.uint8)
     label[0:3, 0:3, 0:3] = 1  # 27 voxels, box 27
     label[5:9, 5:9, 5:8] = 1  # 48 voxels, box 48
@@ -129,8 +129,7 @@ def test_crop_start_shares_between_classes_boxes_and_background() -> None:
     for _ in range(calls):
         start = crop_start(rng, SHAPE, lambda: boxes, CROP, 1.0)
         held += all(
-            s <= a and b <= s + n
-            for s, (a, b), n in zip(start, tumour.tolist(), CROP, strict=True)
+            s <= a and b <= s + n for s, (a, b), n in zip(start, tumour.tolist(), CROP, strict=True)
         )
     assert held / calls == pytest.approx(0.5, abs=0.03)  # half of the biased crops are for it
 

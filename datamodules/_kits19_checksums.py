@@ -1,0 +1,81 @@
+"""Preprocessed KiTS19 files against the MD5 list of the reference.
+
+Labels must be equal. Images may differ: the list was made with torch 1.7.1, and another version or
+processor may interpolate differently in the last bits.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from datamodules._kits19_prepare import PreparedCase, image_path, label_path
+from datamodules._kits19_raw import data_lines
+
+# mlcommons/training#545: upstream changed this case after the list was made; it differs for all.
+CHANGED_UPSTREAM = {"00043"}
+
+
+def reference_checksums() -> dict[str, str]:
+    """MD5 of the 420 files as the reference's preprocessing writes them.
+
+    Returns:
+        MD5 by file name.
+
+    Source:
+        mlcommons/training @ 9947bdf2, image_segmentation/pytorch/checksum.json.
+    """
+    return {name: md5 for md5, name in map(str.split, data_lines("kits19_md5.txt"))}
+
+
+def label_errors(
+    folder: Path, cases: Mapping[str, PreparedCase], checksums: Mapping[str, str]
+) -> dict[str, str]:
+    """Labels that differ from the reference's; nearest-neighbour resampling leaves no excuse.
+
+    Args:
+        folder: Prepared folder, for the text.
+        cases: Finished cases.
+        checksums: Expected MD5 by file name; an unlisted file passes.
+
+    Returns:
+        One line by case id.
+    """
+    paths = {case: label_path(folder, case) for case in cases if case not in CHANGED_UPSTREAM}
+    return {
+        case: f"{path}: MD5 {cases[case].md5_y} differs from the reference's "
+        f"{checksums[path.name]}; fetch the raw case again and prepare it again"
+        for case, path in paths.items()
+        if checksums.get(path.name, cases[case].md5_y) != cases[case].md5_y
+    }
+
+
+def checksum_verdict(cases: Mapping[str, PreparedCase], checksums: Mapping[str, str]) -> list[str]:
+    """What to say about the checksums once all labels have passed.
+
+    Args:
+        cases: Finished cases.
+        checksums: Expected MD5 by file name; empty for generated data.
+
+    Returns:
+        A line of confirmation or of warning, and one for the case that upstream changed.
+    """
+    if not checksums:
+        return []
+    here = Path()
+    names_x = {case: image_path(here, case).name for case in cases}
+    names_y = {case: label_path(here, case).name for case in cases}
+    wrong_x = {case for case, name in names_x.items() if checksums.get(name) != cases[case].md5_x}
+    wrong_y = {case for case, name in names_y.items() if checksums.get(name) != cases[case].md5_y}
+    changed = (wrong_x | wrong_y) & CHANGED_UPSTREAM
+    total, wrong = 2 * len(cases), len(wrong_x) + len(wrong_y)
+    lines = [f"md5: {total - wrong} of {total} files equal the reference's list"]
+    if others := wrong_x - changed:
+        lines.append(
+            f"warning: {len(others)} image files differ in MD5 while their labels are equal: "
+            "interpolation may differ in the last bits from the reference's torch 1.7.1"
+        )
+    lines += [
+        f"warning: case_{case} differs for everyone since upstream changed it "
+        "(mlcommons/training#545)"
+        for case in sorted(changed)
+    ]
+    return lines

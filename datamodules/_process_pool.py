@@ -1,0 +1,109 @@
+"""Many independent jobs over processes, with a progress bar and one line per bad item."""
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def outcomes(
+    job: Callable[[Item], Result],
+    items: Sequence[Item],
+    processes: int,
+    title: str,
+    *,
+    show_progress: bool,
+) -> Iterator[Result | str]:
+    """Each item's result, or the text of its ValueError; any other error ends it all.
+
+    Args:
+        job: What to do with one item; a module-level function or a ``partial`` of one.
+        items: The items.
+        processes: Worker processes; 1 works in this process, in order.
+        title: What the progress bar says, such as ``preprocessing``.
+        show_progress: Draw a progress bar on standard error.
+
+    Yields:
+        Results as they come.
+
+    Raises:
+        ValueError: If a worker was killed, most likely for lack of memory.
+    """
+    from rich.console import Console
+    from rich.progress import track
+
+    results = _serial(job, items) if processes == 1 else _parallel(job, items, processes)
+    yield from track(
+        results,
+        description=f"{title} {len(items)} cases",
+        total=len(items),
+        console=Console(stderr=True),
+        disable=not show_progress or not items,
+    )
+
+
+def processes_for(num_items: int, worker_bytes: int) -> int:
+    """How many workers the cores and the memory allow.
+
+    Args:
+        num_items: Number of jobs.
+        worker_bytes: Most memory that one worker needs.
+
+    Returns:
+        At least 1.
+    """
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(1, min(os.cpu_count() or 1, num_items, memory // worker_bytes))
+
+
+def _serial(job: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result | str]:
+    """Outcomes in this process."""
+    for item in items:
+        try:
+            yield job(item)
+        except ValueError as error:
+            yield str(error)
+
+
+def _parallel(
+    job: Callable[[Item], Result], items: Sequence[Item], processes: int
+) -> Iterator[Result | str]:
+    """Outcomes from a pool, in order of completion."""
+    # spawn: a forked child of a process with torch threads can hang.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(processes, context, _start_worker, (os.getpid(),))
+    try:
+        futures: list[Future[Result]] = [pool.submit(job, item) for item in items]
+        for future in as_completed(futures):
+            try:
+                yield future.result()
+            except ValueError as error:
+                yield str(error)
+    except BrokenProcessPool:
+        raise ValueError(
+            "a preprocessing process was killed, most likely for lack of memory; finished work is "
+            f"kept: run again with fewer than {processes} processes (--data.prepare_processes)"
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker(parent: int) -> None:
+    """Use one thread, and end when the parent was killed: a pool's workers would wait for ever."""
+    import torch
+
+    torch.set_num_threads(1)
+
+    def watch() -> None:
+        pause = threading.Event()
+        while os.getppid() == parent:
+            pause.wait(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
