@@ -1,0 +1,158 @@
+"""LAMB against the formula written out in float64, tensor by tensor."""
+
+import math
+
+import pytest
+import torch
+
+from modules.ops.lamb import Lamb, global_norm
+
+SHAPES = ((4, 3), (5,), (2, 3, 2))
+
+
+def formula(weights, grads_of_steps, *, lr, betas, eps, decays, clip):
+    """Plain float64 LAMB: one tensor at a time, python loops, no shared code."""
+    weights = [w.double().clone() for w in weights]
+    first = [torch.zeros_like(w) for w in weights]
+    second = [torch.zeros_like(w) for w in weights]
+    for step, grads in enumerate(grads_of_steps, 1):
+        norm = math.sqrt(sum(float((g.double() ** 2).sum()) for g in grads))
+        scale = max(1.0, norm / clip) if clip else 1.0
+        for i, grad in enumerate(grads):
+            g = grad.double() / scale
+            first[i] = betas[0] * first[i] + (1 - betas[0]) * g
+            second[i] = betas[1] * second[i] + (1 - betas[1]) * g * g
+            u = (first[i] / (1 - betas[0] ** step)) / (
+                (second[i] / (1 - betas[1] ** step)).sqrt() + eps
+            ) + decays[i] * weights[i]
+            w_norm, u_norm = float(weights[i].norm()), float(u.norm())
+            ratio = w_norm / u_norm if decays[i] and w_norm > 0 and u_norm > 0 else 1.0
+            weights[i] = weights[i] - lr * ratio * u
+    return weights
+
+
+def run(weights, grads_of_steps, groups, **settings):
+    optimizer = Lamb(groups(weights), **settings)
+    for grads in grads_of_steps:
+        for w, g in zip(weights, grads, strict=True):
+            w.grad = g.clone()
+        optimizer.step()
+    return optimizer
+
+
+def problem(dtype=torch.float64, steps=6, size=1.0):
+    torch.manual_seed(0)
+    weights = [torch.randn(s, dtype=dtype).requires_grad_() for s in SHAPES]
+    grads = [[size * torch.randn(s, dtype=dtype) for s in SHAPES] for _ in range(steps)]
+    return weights, grads
+
+
+@pytest.mark.parametrize("clip", [1.0, 1e6, None])
+@pytest.mark.parametrize("size", [1e-3, 3.0])
+def test_lamb_float64_equals_formula(clip, size):
+    weights, grads = problem(size=size)
+    settings = {"lr": 0.02, "betas": (0.9, 0.99), "eps": 1e-9}
+    wanted = formula([w.detach() for w in weights], grads, decays=[1e-3] * 3, clip=clip, **settings)
+    run(weights, grads, list, weight_decay=1e-3, max_grad_norm=clip, **settings)
+    for got, want in zip(weights, wanted, strict=True):
+        torch.testing.assert_close(got.detach(), want, rtol=1e-12, atol=1e-14)
+
+
+def test_lamb_group_without_decay_has_no_trust_ratio():
+    weights, grads = problem()
+    settings = {"lr": 0.02, "betas": (0.9, 0.99), "eps": 1e-6}
+    wanted = formula(
+        [w.detach() for w in weights], grads, decays=[0.01, 0.0, 0.01], clip=1.0, **settings
+    )
+
+    def groups(w):
+        return [{"params": [w[0], w[2]]}, {"params": [w[1]], "weight_decay": 0.0}]
+
+    run(weights, grads, groups, weight_decay=0.01, **settings)
+    for got, want in zip(weights, wanted, strict=True):
+        torch.testing.assert_close(got.detach(), want, rtol=1e-12, atol=1e-14)
+
+
+def test_lamb_zero_weight_moves_with_ratio_one():
+    weight = torch.zeros(4, requires_grad=True)
+    optimizer = Lamb([weight], lr=0.5, eps=0.0, weight_decay=0.1, max_grad_norm=None)
+    weight.grad = torch.tensor([1.0, -1.0, 2.0, -3.0])
+    optimizer.step()
+    torch.testing.assert_close(weight.detach(), torch.tensor([-0.5, 0.5, -0.5, 0.5]))
+
+
+def test_lamb_zero_gradient_shrinks_weight_by_lr_only():
+    # u = wd * w, so the ratio is 1 / wd and the step lr * w whatever the decay.
+    weight = torch.full((3,), 2.0, requires_grad=True)
+    optimizer = Lamb([weight], lr=0.25, weight_decay=1e-3)
+    weight.grad = torch.zeros(3)
+    optimizer.step()
+    torch.testing.assert_close(weight.detach(), torch.full((3,), 1.5))
+
+
+def test_lamb_without_corrections_takes_the_raw_moments():
+    weight = torch.full((2,), 1.0, dtype=torch.float64, requires_grad=True)
+    optimizer = Lamb(
+        [weight],
+        lr=0.1,
+        betas=(0.5, 0.75),
+        eps=0.0,
+        weight_decay=0.0,
+        max_grad_norm=None,
+        bias_correction=False,
+        grad_averaging=False,
+    )
+    weight.grad = torch.full((2,), 2.0, dtype=torch.float64)
+    optimizer.step()  # m = 2, v = 0.25 * 4 = 1, u = 2
+    torch.testing.assert_close(weight.detach(), torch.full((2,), 0.8, dtype=torch.float64))
+
+
+def test_lamb_gradients_are_left_as_they_were():
+    weights, grads = problem(size=10.0)
+    run(weights, grads, list, lr=0.01)
+    for weight, grad in zip(weights, grads[-1], strict=True):
+        assert torch.equal(weight.grad, grad)
+
+
+def test_lamb_resumed_from_state_dict_goes_on_to_the_bit():
+    whole, grads = problem(torch.float32)
+    run(whole, grads, list, lr=0.01)
+    cut, grads = problem(torch.float32)
+    state = run(cut, grads[:3], list, lr=0.01).state_dict()
+    again = Lamb(cut, lr=0.01)
+    again.load_state_dict(state)
+    for step_grads in grads[3:]:
+        for w, g in zip(cut, step_grads, strict=True):
+            w.grad = g.clone()
+        again.step()
+    for a, b in zip(whole, cut, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_lamb_tensor_without_gradient_stays():
+    used, unused = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True)
+    optimizer = Lamb([used, unused], lr=0.1)
+    used.grad = torch.ones(2)
+    optimizer.step()
+    assert torch.equal(unused, torch.ones(2))
+    assert not torch.equal(used, torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("lr", -1.0),
+        ("betas", (0.9, 1.0)),
+        ("eps", -1e-9),
+        ("weight_decay", -1.0),
+        ("max_grad_norm", 0.0),
+    ],
+)
+def test_lamb_wrong_number_is_named(name, value):
+    with pytest.raises(ValueError, match=name):
+        Lamb([torch.ones(1)], **{name: value})
+
+
+def test_global_norm_is_that_of_all_numbers():
+    tensors = [torch.tensor([3.0]), torch.tensor([[0.0, 4.0]])]
+    assert float(global_norm(tensors)) == pytest.approx(5.0)
