@@ -95,7 +95,9 @@ class KiTS19DataModule(L.LightningDataModule):
         if problems:
             raise ValueError("\n".join(problems))
         self.demo = root is None
-        self.root, self.prepared_dir = root, prepared_dir
+        # Notebooks pass text.
+        self.root = None if root is None else Path(root)
+        self.prepared_dir = None if prepared_dir is None else Path(prepared_dir)
         self.batch_size, self.crop_size = batch_size, tuple(crop_size)
         self.oversampling, self.brightness = oversampling, brightness
         self.num_workers, self.prepare_processes = num_workers, prepare_processes

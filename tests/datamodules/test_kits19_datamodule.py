@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -199,6 +200,46 @@ def test_device_cache_crops_where_the_host_path_crops(cache: None) -> None:
         assert made["image"].dtype == torch.float32
         # Half precision keeps 11 bits of values up to 6 (brightened).
         torch.testing.assert_close(made["image"], ours["image"], atol=4e-3, rtol=0)
+
+
+class _Watcher(L.LightningModule):
+    """Keeps the batches that reach its steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+        self.trained: list[Batch] = []
+        self.evaluated: list[Batch] = []
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        self.trained.append(batch)
+        return self.layer(batch["image"].mean().reshape(1)).sum()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self.evaluated.append(batch)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.0)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_device_cache_reaches_the_steps_through_lightning(cache: None) -> None:
+    module, data = _Watcher(), demo(device_cache=True)
+    trainer = L.Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    trainer.fit(module, data)
+    assert all(
+        torch.equal(a["label"], b["label"])
+        for a, b in zip(module.trained, epoch_batches(demo()), strict=True)
+    )
+    assert [batch["index"].tolist() for batch in module.evaluated] == [[i] for i in range(6)]
 
 
 def test_device_cache_evaluates_the_very_same_volumes(cache: None) -> None:
