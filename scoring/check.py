@@ -1,4 +1,4 @@
-"""``check``: the official compliance verdict per run in plain words, and what the tools leave out."""
+"""``check``: the official compliance verdict in plain words, and what the tools leave unchecked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``compare``: results beside each other, beside a published round, and two rounds beside each other."""
+"""``compare``: results side by side, beside a published round, and two rounds side by side."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from scoring.olympic import faster_p_value
 from scoring.published import PublishedResult, published
 from scoring.result_sets import ResultSet, find_result_sets
 from scoring.rounds import load_round, round_names
-from scoring.scores import Score, score
 from scoring.scoreboard import scoreboard
+from scoring.scores import Score, score
 from scoring.tables import Table, number
 
 # Two-round comparison: the definition's name -> which results it looks at.

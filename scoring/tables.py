@@ -43,10 +43,9 @@ class Table:
         writer.writerows(["" if cell is None else cell for cell in row] for row in self.rows)
         return out.getvalue()
 
-    def show(self) -> None:
-        """Print the table to the terminal, wrapping to its width."""
+    def rich(self) -> Any:
+        """The table as a rich renderable."""
         from rich.box import SIMPLE_HEAD
-        from rich.console import Console
         from rich.table import Table as RichTable
         from rich.text import Text
 
@@ -62,10 +61,16 @@ class Table:
         for number, row in enumerate(self.rows):
             style = "bold" if number in self.marked else ""
             table.add_row(*(Text(text(cell)) for cell in row), style=style)
+        return table
+
+    def show(self) -> None:
+        """Print the table; a pipe or file gets it wide."""
+        from rich.console import Console
+
         console = Console()
         if not console.is_terminal:
             console = Console(width=160)
-        console.print(table)
+        console.print(self.rich())
 
 
 def text(cell: Any) -> str:
@@ -99,5 +104,7 @@ def number(value: float | None) -> str:
         return "-"
     if value == 0 or abs(value) >= 1000:
         return f"{value:,.0f}"
+    if abs(value) < 1e-4:
+        return f"{value:.1e}"
     decimals = max(0, min(4, 3 - math.floor(math.log10(abs(value)))))
     return f"{value:.{decimals}f}"
