@@ -13,7 +13,7 @@ from scoring.result_sets import ResultSet, find_result_sets
 from scoring.rounds import load_round, round_names
 from scoring.scoreboard import scoreboard
 from scoring.scores import Score, score
-from scoring.tables import Table, number
+from scoring.tables import Table, interval, number
 
 # Two-round comparison: the definition's name -> which results it looks at.
 DEFINITIONS = {
@@ -91,7 +91,7 @@ Comparison = tuple[dict[str, Any], list[Table], Bars]
 
 def _rounds(old: str, new: str) -> Comparison:
     """Best of each benchmark in two rounds, under each definition of "best"."""
-    definitions = []
+    definitions: list[dict[str, Any]] = []
     tables = []
     columns = [
         "benchmark",
@@ -110,7 +110,7 @@ def _rounds(old: str, new: str) -> Comparison:
         best = rows[0]["ratio"] if rows else None
         definitions.append({"definition": name, "largest_ratio": best, "benchmarks": rows})
     notes = [_claim_note(definitions, old, new)]
-    bars = [
+    bars: Bars = [
         (
             "ratio of the best closed results",
             [(row["benchmark"], row["ratio"]) for row in definitions[0]["benchmarks"]],
@@ -281,16 +281,20 @@ def _own(paths: Sequence[Path]) -> Comparison:
         )
     tables = [_pairs_table(pairs)] if pairs else []
     tables += [board.table() for board in boards]
-    data = {"pairs": pairs, "scoreboards": [board.as_json() for board in boards], "notes": []}
+    data: dict[str, Any] = {
+        "pairs": pairs,
+        "scoreboards": [board.as_json() for board in boards],
+        "notes": [],
+    }
     data["notes"] = [_pair_note(pair) for pair in pairs]
-    bars = [
+    bars: Bars = [
         (
             f"{p['benchmark']}: minutes",
             [(f"{s}: {p[s]['name']}", p[s]["minutes"]) for s in "ab" if p[s]["minutes"]],
         )
         for p in pairs
     ]
-    return data, tables, [group for group in bars if group[1]]
+    return data, tables, [panel for panel in bars if panel[1]]
 
 
 def _pairs(sides: Sequence[Sequence[tuple[ResultSet, Score]]]) -> list[dict[str, Any]]:
@@ -333,15 +337,20 @@ def _pairs_table(pairs: Sequence[dict[str, Any]]) -> Table:
     for pair in pairs:
         for side in "ab":
             it = pair[side]
-            low, high = (number(end) for end in it["interval"])
-            cells = [pair["benchmark"], side.upper(), it["name"], it["minutes"], f"{low} to {high}"]
+            cells = [
+                pair["benchmark"],
+                side.upper(),
+                it["name"],
+                it["minutes"],
+                interval(*it["interval"]),
+            ]
             cells += [
                 it["runs"],
                 it["not_converged"],
                 it["accelerators"],
                 it["accelerator_minutes"],
             ]
-            last = [None, None]
+            last: list[object] = [None, None]
             if side == "b":
                 ratio = pair["ratio"]
                 last = [f"{ratio:.2f}x" if ratio else None, pair["p_value_a_faster"]]

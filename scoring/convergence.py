@@ -39,6 +39,8 @@ class Flavour:
 THEN = Flavour("then", "at the time of the round (June 2021)", False, False, False)
 NOW = Flavour("now", "as the official tool does today", True, True, True)
 
+FLAVOURS = (THEN, NOW)
+
 
 @dataclass(frozen=True)
 class ReferencePoint:

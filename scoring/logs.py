@@ -8,6 +8,7 @@ the JSON, never guessed from a substring. What is wrong with a log is said in on
 from __future__ import annotations
 
 import codecs
+import io
 import json
 import math
 from array import array
@@ -147,8 +148,7 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
         while line := file.readline(LONGEST_LINE):
             yield line
         return
-    text = codecs.getreader(encoding)(file, errors="replace")
-    for line_text in text:
+    for line_text in io.TextIOWrapper(file, encoding=encoding, errors="replace"):
         yield line_text.encode()
 
 

@@ -200,9 +200,9 @@ def _place(run: Run, rules: Round) -> tuple[tuple[Any, ...], ResultSet]:
         system = run.fact("system") or {}
         # Runs of one configuration make one score, wherever their folders lie.
         facts = ("dataset", "net", "global_batch_size", "devices", "strategy", "precision")
-        key = (benchmark, run.division, run.demo, *(str(run.fact(f)) for f in facts), str(system))
-        name = str(system.get("accelerator") or system.get("cpu") or "this machine")
-        return key, ResultSet(benchmark, run.division, name, "own", folder.parent)
+        configuration = (*(str(run.fact(f)) for f in facts), str(system))
+        key: tuple[Any, ...] = (benchmark, run.division, run.demo, configuration)
+        return key, ResultSet(benchmark, run.division, _own_name(run), "", folder.parent)
     if folder.name in rules.benchmarks:
         in_tree = folder.parent.parent.name == "results"
         said = str(run.log.facts.get("submission_org", ""))
@@ -214,6 +214,14 @@ def _place(run: Run, rules: Round) -> tuple[tuple[Any, ...], ResultSet]:
     submitter = str(facts_of.get("submission_org", ""))
     key = (folder, run.benchmark, run.division, system_name)
     return key, ResultSet(benchmark, run.division, system_name, submitter, folder)
+
+
+def _own_name(run: Run) -> str:
+    """The network and what it ran on; runs of ours have no system name of their own."""
+    system = run.fact("system") or {}
+    hardware = str(system.get("accelerator") or system.get("cpu") or "this machine")
+    net = str(run.fact("net") or "").rpartition(".")[2]
+    return f"{net} on {hardware}" if net else hardware
 
 
 def _settle(found: ResultSet, rules: Round) -> None:

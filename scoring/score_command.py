@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from scoring.convergence import NOW, THEN, Verdict
+from scoring.convergence import FLAVOURS, Verdict
 from scoring.result_sets import find_result_sets
 from scoring.rounds import load_round
 from scoring.scores import CONVERGED, Score, score
-from scoring.tables import Table, number
+from scoring.tables import Table, interval, number
 
 
 def run(args: argparse.Namespace) -> int:
@@ -29,8 +29,8 @@ def run(args: argparse.Namespace) -> int:
     second = _second_opinions(scores, rules.checker_ruleset) if args.official else []
     if args.json:
         results = [item.as_json() for item in scores]
-        for item, opinion in zip(results, second, strict=False):
-            item["official"] = opinion
+        for result, opinion in zip(results, second, strict=False):
+            result["official"] = opinion
         print_json({"round": rules.name, "results": results})
     else:
         print_scores(scores)
@@ -69,14 +69,13 @@ def print_scores(scores: Sequence[Score]) -> None:
 
 
 def _row(item: Score) -> list[object]:
-    low, high = (number(end) for end in item.interval)
     division = (item.division or "?") + (" (demo)" if item.demo else "")
-    rcp = "/".join(rcp_word(item.rcp.get(f.name)) for f in (THEN, NOW)) if item.rcp else "-"
+    rcp = "/".join(rcp_word(item.rcp.get(f.name)) for f in FLAVOURS) if item.rcp else "-"
     runs = f"{item.runs_found}/{item.runs_required}"
     failed = f"{item.not_converged} of {item.not_converged_allowed} allowed"
     minutes = number(item.minutes)
-    interval = f"{low} to {high}"
-    row = [item.benchmark, item.name, division, minutes, interval, number(item.spread), runs]
+    row = [item.benchmark, item.name, division, minutes, interval(*item.interval)]
+    row += [number(item.spread), runs]
     return [*row, failed, rcp, item.verdict]
 
 
@@ -104,7 +103,7 @@ def remarks(item: Score) -> list[str]:
         Reasons, convergence test, runs with something to say.
     """
     lines = list(item.reasons)
-    for flavour in (THEN, NOW):
+    for flavour in FLAVOURS:
         verdict = item.rcp.get(flavour.name)
         if verdict is not None:
             lines.append(rcp_sentence(verdict, flavour.text, item))

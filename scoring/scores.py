@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from scoring.convergence import NOW, THEN, Verdict, rcp_test
+from scoring.convergence import FLAVOURS, Verdict, rcp_test
 from scoring.olympic import bootstrap_interval, olympic, standard_deviation
 from scoring.result_sets import ResultSet, Run
 from scoring.rounds import BenchmarkRules, Round
@@ -133,7 +133,7 @@ def judge_run(run: Run, found: ResultSet, rules: BenchmarkRules | None) -> Judge
     outcome, notes = _outcome(run, found, rules)
     seconds = log.seconds
     good = outcome == CONVERGED and seconds is not None
-    quality = _last_quality(run)
+    quality = named_quality(run, _last_quality(run), rules)
     return JudgedRun(
         name=run.name,
         path=str(run.folder if run.is_own else log.path),
@@ -159,7 +159,7 @@ def _outcome(
     if found.division == "closed" and log.division == "open":
         return BROKEN, ("is an open log in a result of the closed division",)
     if log.status != "success":
-        return NOT_CONVERGED, (_why_not(run),)
+        return NOT_CONVERGED, (_why_not(run, rules),)
     if (
         rules
         and found.division != "open"
@@ -180,9 +180,9 @@ def _left_out(run: Run) -> str | None:
     return None
 
 
-def _why_not(run: Run) -> str:
+def _why_not(run: Run, rules: BenchmarkRules | None) -> str:
     reason = run.fact("stop_reason")
-    quality = _last_quality(run)
+    quality = named_quality(run, _last_quality(run), rules)
     reached = ", ".join(f"{name} {value:.4g}" for name, value in quality.items())
     text = f"ended with status {run.log.status or 'unknown'}"
     return text + (f" ({reason})" if reason else "") + (f" at {reached}" if reached else "")
@@ -200,6 +200,25 @@ def _record_notes(run: Run) -> tuple[str, ...]:
 def _last_quality(run: Run) -> dict[str, float]:
     before = run.log.evaluations[: run.log.evaluations_before_stop or None]
     return before[-1].quality if before else {}
+
+
+def named_quality(
+    run: Run, quality: dict[str, float], rules: BenchmarkRules | None
+) -> dict[str, float]:
+    """Give a scalar evaluation its metric's name.
+
+    Args:
+        run: The run, whose record may name its own target.
+        quality: One evaluation's metrics; a scalar is called ``value``.
+        rules: The benchmark's rules.
+
+    Returns:
+        Metric -> value.
+    """
+    names = list(run.fact("target") or (rules.target if rules else {}))
+    if list(quality) == ["value"] and len(names) == 1:
+        return {names[0]: quality["value"]}
+    return quality
 
 
 def progress_to_target(run: Run, rules: BenchmarkRules) -> float:
@@ -324,8 +343,7 @@ def _convergence(
     if bench is None or not bench.rcp or batch is None or found.division == "open" or found.demo:
         return {}
     values = [run.progress for run in counted]
-    flavours = (THEN, NOW)
-    return {f.name: rcp_test(values, batch, bench, rules.rcp_ruleset, f) for f in flavours}
+    return {f.name: rcp_test(values, batch, bench, rules.rcp_ruleset, f) for f in FLAVOURS}
 
 
 def _quality_mean(counted: list[JudgedRun]) -> dict[str, float]:

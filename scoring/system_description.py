@@ -184,18 +184,18 @@ def _cpu() -> dict[str, str]:
         blocks = Path("/proc/cpuinfo").read_text().strip().split("\n\n")
     except OSError:
         return {}
-    parsed = [
-        dict(
-            (part.strip() for part in line.split(":", 1)) for line in b.splitlines() if ":" in line
-        )
-        for b in blocks
-    ]
+    parsed = [_pairs(block) for block in blocks]
     first = parsed[0] if parsed else {}
     facts = {"sockets": str(len({p.get("physical id", "0") for p in parsed}) or 1)}
     if first.get("model name"):
         facts["model"] = first["model name"]
     facts["cores"] = first.get("cpu cores", str(os.cpu_count() or ""))
     return facts
+
+
+def _pairs(block: str) -> dict[str, str]:
+    parted = (line.partition(":") for line in block.splitlines())
+    return {name.strip(): value.strip() for name, _, value in parted}
 
 
 def _gpu_memory_kind() -> str:

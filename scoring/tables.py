@@ -91,6 +91,21 @@ def text(cell: Any) -> str:
     return str(cell)
 
 
+def interval(low: float | None, high: float | None) -> str:
+    """An interval in words.
+
+    Args:
+        low: Lower end; None if there is none.
+        high: Upper end; None if it is unbounded.
+
+    Returns:
+        Short text.
+    """
+    if low is None:
+        return "-"
+    return f"{number(low)} or more" if high is None else f"{number(low)} to {number(high)}"
+
+
 def number(value: float | None) -> str:
     """A figure with four significant digits, at most four decimals, thousands separated.
 

@@ -1,0 +1,278 @@
+"""``report``: one self-contained HTML page on every result below a folder."""
+
+from __future__ import annotations
+
+import argparse
+import html
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from scoring.compare import rank
+from scoring.convergence import FLAVOURS, Flavour, Verdict, rcp_file, reference_points
+from scoring.report_charts import curves, kept_and_dropped, where_time_went
+from scoring.result_sets import ResultSet, find_result_sets
+from scoring.rounds import Round, load_round
+from scoring.score_command import rcp_sentence, rcp_word
+from scoring.scores import CONVERGED, Score, score
+from scoring.tables import interval, number
+
+TEMPLATE = Path(__file__).with_name("report.html")
+NEIGHBOURS = 4
+SYSTEM_ROWS = ("cpu", "cpu_cores", "memory_gib", "accelerator", "accelerator_memory_gib", "os")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the page.
+
+    Args:
+        args: ``folder`` (one or more), ``out``, ``round``, ``json``.
+
+    Returns:
+        0 if the page was written, whatever it says.
+    """
+    from scoring.cli import print_json
+
+    rules = load_round(args.round)
+    sets = find_result_sets(args.folder, rules)
+    out = args.out or _default_place(args.folder[0])
+    page = render([(found, score(found, rules)) for found in sets], rules)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(page, encoding="utf-8")
+    if args.json:
+        print_json({"report": str(out), "results": len(sets)})
+    else:
+        print(f"{out}: {len(sets)} result{'s' if len(sets) != 1 else ''}")
+    return 0
+
+
+def _default_place(folder: Path) -> Path:
+    return (folder if folder.is_dir() else folder.parent) / "report.html"
+
+
+def render(scored: Sequence[tuple[ResultSet, Score]], rules: Round) -> str:
+    """Make the page.
+
+    Args:
+        scored: Result sets with their scores.
+        rules: The round they were scored under.
+
+    Returns:
+        HTML that needs nothing else: no script, no font, no image, no request.
+    """
+    title = "MLPerf Training results"
+    if len(scored) == 1:
+        title = f"{scored[0][1].benchmark}: {scored[0][1].name}"
+    subtitle = (
+        f"Scored under the rules of MLPerf Training {rules.name}. Times are minutes to target."
+    )
+    body = "\n".join(_section(found, item, rules) for found, item in scored)
+    page = Template(TEMPLATE.read_text(encoding="utf-8"))
+    return page.substitute(title=html.escape(title), subtitle=html.escape(subtitle), body=body)
+
+
+def _section(found: ResultSet, item: Score, rules: Round) -> str:
+    bench = rules.benchmarks.get(item.benchmark)
+    heading = f"{item.benchmark}: {item.name}" + (f" ({bench.title})" if bench else "")
+    parts = [
+        f"<section><h2>{html.escape(heading)}</h2>",
+        _verdict(item),
+        _figures(item),
+        curves(found, item, rules),
+        kept_and_dropped(item),
+        where_time_went(found),
+        _rcp(item),
+        _runs(item),
+        _system(found),
+        _differences(found, item, rules),
+        _neighbours(item),
+        "</section>",
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _verdict(item: Score) -> str:
+    kind = "good" if item.verdict == "valid" else "bad"
+    where = f"{item.division or 'unknown'} division"
+    if item.demo:
+        where += ", demo data: generated, not comparable with published results"
+    text = f'<p><strong class="verdict {kind}" data-figure="verdict">{item.verdict}</strong>'
+    text += f" <span>({html.escape(where)})</span></p>"
+    if item.reasons:
+        lines = "".join(f"<li>{html.escape(reason)}</li>" for reason in item.reasons)
+        text += f"<ul>{lines}</ul>"
+    return text
+
+
+def _figures(item: Score) -> str:
+    """The figures of ``score --json``; each element carries its exact value."""
+    low, high = item.interval
+    unit = item.progress_unit.replace("epochs_from_one", "epochs + 1")
+    figures: list[tuple[str, str, str, Any]] = [
+        ("Score, minutes", "minutes", number(item.minutes), item.minutes),
+        ("95 % interval", "interval", interval(low, high), f"{low} {high}"),
+        ("Standard deviation", "spread", number(item.spread), item.spread),
+        ("Fastest run", "fastest", number(item.fastest), item.fastest),
+        ("Slowest run", "slowest", number(item.slowest), item.slowest),
+        ("Runs", "runs_found", f"{item.runs_found} of {item.runs_required}", item.runs_found),
+        (
+            "Not converged",
+            "not_converged",
+            f"{item.not_converged} ({item.not_converged_allowed} allowed)",
+            item.not_converged,
+        ),
+        (
+            "Global batch size",
+            "global_batch_size",
+            str(item.global_batch_size or "-"),
+            item.global_batch_size,
+        ),
+        (
+            "Mean progress",
+            "mean_progress",
+            f"{number(item.mean_progress)} {unit}",
+            item.mean_progress,
+        ),
+    ]
+    cells = "".join(
+        f'<div><dt>{label}</dt><dd data-figure="{key}" '
+        f'data-value="{html.escape(str(exact))}">{html.escape(shown)}</dd></div>'
+        for label, key, shown, exact in figures
+    )
+    return f'<dl class="figures">{cells}</dl>'
+
+
+def _rcp(item: Score) -> str:
+    if not item.rcp:
+        reason = (
+            "demo data"
+            if item.demo
+            else f"{item.division} division"
+            if (item.division == "open")
+            else "no reference points or no batch size"
+        )
+        return f"<h3>Convergence test</h3><p>Does not apply ({html.escape(reason)}).</p>"
+    lines = "".join(_rcp_line(item.rcp[f.name], f, item) for f in FLAVOURS if f.name in item.rcp)
+    return f"<h3>Convergence test</h3><ul>{lines}</ul>"
+
+
+def _rcp_line(verdict: Verdict, flavour: Flavour, item: Score) -> str:
+    kind = {True: "good", False: "bad", None: "soft"}[verdict.passed]
+    sentence = html.escape(rcp_sentence(verdict, flavour.text, item))
+    word = rcp_word(verdict)
+    return (
+        f'<li data-figure="rcp-{flavour.name}" data-value="{word}" class="{kind}">{sentence}</li>'
+    )
+
+
+def _table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], numeric: set[int], own: int | None = None
+) -> str:
+    def cell(tag: str, place: int, text: str) -> str:
+        kind = ' class="number"' if place in numeric else ""
+        return f"<{tag}{kind}>{html.escape(text)}</{tag}>"
+
+    head = "".join(cell("th", i, text) for i, text in enumerate(columns))
+    lines = []
+    for position, row in enumerate(rows):
+        kind = ' class="own"' if position == own else ""
+        lines.append(f"<tr{kind}>" + "".join(cell("td", i, t) for i, t in enumerate(row)) + "</tr>")
+    body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody>"
+    return f'<div class="wide"><table>{body}</table></div>'
+
+
+def _runs(item: Score) -> str:
+    rows = []
+    for run_ in item.runs:
+        quality = ", ".join(f"{name} {value:.4g}" for name, value in run_.quality.items())
+        minutes = number(run_.minutes) if run_.outcome == CONVERGED else "-"
+        rows.append(
+            [
+                run_.name,
+                run_.outcome,
+                minutes,
+                number(run_.progress),
+                quality,
+                "; ".join(run_.notes),
+            ]
+        )
+    columns = ["run", "outcome", "minutes", "progress", "last quality", "notes"]
+    return f"<h3>Runs</h3>{_table(columns, rows, {2, 3})}"
+
+
+def _system(found: ResultSet) -> str:
+    facts: Mapping[str, Any] = found.common("system") or {}
+    rows = [[key.replace("_", " "), str(facts[key])] for key in SYSTEM_ROWS if facts.get(key)]
+    if found.description:
+        names = (
+            "system_name",
+            "number_of_nodes",
+            "host_processor_model_name",
+            "accelerators_per_node",
+            "accelerator_model_name",
+            "framework",
+        )
+        rows += [[n.replace("_", " "), str(found.description.get(n, ""))] for n in names]
+    for key in ("dataset", "net", "parameters", "devices", "strategy", "precision", "git_revision"):
+        if found.common(key) is not None:
+            rows.append([key.replace("_", " "), str(found.common(key))])
+    rows += [[name, str(version)] for name, version in (found.common("versions") or {}).items()]
+    return f"<h3>System</h3>{_table(['what', 'value'], rows, set())}" if rows else ""
+
+
+def _differences(found: ResultSet, item: Score, rules: Round) -> str:
+    """Logged hyperparameters that differ from the reference's at the nearest batch size."""
+    bench = rules.benchmarks.get(item.benchmark)
+    batch = item.global_batch_size
+    if bench is None or batch is None or item.demo or not rules.rcp_ruleset:
+        return ""
+    if rcp_file(rules.rcp_ruleset, item.benchmark) is None:
+        return ""
+    points = reference_points(bench, rules.rcp_ruleset, FLAVOURS[0])
+    nearest = min(points, key=lambda point: abs(point.batch - batch))
+    facts = next((run_.log.facts for run_ in found.runs if run_.log.facts), {})
+    rows = []
+    for name, reference in nearest.hyperparameters.items():
+        said = next((facts[key] for key in _aliases(name) if key in facts), None)
+        if said is not None and said != reference:
+            rows.append([name, str(said), str(reference)])
+    head = f"<h3>Settings that differ from the reference at batch {nearest.batch:g}</h3>"
+    if not rows:
+        return head + "<p>None of those that the reference point lists and the logs name.</p>"
+    return head + _table(["setting", "here", "reference"], rows, {1, 2})
+
+
+def _aliases(name: str) -> list[str]:
+    """Log keys that a reference point's setting may stand under."""
+    bare = name.removeprefix("opt_")
+    keys = [name, f"sgd_{name}", f"lars_{name}", f"opt_lamb_{bare}", f"opt_{name}", f"lars_{bare}"]
+    return [*keys, "opt_name"] if name == "optimizer" else keys
+
+
+def _neighbours(item: Score) -> str:
+    """The published results just faster and just slower."""
+    try:
+        ranking = rank(item, item.round)
+    except ValueError:
+        return ""
+    rows = ranking["rows"]
+    own = next((i for i, row in enumerate(rows) if row["own"]), None)
+    if own is None or item.demo or len(rows) < 2:
+        return ""
+    first = max(0, own - NEIGHBOURS)
+    near = rows[first : own + NEIGHBOURS + 1]
+    cells = [
+        [
+            row["name"],
+            number(row["minutes"]),
+            str(row["accelerators"] or "-"),
+            "-" if row["ratio"] is None else f"{row['ratio']:.2f}x",
+        ]
+        for row in near
+    ]
+    head = f"<h3>Published neighbours ({item.round}, {ranking['division']} division)</h3>"
+    head += f"<p>Rank {ranking['rank']} beside {ranking['of']} published results.</p>"
+    return head + _table(
+        ["system", "minutes", "accelerators", "ratio"], cells, {1, 2, 3}, own - first
+    )

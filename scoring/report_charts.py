@@ -1,0 +1,196 @@
+"""The report's charts: what to draw from a result set."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+
+from scoring.result_sets import ResultSet, Run
+from scoring.rounds import BenchmarkRules, Round
+from scoring.scores import CONVERGED, LEFT_OUT, Score
+from scoring.svg import Line, curve_chart, stacked_bars, time_strip
+
+MOST_BARS = 12
+PARTS = ("init", "data_wait", "train", "eval", "other")
+
+
+def figure(svg: str, caption: str) -> str:
+    """Wrap a drawing with its caption.
+
+    Args:
+        svg: One ``<svg>`` element.
+        caption: Plain text.
+
+    Returns:
+        One ``<figure>`` element.
+    """
+    return f"<figure>{svg}<figcaption>{html.escape(caption)}</figcaption></figure>"
+
+
+def curves(found: ResultSet, item: Score, rules: Round) -> str:
+    """Quality of every run over minutes and over epochs, with target and convergence band.
+
+    Args:
+        found: The runs.
+        item: Their score.
+        rules: The round, for the target.
+
+    Returns:
+        HTML; empty if nothing was evaluated.
+    """
+    bench = rules.benchmarks.get(item.benchmark)
+    outcomes = {judged.path: judged.outcome for judged in item.runs}
+    runs = [run for run in found.runs if outcomes.get(_path(run)) != LEFT_OUT]
+    parts = []
+    for metric in _metrics(runs):
+        target = _target(found, bench, metric)
+        label = (
+            metric if metric != "value" else next(iter(bench.target), metric) if bench else metric
+        )
+        parts += _pair(runs, item, metric, label, target)
+    return "<h3>Curves</h3>" + "".join(parts) if parts else ""
+
+
+def _pair(
+    runs: Sequence[Run], item: Score, metric: str, label: str, target: float | None
+) -> list[str]:
+    parts = []
+    over_time = [_line(run, metric, by_progress=False) for run in runs]
+    if any(line.points for line in over_time):
+        svg = curve_chart(
+            over_time,
+            title=f"{label} over minutes",
+            x_label="minutes",
+            y_label=label,
+            target=target,
+        )
+        parts.append(figure(svg, f"{label} of every run over minutes since run_start."))
+    by_progress = [_line(run, metric, by_progress=True) for run in runs]
+    verdict = item.rcp.get("then")
+    if verdict and verdict.minimum is not None and verdict.reference_mean is not None:
+        band = (
+            verdict.minimum,
+            verdict.reference_mean,
+            "from the smallest mean that passes to the reference's mean",
+        )
+        if any(line.points for line in by_progress):
+            unit = item.progress_unit.replace("_", " ")
+            svg = curve_chart(
+                by_progress,
+                title=f"{label} over {unit}",
+                x_label=unit,
+                y_label=label,
+                target=target,
+                band=band,
+            )
+            parts.append(
+                figure(
+                    svg,
+                    "The band runs from the smallest mean that passes the convergence "
+                    "test to the reference's own mean.",
+                )
+            )
+    return parts
+
+
+def _path(run: Run) -> str:
+    return str(run.folder if run.is_own else run.log.path)
+
+
+def _metrics(runs: Sequence[Run]) -> list[str]:
+    names: dict[str, None] = {}
+    for run in runs:
+        for evaluation in run.log.evaluations:
+            names.update(dict.fromkeys(evaluation.quality))
+    return list(names)
+
+
+def _target(found: ResultSet, bench: BenchmarkRules | None, metric: str) -> float | None:
+    targets = found.common("target") or (dict(bench.target) if bench else {})
+    if metric in targets:
+        return float(targets[metric])
+    return float(next(iter(targets.values()))) if len(targets) == 1 else None
+
+
+def _line(run: Run, metric: str, *, by_progress: bool) -> Line:
+    start, stops = run.log.start, run.log.stops
+    points = []
+    for evaluation in run.log.evaluations:
+        value = evaluation.quality.get(metric)
+        if value is None or start is None:
+            continue
+        # Mini Go evaluates after the clock has stopped: such a point belongs to its end.
+        end = min(evaluation.time_ms, stops[0].time_ms) if stops else evaluation.time_ms
+        at = evaluation.progress if by_progress else (end - start.time_ms) / 60_000
+        if at is not None and value == value:
+            points.append((float(at), value))
+    return Line(run.name, points, "run" if run.log.status == "success" else "failed")
+
+
+def kept_and_dropped(item: Score) -> str:
+    """Every run's minutes on one axis.
+
+    Args:
+        item: The score.
+
+    Returns:
+        HTML; empty without a converged run.
+    """
+    dropped = [*item.dropped_fast, *(t for t in item.dropped_slow if t is not None)]
+    times = []
+    for run in item.runs:
+        if run.outcome == CONVERGED:
+            kind = "dropped" if run.minutes in dropped else "kept"
+            times.append((run.name, run.minutes, kind))
+    if not times:
+        return ""
+    caption = (
+        "Minutes of every converged run. Grey ones are dropped; the score is the mean of the rest."
+    )
+    strip = time_strip(times, title="minutes of every run", score=item.minutes)
+    return "<h3>Run times</h3>" + figure(strip, caption)
+
+
+def where_time_went(found: ResultSet) -> str:
+    """Seconds of each run by part: initialisation, training, waiting for data, evaluation.
+
+    Args:
+        found: The runs.
+
+    Returns:
+        HTML; empty if neither the records nor the logs tell.
+    """
+    rows = [(run, _parts(run)) for run in found.runs]
+    told = [(run, parts) for run, parts in rows if parts and sum(parts.values()) > 0][:MOST_BARS]
+    if not told:
+        return ""
+    names = [name for name in PARTS if any(parts.get(name) for _, parts in told)]
+    bars = [
+        (f"run {number}", [parts.get(name, 0.0) for name in names])
+        for number, (_, parts) in enumerate(told, start=1)
+    ]
+    svg = stacked_bars(bars, names, title="where the time went", unit="seconds")
+    kinds = "".join(
+        f'<span class="key key{kind}"></span>{name.replace("_", " ")}'
+        for kind, name in enumerate(names)
+    )
+    more = f" The first {MOST_BARS} runs of {len(rows)}." if len(rows) > len(told) else ""
+    return f'<h3>Where the time went</h3><p class="soft">{kinds}</p>' + figure(
+        svg, f"Seconds per run; init is not timed.{more}"
+    )
+
+
+def _parts(run: Run) -> dict[str, float]:
+    seconds = run.fact("seconds")
+    if isinstance(seconds, dict):
+        return {
+            k: float(v) for k, v in seconds.items() if k in PARTS and isinstance(v, int | float)
+        }
+    log = run.log
+    if log.seconds is None:
+        return {}
+    evaluation = min(log.eval_ms / 1000, log.seconds)
+    init = 0.0
+    if log.init_start_ms is not None and log.init_stop_ms is not None:
+        init = max(0.0, (log.init_stop_ms - log.init_start_ms) / 1000)
+    return {"init": init, "train": log.seconds - evaluation, "eval": evaluation}
