@@ -1,0 +1,178 @@
+"""The prepared Criteo data: memory-mapped columns, and a manifest that says how they were made.
+
+A split is three ``.npy`` files, ``<split>_label`` (N,) uint8, ``<split>_dense`` (N, 13) int32 and
+``<split>_sparse`` (N, 26) int32: what a step needs of a column group lies together, and offsets
+have 64 bits.
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from datamodules._criteo_text import NUM_DENSE, NUM_TABLES
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+COLUMNS = {
+    "label": (np.uint8, ()),
+    "dense": (np.int32, (NUM_DENSE,)),
+    "sparse": (np.int32, (NUM_TABLES,)),
+}
+ROW_BYTES = 1 + 4 * NUM_DENSE + 4 * NUM_TABLES
+HEADER_BYTES = 128  # of each .npy file
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the prepared bytes depend on beside the logs themselves."""
+
+    num_days: int
+    """Days used; the last one is the evaluation day."""
+    max_ind_range: int
+    """Categories are taken modulo this before they are numbered."""
+    format: int = FORMAT
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Sizes of a finished prepared folder."""
+
+    settings: Settings
+    rows: dict[str, int]
+    """Split (train, test, validation) -> rows."""
+    table_sizes: tuple[int, ...]
+    """Distinct categories of each of the 26 columns over all days."""
+
+
+def read_manifest(folder: Path, settings: Settings) -> Manifest | None:
+    """The manifest of a finished folder; opens no data file.
+
+    Args:
+        folder: Prepared folder; may not exist.
+        settings: What this run needs.
+
+    Returns:
+        The manifest, or ``None`` where preparation has not finished.
+
+    Raises:
+        ValueError: If the folder was made with other settings or a file has another size than
+            the manifest says; one line each.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        return None
+    content = json.loads(path.read_text())
+    check_settings(folder, content["settings"], settings)
+    manifest = Manifest(settings, content["rows"], tuple(content["table_sizes"]))
+    lines = [
+        f"{file} should have {wanted:,} bytes, but {_size(file)}; delete {path} and run prepare"
+        for file, wanted in file_sizes(folder, manifest).items()
+        if not file.is_file() or file.stat().st_size != wanted
+    ]
+    if lines:
+        raise ValueError("\n".join(lines))
+    return manifest
+
+
+def check_settings(folder: Path, found: dict[str, int], wanted: Settings) -> None:
+    """Refuse a folder made with other settings.
+
+    Args:
+        folder: The prepared folder.
+        found: Settings noted in it.
+        wanted: What this run needs.
+
+    Raises:
+        ValueError: If they differ; says in what.
+    """
+    different = [
+        f"{name} {found.get(name)} instead of {value}"
+        for name, value in asdict(wanted).items()
+        if found.get(name) != value
+    ]
+    if different:
+        raise ValueError(
+            f"{folder} was prepared with {', '.join(different)}: give another folder with "
+            "--data.prepared_dir, or delete this one"
+        )
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest, which makes the folder complete.
+
+    Args:
+        folder: The prepared folder.
+        manifest: Its content.
+    """
+    write_json(folder / MANIFEST, asdict(manifest))
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write a JSON file that is never seen half written.
+
+    Args:
+        path: The file.
+        content: What JSON can hold.
+    """
+    fresh = path.with_name(path.name + ".new")
+    fresh.write_text(json.dumps(content, indent=1))
+    os.replace(fresh, path)
+
+
+def file_sizes(folder: Path, manifest: Manifest) -> dict[Path, int]:
+    """Bytes that each data file must have.
+
+    Args:
+        folder: The prepared folder.
+        manifest: Its manifest.
+
+    Returns:
+        File -> bytes.
+    """
+    return {
+        folder / f"{split}_{name}.npy": HEADER_BYTES
+        + rows * np.dtype(dtype).itemsize * int(np.prod(shape, dtype=int))
+        for split, rows in manifest.rows.items()
+        for name, (dtype, shape) in COLUMNS.items()
+    }
+
+
+def create_split(folder: Path, split: str, num_rows: int) -> None:
+    """Make a split's files at their full size; files of that size are left as they are.
+
+    Args:
+        folder: The prepared folder.
+        split: ``train``, ``test`` or ``validation``.
+        num_rows: Rows.
+    """
+    for name, (dtype, shape) in COLUMNS.items():
+        path = folder / f"{split}_{name}.npy"
+        if not path.is_file():
+            fresh = path.with_name(path.name + ".new")
+            np.lib.format.open_memmap(fresh, "w+", dtype, (num_rows, *shape)).flush()
+            os.replace(fresh, path)
+
+
+def open_split(folder: Path, split: str, *, writable: bool = False) -> dict[str, np.ndarray]:
+    """Map a split into memory.
+
+    Args:
+        folder: The prepared folder.
+        split: ``train``, ``test`` or ``validation``.
+        writable: Map for writing.
+
+    Returns:
+        ``label``, ``dense`` and ``sparse`` arrays backed by their files.
+
+    Raises:
+        OSError: If a file is missing.
+    """
+    mode = "r+" if writable else "r"
+    return {name: np.load(folder / f"{split}_{name}.npy", mmap_mode=mode) for name in COLUMNS}
+
+
+def _size(path: Path) -> str:
+    return f"has {path.stat().st_size:,}" if path.is_file() else "is missing"

@@ -1,0 +1,218 @@
+"""Criteo click logs as text: one day's lines to integers, in one pass over the bytes.
+
+A line is 40 tab-separated fields: label, 13 integers, 26 categories of up to 8 hexadecimal digits;
+all but the label may be empty. Rules: mlcommons/training v1.0 ``dlrm``, facebookresearch/dlrm @
+6d75c84d ``data_utils.py``.
+
+Letters: N rows of a block.
+"""
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+NUM_DENSE, NUM_TABLES = 13, 26
+NUM_FIELDS = 1 + NUM_DENSE + NUM_TABLES
+BLOCK_BYTES = 1 << 25
+SHORTEST_LINE = NUM_FIELDS + 1  # a label, 39 tabs and the line's end
+TAB, NEWLINE, MINUS, ZERO, NINE = 9, 10, 45, 48, 57
+INT32_MAX = 2**31 - 1
+PROBLEMS = {
+    1: "must have 40 tab-separated fields",
+    2: "field 1 (the label) must be 0 or 1",
+    3: "field {field} must be an integer or empty",
+    4: "field {field} must be a category of at most 8 hexadecimal digits or empty",
+}
+
+
+class Rows(NamedTuple):
+    """Some lines of a day."""
+
+    label: np.ndarray
+    """(N,) uint8, 0 or 1."""
+    dense: np.ndarray
+    """(N, 13) int32, at least 0; no logarithm yet."""
+    sparse: np.ndarray
+    """(26, N) int32 hash values in ``[0, max_ind_range)``; a missing one is 0."""
+
+
+def day_file(root: Path, day: int) -> Path | None:
+    """The text of a day, plain or compressed.
+
+    Args:
+        root: Folder of the logs.
+        day: Number from 0.
+
+    Returns:
+        ``day_<n>`` or else ``day_<n>.gz``; ``None`` where neither exists.
+    """
+    found = (path for path in (root / f"day_{day}", root / f"day_{day}.gz") if path.is_file())
+    return next(found, None)
+
+
+def read_day(path: Path, max_ind_range: int, block_bytes: int = BLOCK_BYTES) -> Iterator[Rows]:
+    """Parse one day in blocks, so that memory does not depend on the day's size.
+
+    Args:
+        path: ``day_<n>`` or ``day_<n>.gz``.
+        max_ind_range: Categories are taken modulo this.
+        block_bytes: Bytes of text per block.
+
+    Yields:
+        Consecutive rows in file order.
+
+    Raises:
+        ValueError: If the file is empty, a line is not in the format or the gzip stream is broken;
+            one line that says where.
+    """
+    lines_done = 0
+    for text in _whole_lines(path, block_bytes):
+        rows, problem, line, field = _parse(text, max_ind_range)
+        if problem:
+            what = PROBLEMS[problem].format(field=field + 1)
+            raise ValueError(f"{path} line {lines_done + line + 1:,}: {what}")
+        lines_done += len(rows.label)
+        yield rows
+    if not lines_done:
+        raise ValueError(f"{path} is empty; download this day again")
+
+
+def _whole_lines(path: Path, block_bytes: int) -> Iterator[np.ndarray]:
+    """The file's bytes in blocks that end with a line."""
+    rest = b""
+    try:
+        with _open(path) as file:
+            while block := file.read(block_bytes):
+                block = rest + block
+                end = block.rfind(b"\n") + 1
+                rest = block[end:]
+                if end:
+                    yield np.frombuffer(block, np.uint8, end)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(
+            f"{path} is a truncated or damaged gzip file ({error}); download this day again"
+        ) from error
+    if rest:
+        yield np.frombuffer(rest + b"\n", np.uint8)
+
+
+def _open(path: Path) -> BinaryIO:
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore
+
+
+def _parse(text: np.ndarray, max_ind_range: int) -> tuple[Rows, int, int, int]:
+    """Rows of a block, and problem, line and field where one is wrong (problem 0: none is)."""
+    most = len(text) // SHORTEST_LINE + 1
+    rows = Rows(
+        np.empty(most, np.uint8),
+        np.empty((most, NUM_DENSE), np.int32),
+        np.empty((NUM_TABLES, most), np.int32),
+    )
+    count, problem, field = compiled(_parse_lines)(text, max_ind_range, *rows)
+    return Rows(rows.label[:count], rows.dense[:count], rows.sparse[:, :count]), problem, count, field
+
+
+@cache
+def compiled(function: Any) -> Any:
+    """A numeric function as machine code.
+
+    Args:
+        function: Plain Python over arrays and numbers.
+
+    Returns:
+        The same function, about a second slower on its first call and then fast.
+    """
+    import numba
+
+    return numba.njit(nogil=True)(function)
+
+
+def _parse_lines(  # noqa: C901  (one state machine: split up, it would no longer be one pass)
+    text: np.ndarray,
+    max_ind_range: int,
+    label: np.ndarray,
+    dense: np.ndarray,
+    sparse: np.ndarray,
+) -> tuple[int, int, int]:
+    """Fill the arrays; gives the number of good lines, the problem after them and its field."""
+    position, row = 0, 0
+    while position < len(text):
+        for field in range(NUM_FIELDS):
+            start = position
+            value = 0
+            if field <= NUM_DENSE:
+                negative = text[position] == MINUS
+                position += negative
+                while ZERO <= text[position] <= NINE:
+                    # Beyond 32 bits the value is refused below; it need not be exact.
+                    value = min(value * 10 + (text[position] - ZERO), INT32_MAX + 1)
+                    position += 1
+                digits = position - start - negative
+                if value > INT32_MAX or (negative and digits == 0):
+                    return row, 3, field
+                if negative:
+                    value = 0
+            else:
+                while True:
+                    byte = text[position]
+                    if ZERO <= byte <= NINE:
+                        digit = byte - ZERO
+                    elif 97 <= byte <= 102 or 65 <= byte <= 70:
+                        digit = (byte & 7) + 9
+                    else:
+                        break
+                    value = value * 16 + digit
+                    position += 1
+                    if position - start > 8:
+                        return row, 4, field
+                value %= max_ind_range
+            ending = text[position]
+            if ending != TAB and ending != NEWLINE:
+                return row, (2 if field == 0 else 3 if field <= NUM_DENSE else 4), field
+            if (ending == NEWLINE) != (field == NUM_FIELDS - 1):
+                return row, 1, field
+            if field == 0:
+                if position - start != 1 or value > 1:
+                    return row, 2, field
+                label[row] = value
+            elif field <= NUM_DENSE:
+                dense[row, field - 1] = value
+            else:
+                sparse[field - 1 - NUM_DENSE, row] = value
+            position += 1
+        row += 1
+    return row, 0, 0
+
+
+def assign_ids(
+    values_N: np.ndarray,
+    table: np.ndarray,
+    order: np.ndarray,
+    num_known: int,
+    ids_N: np.ndarray,
+) -> int:
+    """Number categories in the order in which they first appear; to be called ``compiled``.
+
+    Args:
+        values_N: int32 hash values.
+        table: int32 id of each hash value, -1 where it has none yet; extended in place.
+        order: int32 hash value of each id; extended in place.
+        num_known: Ids given so far.
+        ids_N: int32, filled with the ids of ``values_N``.
+
+    Returns:
+        Ids given after this call.
+    """
+    for position in range(len(values_N)):
+        value = values_N[position]
+        if table[value] < 0:
+            table[value] = num_known
+            order[num_known] = value
+            num_known += 1
+        ids_N[position] = table[value]
+    return num_known

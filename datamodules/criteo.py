@@ -1,0 +1,297 @@
+"""Criteo 1TB Click Logs: 24 days of advertisements shown and clicked, for DLRM.
+
+Data: Criteo AI Lab, "criteo-1tb-click-logs-dataset-for-mlperf", about 1 TB of text (350 GB
+compressed), Criteo's terms of use. Train: days 0 to 22; test: first half of day 23.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from datamodules import _criteo_prepare as preparation
+from datamodules._cache import build_once, demo_folder
+from datamodules._criteo_batches import Batch, BlockSampler, CriteoBlocks, evaluation_blocks
+from datamodules._criteo_store import ROW_BYTES, Manifest, Settings, read_manifest
+from datamodules._criteo_text import NUM_DENSE, NUM_FIELDS, day_file
+from datamodules._sampling import padded_length, ranks, resume_position, run_seed
+
+REFERENCE = Settings(num_days=24, max_ind_range=40_000_000)
+REFERENCE_ROWS = {"train": 4_195_197_692, "test": 89_137_319, "validation": 89_137_318}
+WHERE = (
+    "get it from Criteo AI Lab (criteo-1tb-click-logs-dataset-for-mlperf), 24 files, about 350 GB, "
+    "under Criteo's terms of use"
+)
+TEXT_BYTES_PER_ROW = 230  # about, in the real logs; to judge the space that is needed
+
+
+class CriteoDataModule(L.LightningDataModule):
+    """Blocks of shuffled click-log rows.
+
+    A batch is a dict of ``dense`` (B, 13) int32, ``sparse`` (B, 26) int32 and ``label`` (B,)
+    uint8.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: Path | None = None,
+        prepared_dir: Path | None = None,
+        batch_size: int = 55_296,
+        evaluation_batch_size: int = 65_536,
+        num_days: int = REFERENCE.num_days,
+        max_ind_range: int = REFERENCE.max_ind_range,
+        num_workers: int = 0,
+        prepare_processes: int = 0,
+    ) -> None:
+        """Defaults are the closed reference on one device.
+
+        Args:
+            root: Folder with ``day_0.gz`` ... ``day_23.gz`` or the unpacked ``day_0`` ...; once
+                prepared, only the prepared folder is needed. None generates the demo data.
+            prepared_dir: Where prepared files go; default a folder in the root named after the
+                settings.
+            batch_size: Rows per device and step; the reference points are at 32768, 55296 and
+                71680 rows over all devices.
+            evaluation_batch_size: Rows per device in one forward pass of the evaluation.
+            num_days: Days to use, at least 2; the last one is split into test and validation.
+            max_ind_range: Categories are taken modulo this, so no table has more rows.
+            num_workers: Loader processes per device; 0 loads in the training process.
+            prepare_processes: Processes for preprocessing; 0 chooses by cores and memory.
+
+        Raises:
+            ValueError: If a number lies outside its range; one line each.
+        """
+        super().__init__()
+        problems = [
+            f"{name} must be {rule}, got {value}"
+            for name, value, rule, good in (
+                ("batch_size", batch_size, "at least 1", batch_size >= 1),
+                (
+                    "evaluation_batch_size",
+                    evaluation_batch_size,
+                    "at least 1",
+                    evaluation_batch_size >= 1,
+                ),
+                ("num_days", num_days, "at least 2", num_days >= 2),
+                ("max_ind_range", max_ind_range, "in [1, 2^31)", 1 <= max_ind_range < 2**31),
+                ("num_workers", num_workers, "at least 0", num_workers >= 0),
+                ("prepare_processes", prepare_processes, "at least 0", prepare_processes >= 0),
+            )
+            if not good
+        ]
+        if problems:
+            raise ValueError("\n".join(problems))
+        self.demo = root is None
+        self.root = None if root is None else Path(root)
+        self.prepared_dir = None if prepared_dir is None else Path(prepared_dir)
+        self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
+        self.settings = Settings(num_days, max_ind_range)
+        self.num_workers, self.prepare_processes = num_workers, prepare_processes
+        self._manifest: Manifest | None = None
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """Training rows per epoch, padded to a whole number of global batches."""
+        return padded_length(self.manifest.rows["train"], self._global_batch_size)
+
+    @property
+    def table_sizes(self) -> tuple[int, ...]:
+        """Distinct categories of each column: what the model's tables must have rows for."""
+        return self.manifest.table_sizes
+
+    @property
+    def manifest(self) -> Manifest:
+        """Sizes of the prepared data.
+
+        Raises:
+            ValueError: If it is not prepared.
+        """
+        if self._manifest is None:
+            self._manifest = read_manifest(self._prepared, self.settings)
+        if self._manifest is None:
+            raise ValueError(f"{self._prepared} is not prepared; run the recipe's prepare command")
+        return self._manifest
+
+    def prepare_data(self) -> None:
+        """Make the prepared files; when they are there, only the manifest is read.
+
+        Raises:
+            FileNotFoundError: If days are missing; one line each.
+            ValueError: If the text is not in the format or the folder has other settings.
+        """
+        self._prepare(show_progress=not self.demo)
+
+    def prepare(self) -> None:
+        """The same with a progress bar and a verdict, for the ``prepare`` command.
+
+        Raises:
+            FileNotFoundError: If days are missing; one line each.
+            ValueError: If the text is not in the format or the folder has other settings.
+        """
+        manifest = self._prepare(show_progress=True)
+        rows, sizes = manifest.rows, manifest.table_sizes
+        print(
+            f"Criteo{' demo' if self.demo else ''} is ready in {self._prepared}: "
+            f"{rows['train']:,} training and {rows['test']:,} test rows"
+        )
+        print(f"Tables: {list(sizes)}, {sum(sizes):,} rows in all")
+        if not self.demo and self.settings == REFERENCE and rows != REFERENCE_ROWS:
+            print(f"Not the reference's data: it has {REFERENCE_ROWS}, here are {rows}")
+
+    def problems(self) -> list[str]:
+        """What keeps this root from being used; opens no day.
+
+        Returns:
+            One line per problem: what, where, what to do; empty when all is well.
+        """
+        if self.root is None:
+            return []
+        try:
+            if read_manifest(self._prepared, self.settings):
+                return []
+        except ValueError as error:
+            return str(error).splitlines()
+        lines = preparation.missing_days(self.root, self.settings.num_days)
+        if len(lines) == self.settings.num_days:
+            return [f"{self.root} holds no day of the click logs; {WHERE}"]
+        lines = [f"{line}; {WHERE}" for line in lines]
+        for day in range(self.settings.num_days):
+            file = day_file(self.root, day)
+            if file is not None and not file.stat().st_size:
+                lines.append(f"{file} is empty; download this day again")
+        return lines + self._space_problem()
+
+    def mllog_facts(self) -> dict[str, object]:
+        """The log's data keys, from the manifest.
+
+        Returns:
+            Values by key.
+        """
+        rows = self.manifest.rows
+        return {"train_samples": rows["train"], "eval_samples": rows["test"]}
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Blocks of this rank, from where a resumed run stopped.
+
+        Returns:
+            The loader; iterating it gives batches.
+        """
+        epoch, done = resume_position(self.trainer)
+        rank, world_size = ranks(self.trainer)
+        sampler = BlockSampler(
+            self.manifest.rows["train"],
+            self._global_batch_size,
+            rank,
+            world_size,
+            self.batch_size,
+            run_seed(),
+            start_batch=done,
+            start_epoch=epoch,
+        )
+        data = CriteoBlocks(self._prepared, "train")
+        return DataLoader(data, batch_size=None, sampler=sampler, **self._loader_options)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Test rows of this rank in their order, each exactly once over all ranks.
+
+        Returns:
+            The loader; iterating it gives batches.
+        """
+        rank, world_size = ranks(self.trainer)
+        blocks = evaluation_blocks(
+            self.manifest.rows["test"], self.evaluation_batch_size, rank, world_size
+        )
+        data, order = CriteoBlocks(self._prepared, "test"), _Listed(blocks)
+        return DataLoader(data, batch_size=None, sampler=order, **self._loader_options)
+
+    def synthetic_batch(self) -> Batch:
+        """A random training batch on the CPU, for warm-up and speed tests.
+
+        Returns:
+            A batch with the keys, shapes and types of a training batch.
+        """
+        size, rng = self.batch_size, np.random.default_rng(0)
+        sparse = rng.integers(self.table_sizes, size=(size, len(self.table_sizes)), dtype=np.int32)
+        return {
+            "dense": torch.randint(0, 1000, (size, NUM_DENSE), dtype=torch.int32),
+            "sparse": torch.from_numpy(sparse),
+            "label": torch.randint(0, 2, (size,), dtype=torch.uint8),
+        }
+
+    @property
+    def _source(self) -> Path:
+        """The root, or the folder of the generated logs."""
+        from datamodules.demo.criteo import ROWS_PER_DAY, VERSION
+
+        params = {"days": self.settings.num_days, "rows": ROWS_PER_DAY}
+        return self.root or demo_folder("criteo", VERSION, params)
+
+    @property
+    def _prepared(self) -> Path:
+        """The folder of the prepared files; other settings have another one."""
+        s = self.settings
+        name = f"finishline-dlrm-{s.num_days}days-{s.max_ind_range}"
+        return self.prepared_dir or self._source / name
+
+    @property
+    def _global_batch_size(self) -> int:
+        """Rows per optimizer step over all ranks."""
+        accumulation = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
+        return self.batch_size * ranks(self.trainer)[1] * accumulation
+
+    @property
+    def _loader_options(self) -> dict[str, Any]:
+        """Worker and memory settings of both loaders."""
+        on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return {
+            "num_workers": self.num_workers,
+            "persistent_workers": self.num_workers > 0,
+            "pin_memory": on_cuda,
+        }
+
+    def _prepare(self, *, show_progress: bool) -> Manifest:
+        """Bring the prepared folder into being and give its manifest."""
+        if self.demo:
+            from datamodules.demo.criteo import write_logs
+
+            build_once(self._source, lambda folder: write_logs(folder, self.settings.num_days))
+        self._manifest = preparation.prepare(
+            self._source,
+            self._prepared,
+            self.settings,
+            processes=self.prepare_processes,
+            show_progress=show_progress,
+        )
+        return self._manifest
+
+    def _space_problem(self) -> list[str]:
+        """Whether the disk holds the intermediate and the final columns at once."""
+        assert self.root is not None
+        import shutil
+
+        folder = next(p for p in (self._prepared, *self._prepared.parents) if p.is_dir())
+        rows = preparation.text_bytes(self.root, self.settings.num_days) / TEXT_BYTES_PER_ROW
+        needed, free = int(rows * (ROW_BYTES + 4 * NUM_FIELDS)), shutil.disk_usage(folder).free
+        if needed <= free:
+            return []
+        return [
+            f"{folder}: preparing needs about {needed / 1e9:,.0f} GB while it runs, "
+            f"{free / 1e9:,.0f} GB are free; name another disk with --data.prepared_dir"
+        ]
+
+
+class _Listed(torch.utils.data.Sampler[Any]):
+    """A sampler over a given list."""
+
+    def __init__(self, items: list[Any]) -> None:
+        self._items = items
+
+    def __iter__(self) -> Any:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
