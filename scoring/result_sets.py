@@ -50,6 +50,14 @@ class Run:
         return bool(self.fact("demo"))
 
     @property
+    def net(self) -> str | None:
+        """The network's class path with the arguments given to it; None if the record names none."""
+        path, arguments = self.fact("net"), self.fact("net_arguments")
+        if not path or not isinstance(arguments, dict) or not arguments:
+            return str(path) if path else None
+        return f"{path}({', '.join(f'{key}={value}' for key, value in arguments.items())})"
+
+    @property
     def division(self) -> str | None:
         return self.fact("division") or self.log.division
 
@@ -199,8 +207,8 @@ def _place(run: Run, rules: Round) -> tuple[tuple[Any, ...], ResultSet]:
         benchmark = run.benchmark or folder.parent.name
         system = run.fact("system") or {}
         # Runs of one configuration make one score, wherever their folders lie.
-        facts = ("dataset", "net", "global_batch_size", "devices", "strategy", "precision")
-        configuration = (*(str(run.fact(f)) for f in facts), str(system))
+        facts = ("dataset", "global_batch_size", "devices", "strategy", "precision")
+        configuration = (*(str(run.fact(f)) for f in facts), run.net, str(system))
         key: tuple[Any, ...] = (benchmark, run.division, run.demo, configuration)
         return key, ResultSet(benchmark, run.division, _own_name(run), "", folder.parent)
     if folder.name in rules.benchmarks:
@@ -220,8 +228,10 @@ def _own_name(run: Run) -> str:
     """The network and what it ran on; runs of ours have no system name of their own."""
     system = run.fact("system") or {}
     hardware = str(system.get("accelerator") or system.get("cpu") or "this machine")
-    net = str(run.fact("net") or "").rpartition(".")[2]
-    return f"{net} on {hardware}" if net else hardware
+    if run.net is None:
+        return hardware
+    path, bracket, arguments = run.net.partition("(")
+    return f"{path.rpartition('.')[2]}{bracket}{arguments} on {hardware}"
 
 
 def _settle(found: ResultSet, rules: Round) -> None:

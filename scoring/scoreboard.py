@@ -81,9 +81,9 @@ def scoreboard(scored: Sequence[tuple[ResultSet, Score]]) -> list[Scoreboard]:
         outcomes = {judged.path: judged.outcome for judged in item.runs}
         for run in found.runs:
             outcome = outcomes.get(str(run.folder), LEFT_OUT)
-            if outcome != LEFT_OUT and run.fact("net"):
+            if outcome != LEFT_OUT and run.net:
                 nets = groups.setdefault((item.benchmark, item.demo), {})
-                nets.setdefault(str(run.fact("net")), []).append((run, outcome))
+                nets.setdefault(run.net, []).append((run, outcome))
     boards = []
     for (benchmark, demo), nets in sorted(groups.items()):
         if len(nets) > 1:

@@ -1,0 +1,134 @@
+"""Check: the official verdict in plain words, and our own rules."""
+
+import json
+
+import pytest
+
+from scoring.logs import read_log
+from scoring.plain_words import allowed_words, explain
+from scoring.rounds import load_round
+from scoring.schedule import schedule_fault
+
+RULES = load_round("v1.0")
+
+
+def checked(cli, *paths):
+    status, out, _ = cli("check", *paths, "--json")
+    return status, json.loads(out)["runs"]
+
+
+def test_published_logs_pass_but_the_one_that_missed_the_target(published, cli):
+    status, runs = checked(cli, published / "NVIDIA/results/dgxa100_ngc21.05_mxnet/resnet")
+    assert status == 1
+    failed = [run for run in runs if not run["passed"]]
+    assert [run["name"] for run in failed] == ["result_1.txt"]
+    (finding,) = failed[0]["findings"]
+    assert finding["rule"] == "eval_accuracy"
+    assert finding["allowed"] == "at least one line with value >= 0.7590 and value < 1.0"
+
+
+def test_a_sound_log_passes(tmp_path, make, cli):
+    path = make.write(tmp_path / "result_0.txt", make.ssd())
+    status, out, _ = cli("check", path)
+    assert (status, "1 of 1 runs pass" in out) == (0, True)
+
+
+def test_a_broken_rule_names_key_line_value_and_what_is_allowed(tmp_path, make, cli):
+    lines = ["noise", "", *make.ssd(max_samples=7)]
+    _, (run,) = checked(cli, make.write(tmp_path / "result_0.txt", lines))
+    (finding,) = run["findings"]
+    assert finding["rule"] == "max_samples"
+    assert "max_samples" in lines[finding["line"] - 1]
+    assert (finding["found"], finding["allowed"]) == ("7", "one of 1, 50")
+
+
+def test_a_missing_key_is_told(tmp_path, make, cli):
+    lines = [line for line in make.ssd() if "max_samples" not in line]
+    _, (run,) = checked(cli, make.write(tmp_path / "result_0.txt", lines))
+    (finding,) = run["findings"]
+    assert (finding["rule"], finding["found"], finding["allowed"]) == (
+        "max_samples", "none", "exactly one line",
+    )  # fmt: skip
+
+
+def test_a_crash_of_the_checker_stays_with_its_log(tmp_path, make, cli):
+    """A null accuracy kills the official checker; the next log must still be judged fairly."""
+    make.write(tmp_path / "a.log", make.ssd(evals=((40, None), (50, 0.24)), seed=1))
+    make.write(tmp_path / "b.log", make.ssd(seed=2))
+    _, runs = checked(cli, tmp_path)
+    by_name = {run["name"]: run for run in runs}
+    assert "dies of" in by_name["a.log"]["findings"][0]["found"]
+    assert by_name["b.log"]["passed"]
+
+
+def test_a_shared_seed_is_found(tmp_path, make, cli):
+    folder = tmp_path / "org/results/box/ssd"
+    for number in range(2):
+        make.write(folder / f"result_{number}.txt", make.ssd(seed=5))
+    _, runs = checked(cli, folder)
+    assert [[f["rule"] for f in run["findings"]] for run in runs] == [[], ["seed"]]
+
+
+def test_going_on_after_the_target_is_found(tmp_path, make, cli):
+    lines = make.ssd(evals=((40, 0.24), (50, 0.25)))
+    _, (run,) = checked(cli, make.write(tmp_path / "result_0.txt", lines))
+    assert run["official"]
+    assert [f["rule"] for f in run["findings"]] == ["halting"]
+
+
+def test_aborted_although_the_target_was_reached_is_found(tmp_path, make, cli):
+    _, (run,) = checked(cli, make.write(tmp_path / "r.txt", make.ssd(status="aborted")))
+    assert run["official"]
+    assert [f["rule"] for f in run["findings"]] == ["run_stop"]
+
+
+def test_resumed_and_closed_demo_runs_fail(tmp_path, make, cli):
+    make.run(tmp_path, number=1, resumed=True, demo=True)
+    _, (run,) = checked(cli, tmp_path)
+    assert {f["rule"] for f in run["findings"]} == {"one clock", "division"}
+
+
+@pytest.mark.parametrize(
+    ("epochs", "words"),
+    [([40, 50], None), ([40, 45, 50], None), ([50], "epoch 40"), ([40, 50, 60], "epoch 55")],
+)
+def test_ssd_schedule(tmp_path, make, epochs, words):
+    lines = make.ssd(evals=tuple((e, 0.1) for e in epochs))
+    fault = schedule_fault(read_log(make.write(tmp_path / "l", lines)), RULES.benchmarks["ssd"])
+    assert (fault is None) if words is None else words in fault
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "gbs", "good", "bad"),
+    [
+        ("resnet", 3264, [3, 7, 11], [3, 8, 11]),
+        ("unet3d", 56, [1000, 1020, 1040], [1000, 1040]),
+        ("unet3d", 80, [700, 714], [701, 715]),
+        ("bert", 448, [150000, 300160], [150000, 350000]),
+        ("dlrm", 55296, [1.05, 1.1, 1.15], [1.05, 1.15]),
+    ],
+)
+def test_schedules_of_the_others(tmp_path, make, benchmark, gbs, good, bad):
+    for epochs, fine in ((good, True), (bad, False)):
+        lines = make.ssd(evals=tuple((e, 0.1) for e in epochs), gbs=gbs)
+        log = read_log(make.write(tmp_path / "l", lines))
+        assert (schedule_fault(log, RULES.benchmarks[benchmark]) is None) == fine
+
+
+def test_published_logs_keep_the_schedule(published):
+    names = ["resnet", "ssd", "maskrcnn", "dlrm", "rnnt", "bert"]
+    for name in names:
+        for path in published.glob(f"*/results/*/{name}/*.txt"):
+            assert schedule_fault(read_log(path), RULES.benchmarks[name]) is None, path
+
+
+def test_expressions_of_the_rule_files_in_words():
+    assert allowed_words(" v['value'] in ['closed', 'open'] ") == "one of 'closed', 'open'"
+    assert allowed_words("is_integer(v['value'] / 0.02) ") == "a whole multiple of 0.02"
+    minutes = "ll.timestamp - s['first_init_start'] < (30*60*1e3)"
+    assert allowed_words(minutes) == "less than 30 minutes after the first init_start"
+    assert allowed_words("len(v['value']) == 2") == "a list of 2 values"
+
+
+def test_an_unknown_message_is_passed_on():
+    assert explain("Something new happened", []).found == "Something new happened"

@@ -1,0 +1,95 @@
+"""Comparisons: ranks, two rounds, two results, networks."""
+
+import csv
+import json
+
+import pytest
+
+from scoring.compare import rank
+from scoring.result_sets import find_result_sets
+from scoring.rounds import load_round
+from scoring.scores import score
+
+
+def test_two_rounds_give_the_press_figure(cli):
+    status, out, _ = cli("compare", "v0.7", "v1.0", "--json")
+    assert status == 0
+    definitions = json.loads(out)["definitions"]
+    best = {row["benchmark"]: row["ratio"] for row in definitions[0]["benchmarks"]}
+    assert best == pytest.approx(
+        {"resnet": 2.06, "dlrm": 1.88, "maskrcnn": 1.74, "bert": 1.42, "ssd": 1.37, "minigo": 1.10},
+        abs=6e-3,
+    )
+    assert definitions[0]["largest_ratio"] == pytest.approx(2.06, abs=5e-3)
+    assert definitions[1]["largest_ratio"] == pytest.approx(3.37, abs=5e-3)
+    assert definitions[2]["largest_ratio"] == pytest.approx(2.26, abs=5e-3)
+
+
+def test_a_published_result_finds_its_own_place(published, cli):
+    folder = published / "NVIDIA/results/dgxa100_ngc21.05_mxnet/ssd"
+    status, out, _ = cli("compare", folder, "--round", "v1.0", "--json")
+    (result,) = json.loads(out)["results"]
+    assert (status, result["rank"], result["of"]) == (0, 9, 22)
+    own = next(row for row in result["rows"] if row["own"])
+    assert own["accelerator_minutes"] == pytest.approx(8.5207 * 8, abs=1e-2)
+    google = next(row for row in result["rows"] if row["name"] == "Google tpu-v4-4096-TF")
+    assert google["ratio"] == pytest.approx(0.3379 / 8.5207, abs=1e-4)
+
+
+def test_demo_results_have_no_rank(tmp_path, make):
+    for number in range(1, 6):
+        make.run(tmp_path, number=number, demo=True, division="closed")
+    rules = load_round("v1.0")
+    (found,) = find_result_sets([tmp_path], rules)
+    assert rank(score(found, rules), "v1.0")["rank"] is None
+
+
+def test_two_results_give_a_ratio_and_a_p_value(tmp_path, make, cli):
+    for number in range(1, 6):
+        make.run(tmp_path / "a", number=number, seconds=600 + number)
+        make.run(tmp_path / "b", number=number, seconds=1200 + number)
+    status, out, _ = cli("compare", tmp_path / "a", tmp_path / "b", "--json")
+    data = json.loads(out)
+    (pair,) = data["pairs"]
+    assert (status, pair["a"]["runs"]) == (0, 5)
+    assert pair["ratio"] == pytest.approx(1203 / 603)
+    assert pair["p_value_a_faster"] == pytest.approx(1 / 252)
+    assert "A is faster" in data["notes"][0]
+
+
+def test_networks_get_a_scoreboard(tmp_path, make, cli):
+    make.run(tmp_path, number=1, seconds=600)
+    make.run(tmp_path, number=2, seconds=800)
+    mine = {"net": "my.Net", "net_arguments": {"width": 8}, "division": "open", "parameters": 5000}
+    make.run(tmp_path, number=3, seconds=300, flops_per_sample=None, **mine)
+    make.run(tmp_path, number=4, status="aborted", **mine)
+    status, out, _ = cli("compare", tmp_path, "--json")
+    (board,) = json.loads(out)["scoreboards"]
+    first, second = board["rows"]
+    assert status == 0
+    assert (first["net"], first["reached"], first["runs"]) == ("modules.nets.ssd.SSD", 2, 2)
+    assert first["median_seconds"] == 700
+    assert (second["net"], second["reached"], second["runs"]) == ("my.Net(width=8)", 1, 2)
+    assert (second["parameters"], second["median_seconds"]) == (5000, 300)
+    assert second["best_quality"] == {"mAP": 0.24}
+
+
+def test_markdown_csv_and_plots(tmp_path, published, cli):
+    folder = published / "Google"
+    _, out, _ = cli("compare", folder, "--round", "v1.0", "--csv")
+    rows = list(csv.DictReader(out.splitlines()))
+    assert any("(yours)" in row["system"] and float(row["minutes"]) > 15 for row in rows)
+    _, out, _ = cli("compare", folder, "--round", "v1.0", "--markdown")
+    assert out.splitlines()[2].startswith("| system |")
+    for name, magic in (("p.png", b"\x89PNG"), ("p.svg", b"<?xml")):
+        cli("compare", folder, "--round", "v1.0", "--plot", tmp_path / name)
+        assert (tmp_path / name).read_bytes().startswith(magic)
+
+
+def test_wrong_use_says_what_to_give(tmp_path, make, cli):
+    make.run(tmp_path, number=1)
+    status, _, err = cli("compare", tmp_path)
+    assert status == 2
+    assert "nothing to compare" in err
+    assert cli("compare", tmp_path, "--round", "v9")[0] == 2
+    assert cli("compare", "v0.7", "v1.0", "--plot", tmp_path / "x.gif")[0] == 2

@@ -1,0 +1,203 @@
+"""Scores: equal to the published table and the official code; what counts and what does not."""
+
+import csv
+import json
+
+import pytest
+
+from scoring.official import second_opinion
+from scoring.published import FOLDER, published
+from scoring.result_sets import find_result_sets
+from scoring.rounds import load_round
+from scoring.scores import score
+
+RULES = load_round("v1.0")
+
+
+def scores_of(*paths):
+    return [score(found, RULES) for found in find_result_sets(paths, RULES)]
+
+
+def table_row(item):
+    with (FOLDER / "published_v1.0.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = (item.submitter, item.system, item.benchmark)
+    return next(r for r in rows if (r["submitter"], r["system_name"], r["benchmark"]) == names)
+
+
+def test_published_logs_give_the_published_table(published):
+    items = scores_of(published)
+    assert sorted({item.benchmark for item in items}) == sorted(RULES.benchmarks)
+    for item in items:
+        row = table_row(item)
+        assert item.minutes == pytest.approx(float(row["minutes"]), abs=1e-3)
+        assert item.fastest == pytest.approx(float(row["fastest_run_minutes"]), abs=1e-3)
+        assert item.division == row["division"]
+        assert item.not_converged == int(row["not_converged"])
+        progress = float(row["mean_epochs_or_samples_to_target"])
+        assert item.mean_progress == pytest.approx(progress, rel=1e-4)
+        assert item.verdict == "valid"
+
+
+@pytest.mark.parametrize("benchmark", ["resnet", "unet3d", "dlrm", "maskrcnn"])
+def test_scores_equal_the_official_summarizer(published, benchmark):
+    item = next(s for s in scores_of(published) if s.benchmark == benchmark)
+    opinion = second_opinion(item, "1.0.0")
+    assert opinion["minutes"] == pytest.approx(item.minutes, abs=1e-3)
+    assert opinion["rcp"].startswith("pass") == bool(item.rcp["now"].passed)
+
+
+def test_json_is_plain_and_round_trips(published, cli):
+    status, out, _ = cli("score", published / "NVIDIA", "--json")
+    assert status == 0
+    results = json.loads(out)["results"]
+    assert {r["benchmark"] for r in results} == set(RULES.benchmarks) - {"maskrcnn"}
+    resnet = next(r for r in results if r["benchmark"] == "resnet")
+    assert resnet["minutes"] == pytest.approx(28.7709, abs=1e-3)
+    assert resnet["rcp"]["now"]["scaling"] == pytest.approx(28.8973 / 28.7709, abs=1e-5)
+    assert resnet["dropped_slow"] == [None]
+
+
+def test_own_run_folders_make_one_result(tmp_path, make):
+    for number, seconds in enumerate([600, 610, 620, 630, 900], start=1):
+        make.run(tmp_path, number=number, seconds=seconds)
+    (item,) = scores_of(tmp_path)
+    assert item.minutes == pytest.approx(620 / 60)
+    assert (item.verdict, item.runs_found, item.runs_missing) == ("valid", 5, 0)
+    assert item.spread == pytest.approx((200 / 3) ** 0.5 / 60)
+    assert item.rcp["then"].passed
+
+
+def test_one_failure_is_dropped_and_two_make_no_score(tmp_path, make):
+    for number in range(1, 5):
+        make.run(tmp_path, number=number, seconds=600 + number)
+    make.run(tmp_path, number=5, status="aborted")
+    (item,) = scores_of(tmp_path)
+    assert (item.not_converged, item.verdict) == (1, "valid")
+    assert item.minutes == pytest.approx(603 / 60)
+    assert item.interval[1] is None
+    make.run(tmp_path, number=1, seed=101, status="aborted")
+    (item,) = scores_of(tmp_path)
+    assert (item.minutes, item.verdict) == (None, "invalid")
+    assert "2 runs did not converge; at most 1 may" in item.reasons
+
+
+def test_runs_are_missing_until_there_are_enough(tmp_path, make):
+    for number in range(1, 4):
+        make.run(tmp_path, number=number)
+    (item,) = scores_of(tmp_path)
+    assert (item.verdict, item.runs_missing) == ("incomplete", 2)
+    assert item.minutes is not None
+
+
+def test_resumed_interrupted_and_running_runs_are_left_out(tmp_path, make):
+    for number in range(1, 6):
+        make.run(tmp_path, number=number, seconds=600)
+    make.run(tmp_path, number=6, seconds=1, resumed=True, status="RESUMED")
+    make.run(tmp_path, number=7, seconds=1, status="aborted", stop_reason="INTERRUPTED")
+    lines = make.ssd()[:-1]
+    make.run(tmp_path, number=8, status="running", stop_reason=None, lines=lines)
+    (item,) = scores_of(tmp_path)
+    assert (item.runs_found, item.verdict, item.minutes) == (5, "valid", 10.0)
+    assert sum(not run.counts for run in item.runs) == 3
+
+
+def test_a_crashed_run_counts_as_not_converged(tmp_path, make):
+    make.run(tmp_path, number=1)
+    make.run(tmp_path, number=2, status="aborted", stop_reason="FAILED", lines=make.ssd()[:-1])
+    (item,) = scores_of(tmp_path)
+    assert item.not_converged == 1
+    assert "no run_stop" in item.runs[1].notes[0]
+
+
+def test_other_network_or_batch_is_another_result(tmp_path, make):
+    make.run(tmp_path, number=1)
+    make.run(tmp_path, number=2, net="my.Net", division="open")
+    make.run(tmp_path, number=3, net="my.Net", net_arguments={"width": 8}, division="open")
+    make.run(tmp_path, number=4, global_batch_size=2048)
+    assert len(scores_of(tmp_path)) == 4
+
+
+def test_demo_runs_have_no_convergence_test(tmp_path, make):
+    for number in range(1, 6):
+        make.run(tmp_path, number=number, demo=True, division="open")
+    (item,) = scores_of(tmp_path)
+    assert item.demo
+    assert item.rcp == {}
+
+
+def test_success_without_reaching_the_target_is_no_result(tmp_path, make):
+    folder = tmp_path / "org/results/box/ssd"
+    for number in range(4):
+        make.write(folder / f"result_{number}.txt", make.ssd(seed=number))
+    false = make.ssd(seconds=1, evals=((40, 0.1), (50, 0.2299999)))
+    make.write(folder / "result_4.txt", false)
+    (item,) = scores_of(tmp_path)
+    assert item.not_converged == 1
+    assert item.minutes == 10
+    notes = " ".join(note for run in item.runs for note in run.notes)
+    assert "no evaluation reached the target" in notes
+
+
+def test_open_division_needs_no_target_and_reports_the_geometric_mean(tmp_path, make):
+    folder = tmp_path / "org/results/box/ssd"
+    for number, quality in enumerate([0.1, 0.2, 0.1, 0.2, 0.1]):
+        lines = make.ssd(evals=((3, quality),), submission_division="open", seed=number)
+        make.write(folder / f"result_{number}.txt", lines)
+    (item,) = scores_of(tmp_path)
+    assert (item.verdict, item.rcp) == ("valid", {})
+    assert item.quality_mean["mAP"] == pytest.approx((0.1**3 * 0.2**2) ** 0.2)
+
+
+def test_too_fast_convergence_fails_the_result(tmp_path, make):
+    folder = tmp_path / "org/results/box/ssd"
+    for number in range(5):
+        lines = make.ssd(evals=((40, 0.24),), seed=number)
+        make.write(folder / f"result_{number}.txt", lines)
+    (item,) = scores_of(tmp_path)
+    assert item.verdict == "invalid"
+    assert "convergence test failed" in item.reasons[0]
+
+
+def test_mixed_batch_sizes_and_extra_runs_are_told(tmp_path, make):
+    folder = tmp_path / "org/results/box/ssd"
+    for number in range(6):
+        lines = make.ssd(gbs=1024 if number else 2048, seed=number)
+        make.write(folder / f"result_{number}.txt", lines)
+    (item,) = scores_of(tmp_path)
+    assert "6 runs found; a result has exactly 5" in item.reasons
+    assert "the runs have different global batch sizes" in item.reasons
+
+
+def test_broken_logs_never_make_a_better_score(tmp_path, make):
+    folder = tmp_path / "org/results/box/ssd"
+    for number in range(3):
+        make.write(folder / f"result_{number}.txt", make.ssd(seed=number))
+    make.write(folder / "result_3.txt", make.ssd()[:-1])
+    (folder / "result_4.txt").touch()
+    (item,) = scores_of(tmp_path)
+    assert (item.minutes, item.not_converged) == (None, 2)
+    notes = [note for run in item.runs for note in run.notes]
+    assert len(notes) == 2
+
+
+def test_plain_log_files_are_scored_together(tmp_path, make):
+    for number in range(5):
+        make.write(tmp_path / f"run{number}.log", make.ssd(seconds=60 * (number + 1), seed=number))
+    (item,) = scores_of(tmp_path)
+    assert (item.submitter, item.system, item.minutes) == ("org", "box", 3.0)
+    assert scores_of(*sorted(tmp_path.glob("*.log")))[0].minutes == 3.0
+
+
+def test_nothing_to_score_is_wrong_use(tmp_path, cli):
+    status, _, err = cli("score", tmp_path)
+    assert status == 2
+    assert "no run found" in err
+    assert cli("score", tmp_path / "absent")[0] == 2
+
+
+def test_published_tables_are_complete():
+    assert len(published("v1.0")) == 149
+    assert len(published("0.7")) == 138
+    with pytest.raises(ValueError, match="there are v0.7, v1.0"):
+        published("v9.9")
