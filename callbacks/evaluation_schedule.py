@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import lightning as L
@@ -30,6 +30,10 @@ class EvaluationSchedule(Callback):
         round_to: Where an amount of samples may end.
         at: Further amounts at which to evaluate, before ``first``.
 
+    Attributes:
+        every_of_batch: Gives ``every`` (and ``first``) from the global batch size, where the rules
+            make it depend on that.
+
     Raises:
         ValueError: If an amount is not positive or a limit comes before the first evaluation.
 
@@ -55,10 +59,13 @@ class EvaluationSchedule(Callback):
             raise ValueError(f"evaluation.limit {limit} comes before the first evaluation {first}")
         self.every, self.first, self.limit = every, first, limit
         self.unit, self.round_to, self.at = unit, round_to, tuple(at)
+        self.every_of_batch: Callable[[int], float] | None = None
         self._last_step = NEVER
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         trainer.check_val_every_n_epoch = 1
+        if self.every_of_batch is not None:
+            self.first = self.every = self.every_of_batch(_global_batch_size(trainer))
         if self.limit is None:
             return
         if self.unit == "samples" and self.round_to == "step":

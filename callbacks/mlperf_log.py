@@ -217,7 +217,9 @@ class MLPerfLog(Callback):
         handler = logging.FileHandler(path, mode="x")
         handler.setFormatter(logging.Formatter("%(message)s"))
         plain.addHandler(handler)
-        self._logger = MLLogger(logger=plain, default_stack_offset=3)
+        self._logger = MLLogger(
+            logger=plain, default_stack_offset=2, root_dir=str(Path(__file__).parents[1]) + "/"
+        )
 
     def _event(
         self, key: str, value: Any, metadata: Any = None, *, time_ms: int | None = None

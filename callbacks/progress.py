@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Any
 
@@ -120,5 +121,9 @@ class Progress(ProgressBar):
             if missing * gain <= 0 or span <= 0:
                 return None
             waits.append(missing / gain * span)
-        elapsed = self._target.state.clock.seconds - last.seconds
-        return max(0.0, max(waits) - elapsed) if waits else None
+        if not waits:
+            return None
+        # The target can only be reached at an evaluation.
+        pause = last.seconds - evaluations[-2].seconds
+        wait = max(1, math.ceil(max(waits) / pause)) * pause
+        return max(0.0, wait - (self._target.state.clock.seconds - last.seconds))

@@ -64,6 +64,10 @@ class RunRecord(Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.finish(trainer)
+        # The clock has stopped: a module may leave what a person wants to look at.
+        write = getattr(pl_module, "write_artifacts", None)
+        if callable(write) and trainer.is_global_zero:
+            write(self._folder())
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException

@@ -41,6 +41,8 @@ class Benchmark:
     """Fastest and slowest runs that the score leaves out, each."""
     evaluation: Mapping[str, Any]
     """Arguments of ``EvaluationSchedule`` in the closed division."""
+    evaluation_every: Callable[[int], float] | None = None
+    """Global batch size -> ``evaluation.every``, where the rules make it depend on the batch."""
     closed: tuple[Rule, ...] = ()
     """Settings that the closed division fixes."""
     progress_unit: Literal["epochs", "samples", "fraction"] = "epochs"

@@ -19,6 +19,7 @@ SILENCED = (
     (".*is ill-defined.*single-element.*", "torchmetrics on tiny demo batches"),
     (".*Found .* module\\(s\\) in eval mode.*", "frozen layers are meant to be"),
     (".*No device id is provided via `init_process_group`.*", "one device per process is set"),
+    (".*recommended to use .*sync_dist=True.*", "our metrics are equal on all ranks already"),
     (".*deterministic.*non-deterministic.*", "speed is the default; the flag is the trainer's"),
 )
 
@@ -27,6 +28,5 @@ def quiet() -> None:
     """Silence the messages above and Lightning's notes on devices and progress."""
     for pattern, _ in SILENCED:
         warnings.filterwarnings("ignore", message=pattern)
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
+    for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric.utilities.distributed").setLevel(logging.WARNING)

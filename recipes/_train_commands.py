@@ -107,10 +107,12 @@ def speed(benchmark: Benchmark, args: list[str]) -> int:
         0.
     """
     quiet()
-    from recipes._speed import measure
+    from recipes._speed import SKIPPED, measure
 
     cli = RecipeCLI(benchmark, "speed", args)
-    measure(benchmark, cli)
+    if cli.config.steps <= SKIPPED + 1:
+        raise ValueError(f"--steps must be more than {SKIPPED + 1}, got {cli.config.steps}")
+    measure(benchmark, cli, cli.config.steps)
     return 0
 
 
@@ -138,6 +140,8 @@ class Run:
     def _trainer(self) -> Trainer:
         cli, state, folder = self.cli, self.state, lambda: self.folder.path
         schedule: EvaluationSchedule = cli.config_init.evaluation
+        if cli.config.evaluation.every == cli.parser.get_defaults().evaluation.every:
+            schedule.every_of_batch = self.benchmark.evaluation_every
         warm_up: WarmUp = cli.config_init.warmup
         submission = cli.config_init.submission
         log = MLPerfLog(

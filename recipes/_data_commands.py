@@ -1,0 +1,106 @@
+"""The commands that need the data module only: prepare and doctor."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+
+from recipes._benchmark import Benchmark
+from recipes._cli import demo_preset
+from recipes._resume import option, without
+from recipes._usage import explain
+
+
+def prepare(benchmark: Benchmark, args: list[str]) -> int:
+    """Check and preprocess the data; a killed run goes on where it was.
+
+    Args:
+        benchmark: The data sheet.
+        args: Arguments after ``prepare``.
+
+    Returns:
+        0.
+
+    Raises:
+        ValueError: One line per problem in the data.
+    """
+    _datamodule(benchmark, "prepare", args).prepare()
+    return 0
+
+
+def doctor(benchmark: Benchmark, args: list[str]) -> int:
+    """Print what this machine and this data have and lack.
+
+    Args:
+        benchmark: The data sheet.
+        args: Arguments after ``doctor``.
+
+    Returns:
+        0 if nothing stands in the way, else 1.
+    """
+    datamodule = _datamodule(benchmark, "doctor", args)
+    for line in _machine():
+        print(f"  has    {line}")
+    root = getattr(datamodule, "root", None)
+    problems: list[str] = datamodule.problems()
+    if root is None:
+        print("  note   no --data.root: the demo needs no data; name a folder to check real data")
+    elif not problems:
+        print(f"  has    {benchmark.dataset} in {root}")
+    for line in problems:
+        print(f"  lacks  {line}")
+    again = f"python recipes/{benchmark.name}.py"
+    flag = f" --data.root {root}" if root else ""
+    if problems:
+        print(f"Not ready: mend the {len(problems)} points above, then run {again} doctor{flag}")
+        return 1
+    step = "fit" if root is None else "prepare"
+    print(f"Ready: {again} {step}{flag}")
+    return 0
+
+
+def _datamodule(benchmark: Benchmark, command: str, args: list[str]) -> Any:
+    parser = ArgumentParser(
+        prog=f"{benchmark.name}.py {command}",
+        exit_on_error=False,
+        allow_abbrev=False,
+        description=f"{command}: {benchmark.dataset}",
+    )
+    parser.add_class_arguments(benchmark.datamodule, "data")
+    # A preset speaks of more than data, so only its data section is read.
+    preset = option(args, "--config") or (
+        None if option(args, "--data.root") else str(demo_preset(benchmark))
+    )
+    args = without(args, "--config")
+    if preset is not None:
+        content = yaml.safe_load(Path(preset).read_text()) or {}
+        data = content.get("data") or {}
+        parser.set_defaults({f"data.{key}": value for key, value in data.items()})
+    try:
+        config = parser.parse_args(args)
+    except ArgumentError as error:
+        known = [name for action in parser._actions for name in action.option_strings]
+        raise ArgumentError(None, explain(str(error), known, args)) from error
+    return parser.instantiate_classes(config).data
+
+
+def _machine() -> Iterable[str]:
+    import torch
+
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    yield f"Python {platform.python_version()}, torch {torch.__version__}"
+    yield f"{os.cpu_count()} CPU cores, {pages / 2**30:.0f} GiB memory"
+    yield f"{shutil.disk_usage(Path.cwd()).free / 2**30:.0f} GiB free disk here"
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(index)
+            yield f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+    else:
+        yield "no CUDA device: demos run here, the closed division would take months"

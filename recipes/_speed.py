@@ -1,0 +1,229 @@
+"""The ``speed`` command: the training step through Lightning and in a plain loop, in one run."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import lightning as L
+import torch
+from torch.utils.data import DataLoader
+
+from callbacks.quality_target import RunState
+from callbacks.warm_up import without_logging
+from recipes._benchmark import Benchmark
+from recipes._parser import RecipeCLI
+
+# Dense peak in FLOP/s without sparsity, from the makers' data sheets: (bf16 or fp16, TF32, fp32).
+PEAK_FLOPS = {
+    "A100": (312e12, 156e12, 19.5e12),
+    "H100": (989e12, 494e12, 67e12),
+    "H200": (989e12, 494e12, 67e12),
+}
+ROUNDS = 3  # Lightning and the plain loop take turns, so that a busy machine slows both alike
+BATCHES = 4  # real batches that are kept and used again and again
+SKIPPED = 3  # steps of each round that are not counted
+
+
+class StepTimes(L.Callback):
+    """Notes the end of every step of a Lightning run."""
+
+    def __init__(self) -> None:
+        self.moments: list[float] = []
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        synchronize()
+        self.moments.append(time.perf_counter())
+
+
+class Replay(L.LightningDataModule):
+    """Serves a few real batches over and over, so that only the step is measured.
+
+    Args:
+        source: The data module that the batches came from.
+        batches: Batches on the CPU.
+        steps: Length of an epoch.
+    """
+
+    def __init__(self, source: Any, batches: Sequence[Any], steps: int) -> None:
+        super().__init__()
+        self._source, self._batches, self._steps = source, batches, steps
+        self.batch_size = source.batch_size
+        self.samples_per_epoch = source.batch_size * steps
+        self.synthetic_batch: Callable[[], Any] = source.synthetic_batch
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """The batches, as a loader that collates nothing."""
+        many = [self._batches[i % len(self._batches)] for i in range(self._steps)]
+        return DataLoader(many, batch_size=None)  # type: ignore[arg-type]
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Never iterated: no evaluation is due."""
+        return DataLoader(self._batches[:1], batch_size=None)  # type: ignore[arg-type]
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, index: int) -> Any:
+        """Move a batch as the source would.
+
+        Args:
+            batch: A batch.
+            device: Where to.
+            index: Number of the loader.
+
+        Returns:
+            The batch on the device.
+        """
+        return self._source.transfer_batch_to_device(batch, device, index)
+
+
+def synchronize() -> None:
+    """Wait for the GPU, where there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def measure(benchmark: Benchmark, cli: RecipeCLI, steps: int) -> dict[str, Any]:
+    """Measure and print: samples/s, ms/step, data wait, FLOP/s, memory, and the plain loop.
+
+    Args:
+        benchmark: The data sheet.
+        cli: Parsed flags, module and data module.
+        steps: Steps per round, more than those that are skipped.
+
+    Returns:
+        Name -> figure, as printed.
+    """
+    cli.datamodule.prepare_data()
+    batches, wait = _read_batches(cli.datamodule, steps)
+    lightning_ms: list[float] = []
+    plain_ms: list[float] = []
+    trainer: Any = None
+    for _ in range(ROUNDS):
+        trainer, moments = _lightning_round(benchmark, cli, batches, steps)
+        lightning_ms += _milliseconds(moments)
+        plain_ms += _milliseconds(_plain_round(cli, trainer, batches, steps))
+    figures = _figures(cli, trainer, lightning_ms, plain_ms, wait)
+    for name, value in figures.items():
+        print(f"{name:32} {value if isinstance(value, str) else format(value, '.4g')}")
+    return figures
+
+
+def _read_batches(datamodule: Any, steps: int) -> tuple[list[Any], float]:
+    """Real batches, and the median seconds that the loader takes for one."""
+    loader = datamodule.train_dataloader()
+    kept, seconds = [], []
+    # The second pass counts: a run lasts many epochs, and caches are filled in the first.
+    for _ in range(2):
+        kept, seconds = [], []
+        start = time.perf_counter()
+        for batch in islice(loader, steps):
+            seconds.append(time.perf_counter() - start)
+            kept = kept if len(kept) == BATCHES else [*kept, batch]
+            start = time.perf_counter()
+    return kept, statistics.median(seconds[1:] or seconds)
+
+
+def _lightning_round(
+    benchmark: Benchmark, cli: RecipeCLI, batches: list[Any], steps: int
+) -> tuple[L.Trainer, list[float]]:
+    # The same callbacks and loggers as a real run, in a folder that is thrown away.
+    from recipes._train_commands import Run
+
+    times = StepTimes()
+    with TemporaryDirectory() as folder:
+        cli.config.output_root = Path(folder)
+        schedule = cli.config_init.evaluation
+        schedule.first = schedule.every = 1e15
+        schedule.limit, schedule.unit = 1, "epochs"
+        cli.config_init.trainer.callbacks = [times]
+        run = Run(benchmark, cli, RunState(), resumed_from=None)
+        run.trainer.fit(cli.model, datamodule=Replay(cli.datamodule, batches, steps))
+    return run.trainer, times.moments
+
+
+def _plain_round(
+    cli: RecipeCLI, trainer: L.Trainer, batches: list[Any], steps: int
+) -> list[float]:
+    module, moments = cli.model, []
+    configured: Any = module.configure_optimizers()
+    optimizer = configured["optimizer"] if isinstance(configured, dict) else configured
+    device = trainer.strategy.root_device
+    module.to(device)
+    module.train()
+    with without_logging(module):
+        for index in range(steps):
+            batch = cli.datamodule.transfer_batch_to_device(
+                batches[index % len(batches)], device, 0
+            )
+            optimizer.zero_grad(set_to_none=True)
+            with trainer.precision_plugin.train_step_context():
+                loss: Any = module.training_step(batch, index)
+            (loss["loss"] if isinstance(loss, dict) else loss).backward()
+            optimizer.step()
+            synchronize()
+            moments.append(time.perf_counter())
+    return moments
+
+
+def _milliseconds(moments: list[float]) -> list[float]:
+    counted = moments[SKIPPED - 1 :]
+    return [1000 * (b - a) for a, b in zip(counted, counted[1:], strict=False)]
+
+
+def _figures(
+    cli: RecipeCLI,
+    trainer: L.Trainer,
+    lightning_ms: list[float],
+    plain_ms: list[float],
+    wait: float,
+) -> dict[str, Any]:
+    median = statistics.median(lightning_ms)
+    samples = cli.datamodule.batch_size / median * 1000
+    flops = cli.config_init.warmup.flops_per_sample
+    device = trainer.strategy.root_device
+    workers = max(1, getattr(cli.datamodule, "num_workers", 0))
+    # With loader processes the next batch is made during the step; only the rest is waited for.
+    waited = wait * 1000 if workers == 1 else max(0.0, wait * 1000 / workers - median)
+    figures: dict[str, Any] = {
+        "device": _device_name(device),
+        "precision": str(trainer.precision),
+        "samples/s": samples,
+        "ms/step median": median,
+        "ms/step p90": statistics.quantiles(lightning_ms, n=10)[-1],
+        "data wait share": waited / (waited + median),
+        "plain loop ms/step median": statistics.median(plain_ms),
+        "Lightning / plain loop": median / statistics.median(plain_ms),
+    }
+    if flops:
+        figures["model FLOP/s"] = flops * samples
+        peak = _peak(device, str(trainer.precision))
+        figures["MFU"] = flops * samples / peak if peak else "unknown (no peak for this device)"
+    figures["peak memory GiB"] = _peak_memory(device)
+    return figures
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def _peak(device: torch.device, precision: str) -> float | None:
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    half, tf32, single = next((v for k, v in PEAK_FLOPS.items() if k in name), (0.0, 0.0, 0.0))
+    if "16" in precision:
+        return half or None
+    return (tf32 if torch.get_float32_matmul_precision() != "highest" else single) or None
+
+
+def _peak_memory(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

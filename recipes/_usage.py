@@ -1,0 +1,58 @@
+"""One clear line for a wrong flag or configuration key."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+
+UNRECOGNISED = re.compile(r"unrecognized arguments: (\S+)", re.IGNORECASE)
+IN_GROUP = re.compile(r"Group '([\w.]+)' does not accept option '([\w.]+)'")
+IN_NET = re.compile(r"Option '([\w.]+)' is not accepted.*class_path='([\w.]+)'")
+NOT_IMPORTED = re.compile(r"(No module named '[\w.]+'|module '[\w.]+' has no attribute '\w+').*"
+                          r"Got value: (\S+)")
+WRONG_VALUE = re.compile(r"Expected an? (.+?)\. Got value: (.*)")
+
+
+def explain(message: str, known: Sequence[str], args: Sequence[str]) -> str:
+    """Turn the parser's message into one line that names the nearest valid flag.
+
+    Args:
+        message: The parser's message, possibly over several lines.
+        known: Valid flags, with their dashes.
+        args: What was parsed, to tell a flag from a configuration key.
+
+    Returns:
+        One line: what is wrong, and what was probably meant or is allowed.
+    """
+    line = " ".join(part.strip() for part in message.splitlines() if part.strip())
+    if match := UNRECOGNISED.search(line):
+        return _unknown(match[1].partition("=")[0].lstrip("-"), known, args)
+    if match := IN_GROUP.search(line):
+        return _unknown(f"{match[1]}.{match[2]}", known, args)
+    key = re.match(r'Parser key "([\w.]+)":', line)
+    if key is None:
+        return line
+    rest = line[key.end() :].strip()
+    if match := IN_NET.search(rest):
+        return f"--{key[1]}: {match[2]} has no argument {match[1]}"
+    if match := NOT_IMPORTED.search(rest):
+        return f"--{key[1]}: cannot import {match[2]} ({match[1]}); give a dotted path"
+    if match := WRONG_VALUE.search(rest):
+        return f"--{key[1]}: got {match[2]}, allowed: {_type_name(match[1])}"
+    return f"--{key[1]}: {rest}"
+
+
+def _unknown(name: str, known: Sequence[str], args: Sequence[str]) -> str:
+    given = any(arg.partition("=")[0] == f"--{name}" for arg in args)
+    what = f"unknown flag --{name}" if given else f"unknown key {name} in the configuration"
+    near = difflib.get_close_matches(f"--{name}", known, n=1, cutoff=0.6)
+    if not near:
+        return f"{what}; --help lists all"
+    return f"{what}; did you mean {near[0] if given else near[0].lstrip('-')}?"
+
+
+def _type_name(text: str) -> str:
+    text = re.sub(r"<class '([\w.]+)'>", r"\1", text)
+    literal = re.fullmatch(r"typing\.Literal\[(.+)\]", text)
+    return literal[1].replace("'", "") if literal else text
