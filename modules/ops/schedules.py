@@ -37,3 +37,151 @@ def warmup_multistep(
         return initial_learning_rate + rise
     drops = sum(warmup_epochs <= boundary < epoch for boundary in decay_boundary_epochs)
     return learning_rate * decay_factor**drops
+
+
+def warmup_polynomial(
+    step: int,
+    *,
+    learning_rate: float,
+    end_learning_rate: float,
+    warmup_steps: float,
+    total_steps: float,
+    power: float = 2.0,
+) -> float:
+    """Learning rate of a step: a linear rise from 0, then a polynomial fall to the end rate.
+
+    Step ``warmup_steps`` still belongs to the rise; the fall takes ``total_steps - warmup_steps + 1``
+    steps, so the last of ``total_steps`` steps is not yet at the end rate.
+
+    Args:
+        step: Counted from 0.
+        learning_rate: Rate at the end of the rise.
+        end_learning_rate: Rate from step ``total_steps + 1`` on.
+        warmup_steps: Steps of the rise; 0 starts at ``learning_rate``.
+        total_steps: Steps of rise and fall together.
+        power: Exponent of the fall.
+
+    Returns:
+        The rate of the step.
+
+    Source:
+        mlcommons/training, image_classification/tensorflow2/lars_util.py (v1.0). Differs: without
+        a warm-up, step 0 has the base rate, where the reference divides 0 by 0.
+    """
+    if step <= warmup_steps:
+        return learning_rate * step / warmup_steps if warmup_steps else learning_rate
+    decay_steps = total_steps - warmup_steps + 1
+    done = min(step - warmup_steps, decay_steps) / decay_steps
+    return (learning_rate - end_learning_rate) * (1 - done) ** power + end_learning_rate
+
+
+def warmup_hold_decay(
+    step: int,
+    *,
+    steps_per_epoch: int,
+    learning_rate: float,
+    warmup_epochs: int,
+    hold_epochs: int,
+    decay_factor: float,
+    min_learning_rate: float = 0.0,
+) -> float:
+    """Learning rate of a step: a linear rise per step, a plateau, then a drop after every epoch.
+
+    The rise starts at two parts and ends, one step after the warm-up, at all of
+    ``warmup steps + 1`` parts. The last step of the plateau's last epoch has the full rate by
+    either rule.
+
+    Args:
+        step: Counted from 1.
+        steps_per_epoch: Optimizer steps in an epoch.
+        learning_rate: Rate of the plateau.
+        warmup_epochs: Epochs of the rise.
+        hold_epochs: Epochs of the plateau.
+        decay_factor: Multiplies the rate once more in every epoch after that.
+        min_learning_rate: No step has less, also in the warm-up.
+
+    Returns:
+        The rate of this step.
+
+    Source:
+        mlcommons/training @ 9947bdf2, rnn_speech_recognition/pytorch/common/optimizers.py.
+    """
+    warmup_steps = warmup_epochs * steps_per_epoch
+    if step < warmup_steps:
+        share = (step + 1) / (warmup_steps + 1)
+    elif step < (warmup_epochs + hold_epochs) * steps_per_epoch:
+        share = 1.0
+    else:
+        epoch = (step - 1) // steps_per_epoch + 1
+        share = decay_factor ** (epoch - warmup_epochs - hold_epochs)
+    return max(share * learning_rate, min_learning_rate)
+
+
+def warmup_hold_poly(
+    step: int,
+    *,
+    learning_rate: float,
+    warmup_steps: int = 0,
+    decay_start_step: int = 0,
+    decay_steps: int = 0,
+) -> float:
+    """Learning rate of a step: a linear rise, a plateau, then a fall with power 2.
+
+    The plateau stays at the last value of the rise, ``learning_rate * (W - 1) / W``, one step short
+    of the full rate; the closed reference does so.
+
+    Args:
+        step: Counted from 1.
+        learning_rate: Rate that the rise aims at.
+        warmup_steps: W; 0 or 1 starts at ``learning_rate``.
+        decay_start_step: First step of the fall; at least ``warmup_steps`` if there is a fall.
+        decay_steps: N, length of the fall; 0 keeps the plateau for ever. Later steps keep the
+            fall's last rate, ``learning_rate / N^2``, or 1e-7.
+
+    Returns:
+        The rate of this step.
+
+    Source:
+        facebookresearch/dlrm @ 6d75c84d, dlrm_s_pytorch.py, LRPolicyScheduler. Differs: a pure
+        function of the step, so that a resumed run needs no history; without a rise the plateau
+        is ``learning_rate``, where the reference fails.
+    """
+    if step < warmup_steps:
+        return learning_rate * step / warmup_steps
+    if decay_steps and step >= decay_start_step:
+        left = max(decay_steps - (step - decay_start_step), 1)
+        return max(1e-7, learning_rate * (left / decay_steps) ** 2)
+    return learning_rate * (warmup_steps - 1) / warmup_steps if warmup_steps > 1 else learning_rate
+
+
+def warmup_linear_decay(
+    step: int,
+    *,
+    learning_rate: float,
+    training_steps: int,
+    warmup_steps: int = 0,
+    start_warmup_step: int = 0,
+) -> float:
+    """Learning rate of a step as BERT's reference sets it: a linear rise, then a linear fall to 0.
+
+    The fall counts from step 0, not from the end of the rise, so the rate may jump at the end of
+    the rise. A negative start begins the rise part of the way up.
+
+    Args:
+        step: Optimizer steps done before this one, from 0.
+        learning_rate: Rate that the rise aims at and the fall starts from.
+        training_steps: Step from which on the rate is 0.
+        warmup_steps: Length of the rise; 0 has none, whatever its start.
+        start_warmup_step: Step at which the rise would be at 0; may be negative.
+
+    Returns:
+        The rate that this step uses.
+
+    Source:
+        mlcommons/training @ 9947bdf2, language_model/tensorflow/bert/optimization.py. Differs:
+        with gradient accumulation it counts micro-steps; here a step is an optimizer step.
+    """
+    since = step - start_warmup_step
+    if warmup_steps > 0 and since < warmup_steps:
+        return learning_rate * since / warmup_steps
+    return learning_rate * (1 - min(step, training_steps) / training_steps)

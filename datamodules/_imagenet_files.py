@@ -1,0 +1,147 @@
+"""Finds ImageNet's files in a folder, and says in plain lines what is missing.
+
+Accepted: ``train/<synset>/*.JPEG`` with ``val/<synset>/*.JPEG``, or with ``val/*.JPEG`` and a file
+of labels, one synset per line in the order of the file names.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ENDINGS = (".jpeg", ".jpg", ".png")
+LABELS = ("imagenet_2012_validation_synset_labels.txt", "synset_labels.txt")
+SOURCE = "image-net.org (free account, non-commercial research only)"
+TRAIN_ARCHIVE = f"ILSVRC2012_img_train.tar, 148 GB, from {SOURCE}"
+VAL_ARCHIVE = f"ILSVRC2012_img_val.tar, 6.7 GB, from {SOURCE}"
+NAMED = 3  # missing things that a message names before it only counts
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How much the data set holds when it is whole."""
+
+    classes: int
+    train: int
+    val: int
+
+
+@dataclass(frozen=True)
+class Files:
+    """The images of both splits.
+
+    Attributes:
+        synsets: Class names in sorted order; the place is the class number.
+        train: Path from the root and class number of every training image, by class and name.
+        val: The same for evaluation, by file name.
+    """
+
+    synsets: tuple[str, ...]
+    train: Sequence[tuple[str, int]]
+    val: Sequence[tuple[str, int]]
+
+
+def scan(root: Path, counts: Counts) -> Files:
+    """List all images without opening one.
+
+    Args:
+        root: Folder with ``train`` and ``val``.
+        counts: What must be there.
+
+    Returns:
+        The images.
+
+    Raises:
+        FileNotFoundError: If the root does not exist.
+        ValueError: One line per problem.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root} is not a folder; --data.root names the one with train/")
+    train = _class_folders(root / "train")
+    flat = _images(root / "val")
+    val = {} if flat else _class_folders(root / "val")
+    problems = _missing_parts(root, bool(train), bool(flat or val))
+    if problems:
+        raise ValueError("\n".join(problems))
+    labels, problems = _labels(root, flat, val)
+    synsets = sorted(train)
+    problems += _missing_classes(root, train, {synset for _, synset in labels}, counts)
+    num_train = sum(map(len, train.values()))
+    problems += _wrong_count(root / "train", num_train, counts.train, TRAIN_ARCHIVE)
+    problems += _wrong_count(root / "val", len(flat) or len(labels), counts.val, VAL_ARCHIVE)
+    if problems:
+        raise ValueError("\n".join(problems))
+    number = {synset: place for place, synset in enumerate(synsets)}
+    return Files(
+        tuple(synsets),
+        [(f"train/{s}/{name}", number[s]) for s in synsets for name in train[s]],
+        [(f"val/{name}", number[synset]) for name, synset in labels],
+    )
+
+
+def _missing_parts(root: Path, has_train: bool, has_val: bool) -> list[str]:
+    problems = []
+    if not has_train:
+        problems.append(
+            f"{root / 'train'} holds no class folders with images: unpack {TRAIN_ARCHIVE}, then "
+            "each of its inner archives into a folder of that archive's name"
+        )
+    if not has_val:
+        problems.append(f"{root / 'val'} holds no images: unpack {VAL_ARCHIVE} there")
+    return problems
+
+
+def _class_folders(folder: Path) -> dict[str, list[str]]:
+    """Image names of every class folder that has any."""
+    if not folder.is_dir():
+        return {}
+    found = {entry.name: _images(Path(entry)) for entry in os.scandir(folder) if entry.is_dir()}
+    return {synset: names for synset, names in found.items() if names}
+
+
+def _images(folder: Path) -> list[str]:
+    """Sorted names of the image files in a folder."""
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        return sorted(e.name for e in entries if e.name.lower().endswith(ENDINGS))
+
+
+def _labels(
+    root: Path, flat: list[str], folders: dict[str, list[str]]
+) -> tuple[list[tuple[str, str]], list[str]]:
+    """Name (from ``val``) and synset of every evaluation image, by file name; and problems."""
+    if not flat:
+        pairs = [(f"{synset}/{name}", synset) for synset in folders for name in folders[synset]]
+        return sorted(pairs, key=lambda pair: pair[0].partition("/")[2]), []
+    places = [place for f in (root, root / "val") for n in LABELS if (place := f / n).is_file()]
+    if not places:
+        return [], [
+            f"{root / 'val'} is flat, so it needs {root / LABELS[0]}: one synset per line in the "
+            "order of the file names (tensorflow/models, research/inception has it), or sort the "
+            "images into synset folders"
+        ]
+    lines = places[0].read_text().split()
+    if len(lines) != len(flat):
+        text = f"{places[0]} has {len(lines)} labels for {len(flat)} images in {root / 'val'}"
+        return [], [f"{text}; get the whole file, or the missing images"]
+    return list(zip(flat, lines, strict=True)), []
+
+
+def _missing_classes(
+    root: Path, train: dict[str, list[str]], labelled: set[str], counts: Counts
+) -> list[str]:
+    missing = sorted(labelled - set(train))
+    if missing:
+        names = ", ".join(missing[:NAMED]) + (", ..." if len(missing) > NAMED else "")
+        return [f"{root / 'train'} lacks {len(missing)} class folders ({names}): {TRAIN_ARCHIVE}"]
+    if len(train) != counts.classes:
+        return [f"{root / 'train'} has {len(train)} class folders, expected {counts.classes}"]
+    return []
+
+
+def _wrong_count(folder: Path, found: int, expected: int, archive: str) -> list[str]:
+    if found == expected:
+        return []
+    what = f"lacks {expected - found}" if found < expected else f"has {found - expected} too many"
+    return [f"{folder} {what} of {expected} images: {archive}"]

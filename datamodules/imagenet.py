@@ -1,0 +1,256 @@
+"""ImageNet (ILSVRC-2012): photographs of 1000 classes, for ResNet-50.
+
+Data: https://image-net.org, 148 GB of training and 6.7 GB of evaluation images as JPEG; a free
+account, non-commercial research only. Facts: mlcommons/training, image_classification (v1.0).
+
+Letters: B batch, S side of the square images.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch.utils.data import DataLoader
+
+from datamodules import _imagenet_prepare as builder
+from datamodules._cache import build_once, demo_folder
+from datamodules._imagenet_files import Counts, scan
+from datamodules._imagenet_samples import Batch, EvaluationImages, TrainingImages, as_is
+from datamodules._sampling import (
+    EpochSampler,
+    evaluation_indices,
+    padded_length,
+    ranks,
+    resume_position,
+    run_seed,
+)
+from datamodules._shards import has_shards
+
+
+class ImageNetDataModule(L.LightningDataModule):
+    """Random windows of the training images and centre crops of the evaluation images.
+
+    A batch is a dict of ``image`` (B, 3, S, S) uint8 RGB with channels innermost in memory (the
+    module normalises on the device), ``label`` (B,) int64 and ``index`` (B,) int64.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: Path | None = None,
+        prepared_dir: Path | None = None,
+        batch_size: int = 408,
+        evaluation_batch_size: int = 500,
+        image_size: int = 224,
+        num_classes: int = 1000,
+        num_train: int = 1_281_167,
+        num_val: int = 50_000,
+        num_workers: int = 0,
+        prepare_processes: int = 0,
+    ) -> None:
+        """Defaults are the closed reference.
+
+        Args:
+            root: Folder with ``train/<synset>/`` and ``val/``, or one with finished shards. None
+                generates the demo data.
+            prepared_dir: Where shards and listings go; default ``finishline-imagenet`` in the root.
+            batch_size: Training images per device and step.
+            evaluation_batch_size: Evaluation images per device and step; speed and memory only.
+            image_size: Side of the crops in pixels.
+            num_classes: Class folders that must be there.
+            num_train: Training images that must be there.
+            num_val: Evaluation images that must be there.
+            num_workers: Loader processes per device; 0 loads in the training process.
+            prepare_processes: Processes that write shards; 0 chooses by cores and memory.
+
+        Raises:
+            ValueError: If a number lies outside its range; one line each.
+        """
+        super().__init__()
+        least = {
+            "batch_size": batch_size,
+            "evaluation_batch_size": evaluation_batch_size,
+            "image_size": image_size,
+            "num_classes": num_classes,
+            "num_train": num_train,
+            "num_val": num_val,
+            "num_workers": num_workers + 1,
+            "prepare_processes": prepare_processes + 1,
+        }
+        if bad := [name for name, value in least.items() if value < 1]:
+            raise ValueError("\n".join(f"data.{name} is too small" for name in bad))
+        self.demo = root is None
+        self.root, self.prepared_dir = root, prepared_dir
+        self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
+        self.image_size = image_size
+        self.counts = _demo_counts() if root is None else Counts(num_classes, num_train, num_val)
+        self.num_workers, self.prepare_processes = num_workers, prepare_processes
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """Training images per epoch, padded to a whole number of global batches."""
+        return padded_length(self.counts.train, self._global_batch_size)
+
+    def prepare_data(self) -> None:
+        """List the files, unless there are shards or a listing; opens no image.
+
+        Raises:
+            FileNotFoundError: If the root does not exist.
+            ValueError: One line per problem.
+        """
+        self._write_demo()
+        builder.make_readable(self._source, self._prepared, self.counts)
+
+    def prepare(self) -> None:
+        """Check every image and write shards, or check those that are there by their hashes.
+
+        Raises:
+            FileNotFoundError: If the root does not exist.
+            ValueError: One line per missing part or unreadable image.
+        """
+        self._write_demo()
+        options: dict[str, Any] = {"processes": self.prepare_processes, "show_progress": True}
+        if not builder.drop_damaged(self._prepared, self.counts, **options):
+            builder.write_all_shards(self._source, self._prepared, self.counts, **options)
+            anew = builder.count_encoded_anew(self._source, self._prepared, self.counts)
+            print(f"{anew} images are no plain JPEG (PNG, CMYK) and were encoded anew")
+        print(
+            f"ImageNet{' demo' if self.demo else ''} is ready in {self._prepared}: "
+            f"{self.counts.train} training and {self.counts.val} evaluation images of "
+            f"{self.counts.classes} classes"
+        )
+
+    def problems(self) -> list[str]:
+        """What keeps this root from being used, without opening an image or writing a file.
+
+        Returns:
+            One line per problem: what, where, what to do; empty when all is well.
+        """
+        if self.root is None:
+            return []
+        if any(has_shards(self._prepared, split) for split in builder.SPLITS):
+            return builder.shard_problems(self._prepared, self.counts)
+        try:
+            scan(self.root, self.counts)
+        except (FileNotFoundError, ValueError) as error:
+            return str(error).splitlines()
+        return []
+
+    def setup(self, stage: str) -> None:
+        """Refuse a batch that the data set cannot fill.
+
+        Args:
+            stage: ``fit`` or ``validate``.
+
+        Raises:
+            ValueError: If a global batch is larger than the training set.
+        """
+        if self._global_batch_size > self.counts.train:
+            raise ValueError(
+                f"the global batch of {self._global_batch_size} images (data.batch_size "
+                f"{self.batch_size} x devices x accumulation) is larger than the training set of "
+                f"{self.counts.train}; lower data.batch_size"
+            )
+
+    def mllog_facts(self) -> dict[str, object]:
+        """The log's data keys.
+
+        Returns:
+            Values by key.
+        """
+        return {
+            "train_samples": self.counts.train,
+            "eval_samples": self.counts.val,
+            "samples_per_epoch": self.samples_per_epoch,
+        }
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Shuffled, augmented images of this rank, from where a resumed run stopped.
+
+        Returns:
+            The loader.
+        """
+        epoch, done = resume_position(self.trainer)
+        rank, world_size = ranks(self.trainer)
+        sampler = EpochSampler(
+            self.counts.train,
+            self._global_batch_size,
+            rank,
+            world_size,
+            self.batch_size,
+            run_seed(),
+            start_batch=done,
+            start_epoch=epoch,
+        )
+        source = builder.open_source(self._source, self._prepared, "train", self.counts)
+        dataset = TrainingImages(source, self.image_size, run_seed())
+        return DataLoader(dataset, batch_sampler=sampler, **self._loader_options)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Evaluation images of this rank, each exactly once over all ranks, none left out.
+
+        Returns:
+            The loader.
+        """
+        source = builder.open_source(self._source, self._prepared, "val", self.counts)
+        numbers = evaluation_indices(self.counts.val, self.trainer)
+        dataset = EvaluationImages(source, self.image_size, numbers)
+        return DataLoader(dataset, batch_size=self.evaluation_batch_size, **self._loader_options)
+
+    def synthetic_batch(self) -> Batch:
+        """A random training batch on the CPU, for warm-up and speed tests.
+
+        Returns:
+            A batch with the keys, shapes, types and memory layout of a training batch.
+        """
+        B, S = self.batch_size, self.image_size
+        image_BSS3 = torch.randint(0, 256, (B, S, S, 3), dtype=torch.uint8)
+        return {
+            "image": image_BSS3.permute(0, 3, 1, 2),
+            "label": torch.randint(0, self.counts.classes, (B,)),
+            "index": torch.arange(B),
+        }
+
+    @property
+    def _source(self) -> Path:
+        """The root, or the folder of the generated images."""
+        from datamodules.demo.imagenet import VERSION
+
+        return self.root or demo_folder("imagenet", VERSION, vars(self.counts))
+
+    @property
+    def _prepared(self) -> Path:
+        """The folder of shards and listings."""
+        if has_shards(self._source, "train"):
+            return self._source
+        return self.prepared_dir or self._source / "finishline-imagenet"
+
+    @property
+    def _global_batch_size(self) -> int:
+        """Images per optimizer step over all ranks."""
+        accumulation = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
+        return self.batch_size * ranks(self.trainer)[1] * accumulation
+
+    @property
+    def _loader_options(self) -> dict[str, Any]:
+        """Worker and memory settings of both loaders."""
+        on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return {
+            "collate_fn": as_is,
+            "num_workers": self.num_workers,
+            "persistent_workers": self.num_workers > 0,
+            "pin_memory": on_cuda,
+        }
+
+    def _write_demo(self) -> None:
+        if self.demo:
+            from datamodules.demo.imagenet import write_textures
+
+            build_once(self._source, write_textures)
+
+
+def _demo_counts() -> Counts:
+    from datamodules.demo.imagenet import COUNTS
+
+    return COUNTS

@@ -1,0 +1,296 @@
+"""ResNet-50 on ImageNet: how MLPerf Training v1.0 trains it and what it measures.
+
+Shapes: B batch, H W pixels, K classes. A batch is a dict: ``image`` (B, 3, H, W) uint8 RGB,
+``label`` (B,) int64 in ``[0, K)`` and ``index`` (B,) int64.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, TypedDict
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from modules.nets.resnet import ResNet
+from modules.ops.batch_norm_sync import average_running_statistics
+from modules.ops.check_net import check_net
+from modules.ops.lars import LARS, split_parameters
+from modules.ops.schedules import warmup_polynomial
+
+# Means of the reference, in the order red, green, blue; it divides by no deviation.
+IMAGE_MEAN = (123.68, 116.78, 103.94)
+# Fixed in the closed division; the log's checker accepts no other values.
+END_LEARNING_RATE, POWER = 1e-4, 2
+
+
+class Batch(TypedDict):
+    """Images of a training step or an evaluation step, not yet normalised."""
+
+    image: Tensor
+    label: Tensor
+    index: Tensor
+
+
+class TopOne(Metric):
+    """Share of images whose highest logit is the label's, from whole counts of all ranks."""
+
+    full_state_update = False
+    correct: Tensor
+    total: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for state in ("correct", "total"):
+            self.add_state(state, default=torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, logits_BK: Tensor, label_B: Tensor) -> None:
+        """Count a batch.
+
+        Args:
+            logits_BK: Scores, any float type.
+            label_B: int64 in ``[0, K)``.
+        """
+        self.correct += (logits_BK.argmax(1) == label_B).sum()
+        self.total += label_B.numel()
+
+    def compute(self) -> Tensor:
+        """Top-1 accuracy.
+
+        Returns:
+            A float64 scalar in ``[0, 1]``, NaN before any image.
+        """
+        return self.correct.double() / self.total
+
+
+class ResNetModule(L.LightningModule):
+    """Trains an image classifier; the defaults are the reference convergence point at batch 3264.
+
+    Args:
+        net: Builds the network: (B, 3, H, W) float in, one logit per class out.
+        optimizer: ``lars``, or ``sgd`` with momentum; the closed division allows both.
+        learning_rate: Rate at the end of the warm-up, for the global batch as it is.
+        warmup_epochs: Epochs of linear rise from 0, set per step; may be a fraction.
+        train_epochs: Epochs until the rate has fallen to 1e-4; training may go on at that rate.
+        momentum: Momentum; the rules' table has 0.9 up to a global batch of 32k.
+        weight_decay: 1e-4 times a power of two. LARS adds it times w to the gradient of kernels;
+            SGD adds twice that, as the reference does, and to biases too.
+        label_smoothing: Share of the target that is spread over all classes; 0 or 0.1.
+
+    Raises:
+        ValueError: If a number lies outside its range; one line each.
+
+    Source:
+        mlcommons/training, image_classification/tensorflow2 (v1.0), and mlperf_logging,
+        rcp_checker/training_1.0.0/rcps_resnet.json (batch 3264).
+    """
+
+    metric_names: ClassVar[tuple[str, ...]] = ("accuracy",)
+
+    def __init__(
+        self,
+        *,
+        net: Callable[[], nn.Module] = ResNet,
+        optimizer: Literal["lars", "sgd"] = "lars",
+        learning_rate: float = 10.5,
+        warmup_epochs: float = 2,
+        train_epochs: float = 37,
+        momentum: float = 0.9,
+        weight_decay: float = 5e-5,
+        label_smoothing: float = 0.1,
+    ) -> None:
+        super().__init__()
+        _refuse_impossible(
+            learning_rate, warmup_epochs, train_epochs, momentum, weight_decay, label_smoothing
+        )
+        self.net = net()
+        self.optimizer: Literal["lars", "sgd"] = optimizer
+        self.learning_rate = learning_rate
+        self.warmup_epochs, self.train_epochs = warmup_epochs, train_epochs
+        self.momentum, self.weight_decay = momentum, weight_decay
+        self.label_smoothing = label_smoothing
+        self.accuracy = TopOne()
+        mean = torch.tensor(IMAGE_MEAN).view(1, 3, 1, 1)
+        self.register_buffer("image_mean", mean, persistent=False)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Cross entropy of a batch.
+
+        Args:
+            batch: Cropped images.
+            batch_idx: Not used.
+
+        Returns:
+            loss: float32 scalar, the mean over the batch.
+        """
+        logits_BK = self.net(self.normalise(batch["image"])).float()
+        loss = F.cross_entropy(logits_BK, batch["label"], label_smoothing=self.label_smoothing)
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        # Logging costs more than a small step: only where Lightning would write it anyway.
+        if every and (self.global_step + 1) % every == 0:
+            self.log("train/loss", loss.detach())
+        return loss
+
+    def normalise(self, image_BCHW: Tensor) -> Tensor:
+        """Turn pixels into the network's input, on the device, where it is almost free.
+
+        Args:
+            image_BCHW: RGB in 0..255, uint8.
+
+        Returns:
+            float32 with the reference's channel means subtracted; same shape and memory layout.
+        """
+        return image_BCHW.float() - self.image_mean
+
+    def on_validation_epoch_start(self) -> None:
+        """Evaluate with the mean of all ranks' running statistics."""
+        average_running_statistics(self.net)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Classify a batch and count the hits.
+
+        Args:
+            batch: Centre crops.
+            batch_idx: Not used.
+        """
+        self.accuracy.update(self.net(self.normalise(batch["image"])), batch["label"])
+
+    def on_validation_epoch_end(self) -> None:
+        """Log ``val/accuracy`` over all images, equal on every rank."""
+        accuracy = self.accuracy.compute()
+        self.accuracy.reset()
+        # The counts are already those of all ranks; averaging could change the last bit.
+        self.log("val/accuracy", accuracy, sync_dist=False)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save what all ranks know of the running statistics, not rank 0's alone.
+
+        Args:
+            checkpoint: Holds this module's tensors themselves, so they need not be replaced.
+        """
+        average_running_statistics(self.net)
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """LARS or SGD, its rate set before each step.
+
+        Returns:
+            Optimizer and a scheduler that Lightning steps after every optimizer step.
+
+        Raises:
+            ValueError: If the trainer's datamodule cannot tell how many steps an epoch has.
+        """
+        kernels, biases, norms = split_parameters(self.net)
+        lars = self.optimizer == "lars"
+        decayed = kernels if lars else kernels + biases
+        plain = norms + biases if lars else norms
+        # The reference's SGD puts decay * sum(w^2) into the loss, whose gradient is 2 decay w.
+        decay = self.weight_decay if lars else 2 * self.weight_decay
+        groups = [
+            {"params": decayed, "weight_decay": decay, "adapt": lars},
+            {"params": plain, "weight_decay": 0.0, "adapt": False},
+        ]
+        groups = [group for group in groups if group["params"]]
+        # Base rate 1, so that the lambda is the rate itself and no rounding comes between.
+        optimizer = LARS(groups, lr=1.0, momentum=self.momentum)
+        steps_per_epoch = self.steps_per_epoch()
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: self.step_learning_rate(step, steps_per_epoch)
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of one epoch.
+
+        Returns:
+            Samples of an epoch, padded, over the global batch size.
+
+        Raises:
+            ValueError: If there is no datamodule with ``samples_per_epoch`` and ``batch_size``.
+        """
+        datamodule: Any = getattr(self.trainer, "datamodule", None)
+        if not hasattr(datamodule, "samples_per_epoch") or not hasattr(datamodule, "batch_size"):
+            raise ValueError(
+                "ResNetModule needs a datamodule with samples_per_epoch and batch_size: its "
+                "learning rate changes at every step of an epoch"
+            )
+        per_step = self.trainer.world_size * self.trainer.accumulate_grad_batches
+        return datamodule.samples_per_epoch // (datamodule.batch_size * per_step)
+
+    def step_learning_rate(self, step: int, steps_per_epoch: int) -> float:
+        """Learning rate of a step.
+
+        Args:
+            step: Steps taken before it.
+            steps_per_epoch: Optimizer steps of one epoch.
+
+        Returns:
+            The rate; 0 for the very first step.
+        """
+        return warmup_polynomial(
+            step,
+            learning_rate=self.learning_rate,
+            end_learning_rate=END_LEARNING_RATE,
+            warmup_steps=self.warmup_epochs * steps_per_epoch,
+            total_steps=self.train_epochs * steps_per_epoch,
+            power=POWER,
+        )
+
+    def check_net(self) -> None:
+        """Refuse, with a ValueError, a network that gives no 1000 logits for 224 x 224 pixels."""
+        check_net(self.net, input_shape=(1, 3, 224, 224), output_shape=(1, 1000))
+
+    def mllog_facts(self) -> dict[str, object]:
+        """Hyperparameters under the names of the v1.0 compliance checker.
+
+        Returns:
+            What the module knows; batch, seed and data facts come from elsewhere.
+        """
+        prefix = f"{self.optimizer}_opt"
+        steps = self.steps_per_epoch()
+        decay_steps = round(self.train_epochs * steps) - round(self.warmup_epochs * steps) + 1
+        warmup = "opt_learning_rate_warmup_epochs"
+        datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        facts: dict[str, object] = {
+            "opt_name": self.optimizer,
+            "model_bn_span": datamodule.batch_size,
+            f"{prefix}_base_learning_rate": self.learning_rate,
+            f"{prefix}_end_learning_rate": END_LEARNING_RATE,
+            f"{prefix}_learning_rate_decay_poly_power": POWER,
+            f"{prefix}_learning_rate_decay_steps": decay_steps,
+            f"{prefix}_momentum": self.momentum,
+            f"{prefix}_weight_decay": self.weight_decay,
+            # The rules leave the prefix out for SGD only.
+            f"lars_{warmup}" if self.optimizer == "lars" else warmup: self.warmup_epochs,
+        }
+        # Logged as the reference does, although its code adds 1e-7 in the place of a zero.
+        return facts | ({"lars_epsilon": 0.0} if self.optimizer == "lars" else {})
+
+
+def _refuse_impossible(
+    learning_rate: float,
+    warmup_epochs: float,
+    train_epochs: float,
+    momentum: float,
+    weight_decay: float,
+    label_smoothing: float,
+) -> None:
+    """Raise with one line per setting that is out of its range."""
+    checks = (
+        ("learning_rate", learning_rate, "above 0", learning_rate > 0),
+        ("train_epochs", train_epochs, "above 0 and finite", 0 < train_epochs < math.inf),
+        ("warmup_epochs", warmup_epochs, "in [0, train_epochs)", 0 <= warmup_epochs < train_epochs),
+        ("momentum", momentum, "in [0, 1)", 0 <= momentum < 1),
+        ("weight_decay", weight_decay, "at least 0", weight_decay >= 0),
+        ("label_smoothing", label_smoothing, "in [0, 1)", 0 <= label_smoothing < 1),
+    )
+    problems = [
+        f"{name} must be {rule}, got {value}" for name, value, rule, good in checks if not good
+    ]
+    if problems:
+        raise ValueError("\n".join(problems))
