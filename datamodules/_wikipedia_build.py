@@ -1,0 +1,335 @@
+"""Preprocessing cleaned Wikipedia text into shards: in parallel, restartable, checked.
+
+Each text file becomes one shard, written whole or not at all; a killed run goes on with the files
+that lack theirs. ``manifest.json`` comes last, and is all that a later run reads.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datamodules._process_pool import outcomes, processes_for
+from datamodules._wikipedia_samples import Recipe, Samples, SpecialIds, make_samples
+from datamodules._wikipedia_shards import open_shard, read_facts, write_shard
+from datamodules._wikipedia_text import read_text, split_articles, tokenise
+from datamodules._wikipedia_tokens import Vocabulary, WordPieces
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+EVALUATION = "eval"
+# Text of 27 MB in Python strings, then about 300,000 samples in 32 bits, three times.
+WORKER_BYTES = 3_000_000_000
+# Below this much text a process's start costs more than the work.
+SERIAL_BYTES = 20_000_000
+REPEATED_SHARE_LIMIT = 0.5
+
+
+@dataclass(frozen=True)
+class Source:
+    """The text files of one preparation and how to make samples of them."""
+
+    vocab_path: Path
+    vocab_size: int
+    train: Mapping[int, Path]
+    """Part number -> file."""
+    evaluation: Path
+    evaluation_md5s: Path
+    num_eval_samples: int
+    recipe: Recipe
+    checksums: Mapping[str, str]
+    """File name -> MD5 that it must have; empty to accept any text."""
+
+    def fingerprint(self) -> str:
+        """What all shards of a folder depend on beside their text.
+
+        Returns:
+            64 hexadecimal digits.
+        """
+        words = hashlib.md5(self.vocab_path.read_bytes()).hexdigest()
+        parts = [FORMAT, asdict(self.recipe), words, self.num_eval_samples]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def files(self) -> dict[str, Path]:
+        """Text files by shard name.
+
+        Returns:
+            ``train-00012`` -> its part, and ``eval``.
+        """
+        train = {f"train-{number:05d}": path for number, path in self.train.items()}
+        return {**train, EVALUATION: self.evaluation}
+
+
+def reference_checksums(folder: Path) -> dict[str, str]:
+    """MD5s of the published files.
+
+    Args:
+        folder: Text folder; the list ``bert_reference_results_text_md5.txt`` in it or beside it
+            adds the parts that the built-in list lacks.
+
+    Returns:
+        File name -> MD5.
+    """
+    text = (resources.files("datamodules") / "data" / "wikipedia_md5.txt").read_text()
+    for place in (folder, folder.parent):
+        listed = place / "bert_reference_results_text_md5.txt"
+        if listed.is_file():
+            text = listed.read_text() + "\n" + text
+    pairs = [line.split() for line in text.splitlines() if line and not line.startswith("#")]
+    return {Path(pair[1]).name: pair[0] for pair in pairs if len(pair) == 2}
+
+
+def read_manifest(folder: Path, source_names: list[str]) -> dict[str, Any] | None:
+    """The manifest of a prepared folder that holds all shards wanted; opens no shard.
+
+    Args:
+        folder: Prepared folder; may not exist yet.
+        source_names: Names of the shards wanted.
+
+    Returns:
+        The manifest, or None where something is still to be prepared.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        return None
+    manifest: dict[str, Any] = json.loads(path.read_text())
+    shards = manifest["shards"]
+    ready = all(name in shards and shard_path(folder, name).is_file() for name in source_names)
+    return manifest if ready and manifest["format"] == FORMAT else None
+
+
+def shard_path(folder: Path, name: str) -> Path:
+    """File of a shard.
+
+    Args:
+        folder: Prepared folder.
+        name: Shard name.
+
+    Returns:
+        The path.
+    """
+    return folder / f"{name}.safetensors"
+
+
+def build(
+    source: Source, out: Path, *, processes: int = 0, show_progress: bool = False
+) -> dict[str, Any]:
+    """Make the shards that are missing, check them all, and write the manifest.
+
+    Args:
+        source: Text and settings.
+        out: Prepared folder.
+        processes: Worker processes; 0 chooses by cores and memory.
+        show_progress: Draw a progress bar.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        ValueError: One line per problem; finished shards are kept.
+    """
+    Vocabulary.read(source.vocab_path, source.vocab_size)
+    check_evaluation(source)
+    fingerprint = source.fingerprint()
+    out.mkdir(parents=True, exist_ok=True)
+    files, done = source.files(), {}
+    for name in files:
+        if (path := shard_path(out, name)).is_file():
+            done[name] = read_facts(path)
+            if done[name]["fingerprint"] != fingerprint:
+                raise ValueError(
+                    f"{path} was prepared with other settings or another vocabulary: give another "
+                    "folder with --data.prepared_dir"
+                )
+    todo = [name for name in files if name not in done]
+    small = sum(files[name].stat().st_size for name in todo) < SERIAL_BYTES
+    workers = 1 if small else processes or processes_for(len(todo), WORKER_BYTES)
+    job = partial(build_shard, source=source, out=out, fingerprint=fingerprint)
+    problems = []
+    for outcome in outcomes(job, todo, workers, "tokenising", show_progress=show_progress):
+        if isinstance(outcome, str):
+            problems.append(outcome)
+        else:
+            done[outcome["name"]] = outcome
+    if problems:
+        raise ValueError("\n".join(problems))
+    repeated = refuse_repetition(out, done)
+    manifest = {"format": FORMAT, "shards": done, "repeated_articles": repeated}
+    partial_path = out / f"{MANIFEST}.partial"
+    partial_path.write_text(json.dumps(manifest, indent=1))
+    partial_path.replace(out / MANIFEST)
+    return manifest
+
+
+def build_shard(name: str, source: Source, out: Path, fingerprint: str) -> dict[str, Any]:
+    """Make one shard.
+
+    Args:
+        name: Shard name.
+        source: Text and settings.
+        out: Prepared folder.
+        fingerprint: Kept with the shard.
+
+    Returns:
+        Its facts: name, file, md5, samples, tokens, length quantiles.
+
+    Raises:
+        ValueError: If the text is not the published one, or has no article.
+    """
+    path = source.files()[name]
+    text, md5 = read_text(path)
+    if name != EVALUATION and md5 != source.checksums.get(path.name, md5):
+        raise ValueError(
+            f"{path}: MD5 {md5}, but the published file has {source.checksums[path.name]}; fetch "
+            "it again (or accept other text with --data.published_text false, open division)"
+        )
+    vocabulary = Vocabulary.read(source.vocab_path, source.vocab_size)
+    articles = tokenise(text, WordPieces(vocabulary))
+    if articles.article_starts.size < 2:
+        raise ValueError(f"{path}: no article in it")
+    special = SpecialIds(
+        vocabulary["[CLS]"], vocabulary["[SEP]"], vocabulary["[MASK]"], len(vocabulary)
+    )
+    samples = make_samples(articles, source.recipe, special)
+    if name == EVALUATION:
+        samples = pick_evaluation(samples, source.num_eval_samples, path)
+    lengths = np.diff(samples.token_starts)
+    facts = {
+        "name": name,
+        "file": path.name,
+        "md5": md5,
+        "samples": int(lengths.size),
+        "tokens": int(samples.token_starts[-1]),
+        "length_quantiles": np.quantile(lengths, np.linspace(0, 1, 33)).astype(int).tolist(),
+        "fingerprint": fingerprint,
+    }
+    write_shard(shard_path(out, name), samples, article_hashes(text), facts)
+    return facts
+
+
+def pick_evaluation(samples: Samples, count: int, path: Path) -> Samples:
+    """The evaluation samples: number ``int(i * ratio)`` for each i.
+
+    Args:
+        samples: All samples of the held-out text.
+        count: How many to pick.
+        path: For the message.
+
+    Returns:
+        The samples picked, in order.
+
+    Raises:
+        ValueError: If the text gives fewer.
+
+    Source:
+        mlcommons/training @ 9947bdf2, language_model/tensorflow/bert/cleanup_scripts/
+        pick_eval_samples.py.
+    """
+    total = samples.first_lengths_N.size
+    if total < count:
+        raise ValueError(f"{path}: gives {total} samples, {count} are needed")
+    ratio = total / count
+    picked = np.array([int(i * ratio) for i in range(count)])
+    tokens, token_starts = _gather(samples.tokens_T, samples.token_starts, picked)
+    positions, mask_starts = _gather(samples.positions_M, samples.mask_starts, picked)
+    labels, _ = _gather(samples.labels_M, samples.mask_starts, picked)
+    return Samples(
+        tokens,
+        token_starts,
+        samples.first_lengths_N[picked],
+        positions,
+        labels,
+        mask_starts,
+        samples.random_next_N[picked],
+    )
+
+
+def check_evaluation(source: Source) -> None:
+    """Refuse a held-out text that is neither the published one nor equal to its own list.
+
+    Args:
+        source: Text and settings.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If they differ; the message names the first article that does.
+    """
+    text, md5 = read_text(source.evaluation)
+    listed_text, listed_md5 = read_text(source.evaluation_md5s)
+    published = source.checksums
+    if published:
+        for path, got in ((source.evaluation, md5), (source.evaluation_md5s, listed_md5)):
+            if got != published[path.name]:
+                raise ValueError(
+                    f"{path}: MD5 {got}, but the published file has {published[path.name]}; "
+                    "fetch it again: the 10,000 evaluation articles are fixed"
+                )
+        return
+    listed, articles = listed_text.split(), split_articles(text)
+    if len(listed) != len(articles):
+        raise ValueError(
+            f"{source.evaluation}: {len(articles)} articles, but {source.evaluation_md5s.name} "
+            f"lists {len(listed)}"
+        )
+    for number, (article, wanted) in enumerate(zip(articles, listed, strict=True)):
+        if (got := hashlib.md5(article.encode()).hexdigest()) != wanted:
+            raise ValueError(
+                f"{source.evaluation}: article {number} has MD5 {got}, but "
+                f"{source.evaluation_md5s.name} says {wanted}; the held-out text was changed"
+            )
+
+
+def refuse_repetition(out: Path, shards: Mapping[str, Mapping[str, Any]]) -> int:
+    """Refuse identical parts, and a text most of whose articles come again.
+
+    Args:
+        out: Prepared folder.
+        shards: Facts by shard name.
+
+    Returns:
+        Number of articles that occur before, in any part or in the held-out text.
+
+    Raises:
+        ValueError: Names the files.
+    """
+    seen: dict[str, str] = {}
+    for facts in shards.values():
+        if facts["md5"] in seen:
+            raise ValueError(
+                f"{facts['file']} and {seen[facts['md5']]} are identical; the text was copied or "
+                "shuffled wrongly, fetch it again"
+            )
+        seen[facts["md5"]] = facts["file"]
+    hashes = np.concatenate([open_shard(shard_path(out, name))["articles"] for name in shards])
+    repeated = hashes.size - np.unique(hashes).size
+    if repeated > REPEATED_SHARE_LIMIT * hashes.size:
+        raise ValueError(
+            f"{repeated} of {hashes.size} articles are repetitions; the text was put together wrongly"
+        )
+    return int(repeated)
+
+
+def article_hashes(text: str) -> np.ndarray:
+    """A short hash of each article that is not empty.
+
+    Args:
+        text: A text file's content.
+
+    Returns:
+        hashes: (articles,) uint64.
+    """
+    articles = [article.encode() for article in split_articles(text) if article]
+    digests = b"".join(hashlib.md5(article).digest()[:8] for article in articles)
+    return np.frombuffer(digests, dtype=np.uint64)
+
+
+def _gather(values: np.ndarray, starts: np.ndarray, rows: np.ndarray) -> tuple[Any, Any]:
+    """Rows of a ragged array, and their new starts."""
+    parts = [values[starts[row] : starts[row + 1]] for row in rows]
+    return np.concatenate(parts), np.concatenate([[0], np.cumsum([part.size for part in parts])])

@@ -1,0 +1,108 @@
+"""Python's `random.Random`, draw for draw, in compiled code.
+
+The reference's samples depend on the exact sequence of draws of CPython's Mersenne Twister. A
+generator here is an array of 625 words: the 624 of the twister and the position in them.
+"""
+
+import random
+
+import numpy as np
+from numba import njit
+
+_N, _M = 624, 397
+
+
+def seeded(seed: int) -> np.ndarray:
+    """The state that ``random.Random(seed)`` starts from.
+
+    Args:
+        seed: Any integer.
+
+    Returns:
+        state: (625,) uint32.
+    """
+    return np.array(random.Random(seed).getstate()[1], dtype=np.uint32)
+
+
+@njit(cache=True)
+def _refill(state):  # type: ignore[no-untyped-def]
+    """Make the next 624 words."""
+    for i in range(_N):
+        upper = state[i] & np.uint32(0x80000000)
+        lower = state[(i + 1) % _N] & np.uint32(0x7FFFFFFF)
+        y = upper | lower
+        value = state[(i + _M) % _N] ^ (y >> np.uint32(1))
+        if y & np.uint32(1):
+            value ^= np.uint32(0x9908B0DF)
+        state[i] = value
+    state[_N] = 0
+
+
+@njit(cache=True)
+def word(state):  # type: ignore[no-untyped-def]
+    """Draw 32 bits.
+
+    Args:
+        state: (625,) uint32, changed.
+
+    Returns:
+        A uint32.
+    """
+    if state[_N] >= _N:
+        _refill(state)
+    y = state[state[_N]]
+    state[_N] += np.uint32(1)
+    y ^= y >> np.uint32(11)
+    y ^= (y << np.uint32(7)) & np.uint32(0x9D2C5680)
+    y ^= (y << np.uint32(15)) & np.uint32(0xEFC60000)
+    y ^= y >> np.uint32(18)
+    return np.uint32(y)
+
+
+@njit(cache=True)
+def uniform(state):  # type: ignore[no-untyped-def]
+    """Draw as ``random()`` does.
+
+    Args:
+        state: (625,) uint32, changed.
+
+    Returns:
+        A float64 in [0, 1) of 53 random bits.
+    """
+    high = np.int64(word(state)) >> 5
+    low = np.int64(word(state)) >> 6
+    return (high * 67108864.0 + low) * (1.0 / 9007199254740992.0)
+
+
+@njit(cache=True)
+def below(state, bound):  # type: ignore[no-untyped-def]
+    """Draw as ``randrange(bound)`` does: as many bits as the bound has, again while too large.
+
+    Args:
+        state: (625,) uint32, changed.
+        bound: At least 1, below 2**32.
+
+    Returns:
+        An int64 in [0, bound).
+    """
+    bits = 0
+    while bound >> bits:
+        bits += 1
+    value = np.int64(word(state)) >> (32 - bits)
+    while value >= bound:
+        value = np.int64(word(state)) >> (32 - bits)
+    return value
+
+
+@njit(cache=True)
+def shuffle(state, values, count):  # type: ignore[no-untyped-def]
+    """Shuffle the first values in place as ``shuffle`` does.
+
+    Args:
+        state: (625,) uint32, changed.
+        values: Array, changed.
+        count: How many of its values take part.
+    """
+    for i in range(count - 1, 0, -1):
+        j = below(state, i + 1)
+        values[i], values[j] = values[j], values[i]

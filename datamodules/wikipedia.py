@@ -1,0 +1,356 @@
+"""English Wikipedia as masked sentence pairs, for BERT pre-training.
+
+Data: cleaned text of the dump of 2020-01-01 from MLCommons, about 13 GB, CC BY-SA. A run reads a
+few per cent of it; only as many parts as it needs are prepared (about 0.25 GB each). Facts:
+mlcommons/training @ 9947bdf2, language_model/tensorflow/bert.
+
+Letters: B samples of a batch, T their tokens in a row without padding, M their masked positions.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from datamodules import _wikipedia_build as builder
+from datamodules._cache import build_once, demo_folder
+from datamodules._sampling import (
+    EpochSampler,
+    evaluation_indices,
+    padded_length,
+    ranks,
+    resume_position,
+    run_seed,
+)
+from datamodules._wikipedia_samples import Recipe
+from datamodules._wikipedia_shards import PackedBatch, Sample, ShardedSamples, pack
+from datamodules._wikipedia_text import find_parts, text_folder
+from datamodules._wikipedia_tokens import Vocabulary
+
+REFERENCE_VOCABULARY = 30_522
+CHECKPOINT = Path("tf1_ckpt") / "model.ckpt-28252"
+
+
+class WikipediaDataModule(L.LightningDataModule):
+    """Packed batches of masked sentence pairs; see ``PackedBatch`` for their tensors."""
+
+    def __init__(
+        self,
+        *,
+        root: Path | None = None,
+        prepared_dir: Path | None = None,
+        batch_size: int = 32,
+        evaluation_batch_size: int = 50,
+        max_seq_length: int = 512,
+        max_predictions: int = 76,
+        masked_lm_prob: float = 0.15,
+        short_seq_prob: float = 0.1,
+        dupe_factor: int = 10,
+        sample_seed: int = 12345,
+        num_parts: int = 20,
+        num_eval_samples: int = 10_000,
+        vocab_size: int = REFERENCE_VOCABULARY,
+        published_text: bool = True,
+        num_workers: int = 0,
+        prepare_processes: int = 0,
+    ) -> None:
+        """Defaults are the closed reference.
+
+        Args:
+            root: Folder with ``vocab.txt``, ``tf1_ckpt/`` and the text, itself or in ``results4``.
+                None generates the demo data.
+            prepared_dir: Where shards go; default ``finishline-bert`` in the root.
+            batch_size: Samples per device and step, before accumulation.
+            evaluation_batch_size: Samples of one forward pass of an evaluation.
+            max_seq_length: Most tokens of a sample, special ones counted.
+            max_predictions: Most masked positions of a sample.
+            masked_lm_prob: Share of positions that are masked.
+            short_seq_prob: Share of articles that give shorter samples.
+            dupe_factor: How often each article is gone through, masked anew.
+            sample_seed: Seed of every text file's samples.
+            num_parts: Text parts to prepare and draw from; 20 of 500 give about 6.3 million
+                samples, more than any reference run takes.
+            num_eval_samples: Evaluation samples picked from the held-out text.
+            vocab_size: Lines that ``vocab.txt`` must have.
+            published_text: Insist on the published text by its checksums.
+            num_workers: Loader processes per device; 0 loads in the training process.
+            prepare_processes: Processes for preprocessing; 0 chooses by cores and memory.
+
+        Raises:
+            ValueError: If a number lies outside its range; one line each.
+        """
+        super().__init__()
+        counts = {
+            "batch_size": batch_size,
+            "evaluation_batch_size": evaluation_batch_size,
+            "max_predictions": max_predictions,
+            "dupe_factor": dupe_factor,
+            "num_parts": num_parts,
+            "num_eval_samples": num_eval_samples,
+        }
+        lines = [f"{name} must be at least 1, got {n}" for name, n in counts.items() if n < 1]
+        for name, share in (("masked_lm_prob", masked_lm_prob), ("short_seq_prob", short_seq_prob)):
+            if not 0 <= share <= 1:
+                lines.append(f"{name} must be in [0, 1], got {share}")
+        if not 5 <= max_seq_length <= 2**16:
+            lines.append(f"max_seq_length must be from 5 to 65536, got {max_seq_length}")
+        if lines:
+            raise ValueError("\n".join(lines))
+        self.demo = root is None
+        self.root = None if root is None else Path(root)
+        self.prepared_dir = None if prepared_dir is None else Path(prepared_dir)
+        self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
+        self.recipe = Recipe(
+            max_seq_length, max_predictions, masked_lm_prob, short_seq_prob, dupe_factor, sample_seed
+        )
+        self.num_parts, self.num_eval_samples = num_parts, num_eval_samples
+        self.vocab_size, self.published_text = vocab_size, published_text
+        self.num_workers, self.prepare_processes = num_workers, prepare_processes
+        self._manifest: dict[str, Any] | None = None
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """Prepared training samples, padded to a whole number of global batches."""
+        return padded_length(self._num_train, self._global_batch_size)
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """Where the starting checkpoint of the closed division lies; None for the demo."""
+        return None if self.root is None else self.root / CHECKPOINT
+
+    def vocabulary(self) -> list[str]:
+        """Word pieces by id.
+
+        Returns:
+            As many as ``vocab_size``.
+
+        Raises:
+            ValueError: If the file has another size.
+        """
+        return Vocabulary.read(self._vocab_path, self.vocab_size).words
+
+    def prepare_data(self) -> None:
+        """Make the shards; when they are there, only the manifest is read.
+
+        Raises:
+            FileNotFoundError: If the root or a file in it is missing.
+            ValueError: One line per problem in the data.
+        """
+        self._prepare(show_progress=not self.demo)
+
+    def prepare(self) -> None:
+        """The same with a progress bar and a verdict, for the ``prepare`` command.
+
+        Raises:
+            FileNotFoundError: If the root or a file in it is missing.
+            ValueError: One line per problem in the data.
+        """
+        manifest = self._prepare(show_progress=True)
+        shards = [manifest["shards"][name] for name in self._train_names]
+        tokens = sum(shard["tokens"] for shard in shards)
+        print(
+            f"Wikipedia{' demo' if self.demo else ''} is ready in {self._prepared}: "
+            f"{len(shards)} parts, {self._num_train:,} training samples of {tokens / self._num_train:.0f} "
+            f"tokens on average, {self.num_eval_samples:,} evaluation samples, "
+            f"{manifest['repeated_articles']:,} repeated articles"
+        )
+
+    def problems(self) -> list[str]:
+        """What keeps this root from being used, without reading any text.
+
+        Returns:
+            One line per problem: what, where, what to do; empty when all is well.
+        """
+        if self.root is None:
+            return []
+        try:
+            folder = text_folder(self.root)
+        except FileNotFoundError as error:
+            return [str(error)]
+        lines = []
+        try:
+            find_parts(folder, self.num_parts)
+        except (FileNotFoundError, ValueError) as error:
+            lines.append(str(error))
+        wanted = [folder / "eval.txt", folder / "eval.md5", self._vocab_path]
+        wanted += [self.root / f"{CHECKPOINT}{end}" for end in (".index", ".data-00000-of-00001")]
+        for path in wanted:
+            if not path.is_file():
+                lines.append(f"{path}: missing; see 'Data' in docs/bert.md for where to get it")
+        if self._vocab_path.is_file():
+            try:
+                Vocabulary.read(self._vocab_path, self.vocab_size)
+            except ValueError as error:
+                lines.append(str(error))
+        return lines
+
+    def mllog_facts(self) -> dict[str, object]:
+        """The log's data keys; ``train_samples`` is logged at the end, when it is known.
+
+        Returns:
+            Values by key.
+        """
+        return {
+            "eval_samples": self.num_eval_samples,
+            "max_sequence_length": self.recipe.max_seq_length,
+            "max_predictions_per_seq": self.recipe.max_predictions,
+        }
+
+    def train_dataloader(self) -> DataLoader[PackedBatch]:
+        """Shuffled samples of this rank, from where a resumed run stopped.
+
+        Returns:
+            The loader; iterating it gives packed batches.
+        """
+        epoch, done = resume_position(self.trainer)
+        rank, world_size = ranks(self.trainer)
+        sampler = EpochSampler(
+            self._num_train,
+            self._global_batch_size,
+            rank,
+            world_size,
+            self.batch_size,
+            run_seed(),
+            start_batch=done,
+            start_epoch=epoch,
+        )
+        return self._loader(self._train_names, sampler)
+
+    def val_dataloader(self) -> DataLoader[PackedBatch]:
+        """Evaluation samples of this rank, each exactly once over all ranks.
+
+        Batches are the same whatever the number of ranks; ranks share out whole ones.
+
+        Returns:
+            The loader; iterating it gives packed batches.
+        """
+        size, total = self.evaluation_batch_size, self.num_eval_samples
+        batches = [range(a, min(a + size, total)) for a in range(0, total, size)]
+        own = [batches[number] for number in evaluation_indices(len(batches), self.trainer)]
+        return self._loader([builder.EVALUATION], own)
+
+    def synthetic_batch(self) -> PackedBatch:
+        """A batch of random words with the lengths of the prepared text, for warm-up and speed.
+
+        Returns:
+            A batch with the structure and types of a training batch, on the CPU.
+        """
+        rng = np.random.default_rng(0)
+        quantiles = self._shards(self._train_names)[0]["length_quantiles"]
+        samples: list[Sample] = []
+        for place in np.linspace(0, 1, self.batch_size):
+            length = max(5, int(np.quantile(quantiles, place)))
+            masks = min(self.recipe.max_predictions, max(1, round(length * 0.15)), length - 3)
+            samples.append(
+                Sample(
+                    tokens=rng.integers(0, self.vocab_size, length).astype(np.uint16),
+                    first_length=length // 2,
+                    positions=np.sort(rng.choice(length - 2, masks, replace=False) + 1),
+                    labels=rng.integers(0, self.vocab_size, masks).astype(np.uint16),
+                    random_next=int(rng.integers(0, 2)),
+                )
+            )
+        return pack(samples, range(self.batch_size))
+
+    @property
+    def _source(self) -> Path:
+        """The root, or the folder of the generated text."""
+        if self.root is not None:
+            return self.root
+        from datamodules.demo.wikipedia import NUM_PARTS, VERSION
+
+        return demo_folder("wikipedia", VERSION, {"parts": NUM_PARTS})
+
+    @property
+    def _vocab_path(self) -> Path:
+        """The vocabulary: in the root, else beside the text."""
+        places = (self._source / "vocab.txt", self._source / "results4" / "vocab.txt")
+        return next((path for path in places if path.is_file()), places[0])
+
+    @property
+    def _prepared(self) -> Path:
+        """The folder of the shards; other settings have another one."""
+        settings = asdict(self.recipe) | {"eval": self.num_eval_samples, "vocab": self.vocab_size}
+        usual = asdict(Recipe()) | {"eval": 10_000, "vocab": REFERENCE_VOCABULARY}
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+        name = "finishline-bert" + ("" if settings == usual else f"-{digest}")
+        return self.prepared_dir or self._source / name
+
+    @property
+    def _train_names(self) -> list[str]:
+        """Names of the shards to train on."""
+        parts = find_parts(text_folder(self._source), self.num_parts)
+        return [f"train-{number:05d}" for number in parts]
+
+    @property
+    def _num_train(self) -> int:
+        """Prepared training samples."""
+        return sum(shard["samples"] for shard in self._shards(self._train_names))
+
+    @property
+    def _global_batch_size(self) -> int:
+        """Samples per optimizer step over all ranks."""
+        accumulation = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
+        return self.batch_size * ranks(self.trainer)[1] * accumulation
+
+    def _shards(self, names: list[str]) -> list[dict[str, Any]]:
+        """Facts of some shards, from the manifest."""
+        if self._manifest is None:
+            self._manifest = builder.read_manifest(self._prepared, names)
+        if self._manifest is None:
+            raise ValueError(f"{self._prepared}: not prepared; run the recipe's prepare command")
+        return [self._manifest["shards"][name] for name in names]
+
+    def _loader(self, names: list[str], batches: Any) -> DataLoader[PackedBatch]:
+        """Loader of the given batches of sample numbers."""
+        paths = [builder.shard_path(self._prepared, name) for name in names]
+        samples = ShardedSamples(paths, [shard["samples"] for shard in self._shards(names)])
+        on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return DataLoader(
+            samples,
+            batch_sampler=batches,
+            collate_fn=_as_it_is,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=on_cuda,
+        )
+
+    def _prepare(self, *, show_progress: bool) -> dict[str, Any]:
+        """Bring the prepared folder into being and give its manifest."""
+        if self.demo:
+            from datamodules.demo.wikipedia import write_text
+
+            build_once(self._source, write_text)
+        folder = text_folder(self._source)
+        names = [*self._train_names, builder.EVALUATION]
+        manifest = builder.read_manifest(self._prepared, names)
+        if manifest is None:
+            published = self.published_text and not self.demo
+            source = builder.Source(
+                vocab_path=self._vocab_path,
+                vocab_size=self.vocab_size,
+                train=find_parts(folder, self.num_parts),
+                evaluation=folder / "eval.txt",
+                evaluation_md5s=folder / "eval.md5",
+                num_eval_samples=self.num_eval_samples,
+                recipe=self.recipe,
+                checksums=builder.reference_checksums(folder) if published else {},
+            )
+            manifest = builder.build(
+                source, self._prepared, processes=self.prepare_processes, show_progress=show_progress
+            )
+        self._manifest = manifest
+        return manifest
+
+
+def _as_it_is(batch: PackedBatch) -> PackedBatch:
+    """The batch that the data set made; DataLoader's own collation would stack samples."""
+    return batch
+
+

@@ -1,0 +1,130 @@
+"""Attention of sequences that lie behind one another, each to itself only: no padding is computed.
+
+Shapes: T tokens of all sequences in a row, B sequences, H heads, D numbers per head; G sequences of
+one group, S the length of its longest.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Sequences whose length is at least this share of the group's longest are computed together.
+GROUP_SHARE = 0.75
+
+
+class Group(NamedTuple):
+    """Sequences of similar length, to be computed as one padded batch."""
+
+    index_GS: Tensor
+    """int64 into the T tokens; beyond a sequence's end, its last token again."""
+    real_GS: Tensor | None
+    """bool: False beyond a sequence's end; None where all have the same length."""
+
+
+class Plan(NamedTuple):
+    """How attention over one batch is computed; equal for all layers."""
+
+    cu_seqlens: Tensor
+    """(B + 1,) where sequences start, and T."""
+    max_length: int
+    """No sequence is longer."""
+    groups: tuple[Group, ...]
+    """Every sequence once; empty where nested tensors are used."""
+    places_T: Tensor | None
+    """int64: where each token's result lies in the groups' results, put behind one another."""
+
+
+def plan_attention(cu_seqlens: Tensor, max_length: int, *, nested: bool | None = None) -> Plan:
+    """Decide how to compute attention.
+
+    On CUDA, nested tensors reach the variable-length kernels and nothing waits for the device. On
+    a CPU, sequences of similar length are padded to the longest of them.
+
+    Args:
+        cu_seqlens: (B + 1,) integers, rising from 0 to T; no sequence is empty.
+        max_length: No sequence is longer.
+        nested: Use nested tensors; on CUDA by default.
+
+    Returns:
+        The plan.
+    """
+    if cu_seqlens.is_cuda if nested is None else nested:
+        return Plan(cu_seqlens, max_length, (), None)
+    starts = cu_seqlens.tolist()
+    lengths = [b - a for a, b in zip(starts, starts[1:], strict=False)]
+    order = sorted(range(len(lengths)), key=lambda n: -lengths[n])
+    members: list[list[int]] = []
+    for n in order:
+        if not members or lengths[n] < GROUP_SHARE * lengths[members[-1][0]]:
+            members.append([])
+        members[-1].append(n)
+    groups = tuple(_group(starts, lengths, each, cu_seqlens.device) for each in members)
+    token_T = torch.cat([g.index_GS.flatten() for g in groups])
+    keep = torch.cat([_all_real(g).flatten() for g in groups])
+    places_T = torch.empty(starts[-1], dtype=torch.int64, device=cu_seqlens.device)
+    places_T[token_T[keep]] = torch.arange(token_T.numel(), device=cu_seqlens.device)[keep]
+    return Plan(cu_seqlens, max_length, groups, places_T)
+
+
+def varlen_attention(
+    query_THD: Tensor, key_THD: Tensor, value_THD: Tensor, plan: Plan, *, dropout: float = 0.0
+) -> Tensor:
+    """Softmax attention within each sequence, scores divided by the root of D.
+
+    Args:
+        query_THD: Queries of all tokens.
+        key_THD: Keys, same shape.
+        value_THD: Values, same shape.
+        plan: From ``plan_attention`` for this batch.
+        dropout: Share of attention probabilities to drop.
+
+    Returns:
+        result_THD: Same shape.
+    """
+    if plan.places_T is None:
+        return _nested(query_THD, key_THD, value_THD, plan, dropout)
+    results = []
+    for group in plan.groups:
+        q, k, v = (
+            _gather(each, group.index_GS).transpose(1, 2) for each in (query_THD, key_THD, value_THD)
+        )
+        mask = None if group.real_GS is None else group.real_GS[:, None, None, :]
+        result_GHSD = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        results.append(result_GHSD.transpose(1, 2).flatten(0, 1))
+    return torch.cat(results).index_select(0, plan.places_T)
+
+
+def _nested(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, plan: Plan, dropout: float) -> Tensor:
+    """The same through nested tensors."""
+    q, k, v = (
+        torch.nested.nested_tensor_from_jagged(
+            each, plan.cu_seqlens, min_seqlen=1, max_seqlen=plan.max_length
+        ).transpose(1, 2)
+        for each in (q_THD, k_THD, v_THD)
+    )
+    result = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+    return result.transpose(1, 2).values()  # type: ignore[operator]
+
+
+def _group(starts: list[int], lengths: list[int], each: list[int], device: torch.device) -> Group:
+    """Padded positions of some sequences."""
+    first_G1 = torch.tensor([[starts[n]] for n in each], device=device)
+    length_G1 = torch.tensor([[lengths[n]] for n in each], device=device)
+    step_S = torch.arange(lengths[each[0]], device=device)
+    real_GS = step_S < length_G1
+    index_GS = first_G1 + torch.minimum(step_S, length_G1 - 1)
+    return Group(index_GS, None if bool(real_GS.all()) else real_GS)
+
+
+def _all_real(group: Group) -> Tensor:
+    """Which positions are no padding."""
+    if group.real_GS is None:
+        return torch.ones_like(group.index_GS, dtype=torch.bool)
+    return group.real_GS
+
+
+def _gather(rows_THD: Tensor, index_GS: Tensor) -> Tensor:
+    """Rows (G, S, H, D)."""
+    return rows_THD.index_select(0, index_GS.flatten()).unflatten(0, index_GS.shape)
