@@ -21,7 +21,7 @@ NUM_DENSE = 13
 INTERACTING = ((0, 4), (1, 9), (2, 12), (5, 15), (7, 18), (10, 25))
 SKEW = 1.8  # index = size * u^skew: small indices are frequent
 MISSING_DENSE, NEGATIVE_DENSE, MISSING_CATEGORY = 0.15, 0.02, 0.05
-DENSE_SCALE, CATEGORY_SCALE, PRODUCT_SCALE, INTERCEPT = 0.22, 0.45, 0.5, -3.1
+DENSE_SCALE, CATEGORY_SCALE, PRODUCT_SCALE, INTERCEPT = 0.18, 0.3, 0.35, -3.1
 STREAM = 20141  # keeps these random numbers apart from every other use of a day's number
 
 

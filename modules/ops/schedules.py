@@ -50,8 +50,8 @@ def warmup_polynomial(
 ) -> float:
     """Learning rate of a step: a linear rise from 0, then a polynomial fall to the end rate.
 
-    Step ``warmup_steps`` still belongs to the rise; the fall takes ``total_steps - warmup_steps + 1``
-    steps, so the last of ``total_steps`` steps is not yet at the end rate.
+    Step ``warmup_steps`` still belongs to the rise; the fall takes the other steps and one more, so
+    the last of ``total_steps`` steps is not yet at the end rate.
 
     Args:
         step: Counted from 0.

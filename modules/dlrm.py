@@ -1,0 +1,239 @@
+"""DLRM on Criteo: how MLPerf Training v1.0 trains it and what it measures.
+
+Letters: B rows. A batch is a dict: ``dense`` (B, 13) int32, ``sparse`` (B, 26) int32 and
+``label`` (B,) uint8.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Any, ClassVar, TypedDict
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from modules.nets.dlrm import NUM_DENSE, DLRM
+from modules.ops.auc import ExactAUC
+from modules.ops.fused_embedding import fused_embeddings, parameters_to_ignore
+from modules.ops.schedules import warmup_hold_poly
+from modules.ops.sparse_sgd import SparseSGD
+
+# An AUC within this many standard deviations of one half says nothing, and after this many
+# evaluations in a row the run is very likely broken (facebookresearch/dlrm issue 393).
+CHANCE_DEVIATIONS, CHANCE_EVALUATIONS = 4.0, 3
+
+_log = logging.getLogger(__name__)
+
+
+class Batch(TypedDict):
+    """Rows of the click log."""
+
+    dense: Tensor
+    sparse: Tensor
+    label: Tensor
+
+
+class DLRMModule(L.LightningModule):
+    """Trains a network to predict clicks; the defaults are the closed reference at batch 55,296.
+
+    Args:
+        net: Builds the network: (B, 13) float32 and (B, 26) integers in, (B,) log-odds out.
+        learning_rate: Rate that the warm-up aims at; 18 at batch 32,768, 26 at 71,680.
+        warmup_steps: Steps of linear rise; 8000 at batch 32,768, 2500 at 71,680.
+        decay_start_step: First step of the decay; 70,000 at batch 32,768, 46,821 at 71,680.
+        decay_steps: Steps of the decay (power 2); 30,000 at batch 32,768, 15,406 at 71,680.
+
+    Raises:
+        ValueError: If the decay begins before the warm-up ends, or a number is negative.
+
+    Source:
+        facebookresearch/dlrm @ 6d75c84d, dlrm_s_pytorch.py; mlperf-logging rcps_dlrm.json.
+    """
+
+    metric_names: ClassVar[tuple[str, ...]] = ("auc",)
+
+    def __init__(
+        self,
+        *,
+        net: Callable[[], nn.Module] = DLRM,
+        learning_rate: float = 24.0,
+        warmup_steps: int = 2750,
+        decay_start_step: int = 49_315,
+        decay_steps: int = 27_772,
+    ) -> None:
+        super().__init__()
+        if min(learning_rate, warmup_steps, decay_start_step, decay_steps) < 0:
+            raise ValueError("learning_rate, warmup_steps and the decay's steps must be at least 0")
+        if decay_steps and decay_start_step < warmup_steps:
+            raise ValueError(
+                f"decay_start_step is {decay_start_step}, but must be at least warmup_steps "
+                f"= {warmup_steps}"
+            )
+        self._build_net = net
+        self.learning_rate = learning_rate
+        self.warmup_steps = warmup_steps
+        self.decay_start_step, self.decay_steps = decay_start_step, decay_steps
+        self.auc = ExactAUC()
+        self._evaluations_at_chance = 0
+
+    def configure_model(self) -> None:
+        """Build the network, only now: ranks and devices that share its tables are known.
+
+        Raises:
+            ValueError: If its tables do not fit in memory or are too small for the data.
+        """
+        if "net" in self._modules:
+            return
+        self.net = self._build_net()
+        tables = fused_embeddings(self)
+        for table in tables.values():
+            rank_zero_only(print)(f"Memory plan: {table.memory_plan()}", flush=True)
+        # DDP would average these; their gradients are the mean over all ranks already.
+        self._ddp_params_and_buffers_to_ignore = parameters_to_ignore(self)
+        self._refuse_small_tables()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Mean cross-entropy of a batch.
+
+        Args:
+            batch: Rows.
+            batch_idx: Not used.
+
+        Returns:
+            loss: float32 scalar.
+        """
+        logits_B = self._logits(batch)
+        loss = F.binary_cross_entropy_with_logits(logits_B, batch["label"].float())
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        # Logging costs more than a small step: only where Lightning would write it anyway.
+        if every and (self.global_step + 1) % every == 0:
+            self.log("train/loss", loss.detach())
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Score rows and keep scores and labels.
+
+        Args:
+            batch: Rows; may be empty, as ranks that share tables take equally many batches.
+            batch_idx: Not used.
+        """
+        self.auc.update(self._logits(batch).sigmoid(), batch["label"])
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the exact area over all rows and ranks as ``val/auc``, equal on every rank."""
+        deviation = self.auc.chance()
+        area = self.auc.compute()
+        self.auc.reset()
+        self.log("val/auc", area, sync_dist=False)
+        at_chance = float(area) < 0.5 + CHANCE_DEVIATIONS * deviation
+        self._evaluations_at_chance = at_chance * (self._evaluations_at_chance + 1)
+        if self._evaluations_at_chance >= CHANCE_EVALUATIONS and self.global_rank == 0:
+            _log.warning(
+                "AUC is %.4f, no better than chance, in %d evaluations in a row: look at labels, "
+                "category ids and learning_rate.",
+                area,
+                self._evaluations_at_chance,
+            )
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """Plain SGD, its rate set before each step.
+
+        Returns:
+            Optimizer and a scheduler that Lightning steps once per step.
+        """
+        # Base rate 1, so that the lambda is the rate itself and no rounding comes between.
+        optimizer = SparseSGD(self.net.parameters(), lr=1.0)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.step_learning_rate)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def step_learning_rate(self, steps_done: int) -> float:
+        """Learning rate of the step that comes after some finished ones.
+
+        Args:
+            steps_done: 0 before the first step, which the reference counts as step 1.
+
+        Returns:
+            The rate.
+        """
+        return warmup_hold_poly(
+            steps_done + 1,
+            learning_rate=self.learning_rate,
+            warmup_steps=self.warmup_steps,
+            decay_start_step=self.decay_start_step,
+            decay_steps=self.decay_steps,
+        )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put whole tables into the checkpoint, so that any number of ranks can read it.
+
+        Args:
+            checkpoint: The checkpoint; only rank 0's is written.
+        """
+        for name, table in fused_embeddings(self).items():
+            checkpoint["state_dict"][f"{name}.weight"] = table.whole_weight()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep this rank's rows of the checkpoint's tables.
+
+        Args:
+            checkpoint: The checkpoint as read.
+        """
+        self.configure_model()
+        for name, table in fused_embeddings(self).items():
+            weight = checkpoint["state_dict"][f"{name}.weight"]
+            checkpoint["state_dict"][f"{name}.weight"] = table.share(weight)
+
+    def check_net(self) -> None:
+        """Refuse, with a ValueError, a network that does not give one log-odds per row."""
+        self.configure_model()
+        num_tables = len(getattr(self.net, "table_sizes", range(26)))
+        dense, ids = torch.zeros(2, NUM_DENSE), torch.zeros(2, num_tables, dtype=torch.int32)
+        with torch.no_grad():
+            got = self.net(dense.to(self.device), ids.to(self.device))
+        if tuple(got.shape) != (2,):
+            raise ValueError(
+                f"{type(self.net).__name__} must give one log-odds per row, shape (2,), "
+                f"but it gave {tuple(got.shape)}"
+            )
+
+    def mllog_facts(self) -> dict[str, object]:
+        """Hyperparameters under the names of the v1.0 compliance checker.
+
+        Returns:
+            What the module knows; batch, seed and data facts come from elsewhere.
+        """
+        return {
+            "opt_name": "sgd",
+            "opt_base_learning_rate": self.learning_rate,
+            "sgd_opt_base_learning_rate": self.learning_rate,
+            "opt_learning_rate_warmup_steps": self.warmup_steps,
+            "lr_decay_start_steps": self.decay_start_step,
+            "sgd_opt_learning_rate_decay_steps": self.decay_steps,
+            "sgd_opt_learning_rate_decay_poly_power": 2,
+        }
+
+    def _logits(self, batch: Batch) -> Tensor:
+        """Log-odds in fp32; the integers' logarithm is taken here, on the device."""
+        return self.net(batch["dense"].float().log1p(), batch["sparse"]).float()
+
+    def _refuse_small_tables(self) -> None:
+        """Refuse tables with fewer rows than the data has categories."""
+        datamodule = getattr(self._trainer, "datamodule", None)
+        data_sizes = getattr(datamodule, "table_sizes", None)
+        net_sizes = getattr(self.net, "table_sizes", None)
+        if data_sizes is None or net_sizes is None:
+            return
+        too_small = len(data_sizes) != len(net_sizes) or any(
+            rows > known for rows, known in zip(data_sizes, net_sizes, strict=True)
+        )
+        if too_small:
+            raise ValueError(
+                f"model.net.table_sizes {list(net_sizes)} are too small for the data's categories; "
+                f"give --model.net.table_sizes {list(data_sizes)} (another list is open division)"
+            )

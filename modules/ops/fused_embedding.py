@@ -1,0 +1,248 @@
+"""Many embedding tables as one: one lookup, row-sparse gradients, rows shared out over ranks.
+
+Letters: B rows of a batch, T tables, D width, R rows of all tables, S of one rank's share,
+N lookups (B x T).
+"""
+
+import itertools
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+INIT_BLOCK_ROWS = 1 << 18
+DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
+
+
+class FusedEmbedding(nn.Module):
+    """One weight that holds all tables; each sample looks up one row of each.
+
+    Where a process group exists, row r of the whole lies on rank ``r % world_size``, and lookups
+    travel to their owners and back (all-to-all). Gradients of a rank's rows are then the mean over
+    all ranks' losses already, so DDP must leave this weight alone: see ``parameters_to_ignore``.
+
+    Source:
+        facebookresearch/dlrm @ 6d75c84d, dlrm_s_pytorch.py, create_emb (ranges). Differs: one
+        weight, own random stream that does not depend on the number of ranks.
+    """
+
+    def __init__(self, table_sizes: Sequence[int], width: int, *, dtype: str = "float32") -> None:
+        """Allocate this rank's rows and fill them with U(-1/sqrt(n), 1/sqrt(n)), n a table's rows.
+
+        Args:
+            table_sizes: Rows of each table.
+            width: Elements of a row.
+            dtype: ``float32``, ``bfloat16`` or ``float16``.
+
+        Raises:
+            ValueError: If the type is another, or this rank's share does not fit in memory; the
+                message holds the memory plan.
+        """
+        super().__init__()
+        if dtype not in DTYPES:
+            raise ValueError(f"table_dtype is {dtype!r}; allowed: {', '.join(DTYPES)}")
+        self.table_sizes, self.width = tuple(table_sizes), width
+        self.rank, self.world_size = _rank_and_world()
+        self.num_rows = sum(self.table_sizes)
+        self.dtype = DTYPES[dtype]
+        probe = torch.empty(0)  # on the default device, which Lightning sets
+        _refuse_overflow(self, probe.device)
+        num_local = len(range(self.rank, self.num_rows, self.world_size))
+        self.weight = nn.Parameter(torch.empty(num_local, width, dtype=self.dtype))
+        starts = [0, *itertools.accumulate(self.table_sizes)]
+        self.register_buffer("offsets", torch.tensor(starts[:-1]), persistent=False)
+        self.reset_parameters()
+
+    def forward(self, ids_BT: Tensor) -> Tensor:
+        """Look up one row per table.
+
+        Args:
+            ids_BT: Row of each table, int32 or int64 in ``[0, table_sizes[t])``.
+
+        Returns:
+            vectors_BTD: In the weight's type.
+        """
+        rows_N = (ids_BT + self.offsets).flatten()
+        if self.world_size > 1:
+            vectors_ND = self._look_up_everywhere(rows_N)
+        else:
+            vectors_ND = F.embedding(rows_N, self.weight, sparse=True)
+        return vectors_ND.view(*ids_BT.shape, self.width)
+
+    def _look_up_everywhere(self, rows_N: Tensor) -> Tensor:
+        """Send each lookup to the rank that owns its row and get the vectors back in order."""
+        owner_N = rows_N % self.world_size
+        order_N = owner_N.argsort(stable=True)
+        sent = torch.bincount(owner_N, minlength=self.world_size)
+        received = torch.empty_like(sent)
+        dist.all_to_all_single(received, sent)
+        splits = (sent.tolist(), received.tolist())
+        wanted_M = exchange((rows_N // self.world_size)[order_N], *splits)
+        found_MD = F.embedding(wanted_M, self.weight, sparse=True)
+        sorted_ND = _ReturnVectors.apply(found_MD, *splits)
+        return sorted_ND[order_N.argsort()]
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw all rows anew; each depends on torch's random state and its number only."""
+        seed = int(torch.randint(2**62, (), device="cpu"))
+        device = self.weight.device
+        ends = (self.offsets + torch.tensor(self.table_sizes, device=device)).contiguous()
+        bound_T = torch.tensor(self.table_sizes, device=device).float().rsqrt()
+        generator = torch.Generator(device)
+        for number, start in enumerate(range(0, self.num_rows, INIT_BLOCK_ROWS)):
+            rows = torch.arange(start, min(start + INIT_BLOCK_ROWS, self.num_rows), device=device)
+            generator.manual_seed((seed + number) % 2**62)
+            values = torch.rand((len(rows), self.width), generator=generator, device=device)
+            bound = bound_T[torch.searchsorted(ends, rows, right=True)][:, None]
+            mine = rows % self.world_size == self.rank
+            local = rows[mine] // self.world_size
+            self.weight[local] = ((2 * values - 1) * bound)[mine].to(self.dtype)
+
+    def memory_plan(self) -> str:
+        """Rows and bytes, in one line.
+
+        Returns:
+            The plan for all tables and for this rank.
+        """
+        size = self.num_rows * self.width * self.dtype.itemsize
+        return (
+            f"embedding tables: {self.num_rows:,} rows x {self.width} "
+            f"{str(self.dtype).removeprefix('torch.')} = {_human(size)}, "
+            f"{_human(size / self.world_size)} on each of {self.world_size} device(s)"
+        )
+
+    @torch.no_grad()
+    def whole_weight(self) -> Tensor | None:
+        """All ranks' rows in their order; every rank has to call this.
+
+        Returns:
+            weight_RD: On the CPU of rank 0, ``None`` on the others.
+        """
+        if self.world_size == 1:
+            return self.weight.detach().cpu()
+        whole = torch.empty(self.num_rows, self.width, dtype=self.dtype, device="cpu")
+        largest = -(-self.num_rows // self.world_size)
+        for start in range(0, largest, INIT_BLOCK_ROWS):
+            stop = min(start + INIT_BLOCK_ROWS, largest)
+            part = self.weight.new_zeros(stop - start, self.width)
+            mine = self.weight[start:stop]
+            part[: len(mine)] = mine
+            parts = [torch.empty_like(part) for _ in range(self.world_size)]
+            dist.all_gather(parts, part)
+            for rank, rows in enumerate(parts if self.rank == 0 else ()):
+                place = whole[rank + start * self.world_size :: self.world_size]
+                count = min(len(rows), len(place))
+                place[:count] = rows[:count].cpu()
+        return whole if self.rank == 0 else None
+
+    def share(self, weight_RD: Tensor) -> Tensor:
+        """This rank's rows of the whole weight.
+
+        Args:
+            weight_RD: All rows.
+
+        Returns:
+            weight_SD: Those that this rank keeps.
+        """
+        return weight_RD[self.rank :: self.world_size].clone()
+
+
+def fused_embeddings(module: nn.Module) -> dict[str, FusedEmbedding]:
+    """All fused tables inside a module.
+
+    Args:
+        module: Any module.
+
+    Returns:
+        Dotted name -> tables.
+    """
+    return {n: m for n, m in module.named_modules() if isinstance(m, FusedEmbedding)}
+
+
+def parameters_to_ignore(module: nn.Module) -> list[str]:
+    """Parameters that DDP must not reduce.
+
+    Args:
+        module: The module that DDP will wrap.
+
+    Returns:
+        Their names, for ``_ddp_params_and_buffers_to_ignore``.
+    """
+    return [f"{name}.weight" for name in fused_embeddings(module)]
+
+
+def exchange(values: Tensor, sent: list[int], received: list[int]) -> Tensor:
+    """Send consecutive parts of a tensor to the ranks.
+
+    Args:
+        values: Parts for rank 0, 1, ... one after the other in the first dimension.
+        sent: Length of the part for each rank.
+        received: Length of the part from each rank.
+
+    Returns:
+        The parts from rank 0, 1, ... one after the other.
+    """
+    out = values.new_empty((sum(received), *values.shape[1:]))
+    dist.all_to_all_single(out, values.contiguous(), received, sent)
+    return out
+
+
+class _ReturnVectors(torch.autograd.Function):
+    """Sends found vectors to the ranks that asked, and gradients of the mean loss to the owners."""
+
+    @staticmethod
+    def forward(ctx: Any, found_MD: Tensor, sent: list[int], received: list[int]) -> Tensor:
+        ctx.splits = sent, received
+        return exchange(found_MD, received, sent)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        # Each rank's loss is the mean over its own rows; the step is on the mean over all.
+        grad = exchange(grads[0], *ctx.splits)
+        return grad / dist.get_world_size(), None, None
+
+
+def _rank_and_world() -> tuple[int, int]:
+    if not (dist.is_available() and dist.is_initialized()):
+        return 0, 1
+    return dist.get_rank(), dist.get_world_size()
+
+
+def _refuse_overflow(tables: FusedEmbedding, device: torch.device) -> None:
+    """Refuse tables that the device cannot hold, before any of it is allocated."""
+    if device.type == "meta":
+        return
+    ranks_here = tables.world_size if device.type == "cpu" else 1
+    needed = tables.num_rows * tables.width * tables.dtype.itemsize * ranks_here
+    needed //= tables.world_size
+    available = _free_bytes(device)
+    if needed > available:
+        raise ValueError(
+            f"{tables.memory_plan()}; {device.type} has {_human(available)} free: use more devices "
+            "(--trainer.devices N --trainer.strategy ddp shares the rows out), or a smaller "
+            "table_dtype or --data.max_ind_range (open division)"
+        )
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        with open("/proc/meminfo") as file:
+            lines = dict(line.split(":", 1) for line in file)
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):  # not Linux
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _human(num_bytes: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if num_bytes < 1024:
+            return f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1024
+    return f"{num_bytes:,.1f} GiB"
