@@ -66,16 +66,15 @@ def _collect(commands: Any) -> None:
         "collect",
         "Make N runs, each in its own process with its own seed",
         "Killed and started again with the same arguments it goes on where it was. A failed run "
-        "is kept and counts as not converged; an interrupted one is made again.",
+        "is kept and counts as not converged; an interrupted one is made again. What stands "
+        "after -- is handed to the recipe's fit.",
     )
+    command.usage = "python -m scoring collect RECIPE --runs N [options] [-- fit arguments]"
     command.add_argument("recipe", type=Path, help="the recipe, such as recipes/unet3d.py")
     command.add_argument("--runs", type=int, required=True, metavar="N", help="runs wanted in all")
     command.add_argument("--parallel", type=int, default=1, metavar="P", help="runs at a time (1)")
     command.add_argument(
         "--output_root", type=Path, help="where to put them (default: runs/collect-<recipe>)"
-    )
-    command.add_argument(
-        "fit_arguments", nargs="*", metavar="-- ARG", help="arguments of the recipe's fit, after --"
     )
     _round(command)
 
@@ -181,7 +180,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0 passes, 1 fails the rules, 2 wrong use.
     """
-    args = parser().parse_args(argv)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    # argparse cannot tell the recipe's arguments from ours, so they are cut off first.
+    cut = arguments.index("--") if arguments[:1] == ["collect"] and "--" in arguments else None
+    args = parser().parse_args(arguments[:cut])
+    args.fit_arguments = [] if cut is None else arguments[cut + 1 :]
     try:
         command = importlib.import_module(COMMANDS[args.command])
         return int(command.run(args))

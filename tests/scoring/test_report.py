@@ -1,0 +1,137 @@
+"""Report: complete in one file, figures equal to score's, sound in a real browser."""
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import pytest
+
+from scoring.svg import Line, curve_chart, ticks
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+class Page(HTMLParser):
+    """Collects the figures, the tags and every address of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.figures, self.tags, self.addresses, self.open = [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        facts = dict(attrs)
+        self.tags.append(tag)
+        self.addresses += [v for k, v in attrs if k in ("src", "href", "data", "action")]
+        if "data-figure" in facts:
+            self.figures.append((facts["data-figure"], facts.get("data-value")))
+        if tag not in ("meta", "link", "line", "rect", "circle", "polyline", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag in self.open:
+            assert self.open.pop() == tag, f"</{tag}> closes something else"
+
+
+def write_report(cli, folder, path):
+    status, out, _ = cli("report", folder, "--out", path)
+    assert status == 0
+    assert str(path) in out
+    return path.read_text()
+
+
+def test_figures_equal_score_json(tmp_path, published, cli):
+    folder = published / "NVIDIA"
+    page = Page(write_report(cli, folder, tmp_path / "r.html"))
+    results = json.loads(cli("score", folder, "--json")[1])["results"]
+    for key in ("minutes", "spread", "fastest", "slowest", "runs_found", "mean_progress"):
+        shown = [json.loads(value) for name, value in page.figures if name == key]
+        assert shown == [result[key] for result in results]
+    ends = [value.split() for name, value in page.figures if name == "interval"]
+    expected = [[str(end) for end in result["interval"]] for result in results]
+    assert ends == expected
+    words = {True: "pass", False: "FAIL"}
+    for flavour in ("then", "now"):
+        shown = [value for name, value in page.figures if name == f"rcp-{flavour}"]
+        assert shown == [words[r["rcp"][flavour]["passed"]] for r in results if r["rcp"]]
+
+
+def test_the_page_needs_nothing_else(tmp_path, published, cli):
+    text = write_report(cli, published, tmp_path / "r.html")
+    page = Page(text)
+    assert page.addresses == ["data:,"]
+    assert not {"script", "img", "iframe", "object"} & set(page.tags)
+    assert "url(" not in text
+    assert "@import" not in text
+    assert page.tags.count("svg") > 20
+    assert page.open == []
+    assert "prefers-color-scheme: dark" in text
+    assert "@media print" in text
+
+
+def test_own_runs_show_where_the_time_went_and_the_verdict(tmp_path, make, cli):
+    for number in range(1, 6):
+        make.run(tmp_path, number=number, demo=True, division="open")
+    text = write_report(cli, tmp_path, tmp_path / "r.html")
+    assert "demo data: generated" in text
+    assert "<title>train: 590.00</title>" in text
+    assert "Test CPU" in text
+
+
+def test_names_from_logs_are_escaped(tmp_path, make, cli):
+    lines = make.ssd(submission_platform="<script>alert(1)</script>")
+    make.write(tmp_path / "a.log", lines)
+    text = write_report(cli, tmp_path, tmp_path / "r.html")
+    assert "<script" not in text
+    assert "&lt;script&gt;" in text
+
+
+def test_a_folder_of_broken_logs_still_gives_a_page(tmp_path, make, cli):
+    make.write(tmp_path / "org/results/box/ssd/result_0.txt", make.ssd()[:-1])
+    (tmp_path / "org/results/box/ssd/result_1.txt").touch()
+    text = write_report(cli, tmp_path, tmp_path / "r.html")
+    assert "invalid" in text
+    assert "no run_stop" in text
+
+
+def test_ticks_are_round_and_inside():
+    assert ticks(0, 10) == [0, 2, 4, 6, 8, 10]
+    assert ticks(0.82, 0.92) == [0.82, 0.84, 0.86, 0.88, 0.9, 0.92]
+
+
+def test_a_curve_of_one_point_can_be_drawn():
+    svg = curve_chart([Line("a", [(0.0, 1.0)])], title="t", x_label="x", y_label="y", target=1.0)
+    assert "nan" not in svg
+    assert "inf" not in svg
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+@pytest.mark.parametrize("width", [390, 1200])
+def test_a_real_browser_shows_it_without_errors_or_requests(tmp_path, published, cli, width):
+    path = tmp_path / "r.html"
+    write_report(cli, published, path)
+    # A window cannot be made as narrow as a phone; a frame can.
+    probe = tmp_path / "probe.html"
+    probe.write_text(
+        '<iframe id="f" src="r.html" style="border:0;height:900px;width:%dpx"></iframe><script>'
+        'onload = () => { const d = document.getElementById("f").contentDocument.documentElement;'
+        'document.title = "widths " + d.scrollWidth + " " + d.clientWidth; }</script>' % width
+    )
+    log = tmp_path / "net.json"
+    command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+    command += ["--disable-background-networking", "--disable-component-update"]
+    command += ["--allow-file-access-from-files", "--enable-logging=stderr", "--log-level=0"]
+    command += [
+        f"--user-data-dir={tmp_path / 'profile'}",
+        f"--log-net-log={log}",
+        f"file://{probe}",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    scroll, client = re.search(r"<title>widths (\d+) (\d+)</title>", done.stdout).groups()
+    assert int(scroll) <= int(client) <= width, "the page scrolls sideways"
+    assert "CONSOLE" not in done.stderr
+    starts = re.findall(r'"url":"(https?://[^"]+)"', log.read_text())
+    ours = [url for url in starts if not re.search(r"google|gvt1|chromium", url)]
+    assert ours == []
