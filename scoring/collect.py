@@ -99,11 +99,7 @@ class Collection:
         temporary.replace(self.folder / MANIFEST)
 
     def run(self) -> None:
-        """Fill every slot, ``parallel`` at a time.
-
-        Raises:
-            CollectionStopped: If a process ended without leaving a run.
-        """
+        """Fill every slot, ``parallel`` at a time."""
         try:
             while any(slot.state != ENDED for slot in self.slots):
                 self._start_more()

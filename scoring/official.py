@@ -70,9 +70,6 @@ def compliance(files: Sequence[Path], ruleset: str) -> list[Compliance]:
 
     Returns:
         One verdict per file, in order.
-
-    Raises:
-        ValueError: If the checker could not be run.
     """
     request = {"action": "compliance", "files": [str(f) for f in files], "ruleset": ruleset}
     answers, _ = ask(request)
@@ -112,9 +109,6 @@ def second_opinion(item: Score, ruleset: str) -> dict[str, Any]:
 
     Returns:
         ``minutes`` (None if it gives no score) and ``rcp`` in words.
-
-    Raises:
-        ValueError: If the official code could not be run.
     """
     request = {
         "action": "second_opinion",
@@ -138,9 +132,6 @@ def package_verdict(folder: Path, round_name: str, *, by_samples: bool) -> tuple
 
     Returns:
         Whether it found no errors, and its warnings and errors, one line each.
-
-    Raises:
-        ValueError: If the checker could not be run.
     """
     request = {
         "action": "package",

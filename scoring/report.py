@@ -99,6 +99,8 @@ def _verdict(item: Score) -> str:
         where += ", demo data: generated, not comparable with published results"
     text = f'<p><strong class="verdict {kind}" data-figure="verdict">{item.verdict}</strong>'
     text += f" <span>({html.escape(where)})</span></p>"
+    if item.configuration:
+        text += f'<p class="soft">{html.escape(item.configuration)}</p>'
     if item.reasons:
         lines = "".join(f"<li>{html.escape(reason)}</li>" for reason in item.reasons)
         text += f"<ul>{lines}</ul>"

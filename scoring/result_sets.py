@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 from scoring.logs import RunLog, read_log
 from scoring.rounds import Round
 
+OWN_FOLDER = re.compile(r"\d{8}-\d{6}-seed\d+.*")
 LOG_SUFFIXES = frozenset({".txt", ".log", ".out"})
 
 
@@ -51,7 +53,7 @@ class Run:
 
     @property
     def net(self) -> str | None:
-        """The network's class path with the arguments given to it; None if the record names none."""
+        """The network's class path with the arguments given to it; None if not recorded."""
         path, arguments = self.fact("net"), self.fact("net_arguments")
         if not path or not isinstance(arguments, dict) or not arguments:
             return str(path) if path else None
@@ -76,6 +78,8 @@ class ResultSet:
     submitter: str
     path: Path
     runs: list[Run] = field(default_factory=list)
+    configuration: str = ""
+    """What sets it apart from others of the same name; empty where there are none."""
     description: dict[str, Any] | None = None
     """The submission's ``systems/<system>.json``, if there is one."""
 
@@ -144,7 +148,11 @@ def find_result_sets(paths: Iterable[Path], rules: Round) -> list[ResultSet]:
         )
     for found in sets.values():
         _settle(found, rules)
-    return sorted(sets.values(), key=lambda s: (s.benchmark, s.submitter, s.system, str(s.path)))
+    found_sets = sorted(
+        sets.values(), key=lambda s: (s.benchmark, s.submitter, s.system, str(s.path))
+    )
+    _number_namesakes(found_sets)
+    return found_sets
 
 
 def find_runs(path: Path) -> Iterator[Run]:
@@ -157,8 +165,8 @@ def find_runs(path: Path) -> Iterator[Run]:
         Runs in the order of their paths.
     """
     if path.is_file():
-        is_record = path.name in ("result.txt", "run.json")
-        yield _own_run(path.parent) if is_record else Run(read_log(path))
+        is_own = path.name in ("result.txt", "run.json") and (path.parent / "run.json").is_file()
+        yield _own_run(path.parent) if is_own else Run(read_log(path))
         return
     for folder, subfolders, names in os.walk(path):
         subfolders[:] = sorted(n for n in subfolders if not n.startswith("."))
@@ -168,7 +176,7 @@ def find_runs(path: Path) -> Iterator[Run]:
 
 
 def _runs_in(folder: Path, names: list[str]) -> Iterator[Run]:
-    if "run.json" in names:
+    if "run.json" in names or ("result.txt" in names and OWN_FOLDER.fullmatch(folder.name)):
         yield _own_run(folder)
         return
     results = [n for n in names if n.startswith("result") and n.endswith(".txt")]
@@ -194,7 +202,7 @@ def _own_run(folder: Path) -> Run:
         if not isinstance(record, dict):
             raise ValueError("not an object")
     except FileNotFoundError:
-        return Run(log)
+        return Run(log, record_problem="no run.json: it ended before training began")
     except (OSError, ValueError) as error:
         return Run(log, record_problem=f"run.json cannot be read: {error}")
     return Run(log, record)
@@ -230,8 +238,21 @@ def _own_name(run: Run) -> str:
     hardware = str(system.get("accelerator") or system.get("cpu") or "this machine")
     if run.net is None:
         return hardware
-    path, bracket, arguments = run.net.partition("(")
-    return f"{path.rpartition('.')[2]}{bracket}{arguments} on {hardware}"
+    return f"{run.net.partition('(')[0].rpartition('.')[2]} on {hardware}"
+
+
+def _number_namesakes(sets: list[ResultSet]) -> None:
+    """Tell apart results of one benchmark that would bear one name, and say how they differ."""
+    names = [(found.benchmark, found.system) for found in sets if found.is_own]
+    counts: dict[tuple[str, str], int] = {}
+    for found in sets:
+        name = (found.benchmark, found.system)
+        if found.is_own and names.count(name) > 1:
+            counts[name] = counts.get(name, 0) + 1
+            found.system += f" #{counts[name]}"
+            facts = ("dataset", "global_batch_size", "devices", "strategy", "precision")
+            told = [f"{fact.replace('_', ' ')} {found.common(fact)}" for fact in facts]
+            found.configuration = ", ".join([f"net {found.runs[0].net}", *told])
 
 
 def _settle(found: ResultSet, rules: Round) -> None:

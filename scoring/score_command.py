@@ -102,7 +102,8 @@ def remarks(item: Score) -> list[str]:
     Returns:
         Reasons, convergence test, runs with something to say.
     """
-    lines = list(item.reasons)
+    lines = [item.configuration] if item.configuration else []
+    lines += item.reasons
     for flavour in FLAVOURS:
         verdict = item.rcp.get(flavour.name)
         if verdict is not None:

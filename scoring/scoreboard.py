@@ -11,6 +11,8 @@ from scoring.rounds import load_round
 from scoring.scores import CONVERGED, LEFT_OUT, Score, finite
 from scoring.tables import Table
 
+LONGEST_NAME = 70
+
 
 @dataclass(frozen=True)
 class NetRow:
@@ -51,10 +53,17 @@ class Scoreboard:
         )
         for row in self.rows:
             quality = ", ".join(f"{name} {value:.4g}" for name, value in row.best_quality.items())
-            cells = [row.net, f"{row.reached}/{row.runs}", row.median_seconds, quality]
+            cells = [_short(row.net), f"{row.reached}/{row.runs}", row.median_seconds, quality]
             cells += [_count(row.parameters), _count(row.flops_per_sample), row.samples_per_second]
             table.rows.append(cells)
         return table
+
+
+def _short(net: str) -> str:
+    """Class name and arguments, cut to what a table can hold; the JSON has all of it."""
+    path, bracket, arguments = net.partition("(")
+    net = path.rpartition(".")[2] + bracket + arguments if bracket else net
+    return net if len(net) <= LONGEST_NAME else net[: LONGEST_NAME - 3] + "..."
 
 
 def _count(value: float | None) -> str | None:

@@ -51,6 +51,8 @@ class Score:
     path: str
     round: str
     accelerators: int | None
+    configuration: str
+    """Network, batch and devices, where another result has the same name."""
     verdict: str
     """``valid``, ``incomplete`` (runs missing; minutes are provisional) or ``invalid``."""
     reasons: tuple[str, ...]
@@ -173,6 +175,8 @@ def _left_out(run: Run) -> str | None:
     """Why a run of ours is no run result at all, or None."""
     if run.fact("resumed") or run.fact("status") == "RESUMED":
         return "resumed run: its clock did not run through, so it is never a timed result"
+    if run.is_own and not run.log.starts:
+        return "ended before its clock started"
     if run.fact("status") == "running" and not run.log.stops:
         return "has not ended: still running, or killed"
     if run.fact("stop_reason") == "INTERRUPTED":
@@ -277,10 +281,11 @@ def score(found: ResultSet, rules: Round) -> Score:
         path=str(found.path),
         round=rules.name,
         accelerators=found.accelerators,
+        configuration=found.configuration,
         verdict=verdict,
         reasons=(*reasons, *_missing(missing, runs)),
         minutes=best.mean if best else None,
-        interval=bootstrap_interval([run.minutes for run in counted], drop),
+        interval=bootstrap_interval([r.minutes for r in counted], drop) if best else (None, None),
         fastest=min(converged, default=None),
         slowest=max(converged, default=None),
         spread=standard_deviation(best.kept) if best else None,
@@ -303,8 +308,8 @@ def score(found: ResultSet, rules: Round) -> Score:
 
 def _missing(missing: int, runs: tuple[JudgedRun, ...]) -> list[str]:
     left_out = sum(not run.counts for run in runs)
-    reasons = [f"{missing} more runs are needed"] if missing else []
-    return reasons + ([f"{left_out} runs are left out"] if left_out and missing else [])
+    reasons = [f"runs still needed: {missing}"] if missing else []
+    return reasons + ([f"runs left out: {left_out}"] if left_out and missing else [])
 
 
 def _reasons(
@@ -319,12 +324,12 @@ def _reasons(
         return [f"this round has no benchmark {found.benchmark!r}"]
     reasons = []
     if failed > bench.drop:
-        reasons.append(f"{failed} runs did not converge; at most {bench.drop} may")
+        reasons.append(f"runs that did not converge: {failed}; at most {bench.drop} may")
     if len(counted) > bench.runs:
         reasons.append(f"{len(counted)} runs found; a result has exactly {bench.runs}")
     if mixed:
         reasons.append("the runs have different global batch sizes")
-    if found.division is None:
+    if found.division is None and counted:
         reasons.append("the logs do not say which division this is (closed or open)")
     then = rcp.get("then")
     if then and then.passed is False and len(counted) >= bench.runs:

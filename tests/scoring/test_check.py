@@ -61,6 +61,13 @@ def test_a_crash_of_the_checker_stays_with_its_log(tmp_path, make, cli):
     assert by_name["b.log"]["passed"]
 
 
+def test_a_missing_seed_is_noted_and_no_failure(tmp_path, make, cli):
+    lines = [line for line in make.ssd() if '"seed"' not in line]
+    _, (run,) = checked(cli, make.write(tmp_path / "result_0.txt", lines))
+    assert run["passed"]
+    assert "no seed logged" in run["notes"][0]
+
+
 def test_a_shared_seed_is_found(tmp_path, make, cli):
     folder = tmp_path / "org/results/box/ssd"
     for number in range(2):

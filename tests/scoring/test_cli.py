@@ -72,7 +72,7 @@ def test_text_and_status_of_a_result_that_fails(tmp_path, make, cli):
         make.run(tmp_path, number=number, status="aborted")
     status, out, _ = cli("score", tmp_path)
     assert status == 1
-    assert "3 runs did not converge; at most 1 may" in out
+    assert "runs that did not converge: 3; at most 1 may" in out
 
 
 def test_score_of_a_pipe_that_closes_early_says_nothing(published):

@@ -115,9 +115,10 @@ def test_a_real_browser_shows_it_without_errors_or_requests(tmp_path, published,
     # A window cannot be made as narrow as a phone; a frame can.
     probe = tmp_path / "probe.html"
     probe.write_text(
-        '<iframe id="f" src="r.html" style="border:0;height:900px;width:%dpx"></iframe><script>'
+        '<iframe id="f" src="r.html" style="border:0;height:900px;width:'
+        f'{width}px"></iframe><script>'
         'onload = () => { const d = document.getElementById("f").contentDocument.documentElement;'
-        'document.title = "widths " + d.scrollWidth + " " + d.clientWidth; }</script>' % width
+        'document.title = "widths " + d.scrollWidth + " " + d.clientWidth; }</script>'
     )
     log = tmp_path / "net.json"
     command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom"]

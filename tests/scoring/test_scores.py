@@ -79,7 +79,7 @@ def test_one_failure_is_dropped_and_two_make_no_score(tmp_path, make):
     make.run(tmp_path, number=1, seed=101, status="aborted")
     (item,) = scores_of(tmp_path)
     assert (item.minutes, item.verdict) == (None, "invalid")
-    assert "2 runs did not converge; at most 1 may" in item.reasons
+    assert "runs that did not converge: 2; at most 1 may" in item.reasons
 
 
 def test_runs_are_missing_until_there_are_enough(tmp_path, make):
@@ -102,6 +102,15 @@ def test_resumed_interrupted_and_running_runs_are_left_out(tmp_path, make):
     assert sum(not run.counts for run in item.runs) == 3
 
 
+def test_a_run_that_died_before_its_clock_is_shown_and_not_counted(tmp_path, make):
+    folder = make.run(tmp_path, number=1)
+    (folder / "run.json").unlink()
+    (folder / "result.txt").write_text("")
+    (item,) = scores_of(tmp_path)
+    assert (item.runs_found, item.benchmark, item.verdict) == (0, "ssd", "incomplete")
+    assert item.runs[0].notes == ("ended before its clock started",)
+
+
 def test_a_crashed_run_counts_as_not_converged(tmp_path, make):
     make.run(tmp_path, number=1)
     make.run(tmp_path, number=2, status="aborted", stop_reason="FAILED", lines=make.ssd()[:-1])
@@ -115,7 +124,10 @@ def test_other_network_or_batch_is_another_result(tmp_path, make):
     make.run(tmp_path, number=2, net="my.Net", division="open")
     make.run(tmp_path, number=3, net="my.Net", net_arguments={"width": 8}, division="open")
     make.run(tmp_path, number=4, global_batch_size=2048)
-    assert len(scores_of(tmp_path)) == 4
+    items = scores_of(tmp_path)
+    assert len(items) == 4
+    assert len({item.name for item in items}) == 4
+    assert any("net my.Net(width=8)" in item.configuration for item in items)
 
 
 def test_demo_runs_have_no_convergence_test(tmp_path, make):
