@@ -1,0 +1,521 @@
+"""Many search trees in flat arrays: select leaves, expand them, move the roots.
+
+All trees of one worker share one pool of nodes. Values are Black's. ``n`` and ``w`` of a node lie
+on the edge from its parent; those of a root lie in ``root_n`` and ``root_w``.
+
+Shapes: M nodes, T trees, A actions, C cells, L leaves of one batch.
+
+Facts: mlcommons/training @ 9947bdf2, reinforcement/tensorflow/minigo/cc/mcts_tree.cc.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+
+from datamodules.go import board as go
+from datamodules.go.features import PLANES, symmetries, write_planes
+from datamodules.go.score import area_score
+
+UNEXPANDED, EXPANDED, OVER = 0, 1, 2
+PUCT_BASE, PUCT_INIT, FPU_PENALTY = 19652.0, 1.25, 0.2
+ILLEGAL = -1000.0
+
+
+class Trees(NamedTuple):
+    """State of all trees of one worker; see ``make_trees``."""
+
+    board: Any  # (M, 4, C) int16
+    info: Any  # (M, INFO) int64
+    n: Any  # (M, A) int32 visits
+    w: Any  # (M, A) float64 sum of values, the first-play value included
+    p: Any  # (M, A) float32 priors
+    child: Any  # (M, A) int32 node, -1 where there is none
+    legal: Any  # (M, A) uint8
+    parent: Any  # (M,) int32, -1 at a root
+    move: Any  # (M,) int32 action that led here
+    state: Any  # (M,) uint8 UNEXPANDED, EXPANDED or OVER
+    value: Any  # (M,) float64 result of a finished game
+    free: Any  # (M,) int32 stack of unused nodes
+    top: Any  # (1,) int64 height of that stack
+    root: Any  # (T,) int32
+    root_n: Any  # (T,) int64
+    root_w: Any  # (T,) float64
+    past: Any  # (T, 3, C) int16 boards before the root, newest first
+    history: Any  # (T, H) int64 positions of the game
+    seed: Any  # (T,) uint64 chooses symmetries
+    sym: Any  # (8, A) int32
+    komi: Any  # (1,) float64
+    allow_pass: Any  # (1,) uint8, 0: pass only where nothing else is legal
+
+
+class Leaves(NamedTuple):
+    """Leaves that wait for the network."""
+
+    planes: Any  # (L, 13, n*n) uint8, turned by ``turn``
+    node: Any  # (L,) int32
+    tree: Any  # (L,) int32
+    turn: Any  # (L,) int32 symmetry
+
+
+NODE_FIELDS = (
+    "board", "info", "n", "w", "p", "child", "legal", "parent", "move", "state", "value", "free",
+)  # fmt: skip
+
+
+def make_trees(size: int, num_trees: int, num_nodes: int, komi: float) -> Trees:
+    """Allocate trees with empty boards.
+
+    Args:
+        size: Points per side, 5 to 19.
+        num_trees: Number of trees.
+        num_nodes: Nodes to begin with; ``grow`` adds more.
+        komi: Points that White gets.
+
+    Returns:
+        The trees; call ``new_game`` on each before use.
+
+    Raises:
+        ValueError: If no such board is supported.
+    """
+    actions, cells = size * size + 1, go.num_cells(size)
+    m, t = max(num_nodes, 2 * num_trees), num_trees
+    trees = Trees(
+        board=np.zeros((m, 4, cells), np.int16),
+        info=np.zeros((m, go.INFO), np.int64),
+        n=np.zeros((m, actions), np.int32),
+        w=np.zeros((m, actions), np.float64),
+        p=np.zeros((m, actions), np.float32),
+        child=np.full((m, actions), -1, np.int32),
+        legal=np.zeros((m, actions), np.uint8),
+        parent=np.full(m, -1, np.int32),
+        move=np.full(m, -1, np.int32),
+        state=np.zeros(m, np.uint8),
+        value=np.zeros(m, np.float64),
+        free=np.arange(m, dtype=np.int32),
+        top=np.full(1, m, np.int64),
+        root=np.full(t, -1, np.int32),
+        root_n=np.zeros(t, np.int64),
+        root_w=np.zeros(t, np.float64),
+        past=np.zeros((t, 3, cells), np.int16),
+        history=np.zeros((t, go.history_length(size)), np.int64),
+        seed=np.zeros(t, np.uint64),
+        sym=symmetries(size),
+        komi=np.full(1, komi, np.float64),
+        allow_pass=np.ones(1, np.uint8),
+    )
+    for tree in range(t):
+        new_game(trees, tree, size, tree)
+    return trees
+
+
+def make_leaves(size: int, length: int) -> Leaves:
+    """Allocate room for one batch of leaves.
+
+    Args:
+        size: Points per side.
+        length: Most leaves of a batch.
+
+    Returns:
+        Arrays that ``select`` fills.
+    """
+    number = np.zeros(length, np.int32)
+    planes = np.zeros((length, PLANES, size * size), np.uint8)
+    return Leaves(planes, number, number.copy(), number.copy())
+
+
+def grow(trees: Trees) -> Trees:
+    """Double the nodes.
+
+    Args:
+        trees: The trees; not to be used afterwards.
+
+    Returns:
+        The same trees with room for more.
+    """
+    old = len(trees.parent)
+    bigger = {}
+    for name in NODE_FIELDS:
+        array = getattr(trees, name)
+        fresh = np.zeros((2 * old, *array.shape[1:]), array.dtype)
+        fresh[:old] = array
+        bigger[name] = fresh
+    top = int(trees.top[0])
+    bigger["free"][top : top + old] = np.arange(old, 2 * old)
+    trees.top[0] = top + old
+    return trees._replace(**bigger)
+
+
+@njit(nogil=True, cache=True)
+def new_game(trees: Trees, tree: int, size: int, seed: int) -> None:
+    """Begin a game: an empty board, an empty tree.
+
+    Args:
+        trees: All trees.
+        tree: Which one.
+        size: Points per side.
+        seed: Chooses the symmetries under which the network sees this game.
+    """
+    if trees.root[tree] >= 0:
+        _free_below(trees, trees.root[tree], -1)
+        _release(trees, trees.root[tree])
+    trees.history[tree] = 0
+    trees.past[tree] = 0
+    trees.seed[tree] = seed
+    root = _take(trees)
+    trees.root[tree], trees.root_n[tree], trees.root_w[tree] = root, 0, 0.0
+    go.clear(trees.board[root], trees.info[root], size)
+    go.remember(trees.history[tree], trees.info[root, go.HASH])
+    go.legal_moves(trees.board[root], trees.info[root], trees.history[tree], trees.legal[root])
+    _bar_pass(trees, root)
+
+
+@njit(nogil=True, cache=True)
+def _take(trees: Trees) -> int:
+    """A fresh node from the pool."""
+    trees.top[0] -= 1
+    node = trees.free[trees.top[0]]
+    trees.n[node] = 0
+    trees.w[node] = 0.0
+    trees.child[node] = -1
+    trees.parent[node] = trees.move[node] = -1
+    trees.state[node] = UNEXPANDED
+    return node
+
+
+@njit(nogil=True, cache=True)
+def _release(trees: Trees, node: int) -> None:
+    """Give a node back to the pool."""
+    trees.free[trees.top[0]] = node
+    trees.top[0] += 1
+
+
+@njit(nogil=True, cache=True)
+def _free_below(trees: Trees, node: int, keep: int) -> None:
+    """Free all nodes below one, but for the branch of one child."""
+    for action in range(trees.child.shape[1]):
+        child = trees.child[node, action]
+        if child >= 0 and child != keep:
+            _free_below(trees, child, -1)
+            _release(trees, child)
+    trees.child[node] = -1
+
+
+@njit(nogil=True, cache=True)
+def _bar_pass(trees: Trees, node: int) -> None:
+    """Where passing is not allowed, keep it only as the last legal move."""
+    last = trees.legal.shape[1] - 1
+    if trees.allow_pass[0] == 0 and trees.legal[node, :last].max() > 0:
+        trees.legal[node, last] = 0
+
+
+@njit(nogil=True, cache=True)
+def make_child(trees: Trees, tree: int, node: int, action: int) -> int:
+    """The node after a move; made if it does not exist.
+
+    Args:
+        trees: All trees; one node must be free.
+        tree: Which one.
+        node: A node of it.
+        action: A legal move there.
+
+    Returns:
+        The child.
+    """
+    if trees.child[node, action] >= 0:
+        return trees.child[node, action]
+    child = _take(trees)
+    trees.child[node, action] = child
+    trees.parent[child], trees.move[child] = node, action
+    trees.board[child] = trees.board[node]
+    trees.info[child] = trees.info[node]
+    go.play(trees.board[child], trees.info[child], action)
+    if trees.info[child, go.PASSES] >= 2:
+        trees.state[child] = OVER
+        score = area_score(trees.board[child], trees.info[child], trees.komi[0])
+        trees.value[child] = 1.0 if score > 0 else -1.0
+    else:
+        _find_legal(trees, tree, child)
+        _bar_pass(trees, child)
+    return child
+
+
+@njit(nogil=True, cache=True)
+def _find_legal(trees: Trees, tree: int, node: int) -> None:
+    """Legal moves of a node, superko over the game and the way from the root."""
+    history = trees.history[tree]
+    places = np.empty(64, np.int64)
+    used, above = 0, node
+    if trees.info[node, go.CAPTURES] > 0:
+        while trees.parent[above] >= 0:
+            place = go.remember(history, trees.info[above, go.HASH])
+            if place >= 0:
+                if used == len(places):
+                    longer = np.empty(2 * used, np.int64)
+                    longer[:used] = places
+                    places = longer
+                places[used] = place
+                used += 1
+            above = trees.parent[above]
+    go.legal_moves(trees.board[node], trees.info[node], history, trees.legal[node])
+    while used > 0:
+        used -= 1
+        history[places[used]] = 0
+
+
+@njit(nogil=True, cache=True)
+def visits(trees: Trees, tree: int, node: int) -> int:
+    """Visits of a node.
+
+    Args:
+        trees: All trees.
+        tree: Which one.
+        node: A node of it.
+
+    Returns:
+        N, from the edge above it.
+    """
+    if trees.parent[node] < 0:
+        return trees.root_n[tree]
+    return np.int64(trees.n[trees.parent[node], trees.move[node]])
+
+
+@njit(nogil=True, cache=True)
+def exploration(n: float) -> float:
+    """Weight of the prior in the choice of an edge.
+
+    Args:
+        n: Visits of the parent.
+
+    Returns:
+        c(N) = 2 (ln((1 + N + 19652) / 19652) + 1.25).
+    """
+    return 2.0 * (np.log((1.0 + n + PUCT_BASE) / PUCT_BASE) + PUCT_INIT)
+
+
+@njit(nogil=True, cache=True)
+def side(trees: Trees, node: int) -> float:
+    """Sign that turns Black's value into that of the player to move.
+
+    Args:
+        trees: All trees.
+        node: A node.
+
+    Returns:
+        1.0 if Black is to move, else -1.0.
+    """
+    return 1.0 if trees.info[node, go.TO_PLAY] == go.BLACK else -1.0
+
+
+@njit(nogil=True, cache=True)
+def best_edge(trees: Trees, tree: int, node: int) -> int:
+    """The edge that a descent takes.
+
+    Args:
+        trees: All trees.
+        tree: Which one.
+        node: An expanded node.
+
+    Returns:
+        The action with the highest score, the lowest number among equals.
+    """
+    total = visits(trees, tree, node)
+    weight = exploration(total) * np.sqrt(max(1.0, total - 1.0))
+    sign = side(trees, node)
+    n, w, p, legal = trees.n[node], trees.w[node], trees.p[node], trees.legal[node]
+    best, best_score = 0, -1e9
+    for action in range(len(n)):
+        score = (w[action] * sign + weight * p[action]) / (1.0 + n[action])
+        if legal[action] == 0:
+            score += ILLEGAL
+        if score > best_score:
+            best, best_score = action, score
+    return best
+
+
+@njit(nogil=True, cache=True)
+def _add(trees: Trees, tree: int, node: int, visits_added: int, value: float) -> None:
+    """Add visits and value to a node and all above it."""
+    while trees.parent[node] >= 0:
+        above, action = trees.parent[node], trees.move[node]
+        trees.n[above, action] += visits_added
+        trees.w[above, action] += value
+        node = above
+    trees.root_n[tree] += visits_added
+    trees.root_w[tree] += value
+
+
+@njit(nogil=True, cache=True)
+def _virtual_loss(trees: Trees, tree: int, node: int, sign: float) -> None:
+    """Make (1) or unmake (-1) a path unattractive, without touching visits."""
+    while trees.parent[node] >= 0:
+        above, action = trees.parent[node], trees.move[node]
+        trees.w[above, action] += sign * side(trees, node)
+        node = above
+    trees.root_w[tree] += sign * side(trees, node)
+
+
+@njit(nogil=True, cache=True)
+def _symmetry(trees: Trees, tree: int, node: int) -> int:
+    """One of 8 symmetries, from the stones and the game's seed."""
+    key = np.uint64(trees.info[node, go.HASH]) ^ trees.seed[tree]
+    key *= np.uint64(0xBF58476D1CE4E5B9)
+    return np.int64(key >> np.uint64(61))
+
+
+@njit(nogil=True, cache=True)
+def _planes(trees: Trees, tree: int, node: int, order: np.ndarray, planes: np.ndarray) -> None:
+    """Input planes of a node, its earlier boards from the path and from the game."""
+    past = np.zeros((3, trees.board.shape[2]), np.int16)
+    plies = trees.info[node, go.PLIES]
+    count, above, from_game = 0, trees.parent[node], 0
+    while count < min(3, plies):
+        if above >= 0:
+            past[count] = trees.board[above, go.COLOUR]
+            above = trees.parent[above]
+        else:
+            past[count] = trees.past[tree, from_game]
+            from_game += 1
+        count += 1
+    write_planes(
+        planes, trees.board[node], trees.info[node], past, count, trees.legal[node], order
+    )
+
+
+@njit(nogil=True, cache=True)
+def root_planes(trees: Trees, tree: int, planes: np.ndarray) -> None:
+    """Input planes of a tree's root, unturned: what a training example holds.
+
+    Args:
+        trees: All trees.
+        tree: Which one.
+        planes: (13, n*n) uint8, overwritten.
+    """
+    _planes(trees, tree, trees.root[tree], trees.sym[0], planes)
+
+
+@njit(nogil=True, cache=True)
+def select(
+    trees: Trees, tree: int, target: int, num_leaves: int, most_tries: int, leaves: Leaves, at: int
+) -> int:
+    """Descend to leaves of one tree until a batch's share is full.
+
+    Finished games are backed up at once and take no place.
+
+    Args:
+        trees: All trees; ``most_tries`` nodes must be free.
+        tree: Which one.
+        target: Visits of the root that end its search.
+        num_leaves: Places of this tree in the batch.
+        most_tries: Descents at most.
+        leaves: Filled from ``at`` on.
+        at: First free place of the batch.
+
+    Returns:
+        The next free place.
+    """
+    end, root = at + num_leaves, trees.root[tree]
+    # Backed-up visits grow in here only by finished games, which else might never fill the batch.
+    while at < end and most_tries > 0 and trees.root_n[tree] < target:
+        most_tries -= 1
+        node = root
+        while trees.state[node] == EXPANDED:
+            node = make_child(trees, tree, node, best_edge(trees, tree, node))
+        if trees.state[node] == OVER:
+            _add(trees, tree, node, 1, trees.value[node])
+            continue
+        turn = _symmetry(trees, tree, node)
+        _planes(trees, tree, node, trees.sym[turn], leaves.planes[at])
+        leaves.node[at], leaves.tree[at], leaves.turn[at] = node, tree, turn
+        _virtual_loss(trees, tree, node, 1.0)
+        at += 1
+        if node == root:
+            break
+    return at
+
+
+@njit(nogil=True, cache=True)
+def expand(
+    trees: Trees, leaves: Leaves, first: int, last: int, priors: np.ndarray, values: np.ndarray
+) -> None:
+    """Give leaves what the network said of them, and back it up to their roots.
+
+    Args:
+        trees: All trees.
+        leaves: What ``select`` filled.
+        first: First leaf to take.
+        last: The leaf after the last one.
+        priors: (last - first, A) float32 softmax output in the turned board.
+        values: (last - first,) float32 in [-1, 1], Black's view.
+    """
+    for place in range(first, last):
+        node, tree = leaves.node[place], leaves.tree[place]
+        _virtual_loss(trees, tree, node, -1.0)
+        if trees.state[node] == UNEXPANDED:
+            order = trees.sym[leaves.turn[place]]
+            value = np.float64(values[place - first])
+            _open(trees, node, order, priors[place - first], value)
+            _add(trees, tree, node, 1, value)
+
+
+@njit(nogil=True, cache=True)
+def _open(
+    trees: Trees, node: int, order: np.ndarray, priors: np.ndarray, value: float
+) -> None:
+    """Set priors over legal moves and first-play values; the node is expanded then."""
+    total, count = 0.0, 0
+    for point in range(len(priors)):
+        action = order[point]
+        if trees.legal[node, action]:
+            total += priors[point]
+            count += 1
+    for point in range(len(priors)):
+        action = order[point]
+        if trees.legal[node, action] == 0:
+            trees.p[node, action] = 0.0
+        elif total > 0:
+            trees.p[node, action] = priors[point] / total
+        else:
+            trees.p[node, action] = 1.0 / count
+    trees.w[node] += min(1.0, max(-1.0, value - FPU_PENALTY * side(trees, node)))
+    trees.state[node] = EXPANDED
+
+
+@njit(nogil=True, cache=True)
+def advance(trees: Trees, tree: int, action: int) -> None:
+    """Play a move in the game: the child becomes the root, all other branches are freed.
+
+    Args:
+        trees: All trees; one node must be free.
+        tree: Which one.
+        action: A legal move at the root.
+    """
+    old = trees.root[tree]
+    child = make_child(trees, tree, old, action)
+    trees.root_n[tree] = trees.n[old, action]
+    trees.root_w[tree] = trees.w[old, action]
+    _free_below(trees, old, child)
+    trees.parent[child] = trees.move[child] = -1
+    trees.past[tree, 2] = trees.past[tree, 1]
+    trees.past[tree, 1] = trees.past[tree, 0]
+    trees.past[tree, 0] = trees.board[old, go.COLOUR]
+    go.remember(trees.history[tree], trees.info[child, go.HASH])
+    trees.root[tree] = child
+    _release(trees, old)
+
+
+@njit(nogil=True, cache=True)
+def forget(trees: Trees, tree: int) -> None:
+    """Clear the search below a root, and the root's own statistics.
+
+    Args:
+        trees: All trees.
+        tree: Which one.
+    """
+    root = trees.root[tree]
+    _free_below(trees, root, -1)
+    trees.n[root] = 0
+    trees.w[root] = 0.0
+    if trees.state[root] == EXPANDED:
+        trees.state[root] = UNEXPANDED
+    trees.root_n[tree], trees.root_w[tree] = 0, 0.0
