@@ -1,0 +1,184 @@
+"""Criteo preprocessing: equal to plain Python, restartable anywhere with the same bytes, fast."""
+
+import hashlib
+import time
+
+import numpy as np
+import pytest
+
+from datamodules import _criteo_prepare as preparation
+from datamodules._criteo_store import Settings, open_split
+from datamodules._criteo_text import read_day
+from datamodules.demo.criteo import write_logs
+
+DAYS, ROWS = 4, 301
+SETTINGS = Settings(num_days=DAYS, max_ind_range=40_000_000)
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("logs")
+    write_logs(root, DAYS, ROWS)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch):
+    """Several chunks and buckets, so that their borders matter."""
+    monkeypatch.setattr(preparation, "CHUNK_ROWS", 128)
+    monkeypatch.setattr(preparation, "BUCKET_ROWS", 100)
+
+
+def plain_rows(root, max_ind_range):
+    """All rows as 40-tuples, numbered by first appearance in day and row order."""
+    known = [{} for _ in range(26)]
+    days = []
+    for day in range(DAYS):
+        rows = []
+        for line in (root / f"day_{day}").read_text().splitlines():
+            fields = [field or "0" for field in line.split("\t")]
+            hashes = [int(field, 16) % max_ind_range for field in fields[14:]]
+            ids = [names.setdefault(h, len(names)) for names, h in zip(known, hashes, strict=True)]
+            dense = [max(0, int(field)) for field in fields[1:14]]
+            rows.append((int(fields[0]), *dense, *ids))
+        days.append(rows)
+    return days, tuple(len(names) for names in known)
+
+
+def rows_of(folder, split):
+    files = open_split(folder, split)
+    table = np.column_stack([files["label"].astype(np.int32), files["dense"], files["sparse"]])
+    return [tuple(row) for row in table.tolist()]
+
+
+def digests(folder):
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.iterdir()
+        if path.suffix in (".npy", ".json")
+    }
+
+
+@pytest.mark.parametrize("max_ind_range", [40_000_000, 50])
+def test_result_equals_plain_python(logs, tmp_path, max_ind_range):
+    settings = Settings(DAYS, max_ind_range)
+    manifest = preparation.prepare(logs, tmp_path, settings)
+    days, sizes = plain_rows(logs, max_ind_range)
+    assert manifest.table_sizes == sizes
+    assert manifest.rows == {"train": 3 * ROWS, "test": 151, "validation": 150}
+    assert rows_of(tmp_path, "test") == days[-1][:151]
+    assert rows_of(tmp_path, "validation") == days[-1][151:]
+    everything = [row for day in days[:-1] for row in day]
+    train = rows_of(tmp_path, "train")
+    assert sorted(train) == sorted(everything)
+    assert train != everything
+    assert not (tmp_path / "work").exists()
+
+
+def test_shuffle_mixes_days_evenly(logs, tmp_path):
+    preparation.prepare(logs, tmp_path, SETTINGS)
+    days, _ = plain_rows(logs, 40_000_000)
+    day_of = {row: number for number, rows in enumerate(days) for row in rows}
+    order = [day_of[row] for row in rows_of(tmp_path, "train")]
+    for third in np.array_split(order, 3):
+        counts = np.bincount(third, minlength=3)
+        assert counts.min() > 70  # 100 expected, standard deviation 7
+    same_neighbour = np.mean(np.array(order[1:]) == np.array(order[:-1]))
+    assert 0.25 < same_neighbour < 0.42
+
+
+@pytest.mark.parametrize(
+    ("stage", "after"),
+    [("parse_day", 2), ("number_column", 11), ("scatter_day", 1), ("permute_bucket", 4)],
+)
+def test_killed_and_continued_gives_the_same_bytes(logs, tmp_path, monkeypatch, stage, after):
+    preparation.prepare(logs, tmp_path / "whole", SETTINGS)
+    work, calls = getattr(preparation, stage), []
+
+    def dies(*args):
+        calls.append(args)
+        result = work(*args)  # the work is done, but no marker says so
+        if len(calls) > after:
+            raise KeyboardInterrupt
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(preparation, stage, dies)
+        with pytest.raises(KeyboardInterrupt):
+            preparation.prepare(logs, tmp_path / "cut", SETTINGS)
+    redone = []
+    monkeypatch.setattr(preparation, stage, lambda *a: (redone.append(a[1]), work(*a))[1])
+    preparation.prepare(logs, tmp_path / "cut", SETTINGS)
+    assert digests(tmp_path / "cut") == digests(tmp_path / "whole")
+    assert redone[0] == after  # what was finished is not done again
+
+
+@pytest.mark.slow
+def test_number_of_processes_does_not_change_the_bytes(logs, tmp_path, monkeypatch):
+    monkeypatch.undo()  # workers have the module's own chunk sizes
+    preparation.prepare(logs, tmp_path / "1", SETTINGS, processes=1)
+    preparation.prepare(logs, tmp_path / "2", SETTINGS, processes=2)
+    assert digests(tmp_path / "1") == digests(tmp_path / "2")
+
+
+def test_missing_days_are_all_named(tmp_path):
+    write_logs(tmp_path, 2, 5)
+    with pytest.raises(FileNotFoundError) as error:
+        preparation.prepare(tmp_path, tmp_path / "out", SETTINGS)
+    lines = str(error.value).splitlines()
+    assert [line.split(": ")[1].split(" ")[0] for line in lines] == ["day_2", "day_3"]
+
+
+def test_bad_days_are_all_named_and_good_ones_kept(tmp_path):
+    write_logs(tmp_path, DAYS, 20)
+    good = (tmp_path / "day_1").read_bytes()
+    for day in (1, 2):
+        (tmp_path / f"day_{day}").write_bytes(good + b"1\t2\n")
+    with pytest.raises(ValueError, match="40 tab-separated") as error:
+        preparation.prepare(tmp_path, tmp_path / "out", SETTINGS)
+    assert len(str(error.value).splitlines()) == 2
+    for day in (1, 2):
+        (tmp_path / f"day_{day}").write_bytes(good)
+    assert preparation.prepare(tmp_path, tmp_path / "out", SETTINGS).rows["train"] == 60
+
+
+def test_folder_of_other_settings_or_damaged_file_is_refused(logs, tmp_path):
+    preparation.prepare(logs, tmp_path, SETTINGS)
+    with pytest.raises(ValueError, match="prepared with max_ind_range 40000000 instead of 50"):
+        preparation.prepare(logs, tmp_path, Settings(DAYS, 50))
+    path = tmp_path / "train_sparse.npy"
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(ValueError, match="train_sparse.npy should have") as error:
+        preparation.prepare(logs, tmp_path, SETTINGS)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+def test_parsing_is_five_times_faster_than_pandas(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    write_logs(tmp_path, 1, 20_000)
+    path = tmp_path / "day_0"
+
+    def theirs():
+        names = [str(number) for number in range(40)]
+        text = {name: str for name in names[14:]}
+        table = pandas.read_csv(path, sep="\t", header=None, names=names, dtype=text)
+        table[names[1:14]] = table[names[1:14]].fillna(0).clip(lower=0).astype("int32")
+        for name in names[14:]:
+            hashes = table[name].fillna("0").map(lambda word: int(word, 16) % 40_000_000)
+            table[name] = hashes.astype("int32")
+        return table.to_numpy()
+
+    def ours():
+        return [rows for rows in read_day(path, 40_000_000)]
+
+    ours()  # compiles
+    seconds = [min(_timed(work) for _ in range(3)) for work in (ours, theirs)]
+    np.testing.assert_array_equal(ours()[0].sparse.T, theirs()[:, 14:])
+    assert seconds[1] / seconds[0] >= 5, seconds
+
+
+def _timed(work):
+    start = time.process_time()
+    work()
+    return time.process_time() - start
