@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from datamodules._cache import build_once
-from datamodules._imagenet_files import Counts, Files, scan
+from datamodules._imagenet_files import Counts, scan
 from datamodules._imagenet_images import decode, standard_jpeg
 from datamodules._imagenet_samples import (
     DATASET,

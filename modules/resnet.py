@@ -89,6 +89,7 @@ class ResNetModule(L.LightningModule):
     """
 
     metric_names: ClassVar[tuple[str, ...]] = ("accuracy",)
+    image_mean: Tensor
 
     def __init__(
         self,
@@ -258,7 +259,7 @@ class ResNetModule(L.LightningModule):
         datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         facts: dict[str, object] = {
             "opt_name": self.optimizer,
-            "model_bn_span": datamodule.batch_size,
+            "model_bn_span": datamodule.batch_size * self._ranks_per_statistic(),
             f"{prefix}_base_learning_rate": self.learning_rate,
             f"{prefix}_end_learning_rate": END_LEARNING_RATE,
             f"{prefix}_learning_rate_decay_poly_power": POWER,
@@ -270,6 +271,12 @@ class ResNetModule(L.LightningModule):
         }
         # Logged as the reference does, although its code adds 1e-7 in the place of a zero.
         return facts | ({"lars_epsilon": 0.0} if self.optimizer == "lars" else {})
+
+
+    def _ranks_per_statistic(self) -> int:
+        """All ranks where Lightning has made batch norms synchronous, else 1."""
+        synchronous = any(isinstance(m, nn.SyncBatchNorm) for m in self.net.modules())
+        return self.trainer.world_size if synchronous else 1
 
 
 def _refuse_impossible(

@@ -14,8 +14,9 @@ from datamodules._imagenet_files import Counts
 VERSION = "1"  # raise it whenever the written bytes change
 TRAIN_PER_CLASS, VAL_PER_CLASS = 100, 30
 SMALLEST, LARGEST = 80, 140  # pixels of a side
-SHORTEST_PERIOD, LONGEST_PERIOD = 10.0, 18.0  # pixels
-NOISE_LEVELS, QUALITY = 12.0, 90
+SHORTEST_PERIOD, LONGEST_PERIOD = 12.0, 20.0  # pixels
+NOISE_LEVELS, QUALITY = 8.0, 90
+LEAST_CONTRAST = 100  # levels between the two colours, in one channel at least
 STREAM = 20120901  # keeps these draws apart from every other use of the numbers
 CMYK_IMAGE, PNG_IMAGE = ("train", 2, 5), ("train", 7, 11)  # split, class, number
 
@@ -23,7 +24,7 @@ Pattern = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
 
 
 def _square(phase: np.ndarray) -> np.ndarray:
-    return (np.sin(phase) > 0).astype(np.float64)
+    return np.sin(phase) > 0
 
 
 def _noise(y: np.ndarray, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -41,11 +42,11 @@ def _blocks(y: np.ndarray, x: np.ndarray, rng: np.random.Generator) -> np.ndarra
 PATTERNS: tuple[Pattern, ...] = (
     lambda y, x, rng: _square(x),  # vertical stripes
     lambda y, x, rng: _square(y),  # horizontal stripes
-    lambda y, x, rng: _square(x + y),  # diagonal stripes
-    lambda y, x, rng: _square(x) * _square(y) + _square(x + np.pi) * _square(y + np.pi),  # checks
+    lambda y, x, rng: _square((x + y) / 2**0.5),  # diagonal stripes
+    lambda y, x, rng: np.sin(x * 0.7) * np.sin(y * 0.7) > 0,  # checks
     lambda y, x, rng: _square(np.hypot(y - y.mean(), x - x.mean())),  # rings
-    lambda y, x, rng: (np.sin(x) * np.sin(y) > 0.6) + (np.sin(x) * np.sin(y) < -0.6) * 1.0,  # dots
-    lambda y, x, rng: np.maximum(np.cos(x) > 0.8, np.cos(y) > 0.8) * 1.0,  # grid
+    lambda y, x, rng: np.cos(x * 0.8) + np.cos(y * 0.8) > 0.8,  # dots
+    lambda y, x, rng: np.maximum(np.cos(x), np.cos(y)) > 0.8,  # grid
     lambda y, x, rng: _square(y + 2 * np.sin(x / 2)),  # waves
     _noise,
     _blocks,
@@ -106,10 +107,18 @@ def texture(split: str, class_number: int, number: int) -> np.ndarray:
     scale = 2 * np.pi / rng.uniform(SHORTEST_PERIOD, LONGEST_PERIOD)
     y, x = np.mgrid[:height, :width] * scale
     pattern_HW = PATTERNS[class_number](y + rng.uniform(0, 6.3), x + rng.uniform(0, 6.3), rng)
-    dark, light = rng.uniform(0, 255, 3), rng.uniform(0, 255, 3)
+    dark, light = _colours(rng)
     mixed_HW3 = dark + (light - dark) * pattern_HW[..., None]
     mixed_HW3 += rng.normal(0, NOISE_LEVELS, mixed_HW3.shape)
     return mixed_HW3.clip(0, 255).astype(np.uint8)
+
+
+def _colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Two colours that the noise does not drown."""
+    while True:
+        first, second = rng.uniform(0, 255, (2, 3))
+        if np.abs(first - second).max() >= LEAST_CONTRAST:
+            return first, second
 
 
 def _save(path: Path, split: str, class_number: int, number: int) -> None:

@@ -83,10 +83,10 @@ class ResNet(nn.Module):
             )
         self.conv1, self.bn1 = conv(3, width, 7, 2), nn.BatchNorm2d(width)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        for number, count in enumerate(blocks, start=1):
-            channels = width if number == 1 else width * 2 ** (number - 2) * EXPANSION
-            stage = _stage(channels, width * 2 ** (number - 1), count, 1 if number == 1 else 2)
-            setattr(self, f"layer{number}", stage)
+        self.layer1 = _stage(width, width, blocks[0], 1)
+        self.layer2 = _stage(width * EXPANSION, width * 2, blocks[1], 2)
+        self.layer3 = _stage(width * 2 * EXPANSION, width * 4, blocks[2], 2)
+        self.layer4 = _stage(width * 4 * EXPANSION, width * 8, blocks[3], 2)
         self.fc = nn.Linear(width * 8 * EXPANSION, num_classes)
         nn.init.normal_(self.fc.weight, std=HEAD_STD)
         nn.init.zeros_(self.fc.bias)

@@ -85,12 +85,12 @@ class LARS(Optimizer):
 
     def _update(self, group: dict[str, Any], weights: list[Tensor]) -> None:
         momenta = [self._momentum(weight) for weight in weights]
-        grads = [weight.grad for weight in weights]
+        grads: list[Tensor] = [weight.grad for weight in weights]  # type: ignore[misc]
         decay, lr = group["weight_decay"], group["lr"]
         change = torch._foreach_add(grads, weights, alpha=decay) if decay else grads
         torch._foreach_mul_(momenta, group["momentum"])
         if group["adapt"]:
-            # Ratios stay on the device: reading them would make the host wait for the backward pass.
+            # Ratios stay on the device: to read them, the host would wait for the backward pass.
             rates = list((trust_ratios(weights, grads, decay, group["eta"]) * -lr).unbind())
             torch._foreach_addcmul_(
                 momenta, change, [r.to(m.dtype) for r, m in zip(rates, momenta, strict=True)]
@@ -146,7 +146,7 @@ def split_parameters(net: nn.Module) -> tuple[list[Tensor], list[Tensor], list[T
         if isinstance(module, norms)
         for parameter in module.parameters(recurse=False)
     }
-    trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    trained: list[Tensor] = [parameter for parameter in net.parameters() if parameter.requires_grad]
     normal = [p for p in trained if id(p) not in of_norm]
     kernels = [p for p in normal if p.ndim > 1]
     biases = [p for p in normal if p.ndim <= 1]

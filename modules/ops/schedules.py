@@ -185,3 +185,72 @@ def warmup_linear_decay(
     if warmup_steps > 0 and since < warmup_steps:
         return learning_rate * since / warmup_steps
     return learning_rate * (1 - min(step, training_steps) / training_steps)
+
+
+def warmup_then_drops(
+    step: int,
+    *,
+    learning_rate: float,
+    warmup_steps: int,
+    warmup_factor: int,
+    decay_boundary_steps: Sequence[int],
+    decay_factor: float = 0.1,
+) -> float:
+    """Learning rate of a step of SSD: a linear rise, a rate just short of the base, then drops.
+
+    The rise never reaches the base rate: its last step is one part in ``warmup_steps`` short, and
+    nothing corrects that before the first drop sets ``decay_factor`` times the base rate exactly.
+
+    Args:
+        step: Counted from 0.
+        learning_rate: Base rate.
+        warmup_steps: Steps of the rise; 0 starts at the base rate.
+        warmup_factor: The rise starts ``1 / 2**warmup_factor`` of the base rate below it; 0
+            starts at 0.
+        decay_boundary_steps: First steps of each lower rate.
+        decay_factor: Multiplies the rate at each of them.
+
+    Returns:
+        The rate of the step.
+
+    Source:
+        mlcommons/training (v1.0), single_stage_detector/ssd/train.py, ``lr_warmup``. Differs: a
+        pure function of the step.
+    """
+    lacking = learning_rate / (warmup_steps * 2**warmup_factor) if warmup_steps else 0.0
+    if step < warmup_steps:
+        return learning_rate - (warmup_steps - step) * lacking
+    drops = sum(boundary <= step for boundary in decay_boundary_steps)
+    return learning_rate * decay_factor**drops if drops else learning_rate - lacking
+
+
+def absolute_warmup_drops(
+    step: int,
+    *,
+    learning_rate: float,
+    warmup_steps: int,
+    warmup_deficit: float,
+    decay_steps: Sequence[int],
+    decay_factor: float = 0.1,
+) -> float:
+    """Learning rate of a step of Mask R-CNN: short by an amount per warm-up step left, then drops.
+
+    The deficit is the same for groups with another base rate, so a group with twice the rate
+    starts at half of it where the others start at 0.
+
+    Args:
+        step: Counted from 0.
+        learning_rate: Base rate of the parameter group.
+        warmup_steps: Steps of the rise.
+        warmup_deficit: Learning rate lacking per step that the rise still has to go.
+        decay_steps: First steps of each lower rate.
+        decay_factor: Multiplies the rate at each of them.
+
+    Returns:
+        The rate of the step.
+
+    Source:
+        mlcommons/training (v1.0), maskrcnn_benchmark/solver/lr_scheduler.py, "mlperf_linear".
+    """
+    lacking = max(warmup_steps - step, 0) * warmup_deficit
+    return (learning_rate - lacking) * decay_factor ** sum(s <= step for s in decay_steps)
