@@ -1,0 +1,217 @@
+"""COCO's instance annotation files: read, checked, and kept in a compact form for training.
+
+Letters: I images, N boxes of an image, A annotations of all images.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Polygons = list[np.ndarray]
+MAX_LINES = 10  # of one kind of problem; the rest is counted
+_SOURCE = "http://images.cocodataset.org/annotations/annotations_trainval2017.zip (253 MB, CC BY 4.0)"
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """All annotations of one split as flat arrays; image i owns ``offset[i]:offset[i + 1]``."""
+
+    image_id: np.ndarray
+    """(I,) int64, ascending."""
+    file_name: list[str]
+    size: np.ndarray
+    """(I, 2) int64: height, width in pixels."""
+    offset: np.ndarray
+    """(I + 1,) int64."""
+    box: np.ndarray
+    """(A, 4) float64: x, y, width, height in pixels."""
+    label: np.ndarray
+    """(A,) int64: 1 + position of the category in the file."""
+    crowd: np.ndarray
+    """(A,) bool."""
+    ring_count: np.ndarray
+    """(A,) int64: polygons of an annotation; 0 for a crowd's run lengths."""
+    ring_length: np.ndarray
+    """(rings,) int64: numbers in a polygon, two per corner."""
+    corner: np.ndarray
+    """Flat float32: all polygons one after the other, x and y in turn."""
+    category_id: np.ndarray
+    """(K,) int64: the file's category ids by label - 1."""
+
+    def __len__(self) -> int:
+        return len(self.image_id)
+
+    def count(self) -> np.ndarray:
+        """Annotations per image.
+
+        Returns:
+            (I,) int64.
+        """
+        return np.diff(self.offset)
+
+    def of_image(self, index: int) -> slice:
+        """Where an image's annotations lie in the flat arrays.
+
+        Args:
+            index: Position of the image.
+
+        Returns:
+            Slice into ``box``, ``label``, ``crowd`` and ``ring_count``.
+        """
+        return slice(int(self.offset[index]), int(self.offset[index + 1]))
+
+    def polygons(self, index: int) -> list[Polygons]:
+        """Polygons of an image's annotations.
+
+        Args:
+            index: Position of the image.
+
+        Returns:
+            One list per annotation of arrays (corners, 2) float32, in pixels.
+        """
+        if not hasattr(self, "_ring_offset"):
+            ring = np.concatenate([[0], np.cumsum(self.ring_count)])
+            corner = np.concatenate([[0], np.cumsum(self.ring_length)])
+            object.__setattr__(self, "_ring_offset", (ring, corner))
+        ring, corner = self._ring_offset  # type: ignore[attr-defined]
+        return [
+            [self.corner[corner[r] : corner[r + 1]].reshape(-1, 2) for r in range(ring[a], ring[a + 1])]
+            for a in range(*self.of_image(index).indices(len(self.label)))
+        ]
+
+    def save(self, path: Path) -> None:
+        """Write everything into one ``.npz`` file.
+
+        Args:
+            path: The file to write.
+        """
+        arrays = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        np.savez(path, **arrays | {"file_name": np.array(self.file_name)})
+
+
+def load_annotations(path: Path) -> Annotations:
+    """Read what ``Annotations.save`` wrote.
+
+    Args:
+        path: The ``.npz`` file.
+
+    Returns:
+        The annotations.
+    """
+    with np.load(path) as arrays:
+        return Annotations(**{k: arrays[k].tolist() if k == "file_name" else arrays[k] for k in arrays})
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read an annotation file and check that it is one.
+
+    Args:
+        path: ``instances_*.json``.
+
+    Returns:
+        Its content, with at least images, annotations and categories.
+
+    Raises:
+        FileNotFoundError: If it is missing; says where to get it.
+        ValueError: If it is cut short, no JSON, or lacks a part.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; unpack {_SOURCE} here")
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is cut short or damaged ({error}); unpack {_SOURCE} again") from None
+    lacking = {"images", "annotations", "categories"} - set(content if isinstance(content, dict) else ())
+    if lacking:
+        raise ValueError(f"{path} has no {', '.join(sorted(lacking))}: not an instances file of COCO")
+    return content
+
+
+def parse(content: Mapping[str, Any], path: Path) -> Annotations:
+    """Turn an annotation file's content into flat arrays, images in the order of their ids.
+
+    Args:
+        content: What ``read_json`` gave.
+        path: The file, for messages.
+
+    Returns:
+        The annotations.
+
+    Raises:
+        ValueError: One line per problem: unknown image or category, polygon with fewer than 3
+            corners, box that is not finite.
+    """
+    images = sorted(content["images"], key=lambda image: image["id"])
+    position = {image["id"]: i for i, image in enumerate(images)}
+    label_of = {category["id"]: 1 + k for k, category in enumerate(content["categories"])}
+    records = content["annotations"]
+    if lines := _problems(records, position, label_of):
+        raise ValueError("\n".join(f"{path}: {line}" for line in lines))
+    records = sorted(records, key=lambda record: position[record["image_id"]])
+    owner = np.array([position[r["image_id"]] for r in records], dtype=np.int64)
+    rings = [r["segmentation"] if isinstance(r.get("segmentation"), list) else [] for r in records]
+    flat = [ring for polygons in rings for ring in polygons]
+    counts = np.bincount(owner, minlength=len(images)) if len(owner) else np.zeros(len(images), int)
+    return Annotations(
+        image_id=np.array([image["id"] for image in images], dtype=np.int64),
+        file_name=[image["file_name"] for image in images],
+        size=np.array([(i["height"], i["width"]) for i in images], dtype=np.int64).reshape(-1, 2),
+        offset=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        box=np.array([r["bbox"] for r in records], dtype=np.float64).reshape(-1, 4),
+        label=np.array([label_of[r["category_id"]] for r in records], dtype=np.int64),
+        crowd=np.array([bool(r.get("iscrowd", 0)) for r in records], dtype=bool),
+        ring_count=np.array([len(polygons) for polygons in rings], dtype=np.int64),
+        ring_length=np.array([len(ring) for ring in flat], dtype=np.int64),
+        corner=np.concatenate([np.asarray(ring, dtype=np.float32) for ring in flat])
+        if flat
+        else np.zeros(0, np.float32),
+        category_id=np.array([c["id"] for c in content["categories"]], dtype=np.int64),
+    )
+
+
+def _problems(
+    records: Sequence[Mapping[str, Any]],
+    position: Mapping[int, int],
+    label_of: Mapping[int, int],
+) -> list[str]:
+    """One line per broken annotation, at most ``MAX_LINES`` of a kind."""
+    lines, counts = [], Counter[str]()
+    for record in records:
+        for kind, text in _faults(record, position, label_of):
+            counts[kind] += 1
+            if counts[kind] <= MAX_LINES:
+                lines.append(f"annotation {record.get('id')}: {text}; correct or remove it")
+    return lines + [
+        f"{count - MAX_LINES} more annotations with {kind}"
+        for kind, count in counts.items()
+        if count > MAX_LINES
+    ]
+
+
+def _faults(
+    record: Mapping[str, Any], position: Mapping[int, int], label_of: Mapping[int, int]
+) -> list[tuple[str, str]]:
+    """What is wrong with one annotation: kind and sentence."""
+    found = []
+    if record["image_id"] not in position:
+        found.append(("unknown images", f"image_id {record['image_id']} is not in images"))
+    if record["category_id"] not in label_of:
+        found.append(
+            ("unknown categories", f"category_id {record['category_id']} is not in categories")
+        )
+    box = record["bbox"]
+    if len(box) != 4 or not all(abs(value) < np.inf for value in box):
+        found.append(("bad boxes", f"bbox {box} is not four finite numbers"))
+    segmentation = record.get("segmentation")
+    if isinstance(segmentation, list):
+        short = next((ring for ring in segmentation if len(ring) < 6 or len(ring) % 2), None)
+        if short is not None:
+            found.append(
+                ("bad polygons", f"a polygon has {len(short)} numbers, fewer than 3 corners need 6")
+            )
+    return found

@@ -1,0 +1,281 @@
+"""COCO images as SSD sees them: cropped by overlap, flipped, resized, jittered.
+
+Letters: N boxes of an image, M boxes after padding, B batch. Boxes are corners in fractions of the
+image while they are augmented and when they leave.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from datamodules._coco_annotations import Annotations
+from datamodules._sampling import SampleKey, sample_rng
+
+# Least overlap of the crop with every box; None keeps the image, -inf takes any crop.
+CROP_MODES = (None, 0.1, 0.3, 0.5, 0.7, 0.9, -np.inf)
+LEAST_SIDE = 0.3
+JITTER = {"brightness": 0.125, "contrast": 0.5, "saturation": 0.5, "hue": 0.05}
+PADDED_TO = 16  # boxes per image: few different shapes, so that a compiled step is reused
+
+
+class Batch(TypedDict):
+    """Images of one step; ``boxes`` and ``labels`` only in training, the rest in evaluation."""
+
+    image: Tensor
+    boxes: Tensor
+    labels: Tensor
+    index: Tensor
+    size: Tensor
+
+
+class TrainingImages(Dataset[dict[str, Tensor]]):
+    """Augmented training images; each draw is a function of seed, epoch and sample.
+
+    Args:
+        folder: Folder of the images.
+        annotations: The split's annotations.
+        samples: Positions of the images to train on.
+        seed: Run seed.
+        crop_attempts: Windows tried before a new crop mode is drawn.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        annotations: Annotations,
+        samples: np.ndarray,
+        *,
+        seed: int,
+        crop_attempts: int,
+    ) -> None:
+        self.folder, self.annotations, self.samples = folder, annotations, samples
+        self.seed, self.crop_attempts = seed, crop_attempts
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, key: SampleKey) -> dict[str, Tensor]:
+        """One sample.
+
+        Args:
+            key: Which sample and which draw.
+
+        Returns:
+            ``image`` (3, 300, 300) uint8, ``boxes`` (N, 4) float32, ``labels`` (N,) int64.
+        """
+        rng = sample_rng(self.seed, key.epoch, key.index, key.repeat)
+        index = int(self.samples[key.index])
+        box_N4, label_N = self.targets(index)
+        image = open_rgb(self.folder / self.annotations.file_name[index])
+        window, box_N4, label_N = crop(rng, box_N4, label_N, attempts=self.crop_attempts)
+        pixels = resize(image, window, 300)
+        if rng.random() < 0.5:
+            pixels = pixels.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            box_N4 = np.stack([1 - box_N4[:, 2], box_N4[:, 1], 1 - box_N4[:, 0], box_N4[:, 3]], 1)
+        return {
+            "image": to_tensor(jitter(rng, pixels)),
+            "boxes": torch.from_numpy(box_N4.astype(np.float32)),
+            "labels": torch.from_numpy(label_N),
+        }
+
+    def targets(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Boxes and labels of an image, crowds included as the reference has them.
+
+        Boxes without width or height are left out: they overlap nothing, so they would make an
+        infinite loss on the first default box.
+
+        Args:
+            index: Position of the image.
+
+        Returns:
+            box_N4 corners in fractions, label_N.
+        """
+        own = self.annotations.of_image(index)
+        box, label = self.annotations.box[own], self.annotations.label[own]
+        solid = (box[:, 2] > 0) & (box[:, 3] > 0)
+        height, width = self.annotations.size[index]
+        corners = np.concatenate([box[solid, :2], box[solid, :2] + box[solid, 2:]], 1)
+        return corners / np.array([width, height, width, height]), label[solid]
+
+
+class EvaluationImages(Dataset[dict[str, Tensor]]):
+    """Whole evaluation images at 300 x 300.
+
+    Args:
+        folder: Folder of the images.
+        annotations: The split's annotations.
+        indices: Positions of the images of this rank.
+    """
+
+    def __init__(self, folder: Path, annotations: Annotations, indices: Sequence[int]) -> None:
+        self.folder, self.annotations, self.indices = folder, annotations, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, number: int) -> dict[str, Tensor]:
+        """One image.
+
+        Args:
+            number: Position in ``indices``.
+
+        Returns:
+            ``image`` (3, 300, 300) uint8, ``index`` () and ``size`` (2,) original height, width.
+        """
+        index = self.indices[number]
+        image = open_rgb(self.folder / self.annotations.file_name[index])
+        return {
+            "image": to_tensor(image.resize((300, 300), Image.Resampling.BILINEAR)),
+            "index": torch.tensor(index),
+            "size": torch.from_numpy(self.annotations.size[index]),
+        }
+
+
+def open_rgb(path: Path) -> Image.Image:
+    """Decode an image.
+
+    Args:
+        path: The file.
+
+    Returns:
+        An RGB image; grey ones are repeated over the channels.
+
+    Raises:
+        ValueError: If it cannot be decoded; names the file.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"{path} cannot be decoded ({error}); unpack its archive again") from None
+
+
+def crop(
+    rng: np.random.Generator, box_N4: np.ndarray, label_N: np.ndarray, *, attempts: int
+) -> tuple[tuple[float, float, float, float] | None, np.ndarray, np.ndarray]:
+    """Draw SSD's random crop: a window that overlaps EVERY box by more than the drawn bound.
+
+    Args:
+        rng: The sample's generator.
+        box_N4: Corners in fractions.
+        label_N: Classes.
+        attempts: Windows tried for one bound before another bound is drawn.
+
+    Returns:
+        The window (x1, y1, x2, y2) in fractions or None for the whole image; the boxes whose centre
+        lies in it, clipped, in fractions of the window; their classes.
+
+    Source:
+        mlcommons/training (v1.0), single_stage_detector/ssd/utils.py, SSDCropping.
+    """
+    while True:
+        bound = CROP_MODES[int(rng.integers(len(CROP_MODES)))]
+        if bound is None:
+            return None, box_N4, label_N
+        for _ in range(attempts):
+            width, height = rng.uniform(LEAST_SIDE, 1.0, 2)
+            if not 0.5 <= width / height <= 2:
+                continue
+            x, y = rng.uniform(0, 1 - width), rng.uniform(0, 1 - height)
+            window = (x, y, x + width, y + height)
+            if (_overlap(window, box_N4) <= bound).any():
+                continue
+            centre = (box_N4[:, :2] + box_N4[:, 2:]) / 2
+            inside = ((centre > window[:2]) & (centre < window[2:])).all(1)
+            if inside.any():
+                corner, side = np.array([x, y, x, y]), np.array([width, height, width, height])
+                clipped = np.clip(box_N4[inside], [x, y, x, y], [window[2], window[3]] * 2)
+                return window, (clipped - corner) / side, label_N[inside]
+
+
+def _overlap(window: tuple[float, float, float, float], box_N4: np.ndarray) -> np.ndarray:
+    """Intersection over union of a window with every box."""
+    low = np.maximum(box_N4[:, :2], window[:2])
+    high = np.minimum(box_N4[:, 2:], window[2:])
+    shared = np.prod(np.clip(high - low, 0, None), 1)
+    area = (window[2] - window[0]) * (window[3] - window[1])
+    return shared / (area + np.prod(box_N4[:, 2:] - box_N4[:, :2], 1) - shared)
+
+
+def resize(
+    image: Image.Image, window: tuple[float, float, float, float] | None, size: int
+) -> Image.Image:
+    """Cut a window out and stretch it to a square.
+
+    Args:
+        image: The image.
+        window: Corners in fractions; None for all of it.
+        size: Side of the result in pixels.
+
+    Returns:
+        The square image.
+    """
+    box = None
+    if window is not None:
+        width, height = image.size
+        x1, y1 = int(window[0] * width), int(window[1] * height)
+        # A window of a tiny image can round to nothing; one pixel is the least there is.
+        x2, y2 = max(int(window[2] * width), x1 + 1), max(int(window[3] * height), y1 + 1)
+        box = (x1, y1, min(x2, width), min(y2, height))
+    return image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+
+
+def jitter(rng: np.random.Generator, image: Image.Image) -> Image.Image:
+    """Change brightness, contrast, saturation and hue, in random order.
+
+    Args:
+        rng: The sample's generator.
+        image: RGB image.
+
+    Returns:
+        The changed image.
+    """
+    from torchvision.transforms import functional as change
+
+    steps: list[Callable[[Image.Image], Image.Image]] = []
+    for name, spread in JITTER.items():
+        centre = 0.0 if name == "hue" else 1.0
+        amount = float(rng.uniform(centre - spread, centre + spread))
+        adjust = getattr(change, f"adjust_{name}")
+        steps.append(lambda pixels, adjust=adjust, amount=amount: adjust(pixels, amount))  # type: ignore[misc]
+    for number in rng.permutation(len(steps)):
+        image = steps[number](image)
+    return image
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """Pixels with the channels first.
+
+    Args:
+        image: RGB image.
+
+    Returns:
+        (3, H, W) uint8.
+    """
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def collate(samples: list[dict[str, Tensor]]) -> Batch:
+    """Stack a training batch, boxes padded with label 0.
+
+    Args:
+        samples: What ``TrainingImages`` gives.
+
+    Returns:
+        ``image``, ``boxes`` (B, M, 4) and ``labels`` (B, M); M is a multiple of 16.
+    """
+    most = max(1, *(len(sample["labels"]) for sample in samples))
+    most = -(-most // PADDED_TO) * PADDED_TO
+    boxes = torch.zeros(len(samples), most, 4)
+    labels = torch.zeros(len(samples), most, dtype=torch.int64)
+    for number, sample in enumerate(samples):
+        count = len(sample["labels"])
+        boxes[number, :count], labels[number, :count] = sample["boxes"], sample["labels"]
+    image = torch.stack([sample["image"] for sample in samples])
+    return {"image": image, "boxes": boxes, "labels": labels}  # type: ignore[typeddict-item]

@@ -1,0 +1,212 @@
+"""A COCO folder: what must lie in it, and the compact annotations that ``prepare_data`` makes.
+
+The rules time everything that touches the data, but parsing text into arrays beforehand is free:
+training starts from ``finishline-coco/*.npz`` and ``prepare_data`` of a ready folder opens nothing
+but its manifest.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from datamodules._cache import atomic_folder
+from datamodules._coco_annotations import Annotations, load_annotations, parse, read_json
+
+SPLITS = ("train", "val")
+PREPARED = "finishline-coco"
+FORMAT = 1  # raise when the prepared files change
+_ARCHIVES = {
+    "train": "http://images.cocodataset.org/zips/train2017.zip (19.3 GB)",
+    "val": "http://images.cocodataset.org/zips/val2017.zip (816 MB)",
+}
+
+
+def image_folder(root: Path, split: str) -> Path:
+    """Where a split's images lie.
+
+    Args:
+        root: The COCO folder.
+        split: ``train`` or ``val``.
+
+    Returns:
+        The folder.
+    """
+    return root / f"{split}2017"
+
+
+def annotation_file(root: Path, split: str) -> Path:
+    """A split's annotation file.
+
+    Args:
+        root: The COCO folder.
+        split: ``train`` or ``val``.
+
+    Returns:
+        The file.
+    """
+    return root / "annotations" / f"instances_{split}2017.json"
+
+
+def missing_parts(root: Path) -> list[str]:
+    """Folders and files that a COCO folder lacks, without opening any.
+
+    Args:
+        root: The COCO folder.
+
+    Returns:
+        One line each, with where to get it.
+    """
+    if not root.is_dir():
+        return [f"{root} is no folder; make it and unpack COCO 2017 there (cocodataset.org, 21 GB)"]
+    lines = [
+        f"{image_folder(root, split)} is missing; unpack {_ARCHIVES[split]} in {root}"
+        for split in SPLITS
+        if not image_folder(root, split).is_dir()
+    ]
+    archive = "http://images.cocodataset.org/annotations/annotations_trainval2017.zip (253 MB)"
+    return lines + [
+        f"{annotation_file(root, split)} is missing; unpack {archive} in {root}"
+        for split in SPLITS
+        if not annotation_file(root, split).is_file()
+    ]
+
+
+def ready_manifest(root: Path, prepared: Path) -> dict[str, Any] | None:
+    """The manifest, if the prepared files belong to the annotation files as they are now.
+
+    Args:
+        root: The COCO folder.
+        prepared: Folder of the prepared files.
+
+    Returns:
+        Its content, or None if something has to be prepared first.
+    """
+    path = prepared / "manifest.json"
+    if not path.is_file():
+        return None
+    manifest: dict[str, Any] = json.loads(path.read_text())
+    fresh = manifest.get("format") == FORMAT and manifest.get("sources") == _sources(root)
+    return manifest if fresh else None
+
+
+def prepare(root: Path, prepared: Path) -> dict[str, Any]:
+    """Check a COCO folder and write the compact annotations; does nothing when that is done.
+
+    Args:
+        root: The COCO folder.
+        prepared: Folder to make.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        FileNotFoundError: One line per missing part.
+        ValueError: One line per problem in the annotations or images.
+    """
+    if lines := missing_parts(root):
+        raise FileNotFoundError("\n".join(lines))
+    if manifest := ready_manifest(root, prepared):
+        return manifest
+    parsed = check(root)
+    return _write(root, prepared, parsed)
+
+
+def check(root: Path) -> dict[str, Annotations]:
+    """Read both annotation files and compare them with the images that are there.
+
+    Args:
+        root: The COCO folder, with no part missing.
+
+    Returns:
+        Split -> annotations.
+
+    Raises:
+        ValueError: One line per problem.
+    """
+    parsed, problems = {}, []
+    for split in SPLITS:
+        path = annotation_file(root, split)
+        try:
+            parsed[split] = parse(read_json(path), path)
+            problems += unmatched_images(root, split, parsed[split])
+        except ValueError as error:
+            problems += str(error).splitlines()
+    if not problems and parsed["train"].category_id.tolist() != parsed["val"].category_id.tolist():
+        problems.append(f"{root}: train and val annotations have different categories")
+    if problems:
+        raise ValueError("\n".join(problems))
+    return parsed
+
+
+def unmatched_images(root: Path, split: str, annotations: Annotations) -> list[str]:
+    """Images without an entry in the annotation file, and entries without an image.
+
+    Args:
+        root: The COCO folder.
+        split: ``train`` or ``val``.
+        annotations: The split's annotations.
+
+    Returns:
+        At most one line for each of the two.
+    """
+    folder = image_folder(root, split)
+    there = {name for name in os.listdir(folder) if name.endswith(".jpg")}
+    listed = set(annotations.file_name)
+    lines = []
+    if lost := sorted(listed - there):
+        lines.append(
+            f"{folder}: {len(lost)} annotated images are missing, e.g. {lost[0]}; "
+            f"unpack {_ARCHIVES[split]} again"
+        )
+    if extra := sorted(there - listed):
+        lines.append(
+            f"{folder}: {len(extra)} images are not in {annotation_file(root, split).name}, e.g. "
+            f"{extra[0]}; remove them or take the annotation file they belong to"
+        )
+    return lines
+
+
+def load(prepared: Path, split: str) -> Annotations:
+    """The prepared annotations of one split.
+
+    Args:
+        prepared: Folder of the prepared files.
+        split: ``train`` or ``val``.
+
+    Returns:
+        The annotations.
+    """
+    return load_annotations(prepared / f"{split}.npz")
+
+
+def _write(root: Path, prepared: Path, parsed: dict[str, Annotations]) -> dict[str, Any]:
+    """Write arrays and manifest as one folder; an outdated one is replaced."""
+    manifest = {"format": FORMAT, "sources": _sources(root)}
+    for split, annotations in parsed.items():
+        boxes = annotations.box
+        usable = (boxes[:, 2] > 1) & (boxes[:, 3] > 1)
+        manifest[split] = {
+            "images": len(annotations),
+            "annotations": len(boxes),
+            "annotated_images": int((annotations.count() > 0).sum()),
+            "images_with_usable_box": len(
+                {int(i) for i in annotations.offset.searchsorted(usable.nonzero()[0], "right")}
+            ),
+        }
+    manifest["categories"] = parsed["train"].category_id.tolist()
+    if prepared.is_dir():
+        for stale in prepared.iterdir():
+            stale.unlink()
+        prepared.rmdir()
+    with atomic_folder(prepared) as partial:
+        for split, annotations in parsed.items():
+            annotations.save(partial / f"{split}.npz")
+        (partial / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    return manifest
+
+
+def _sources(root: Path) -> dict[str, list[int]]:
+    """Size and time of both annotation files, to notice when they change."""
+    stats = {split: annotation_file(root, split).stat() for split in SPLITS}
+    return {split: [stat.st_size, stat.st_mtime_ns] for split, stat in stats.items()}

@@ -1,0 +1,315 @@
+"""COCO 2017: photographs with boxes and outlines of objects, for SSD and Mask R-CNN.
+
+Data: cocodataset.org, 118,287 training and 5,000 evaluation images, 20 GB, annotations CC BY 4.0,
+images under their owners' Flickr terms. 117,266 training images have annotations and are used.
+"""
+
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from datamodules import _coco_ssd_images as ssd
+from datamodules import _coco_store as store
+from datamodules._cache import build_once, demo_folder
+from datamodules._coco_annotations import Annotations, read_json
+from datamodules._sampling import (
+    EpochSampler,
+    evaluation_indices,
+    padded_length,
+    ranks,
+    resume_position,
+    run_seed,
+)
+
+EVALUATION_IMAGES = 5000
+
+
+class COCODataModule(L.LightningDataModule):
+    """What both benchmarks share: the folder, its checks, the evaluation set's annotations.
+
+    Args:
+        root: Folder with ``train2017``, ``val2017`` and ``annotations``; None for the demo.
+        prepared_dir: Where compact annotations go; ``finishline-coco`` in the root by default.
+        batch_size: Images per device and step.
+        num_workers: Loader processes per device.
+
+    Raises:
+        ValueError: If a number lies outside its range.
+    """
+
+    demo_scenes: ClassVar[dict[str, Any]]
+    """Arguments of the demo's writer."""
+
+    def __init__(
+        self,
+        *,
+        root: Path | None,
+        prepared_dir: Path | None,
+        batch_size: int,
+        num_workers: int,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1 or num_workers < 0:
+            raise ValueError(
+                f"batch_size must be at least 1 and num_workers at least 0, got {batch_size} and "
+                f"{num_workers}"
+            )
+        self.demo = root is None
+        self.root = None if root is None else Path(root)  # notebooks pass text
+        self.prepared_dir = None if prepared_dir is None else Path(prepared_dir)
+        self.batch_size, self.num_workers = batch_size, num_workers
+        self._facts: dict[str, Any] | None = None
+        self._truth: dict[str, Any] | None = None
+
+    @property
+    def folder(self) -> Path:
+        """The COCO folder: the root, or the demo's in the cache."""
+        if self.root is not None:
+            return self.root
+        from datamodules.demo.coco import VERSION
+
+        return demo_folder("coco", VERSION, self.demo_scenes)
+
+    @property
+    @abstractmethod
+    def num_train_samples(self) -> int:
+        """Training images that are used."""
+
+    def prepare_data(self) -> None:
+        """Check the folder and make compact annotations; a ready folder's manifest is read only.
+
+        Raises:
+            FileNotFoundError: One line per missing part.
+            ValueError: One line per problem in annotations or images.
+        """
+        if self.demo:
+            build_once(self.folder, self.write_demo)
+        store.prepare(self.folder, self._prepared)
+
+    def write_demo(self, folder: Path) -> None:
+        """Write the demo data set.
+
+        Args:
+            folder: Empty folder.
+        """
+        from datamodules.demo.coco import write_scenes
+
+        write_scenes(folder, **self.demo_scenes)
+
+    def prepare(self) -> None:
+        """The same with a verdict, for the ``prepare`` command.
+
+        Raises:
+            FileNotFoundError: One line per missing part.
+            ValueError: One line per problem in annotations or images.
+        """
+        self.prepare_data()
+        facts = self._manifest
+        print(
+            f"COCO{' demo' if self.demo else ''} is ready in {self.folder}: {self.num_train_samples} "
+            f"of {facts['train']['images']} training images, {facts['val']['images']} evaluation "
+            f"images, {len(facts['categories'])} categories"
+        )
+
+    def problems(self) -> list[str]:
+        """What keeps this root from being used.
+
+        Returns:
+            One line per problem; empty when all is well. Reads the annotations only where they
+            were not prepared yet.
+        """
+        if self.root is None or store.missing_parts(self.root):
+            return [] if self.root is None else store.missing_parts(self.root)
+        if store.ready_manifest(self.root, self._prepared):
+            return []
+        try:
+            store.check(self.root)
+        except ValueError as error:
+            return str(error).splitlines()
+        return []
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """Training samples per epoch, padded to whole global batches."""
+        return padded_length(self.num_train_samples, self.global_batch_size)
+
+    @property
+    def global_batch_size(self) -> int:
+        """Samples per optimizer step over all ranks."""
+        accumulation = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
+        return self.batch_size * ranks(self.trainer)[1] * accumulation
+
+    def mllog_facts(self) -> dict[str, Any]:
+        """The log's data keys, from the manifest.
+
+        Returns:
+            Values by key.
+        """
+        return {
+            "train_samples": self.num_train_samples,
+            "eval_samples": self._manifest["val"]["images"],
+        }
+
+    def evaluation_truth(self) -> dict[str, Any]:
+        """Content of the evaluation set's annotation file, for the metric.
+
+        Returns:
+            images, annotations and categories as in the file; images sorted by id, so that an
+            evaluation batch's ``index`` counts in them.
+        """
+        if self._truth is None:
+            truth = read_json(store.annotation_file(self.folder, "val"))
+            truth["images"].sort(key=lambda image: image["id"])
+            self._truth = truth
+        return self._truth
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Evaluation images of this rank, each exactly once over all ranks.
+
+        Returns:
+            The loader.
+        """
+        annotations = store.load(self._prepared, "val")
+        self.evaluation_truth()
+        indices = evaluation_indices(len(annotations), self.trainer)
+        return self._evaluation_loader(annotations, indices)
+
+    @abstractmethod
+    def _evaluation_loader(self, annotations: Annotations, indices: range) -> DataLoader[Any]:
+        """Loader of some evaluation images."""
+
+    @property
+    def _prepared(self) -> Path:
+        return self.prepared_dir or self.folder / store.PREPARED
+
+    @property
+    def _manifest(self) -> dict[str, Any]:
+        """Counts of the prepared data set; read once."""
+        if self._facts is None:
+            self._facts = store.ready_manifest(self.folder, self._prepared)
+        if self._facts is None:
+            raise ValueError(f"{self.folder} is not prepared; run the recipe's prepare command")
+        return self._facts
+
+    @property
+    def _loader_options(self) -> dict[str, Any]:
+        """Worker and memory settings of all loaders."""
+        on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return {
+            "num_workers": self.num_workers,
+            "persistent_workers": self.num_workers > 0,
+            "pin_memory": on_cuda,
+        }
+
+
+class COCO300DataModule(COCODataModule):
+    """COCO for SSD: 300 x 300 pixels, random crops, flips and colours.
+
+    A training batch is a dict of ``image`` (B, 3, 300, 300) uint8 RGB, ``boxes`` (B, M, 4) float32
+    corners in fractions and ``labels`` (B, M) int64 with 0 for padding. An evaluation batch has
+    ``image``, ``index`` (B,) and ``size`` (B, 2), the original height and width.
+    """
+
+    demo_scenes: ClassVar[dict[str, Any]] = {"image_size": 300, "side": (0.2, 0.5)}
+
+    def __init__(
+        self,
+        *,
+        root: Path | None = None,
+        prepared_dir: Path | None = None,
+        batch_size: int = 128,
+        evaluation_batch_size: int | None = None,
+        crop_attempts: int = 1,
+        num_workers: int = 0,
+    ) -> None:
+        """Defaults are the closed reference on one device.
+
+        Args:
+            root: Folder with ``train2017``, ``val2017`` and ``annotations``. None generates the
+                demo data.
+            prepared_dir: Where compact annotations go; ``finishline-coco`` in the root by default.
+            batch_size: Images per device and step.
+            evaluation_batch_size: Images per evaluation batch; ``batch_size`` by default.
+            crop_attempts: Windows tried per crop mode (the log's max_samples); 1 or 50 in closed.
+            num_workers: Loader processes per device; 0 loads in the training process.
+
+        Raises:
+            ValueError: If a number lies outside its range.
+        """
+        super().__init__(
+            root=root, prepared_dir=prepared_dir, batch_size=batch_size, num_workers=num_workers
+        )
+        if crop_attempts < 1:
+            raise ValueError(f"crop_attempts must be at least 1, got {crop_attempts}")
+        self.crop_attempts = crop_attempts
+        self.evaluation_batch_size = evaluation_batch_size or batch_size
+
+    @property
+    def num_train_samples(self) -> int:
+        """Training images with at least one annotation."""
+        return int(self._manifest["train"]["annotated_images"])
+
+    def mllog_facts(self) -> dict[str, Any]:
+        """The log's data keys, from manifest and arguments.
+
+        Returns:
+            Values by key.
+        """
+        return super().mllog_facts() | {"max_samples": self.crop_attempts}
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Shuffled, augmented images of this rank, from where a resumed run stopped.
+
+        Returns:
+            The loader.
+        """
+        annotations = store.load(self._prepared, "train")
+        samples = np.flatnonzero(annotations.count() > 0)
+        dataset = ssd.TrainingImages(
+            store.image_folder(self.folder, "train"),
+            annotations,
+            samples,
+            seed=run_seed(),
+            crop_attempts=self.crop_attempts,
+        )
+        epoch, done = resume_position(self.trainer)
+        sampler = EpochSampler(
+            len(samples),
+            self.global_batch_size,
+            *ranks(self.trainer),
+            self.batch_size,
+            run_seed(),
+            start_batch=done,
+            start_epoch=epoch,
+        )
+        return DataLoader(
+            dataset, batch_sampler=sampler, collate_fn=ssd.collate, **self._loader_options
+        )
+
+    def _evaluation_loader(self, annotations: Annotations, indices: range) -> DataLoader[Any]:
+        dataset = ssd.EvaluationImages(
+            store.image_folder(self.folder, "val"), annotations, indices
+        )
+        return DataLoader(dataset, batch_size=self.evaluation_batch_size, **self._loader_options)
+
+    def synthetic_batch(self) -> dict[str, Tensor]:
+        """A random training batch on the CPU, for warm-up and speed tests.
+
+        Returns:
+            A batch with the keys, shapes and types of a training batch.
+        """
+        low = torch.rand(self.batch_size, ssd.PADDED_TO, 2) * 0.5
+        side = torch.rand(self.batch_size, ssd.PADDED_TO, 2) * 0.4 + 0.1
+        labels = torch.randint(1, 3, (self.batch_size, ssd.PADDED_TO))
+        labels[:, 8:] = 0  # about as many boxes as COCO's images have, the rest is padding
+        return {
+            "image": torch.randint(0, 256, (self.batch_size, 3, 300, 300), dtype=torch.uint8),
+            "boxes": torch.cat([low, low + side], -1),
+            "labels": labels,
+        }

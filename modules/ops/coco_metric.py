@@ -1,0 +1,139 @@
+"""COCO's AP as a metric over ranks: detections are gathered, then evaluated in image order."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from modules.ops.coco_ap import coco_average_precision
+
+
+class CocoAP(Metric):
+    """Average precision of boxes and, where masks are given, of masks.
+
+    Detections are kept by the image's index and each image counts once, whatever rank saw it and
+    however often, in the order of the indices: any number of ranks gives the same value.
+
+    Args:
+        masks: Whether detections come with masks.
+    """
+
+    full_state_update = False
+    index: list[Tensor]
+    count: list[Tensor]
+    box: list[Tensor]
+    score: list[Tensor]
+    label: list[Tensor]
+    mask: list[Tensor]
+    mask_length: list[Tensor]
+
+    def __init__(self, *, masks: bool = False) -> None:
+        super().__init__()
+        self.masks = masks
+        self.truth: Mapping[str, Any] = {"images": [], "annotations": [], "categories": []}
+        for state in ("index", "count", "box", "score", "label", "mask", "mask_length"):
+            self.add_state(state, default=[], dist_reduce_fx="cat")
+
+    def update(
+        self,
+        index: int,
+        box_N4: Tensor,
+        score_N: Tensor,
+        label_N: Tensor,
+        masks: Sequence[bytes] = (),
+    ) -> None:
+        """Add one image.
+
+        Args:
+            index: Number of the image in the ground truth's list of images.
+            box_N4: x, y, width, height in pixels of the original image.
+            score_N: In ``[0, 1]``.
+            label_N: int64, 1 + position of the category in the ground truth.
+            masks: N compressed run lengths at the original size.
+        """
+        device = self.device
+        self.index.append(torch.tensor([index], device=device))
+        self.count.append(torch.tensor([len(score_N)], device=device))
+        self.box.append(box_N4.float().to(device))
+        self.score.append(score_N.float().to(device))
+        self.label.append(label_N.to(device))
+        data = bytearray(b"".join(masks))
+        flat = torch.frombuffer(data, dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
+        self.mask.append(flat.to(device))
+        lengths = torch.tensor([len(mask) for mask in masks], dtype=torch.int64)
+        self.mask_length.append(lengths.to(device))
+
+    def begin(self, truth: Mapping[str, Any]) -> None:
+        """Start an evaluation with no image but the right shapes.
+
+        A rank that will see no image must still gather.
+
+        Args:
+            truth: Content of the evaluation set's annotation file.
+        """
+        self.truth = truth
+        empty = torch.empty(0, device=self.device)
+        whole = torch.empty(0, dtype=torch.int64, device=self.device)
+        self.index.append(whole)
+        self.count.append(whole)
+        self.box.append(empty.view(0, 4))
+        self.score.append(empty)
+        self.label.append(whole)
+        self.mask.append(empty.to(torch.uint8))
+        self.mask_length.append(whole)
+
+    def _detections(self) -> list[dict[str, Any]]:
+        """COCO's result records, by image in the order of the indices."""
+        truth = self.truth
+        category = [c["id"] for c in truth["categories"]]
+        index, count = dim_zero_cat(self.index).tolist(), dim_zero_cat(self.count).tolist()
+        box, score = dim_zero_cat(self.box).tolist(), dim_zero_cat(self.score).tolist()
+        label = dim_zero_cat(self.label).tolist()
+        segmentation = self._run_lengths() if self.masks else []
+        start, of_image = 0, {}
+        for i, n in zip(index, count, strict=True):
+            of_image.setdefault(i, range(start, start + n))
+            start += n
+        records = []
+        for i in sorted(of_image):
+            image = truth["images"][i]
+            size = [image["height"], image["width"]]
+            for k in of_image[i]:
+                record = {"image_id": image["id"], "score": score[k], "bbox": box[k]}
+                record["category_id"] = category[label[k] - 1]
+                if self.masks:
+                    record["segmentation"] = {"size": size, "counts": segmentation[k]}
+                records.append(record)
+        return records
+
+    def _run_lengths(self) -> list[bytes]:
+        """The masks of all detections, cut out of the one long tensor."""
+        data = dim_zero_cat(self.mask).cpu().numpy().tobytes()
+        ends = dim_zero_cat(self.mask_length).cumsum(0).tolist()
+        return [data[a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True)] if ends else []
+
+    def compute(self) -> dict[str, Tensor]:
+        """AP over all images of all ranks.
+
+        Returns:
+            ``box_ap``, ``box_ap50``, ``box_ap75`` and, with masks, the same with ``mask``: float64
+            scalars on the CPU, equal on every rank.
+
+        Raises:
+            ValueError: If the evaluation itself fails; an error never becomes a score.
+        """
+        found = self._detections()
+        kinds = {"box": "bbox"} | ({"mask": "segm"} if self.masks else {})
+        values: dict[str, Tensor] = {}
+        for name, kind in kinds.items():
+            drop = "segmentation" if kind == "bbox" else "bbox"
+            records = [{k: v for k, v in record.items() if k != drop} for record in found]
+            result = coco_average_precision(self.truth, records, kind=kind)  # type: ignore[arg-type]
+            values |= {
+                f"{name}_{key}": torch.tensor(value, dtype=torch.float64)
+                for key, value in result.items()
+            }
+        return values

@@ -1,0 +1,76 @@
+"""A picture of what a detector finds on held-out images, for a person to judge by eye."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+COLUMNS = 4
+SHOWN_FROM = 0.3  # least score of a detection that is drawn
+COLOURS = ("#e6194b", "#0b8f3a", "#3457d5", "#f58231", "#911eb4", "#008b8b", "#b8860b", "#d02090")
+
+
+class Shown(NamedTuple):
+    """One image with its detections."""
+
+    image: np.ndarray
+    """(H, W, 3) uint8."""
+    box: np.ndarray
+    """(N, 4) corners in pixels of the image."""
+    score: np.ndarray
+    """(N,)."""
+    label: np.ndarray
+    """(N,) from 1."""
+    mask: np.ndarray | None
+    """(N, H, W) bool, or None."""
+
+
+def save_detections(path: Path, shown: Sequence[Shown], names: Sequence[str], title: str) -> None:
+    """Write a grid of images with boxes, masks, class names and scores.
+
+    Args:
+        path: PNG to write.
+        shown: Images; none writes nothing.
+        names: Class names by label - 1.
+        title: Line above the grid.
+    """
+    if not shown:
+        return
+    from matplotlib.figure import Figure
+
+    rows = -(-len(shown) // COLUMNS)
+    figure = Figure(figsize=(3 * COLUMNS, 3 * rows + 0.5), layout="constrained")
+    figure.suptitle(title)
+    axes = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
+    for axis in axes:
+        axis.axis("off")
+    for axis, one in zip(axes, shown, strict=False):
+        axis.imshow(_with_masks(one))
+        for box, score, label in zip(one.box, one.score, one.label, strict=True):
+            if score >= SHOWN_FROM:
+                _draw(axis, box, f"{names[label - 1]} {score:.2f}", COLOURS[label % len(COLOURS)])
+    figure.savefig(path, dpi=100)
+
+
+def _draw(axis: object, box: np.ndarray, text: str, colour: str) -> None:
+    """One box with its caption."""
+    from matplotlib.patches import Rectangle
+
+    x1, y1, x2, y2 = box.tolist()
+    patch = Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=1.5)
+    axis.add_patch(patch)  # type: ignore[attr-defined]
+    style = {"facecolor": colour, "edgecolor": "none", "pad": 1, "alpha": 0.8}
+    axis.text(x1, max(y1, 0), text, color="white", fontsize=7, bbox=style)  # type: ignore[attr-defined]
+
+
+def _with_masks(one: Shown) -> np.ndarray:
+    """The image with every shown mask mixed in."""
+    image = one.image.astype(np.float32)
+    if one.mask is not None:
+        for mask, score, label in zip(one.mask, one.score, one.label, strict=True):
+            if score >= SHOWN_FROM:
+                colour = COLOURS[label % len(COLOURS)]
+                rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)], np.float32)
+                image[mask] = 0.5 * image[mask] + 0.5 * rgb
+    return image.astype(np.uint8)

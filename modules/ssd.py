@@ -1,0 +1,266 @@
+"""SSD on COCO: how MLPerf Training v1.0 trains it and what it measures.
+
+Letters: B batch, M padded ground-truth boxes. A training batch is a dict of ``image``
+(B, 3, 300, 300) uint8 RGB, ``boxes`` (B, M, 4) float32 corners in fractions of the image and
+``labels`` (B, M) int64, 0 where padded. An evaluation batch has ``image``, ``index`` (B,) int64 and
+``size`` (B, 2), the original height and width.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+
+from modules.nets.ssd import SSD300
+from modules.ops.batch_norm_sync import average_running_statistics
+from modules.ops.check_detector import check_detector
+from modules.ops.coco_metric import CocoAP
+from modules.ops.default_boxes import IMAGE_SIZE
+from modules.ops.detection_picture import Shown, save_detections
+from modules.ops.schedules import warmup_then_drops
+
+REFERENCE_BATCH = 32  # the base rate is per this many images
+SHOWN_IMAGES = 12
+WEIGHTS_FILE = "resnet34-333f7ec4.pth"
+WEIGHTS_SOURCE = "https://download.pytorch.org/models/resnet34-333f7ec4.pth (87 MB, BSD)"
+
+
+class SSDModule(L.LightningModule):
+    """Trains a detector on images of 300 x 300 pixels; the defaults are the closed reference.
+
+    Args:
+        net: Builds the detector: images (and targets) in, losses (or detections) out.
+        backbone_weights: ResNet-34 state dict of torchvision; by default ``resnet34-333f7ec4.pth``
+            in the data's root. Demos start from random weights.
+        learning_rate: Base rate per 32 images of the global batch.
+        warmup_epochs: Epochs of linear rise, set per step; 2.619685 are 300 steps of 1024.
+        warmup_factor: The rise starts ``1 / 2**warmup_factor`` of the base rate below it.
+        decay_boundary_epochs: Finished epochs after which the rate drops to a tenth.
+        momentum: Momentum.
+        weight_decay: L2 penalty on every parameter.
+
+    Raises:
+        ValueError: If a number lies outside its range; one line each.
+
+    Source:
+        mlcommons/training (v1.0), single_stage_detector/ssd/train.py.
+    """
+
+    metric_names: ClassVar[tuple[str, ...]] = ("box_ap", "box_ap50", "box_ap75")
+
+    def __init__(
+        self,
+        *,
+        net: Callable[[], nn.Module] = SSD300,
+        backbone_weights: Path | None = None,
+        learning_rate: float = 2.5e-3,
+        warmup_epochs: float = 2.619685,
+        warmup_factor: int = 0,
+        decay_boundary_epochs: Sequence[int] = (40, 50),
+        momentum: float = 0.9,
+        weight_decay: float = 5e-4,
+    ) -> None:
+        super().__init__()
+        checks = (
+            ("learning_rate", learning_rate, "above 0", learning_rate > 0),
+            ("warmup_epochs", warmup_epochs, "at least 0", warmup_epochs >= 0),
+            ("warmup_factor", warmup_factor, "at least 0", warmup_factor >= 0),
+            ("momentum", momentum, "in [0, 1)", 0 <= momentum < 1),
+            ("weight_decay", weight_decay, "at least 0", weight_decay >= 0),
+        )
+        if lines := [f"{n} must be {rule}, got {v}" for n, v, rule, good in checks if not good]:
+            raise ValueError("\n".join(lines))
+        self.net = net()
+        self.backbone_weights = None if backbone_weights is None else Path(backbone_weights)
+        self.learning_rate = learning_rate
+        self.warmup_epochs, self.warmup_factor = warmup_epochs, warmup_factor
+        self.decay_boundary_epochs = tuple(decay_boundary_epochs)
+        self.momentum, self.weight_decay = momentum, weight_decay
+        self.average_precision = CocoAP()
+        self.shown: list[Shown] = []
+
+    def setup(self, stage: str) -> None:
+        """Load the pretrained backbone, before the clock starts.
+
+        Args:
+            stage: Lightning's word for the command.
+
+        Raises:
+            FileNotFoundError: If the reference network has no weights to start from.
+            ValueError: If the file does not fit the network.
+        """
+        if stage != "fit" or not hasattr(self.net, "load_backbone"):
+            return
+        datamodule: Any = getattr(self.trainer, "datamodule", None)
+        path, root = self.backbone_weights, getattr(datamodule, "root", None)
+        if path is None and root is not None:
+            path = root / WEIGHTS_FILE
+        if path is None:
+            return
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path} is missing: the backbone starts from ImageNet weights; download "
+                f"{WEIGHTS_SOURCE} to there or name another file with --model.backbone_weights"
+            )
+        self.net.load_backbone(torch.load(path, map_location="cpu", weights_only=True))
+
+    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
+        """Loss of a batch.
+
+        Args:
+            batch: Augmented images with boxes.
+            batch_idx: Not used.
+
+        Returns:
+            loss: float32 scalar, the sum of the network's losses.
+        """
+        loss = sum_of(self.net(batch["image"], batch))
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        # Logging costs more than a small step: only where Lightning would write it anyway.
+        if every and (self.global_step + 1) % every == 0:
+            self.log("train/loss", loss.detach())
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Share the running statistics of all ranks and begin a new evaluation."""
+        average_running_statistics(self.net)
+        datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.average_precision.begin(datamodule.evaluation_truth())
+        self.shown = []
+
+    def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
+        """Detect objects and keep them in coordinates of the original images.
+
+        Args:
+            batch: Evaluation images.
+            batch_idx: Not used.
+        """
+        found = self.net(batch["image"])
+        for number, image in enumerate(found):
+            self._show(batch["image"][number], image)
+            # Height, width -> factors of x1, y1, x2, y2.
+            factor = batch["size"][number].flip(0).repeat(2) / IMAGE_SIZE
+            box = image["boxes"] * factor
+            box = torch.cat([box[:, :2], box[:, 2:] - box[:, :2]], 1)
+            index = int(batch["index"][number])
+            self.average_precision.update(index, box, image["scores"], image["labels"])
+
+    def _show(self, image_CHW: Tensor, found: Mapping[str, Tensor]) -> None:
+        """Keep the first images of an evaluation for the picture."""
+        if len(self.shown) < SHOWN_IMAGES:
+            arrays = [found[key].cpu().numpy() for key in ("boxes", "scores", "labels")]
+            self.shown.append(Shown(image_CHW.permute(1, 2, 0).cpu().numpy(), *arrays, mask=None))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log ``val/box_ap`` and its parts over all images, equal on every rank."""
+        values = self.average_precision.compute()
+        self.average_precision.reset()
+        # The values are already those of all ranks; averaging could change the last bit.
+        self.log_dict({f"val/{name}": value for name, value in values.items()}, sync_dist=False)
+
+    def write_artifacts(self, folder: Path) -> None:
+        """Write ``detections.png``: the last evaluation's first images with what was found.
+
+        Args:
+            folder: The run folder.
+        """
+        truth = self.average_precision.truth
+        names = [category["name"] for category in truth["categories"]]
+        save_detections(folder / "detections.png", self.shown, names, "SSD on held-out images")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save what all ranks know of the running statistics, not rank 0's alone.
+
+        Args:
+            checkpoint: Holds this module's tensors themselves, so they need not be replaced.
+        """
+        average_running_statistics(self.net)
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """SGD with momentum, its rate set before each step.
+
+        Returns:
+            Optimizer and a scheduler that Lightning steps after every optimizer step.
+        """
+        # Base rate 1, so that the lambda is the rate itself and no rounding comes between.
+        optimizer = torch.optim.SGD(
+            self.net.parameters(), lr=1.0, momentum=self.momentum, weight_decay=self.weight_decay
+        )
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        steps_per_epoch = data.samples_per_epoch // data.global_batch_size
+        boundaries = [epoch * steps_per_epoch for epoch in self.decay_boundary_epochs]
+        rate, warmup_steps = self.scaled_learning_rate(), self.warmup_steps()
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer,
+            lambda step: warmup_then_drops(
+                step,
+                learning_rate=rate,
+                warmup_steps=warmup_steps,
+                warmup_factor=self.warmup_factor,
+                decay_boundary_steps=boundaries,
+            ),
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def scaled_learning_rate(self) -> float:
+        """Base rate for the global batch.
+
+        Returns:
+            ``learning_rate`` times the global batch over 32.
+        """
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        return self.learning_rate * data.global_batch_size / REFERENCE_BATCH
+
+    def warmup_steps(self) -> int:
+        """Optimizer steps of the rise.
+
+        Returns:
+            Whole steps in ``warmup_epochs``, rounded down as in the reference (299 at 1024).
+        """
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        return int(self.warmup_epochs * data.num_train_samples / data.global_batch_size)
+
+    def check_net(self) -> None:
+        """Refuse, with a ValueError, a network that is no detector of 300 x 300 images."""
+        image = torch.randint(0, 256, (2, 3, IMAGE_SIZE, IMAGE_SIZE), dtype=torch.uint8)
+        boxes = torch.tensor([[[0.1, 0.1, 0.6, 0.5]], [[0.3, 0.2, 0.9, 0.9]]])
+        targets = {"boxes": boxes, "labels": torch.ones(2, 1, dtype=torch.int64)}
+        check_detector(self.net, image, targets)
+
+    def mllog_facts(self) -> dict[str, object]:
+        """Hyperparameters under the names of the v1.0 compliance checker.
+
+        Returns:
+            What the module knows; batch, seed and data facts come from elsewhere.
+        """
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        return {
+            "opt_name": "sgd",
+            "opt_base_learning_rate": self.scaled_learning_rate(),
+            "opt_learning_rate_warmup_factor": self.warmup_factor,
+            # The checker refuses 0, which a run without warm-up has.
+            "opt_learning_rate_warmup_steps": max(1, self.warmup_steps()),
+            "opt_learning_rate_decay_boundary_epochs": list(self.decay_boundary_epochs),
+            "opt_weight_decay": self.weight_decay,
+            "opt_momentum": self.momentum,
+            "model_bn_span": data.batch_size,
+        }
+
+
+def sum_of(losses: Mapping[str, Tensor]) -> Tensor:
+    """Total of a detector's losses.
+
+    Args:
+        losses: Name -> scalar.
+
+    Returns:
+        float32 scalar.
+    """
+    return torch.stack([loss.float() for loss in losses.values()]).sum()

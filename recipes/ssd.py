@@ -1,0 +1,51 @@
+"""SSD on COCO: find objects of 80 classes in 300 x 300 pixels (MLPerf Training v1.0 "ssd").
+
+Target    box AP >= 0.230 (COCO AP, IoU 0.50:0.95) on 5,000 held-out images
+Data      COCO 2017, 117,266 annotated training images, 20 GB (cocodataset.org)
+Start     ResNet-34 trained on ImageNet: DIR/resnet34-333f7ec4.pth (download.pytorch.org/models)
+Network   SSD-ResNet34, 19,972,534 parameters
+Expect    demo: about 2 minutes on 2 CPU cores; closed division: about 50 epochs at batch 1024
+
+    python recipes/ssd.py fit                                        demo, no download
+    python recipes/ssd.py prepare --data.root DIR                    check COCO, compact annotations
+    python recipes/ssd.py fit --data.root DIR                        closed reference
+    python recipes/ssd.py fit --data.root DIR --model.net my.Net     open division
+    python recipes/ssd.py fit --config recipes/presets/ssd/h100x1.yaml --data.root DIR
+"""
+
+from datamodules.coco import COCO300DataModule
+from modules.ssd import SSDModule
+from recipes._benchmark import Benchmark, Rule
+from recipes._cli import main
+
+BENCHMARK = Benchmark(
+    name="ssd",
+    area="object detection, light",
+    dataset="COCO 2017",
+    module=SSDModule,
+    datamodule=COCO300DataModule,
+    metrics={"box_ap": 0.230},
+    mode="max",
+    runs=5,
+    dropped=1,
+    # The rules' epochs: 40, 50, 55, 60, ... up to the last that a reference run needed.
+    evaluation={"at": (40,), "first": 50, "every": 5, "limit": 100},
+    closed=(
+        Rule(
+            "data.crop_attempts", "max_samples is 1 or 50", allows=lambda value: value in (1, 50)
+        ),
+        Rule("model.momentum", "opt_momentum is fixed at 0.9"),
+        Rule(
+            "model.decay_boundary_epochs",
+            "opt_learning_rate_decay_boundary_epochs is [40, 50] * (1 + k / 10)",
+            allows=lambda value: len(value) == 2
+            and 4 * value[1] == 5 * value[0]
+            and value[0] % 4 == 0
+            and value[0] >= 40,
+        ),
+    ),
+    source="mlcommons/training (v1.0) single_stage_detector/ssd; training_rules.adoc v1.0",
+)
+
+if __name__ == "__main__":
+    main(BENCHMARK, __doc__)
