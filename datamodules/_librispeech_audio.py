@@ -1,0 +1,138 @@
+"""Utterances as samples and batches, read from the prepared shards.
+
+Letters: B batch, N audio samples, U labels.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset
+
+from datamodules._librispeech_build import Manifest
+from datamodules._librispeech_shards import ShardReader
+from datamodules._sampling import SampleKey, sample_rng
+
+_EVALUATION_STREAM = 4  # keeps evaluation seeds apart from all draws of datamodules._sampling
+
+
+class Batch(TypedDict):
+    """Utterances padded with 0 to the longest: audio_BN int16, labels_BU and the rest int64."""
+
+    audio: Tensor
+    audio_lengths: Tensor
+    labels: Tensor
+    label_lengths: Tensor
+    seed: Tensor
+    index: Tensor
+
+
+class Sample(NamedTuple):
+    """One utterance.
+
+    Attributes:
+        audio: int16 samples.
+        labels: int64 ids.
+        seed: Seed of its augmentation and dither.
+        number: Its number in the manifest.
+    """
+
+    audio: Tensor
+    labels: Tensor
+    seed: int
+    number: int
+
+
+class Utterances(Dataset[Sample]):
+    """Utterances of one split, by their numbers.
+
+    Args:
+        folder: Prepared folder.
+        split: ``train`` or ``dev``.
+        manifest: The folder's manifest.
+        seed: Run seed.
+        numbers: Utterance numbers that indices count; None for all.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        split: str,
+        manifest: Manifest,
+        *,
+        seed: int,
+        numbers: np.ndarray | None = None,
+    ) -> None:
+        with np.load(folder / f"{split}-index.npz") as index:
+            self.reader = ShardReader(folder, dict(index), manifest.shards[split])
+        with np.load(folder / f"{split}-labels.npz") as labels:
+            self.ids, self.ends, self.keys = labels["ids"], labels["ends"], labels["keys"]
+        self.seed, self.numbers = seed, numbers
+
+    def __len__(self) -> int:
+        """Utterances."""
+        return len(self.ends) if self.numbers is None else len(self.numbers)
+
+    def __getitem__(self, key: SampleKey | int) -> Sample:
+        """One utterance; a key trains with its epoch's seed, a plain number always with the same.
+
+        Args:
+            key: From a sampler.
+
+        Returns:
+            The sample.
+        """
+        place = key.index if isinstance(key, SampleKey) else key
+        number = int(place if self.numbers is None else self.numbers[place])
+        if isinstance(key, SampleKey):
+            rng = sample_rng(self.seed, key.epoch, number, key.repeat)
+        else:
+            rng = np.random.default_rng([_EVALUATION_STREAM, self.seed, number])
+        first = int(self.ends[number - 1]) if number else 0
+        labels_U = self.ids[first : int(self.ends[number])].astype(np.int64)
+        return Sample(
+            torch.from_numpy(self.reader.read(number)),
+            torch.from_numpy(labels_U),
+            int(rng.integers(2**63 - 1)),
+            number,
+        )
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Pad samples to one batch.
+
+    Args:
+        samples: Utterances.
+
+    Returns:
+        The batch.
+    """
+    audio = [sample.audio for sample in samples]
+    labels = [sample.labels for sample in samples]
+    return {
+        "audio": pad_sequence(audio, batch_first=True),
+        "audio_lengths": torch.tensor([len(item) for item in audio]),
+        "labels": pad_sequence(labels, batch_first=True),
+        "label_lengths": torch.tensor([len(item) for item in labels]),
+        "seed": torch.tensor([sample.seed for sample in samples]),
+        "index": torch.tensor([sample.number for sample in samples]),
+    }
+
+
+def batches_by_length(numbers: Sequence[int], lengths: np.ndarray, size: int) -> list[list[int]]:
+    """Evaluation batches of similar length, the longest first.
+
+    Args:
+        numbers: Utterances to evaluate, each once.
+        lengths: Audio samples of every utterance.
+        size: Utterances per batch.
+
+    Returns:
+        Batches of utterance numbers.
+    """
+    ordered = sorted(numbers, key=lambda number: (-int(lengths[number]), number))
+    return [ordered[first : first + size] for first in range(0, len(ordered), size)]

@@ -1,0 +1,154 @@
+"""The raw LibriSpeech folder: finding it, checking its transcripts, listing its utterances.
+
+Layout: ``SUBSET/SPEAKER/CHAPTER/SPEAKER-CHAPTER-NNNN.flac`` and, in the same folder,
+``SPEAKER-CHAPTER.trans.txt`` with one line per utterance: its id, a blank, its text in capitals.
+"""
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+TRAIN_SUBSETS = ("train-clean-100", "train-clean-360", "train-other-500")
+EVALUATION_SUBSET = "dev-clean"
+SUBSETS = (*TRAIN_SUBSETS, EVALUATION_SUBSET)
+SIZES = {
+    "train-clean-100": "6.3 GB",
+    "train-clean-360": "23 GB",
+    "train-other-500": "30 GB",
+    "dev-clean": "337 MB",
+}
+OBTAIN = "www.openslr.org/12, CC BY 4.0"
+ALPHABET = re.compile(r"[A-Z' ]*")
+MOST_NAMED = 6
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One recording and what is said in it.
+
+    Attributes:
+        key: ``SPEAKER-CHAPTER-NNNN``.
+        path: The FLAC file.
+        text: Transcript in lower case.
+    """
+
+    key: str
+    path: Path
+    text: str
+
+
+def find_data(root: Path) -> Path:
+    """The folder that holds the subsets: the root, or ``LibriSpeech`` in it.
+
+    Args:
+        root: Folder given by the user.
+
+    Returns:
+        ``root`` or ``root/LibriSpeech``.
+
+    Raises:
+        FileNotFoundError: If there is none; the text says so when the root is one level too high
+            or too low.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(f"data root {root} is not a folder. LibriSpeech: {OBTAIN}")
+    for folder in (root, root / "LibriSpeech"):
+        if _has_subset(folder):
+            return folder
+    if root.name in SUBSETS:
+        raise FileNotFoundError(f"data root {root} is one level too low: give {root.parent}")
+    for below in sorted(path for path in root.iterdir() if path.is_dir()):
+        for folder in (below, below / "LibriSpeech"):
+            if _has_subset(folder):
+                raise FileNotFoundError(f"data root {root} is one level too high: give {folder}")
+    raise FileNotFoundError(
+        f"data root {root} holds none of {', '.join(SUBSETS)}. LibriSpeech: {OBTAIN}"
+    )
+
+
+def scan(folder: Path) -> tuple[dict[str, list[Utterance]], list[str]]:
+    """All utterances of all subsets, from folders and transcripts; opens no recording.
+
+    Args:
+        folder: From :func:`find_data`.
+
+    Returns:
+        Utterances by subset, in the order of the sorted transcript files and of their lines; and
+        one line per problem.
+    """
+    found: dict[str, list[Utterance]] = {}
+    problems: list[str] = []
+    for subset in SUBSETS:
+        place = folder / subset
+        if not place.is_dir():
+            archive = f"{OBTAIN.split(',')[0]}/{subset}.tar.gz"
+            problems.append(f"{place}: missing; extract {archive} ({SIZES[subset]}) in {folder}")
+            continue
+        found[subset], lines = _scan_subset(place)
+        problems += lines
+    return found, problems
+
+
+def shorten(lines: Iterable[str]) -> list[str]:
+    """At most a handful of lines, the last one saying how many more there are.
+
+    Args:
+        lines: Problems of one kind.
+
+    Returns:
+        The lines to show.
+    """
+    lines = list(lines)
+    more = len(lines) - MOST_NAMED
+    return lines if more <= 0 else [*lines[:MOST_NAMED], f"... and {more} more like the last line"]
+
+
+def _has_subset(folder: Path) -> bool:
+    return any((folder / subset).is_dir() for subset in SUBSETS)
+
+
+def _scan_subset(place: Path) -> tuple[list[Utterance], list[str]]:
+    """Utterances and problems of one subset."""
+    recordings: dict[str, Path] = {}
+    transcripts: list[Path] = []
+    for base, _, names in os.walk(place):
+        for name in names:
+            if name.endswith(".flac"):
+                recordings[name[: -len(".flac")]] = Path(base, name)
+            elif name.endswith(".trans.txt"):
+                transcripts.append(Path(base, name))
+    if not transcripts:
+        return [], [f"{place}: no SPEAKER/CHAPTER/*.trans.txt in it; extract the archive anew"]
+    too_deep = [path for path in transcripts if len(path.relative_to(place).parts) != 3]
+    if too_deep:
+        return [], [
+            f"{place}: {too_deep[0].relative_to(place)} is not SPEAKER/CHAPTER/*.trans.txt; the "
+            f"archive was extracted one level too deep, move its folders into {place}"
+        ]
+    utterances, strange, silent = _read_transcripts(sorted(transcripts), recordings)
+    spoken = {utterance.key for utterance in utterances}
+    mute = [f"{recordings[key]}: no transcript" for key in sorted(recordings.keys() - spoken)]
+    return utterances, [*shorten(strange), *shorten(silent), *shorten(mute)]
+
+
+def _read_transcripts(
+    transcripts: list[Path], recordings: dict[str, Path]
+) -> tuple[list[Utterance], list[str], list[str]]:
+    """Utterances, lines with strange characters, and transcripts without a recording."""
+    utterances, strange, silent = [], [], []
+    for path in transcripts:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            key, _, text = line.strip().partition(" ")
+            if not key:
+                continue
+            if not ALPHABET.fullmatch(text) or not text.strip():
+                letter = next((c for c in text if not ALPHABET.fullmatch(c)), None)
+                what = f"has {letter!r}, allowed are A-Z, ' and blank" if letter else "is empty"
+                strange.append(f"{path}: the transcript of {key} {what}")
+            if key not in recordings:
+                silent.append(f"{path.parent / key}.flac: missing, though it has a transcript")
+                continue
+            utterances.append(Utterance(key, recordings[key], text.lower().strip()))
+    return utterances, strange, silent

@@ -1,0 +1,123 @@
+"""Batches of utterances of similar length: v1.0's bucketing sampler as a function of the epoch."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from datamodules._sampling import SampleKey
+
+_BUCKET_STREAM = 3  # keeps the plan's draws apart from those of datamodules._sampling
+
+
+class BucketSampler(Sampler[list[SampleKey]]):
+    """A batch sampler over rows of utterances that lie in the same bucket of lengths.
+
+    A row is what all ranks take in one micro-step; gradient accumulation takes consecutive rows,
+    so rows of different buckets. Its length is that of a full epoch also when the first batches
+    are skipped, which is what Lightning counts with.
+
+    Source:
+        mlcommons/training @ 9947bdf2, rnn_speech_recognition/pytorch common/data/dali/sampler.py.
+        Differs: each epoch's plan is a function of (seed, epoch), so that a resumed run needs no
+        history; rows that do not fill an optimizer step are dropped, not moved to the next epoch.
+    """
+
+    def __init__(
+        self,
+        num_samples: np.ndarray,
+        *,
+        batch_size: int,
+        rank: int,
+        world_size: int,
+        seed: int,
+        num_buckets: int = 6,
+        accumulation: int = 1,
+        start_batch: int = 0,
+        start_epoch: int = 0,
+    ) -> None:
+        """Lengths, sizes and the point to start from.
+
+        Args:
+            num_samples: Audio samples of each utterance.
+            batch_size: Utterances per rank and micro-step.
+            rank: This process, in ``[0, world_size)``.
+            world_size: Number of processes.
+            seed: Run seed, equal on all ranks.
+            num_buckets: Buckets of equal count, from the shortest to the longest; 1 shuffles all.
+            accumulation: Micro-steps per optimizer step.
+            start_batch: Batches of ``start_epoch`` that are already done and are skipped.
+            start_epoch: Epoch to start with (both from ``resume_position``).
+
+        Raises:
+            ValueError: If the utterances do not fill one optimizer step.
+        """
+        self.order_N = np.argsort(num_samples, kind="stable")
+        self.row_size, self.accumulation = batch_size * world_size, accumulation
+        if not len(self):
+            raise ValueError(
+                f"{len(num_samples)} training utterances do not fill one step of "
+                f"{self.row_size * accumulation} (batch size x ranks x accumulation)"
+            )
+        self.rank, self.world_size, self.seed = rank, world_size, seed
+        self.num_buckets = num_buckets
+        self.start_batch, self.start_epoch = start_batch, start_epoch
+        self.epoch = start_epoch
+
+    @property
+    def sampler(self) -> "BucketSampler":
+        """Itself: Lightning calls ``set_epoch`` on a batch sampler's ``sampler`` only."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the plan of the next iteration; Lightning calls this before every epoch.
+
+        Args:
+            epoch: Epoch number, from 0.
+        """
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Batches per rank in a full epoch."""
+        return rows_per_epoch(len(self.order_N), self.row_size, self.accumulation)
+
+    def plan(self, epoch: int) -> np.ndarray:
+        """All rows of an epoch, the same on every rank.
+
+        Args:
+            epoch: Epoch number, from 0.
+
+        Returns:
+            rows: int64 (rows, row size) utterance numbers; none twice.
+        """
+        rng = np.random.default_rng([_BUCKET_STREAM, self.seed, epoch])
+        buckets = np.array_split(self.order_N, self.num_buckets)
+        sequence = np.concatenate([rng.permutation(bucket) for bucket in buckets])
+        dropped = rng.choice(len(sequence), len(sequence) % self.row_size, replace=False)
+        rows = np.delete(sequence, dropped).reshape(-1, self.row_size)
+        return rng.permutation(rows)[: len(self)]
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        """This rank's batches of the current epoch, from ``start_batch`` on in the start epoch.
+
+        Yields:
+            One batch of keys.
+        """
+        epoch = self.epoch
+        first = self.start_batch if epoch == self.start_epoch else 0
+        for row in self.plan(epoch)[first:]:
+            yield [SampleKey(int(n), epoch, 0) for n in row[self.rank :: self.world_size]]
+
+
+def rows_per_epoch(num_utterances: int, row_size: int, accumulation: int) -> int:
+    """Micro-steps of one epoch.
+
+    Args:
+        num_utterances: Training utterances.
+        row_size: Utterances per micro-step over all ranks.
+        accumulation: Micro-steps per optimizer step.
+
+    Returns:
+        Rows that fill whole optimizer steps.
+    """
+    return num_utterances // row_size // accumulation * accumulation

@@ -1,0 +1,97 @@
+"""The SentencePiece vocabulary: training it on the transcripts, loading it, using it."""
+
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+UNKNOWN = 0
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> bytes:
+    """Train a unigram vocabulary on transcripts.
+
+    Args:
+        texts: Lower-case transcripts.
+        vocab_size: Pieces, the unknown one (id 0) counted.
+
+    Returns:
+        The model file's bytes.
+
+    Raises:
+        ValueError: If the texts cannot give that many pieces.
+
+    Source:
+        mlcommons/training @ 9947bdf2, rnn_speech_recognition/pytorch
+        scripts/create_sentencepieces.sh.
+    """
+    import sentencepiece
+
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(texts),
+            model_writer=model,
+            model_type="unigram",
+            vocab_size=vocab_size,
+            character_coverage=1.0,
+            bos_id=-1,
+            eos_id=-1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise ValueError(f"data.vocab_size {vocab_size} does not fit the text: {reason}") from error
+    return model.getvalue()
+
+
+class Tokenizer:
+    """Text to label ids and back.
+
+    Args:
+        path: A SentencePiece model.
+        vocab_size: The number of pieces it must have.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no model, or one of another size.
+    """
+
+    def __init__(self, path: Path, vocab_size: int) -> None:
+        import sentencepiece
+
+        if not path.is_file():
+            raise FileNotFoundError(f"SentencePiece model {path} is not a file")
+        self._model: Any = sentencepiece.SentencePieceProcessor()
+        try:
+            self._model.LoadFromSerializedProto(path.read_bytes())
+            size = self._model.vocab_size()
+        except RuntimeError as error:
+            raise ValueError(f"{path} is not a SentencePiece model") from error
+        if size != vocab_size:
+            raise ValueError(
+                f"SentencePiece model {path} has {size} pieces, data.vocab_size is {vocab_size}; "
+                "give a model of that size, or leave data.tokenizer_model out to train one"
+            )
+
+    def encode(self, text: str) -> list[int]:
+        """Label ids of a text.
+
+        Args:
+            text: Lower-case words.
+
+        Returns:
+            Ids in ``[0, vocab_size)``; 0 where a character is unknown.
+        """
+        return self._model.encode(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of label ids.
+
+        Args:
+            ids: Label ids.
+
+        Returns:
+            Words with single blanks between them.
+        """
+        return self._model.decode(list(ids))

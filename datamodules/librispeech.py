@@ -1,0 +1,317 @@
+"""LibriSpeech: read English with its text, for RNN-T.
+
+Data: https://www.openslr.org/12, 60 GB of FLAC, CC BY 4.0. Training on train-clean-100,
+train-clean-360 and train-other-500 (281,241 utterances), evaluation on dev-clean (2,703). Facts:
+mlcommons/training @ 9947bdf2, rnn_speech_recognition/pytorch.
+
+Letters: B batch, N audio samples, U labels.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from datamodules import _librispeech_build as builder
+from datamodules._cache import build_once, demo_folder
+from datamodules._librispeech_audio import Batch, Utterances, batches_by_length, collate
+from datamodules._librispeech_raw import find_data, scan
+from datamodules._librispeech_sampler import BucketSampler, rows_per_epoch
+from datamodules._librispeech_shards import SAMPLE_RATE
+from datamodules._librispeech_text import Tokenizer
+from datamodules._sampling import evaluation_indices, ranks, resume_position, run_seed
+
+REFERENCE_VOCABULARY = 1023
+
+
+class LibriSpeechDataModule(L.LightningDataModule):
+    """Utterances as raw audio and label ids; features and augmentation are the module's.
+
+    A batch is a dict of ``audio`` (B, N) int16 at 16 kHz, ``audio_lengths`` (B,), ``labels``
+    (B, U) in ``[0, vocab_size)``, ``label_lengths`` (B,), ``seed`` (B,) of each sample's random
+    draws and ``index`` (B,), all int64.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: Path | None = None,
+        prepared_dir: Path | None = None,
+        batch_size: int = 128,
+        max_duration: float = 16.7,
+        num_buckets: int = 6,
+        vocab_size: int = REFERENCE_VOCABULARY,
+        tokenizer_model: Path | None = None,
+        validation_batch_size: int = 64,
+        num_workers: int = 0,
+        prepare_processes: int = 0,
+    ) -> None:
+        """Defaults are the closed reference on one device with 8 accumulated micro-steps.
+
+        Args:
+            root: Folder with the subsets, or with ``LibriSpeech`` in it. None generates the demo
+                data.
+            prepared_dir: Where shards go; default ``finishline-rnnt`` in the root.
+            batch_size: Utterances per device and micro-step.
+            max_duration: Longest training utterance in seconds; longer ones are left out.
+            num_buckets: Buckets of similar length that training rows come from.
+            vocab_size: SentencePiece pieces; the blank is one more label.
+            tokenizer_model: A SentencePiece model to use; None trains one on the transcripts.
+            validation_batch_size: Utterances decoded at a time; changes time and memory only.
+            num_workers: Loader processes per device; 0 loads in the training process.
+            prepare_processes: Processes for preprocessing; 0 chooses by cores and memory.
+
+        Raises:
+            ValueError: If a number lies outside its range; one line each.
+        """
+        super().__init__()
+        least = {
+            "batch_size": (batch_size, 1),
+            "num_buckets": (num_buckets, 1),
+            "vocab_size": (vocab_size, 2),
+            "validation_batch_size": (validation_batch_size, 1),
+            "num_workers": (num_workers, 0),
+            "prepare_processes": (prepare_processes, 0),
+        }
+        problems = [
+            f"{name} must be at least {bound}, got {value}"
+            for name, (value, bound) in least.items()
+            if value < bound
+        ]
+        if max_duration <= 0:
+            problems.append(f"max_duration must be above 0 seconds, got {max_duration}")
+        if problems:
+            raise ValueError("\n".join(problems))
+        self.demo = root is None
+        self.root, self.prepared_dir = root, prepared_dir
+        self.batch_size, self.max_duration, self.num_buckets = batch_size, max_duration, num_buckets
+        self.vocab_size, self.tokenizer_model = vocab_size, tokenizer_model
+        self.validation_batch_size = validation_batch_size
+        self.num_workers, self.prepare_processes = num_workers, prepare_processes
+        self._names: Sequence[str] = ()
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """Training utterances per epoch: whole optimizer steps only."""
+        row, accumulation = self._row_size, self._accumulation
+        return rows_per_epoch(len(self._train_numbers), row, accumulation) * row
+
+    def prepare_data(self) -> None:
+        """Make vocabulary and shards; when they are there, only the manifest is read.
+
+        Raises:
+            FileNotFoundError: If the root is missing or is not the data's folder.
+            ValueError: One line per problem in the data.
+        """
+        self._prepare(show_progress=not self.demo)
+
+    def prepare(self) -> None:
+        """The same with a progress bar and a verdict, for the ``prepare`` command.
+
+        Raises:
+            FileNotFoundError: If the root is missing or is not the data's folder.
+            ValueError: One line per problem in the data.
+        """
+        manifest = self._prepare(show_progress=True)
+        print(
+            f"LibriSpeech{' demo' if self.demo else ''} is ready in {self._prepared}: "
+            f"{manifest.counts['train']} training utterances, {len(self._train_numbers)} of them "
+            f"up to {self.max_duration} s, and {manifest.counts['dev']} evaluation utterances"
+        )
+
+    def problems(self) -> list[str]:
+        """What keeps this root from being used, without opening any recording.
+
+        Returns:
+            One line per problem: what, where, what to do; empty when all is well.
+        """
+        if self.root is None:
+            return []
+        try:
+            if builder.read_manifest(self._prepared, self.vocab_size) is not None:
+                return []
+            return scan(find_data(self.root))[1]
+        except (FileNotFoundError, ValueError) as error:
+            return str(error).splitlines()
+
+    def mllog_facts(self) -> dict[str, object]:
+        """The log's data keys, from the manifest and the arguments.
+
+        Returns:
+            Values by key.
+        """
+        row = self._row_size
+        return {
+            "train_samples": len(self._train_numbers) // row * row,
+            "eval_samples": self._manifest.counts["dev"],
+            "data_train_max_duration": self.max_duration,
+            "data_train_num_buckets": self.num_buckets,
+        }
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Rows of similar length, this rank's share, from where a resumed run stopped.
+
+        Returns:
+            The loader; iterating it gives training batches.
+        """
+        epoch, done = resume_position(self.trainer)
+        rank, world_size = ranks(self.trainer)
+        numbers = self._train_numbers
+        utterances = Utterances(
+            self._prepared, "train", self._manifest, seed=run_seed(), numbers=numbers
+        )
+        sampler = BucketSampler(
+            self._num_samples("train")[numbers],
+            batch_size=self.batch_size,
+            rank=rank,
+            world_size=world_size,
+            seed=run_seed(),
+            num_buckets=self.num_buckets,
+            accumulation=self._accumulation,
+            start_batch=done,
+            start_epoch=epoch,
+        )
+        return DataLoader(
+            utterances, batch_sampler=sampler, collate_fn=collate, **self._loader_options
+        )
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """All evaluation utterances whatever their length, each exactly once over all ranks.
+
+        Returns:
+            The loader; iterating it gives evaluation batches.
+        """
+        utterances = Utterances(self._prepared, "dev", self._manifest, seed=run_seed())
+        self._names = utterances.keys.tolist()
+        batches = batches_by_length(
+            evaluation_indices(len(utterances), self.trainer),
+            self._num_samples("dev"),
+            self.validation_batch_size,
+        )
+        plan: Any = batches
+        return DataLoader(
+            utterances, batch_sampler=plan, collate_fn=collate, **self._loader_options
+        )
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of label ids.
+
+        Args:
+            ids: Label ids in ``[0, vocab_size)``.
+
+        Returns:
+            Words with single blanks between them.
+        """
+        return self._tokenizer.decode(ids)
+
+    def utterance_name(self, number: int) -> str:
+        """Name of an evaluation utterance.
+
+        Args:
+            number: ``index`` of the batch.
+
+        Returns:
+            ``SPEAKER-CHAPTER-NNNN``.
+        """
+        return self._names[number]
+
+    def synthetic_batch(self) -> Batch:
+        """A random training batch on the CPU whose lengths are spread as those of the data.
+
+        Returns:
+            A batch with the keys, shapes and types of a training batch.
+        """
+        lengths = np.sort(self._num_samples("train")[self._train_numbers])
+        places = np.linspace(0, len(lengths) - 1, self.batch_size).round().astype(int)
+        audio_lengths = torch.from_numpy(lengths[places])
+        share = audio_lengths / audio_lengths.max()
+        label_lengths = (share * self._manifest.most_labels).long().clamp(min=1)
+        shape = (self.batch_size, int(audio_lengths.max()))
+        labels_shape = (self.batch_size, int(label_lengths.max()))
+        return {
+            "audio": torch.randint(-8192, 8192, shape, dtype=torch.int16),
+            "audio_lengths": audio_lengths,
+            "labels": torch.randint(1, self.vocab_size, labels_shape),
+            "label_lengths": label_lengths,
+            "seed": torch.randint(2**62, (self.batch_size,)),
+            "index": torch.arange(self.batch_size),
+        }
+
+    @property
+    def _source(self) -> Path:
+        """The root, or the folder of the generated raw data."""
+        from datamodules.demo.librispeech import PARAMETERS, VERSION
+
+        return self.root or demo_folder("librispeech", VERSION, PARAMETERS)
+
+    @property
+    def _prepared(self) -> Path:
+        """The folder of the shards; another vocabulary size has another one."""
+        size = "" if self.vocab_size == REFERENCE_VOCABULARY else f"-{self.vocab_size}"
+        return self.prepared_dir or self._source / f"finishline-rnnt{size}"
+
+    @cached_property
+    def _manifest(self) -> builder.Manifest:
+        """The manifest of the prepared folder."""
+        manifest = builder.read_manifest(self._prepared, self.vocab_size)
+        if manifest is None:
+            raise ValueError(f"{self._prepared} is not prepared; run the recipe's prepare command")
+        return manifest
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        """The vocabulary of the prepared folder."""
+        return Tokenizer(self._prepared / builder.TOKENIZER, self.vocab_size)
+
+    def _num_samples(self, split: str) -> np.ndarray:
+        """Audio samples of every utterance of a split, from the table beside the manifest."""
+        with np.load(self._prepared / f"{split}-index.npz") as index:
+            return index["num_samples"]
+
+    @cached_property
+    def _train_numbers(self) -> np.ndarray:
+        """Training utterances that are not too long."""
+        return np.flatnonzero(self._num_samples("train") <= self.max_duration * SAMPLE_RATE)
+
+    @property
+    def _accumulation(self) -> int:
+        """Micro-steps per optimizer step."""
+        return 1 if self.trainer is None else self.trainer.accumulate_grad_batches
+
+    @property
+    def _row_size(self) -> int:
+        """Utterances per micro-step over all ranks."""
+        return self.batch_size * ranks(self.trainer)[1]
+
+    @property
+    def _loader_options(self) -> dict[str, Any]:
+        """Worker and memory settings of both loaders."""
+        on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return {
+            "num_workers": self.num_workers,
+            "persistent_workers": self.num_workers > 0,
+            "pin_memory": on_cuda,
+        }
+
+    def _prepare(self, *, show_progress: bool) -> builder.Manifest:
+        """Bring the prepared folder into being and give its manifest."""
+        if self.demo:
+            from datamodules.demo.librispeech import write_corpus
+
+            build_once(self._source, write_corpus)
+        manifest = builder.read_manifest(self._prepared, self.vocab_size)
+        if manifest is None:
+            manifest = builder.build(
+                self._source,
+                self._prepared,
+                vocab_size=self.vocab_size,
+                tokenizer_model=self.tokenizer_model,
+                processes=self.prepare_processes,
+                show_progress=show_progress,
+            )
+        return manifest

@@ -1,0 +1,430 @@
+"""RNN-T on LibriSpeech: how MLPerf Training v1.0 trains it and what it measures.
+
+Shapes: B batch, N audio samples, U labels. A batch is a dict: ``audio`` (B, N) int16 at 16 kHz,
+``audio_lengths`` (B,), ``labels`` (B, U), ``label_lengths`` (B,), ``seed`` (B,) and ``index``
+(B,), all int64. A sample's seed decides its speed, masks and dither, whatever batch it is in.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, TypedDict
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from modules.nets.rnnt import RNNT
+from modules.ops.audio_features import LogMel, splice_frames
+from modules.ops.ema import averaged_copy, update_average
+from modules.ops.greedy_decoding import greedy_decode
+from modules.ops.lamb import Lamb
+from modules.ops.sample_noise import uniform_numbers
+from modules.ops.schedules import warmup_hold_decay
+from modules.ops.spec_augment import spec_augment
+from modules.ops.speed_perturbation import change_speed
+from modules.ops.transducer import transducer_loss
+from modules.ops.word_errors import word_errors
+
+NUM_FILTERS, SPLICED = 80, 3
+SPEED_STREAM = 201
+HYPOTHESES = "hypotheses.tsv"
+
+
+class Batch(TypedDict):
+    """Utterances of a training or evaluation step, padded to the longest."""
+
+    audio: Tensor
+    audio_lengths: Tensor
+    labels: Tensor
+    label_lengths: Tensor
+    seed: Tensor
+    index: Tensor
+
+
+class WordErrorRate(Metric):
+    """Word errors of all utterances over all words of their references.
+
+    Every utterance is kept by its index and counted once, whatever rank heard it and however
+    often, and only whole numbers are added: any number of ranks gives the same rate to the bit.
+    """
+
+    full_state_update = False
+    counts: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("counts", default=[], dist_reduce_fx="cat")
+
+    def update(self, counts_B3: Tensor) -> None:
+        """Add utterances.
+
+        Args:
+            counts_B3: int64: index, word errors and reference words of each.
+        """
+        self.counts.append(counts_B3)
+
+    def compute(self) -> Tensor:
+        """The rate over all utterances of all ranks.
+
+        Returns:
+            rate: float64 scalar on the CPU, a fraction that may exceed 1; NaN without words.
+        """
+        counts_B3 = torch.unique(dim_zero_cat(self.counts).cpu(), dim=0)
+        first = torch.ones(len(counts_B3), dtype=torch.bool)
+        first[1:] = counts_B3[1:, 0] != counts_B3[:-1, 0]
+        _, errors, words = counts_B3[first].sum(0).double()
+        return errors / words
+
+
+class RNNTModule(L.LightningModule):
+    """Trains a transducer to write what it hears; the defaults are the closed reference.
+
+    Args:
+        net: Builds the network: a :class:`modules.ops.transducer.Transducer` for 240 features.
+        learning_rate: LAMB's rate on the plateau.
+        warmup_epochs: Epochs of linear rise, step by step.
+        hold_epochs: Epochs of the plateau.
+        decay_factor: Multiplies the rate in every epoch after that.
+        min_learning_rate: No step has less.
+        beta1: Decay of LAMB's first moment.
+        beta2: Decay of LAMB's second moment.
+        epsilon: LAMB's epsilon.
+        weight_decay: Decoupled weight decay, on every tensor.
+        gradient_clip_norm: Greatest global norm of the gradients; ``inf`` does not clip.
+        ema_factor: Share of the evaluated weights' average that stays at each step.
+        speed_range: Least and greatest factor of the speed perturbation.
+        num_freq_masks: SpecAugment's bands per utterance.
+        max_freq_width: Widest band, in mel filters.
+        num_time_masks: SpecAugment's stretches per utterance.
+        max_time_share: Longest stretch as a share of the utterance.
+        max_symbols: Labels after which decoding starts no new frame.
+        max_joint_nodes: Lattice nodes in the joint at a time; changes time and memory only.
+
+    Source:
+        mlcommons/training @ 9947bdf2, rnn_speech_recognition/pytorch/train.py.
+    """
+
+    metric_names: ClassVar[tuple[str, ...]] = ("word_error_rate",)
+
+    def __init__(
+        self,
+        *,
+        net: Callable[[], nn.Module] = RNNT,
+        learning_rate: float = 0.004,
+        warmup_epochs: int = 6,
+        hold_epochs: int = 40,
+        decay_factor: float = 0.935,
+        min_learning_rate: float = 1e-5,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-9,
+        weight_decay: float = 1e-3,
+        gradient_clip_norm: float = 1.0,
+        ema_factor: float = 0.999,
+        speed_range: tuple[float, float] = (0.85, 1.15),
+        num_freq_masks: int = 2,
+        max_freq_width: int = 20,
+        num_time_masks: int = 10,
+        max_time_share: float = 0.03,
+        max_symbols: int = 300,
+        max_joint_nodes: int = 2**18,
+    ) -> None:
+        super().__init__()
+        self.net: Any = net()
+        self.average: Any = averaged_copy(self.net)
+        self.features = LogMel(NUM_FILTERS)
+        self.learning_rate, self.min_learning_rate = learning_rate, min_learning_rate
+        self.warmup_epochs, self.hold_epochs = warmup_epochs, hold_epochs
+        self.decay_factor = decay_factor
+        self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
+        self.weight_decay, self.gradient_clip_norm = weight_decay, gradient_clip_norm
+        self.ema_factor = ema_factor
+        self.speed_range = tuple(speed_range)
+        self.masks: dict[str, Any] = {
+            "num_freq_masks": num_freq_masks,
+            "max_freq_width": max_freq_width,
+            "num_time_masks": num_time_masks,
+            "max_time_share": max_time_share,
+        }
+        self.max_symbols, self.max_joint_nodes = max_symbols, max_joint_nodes
+        self.errors = WordErrorRate()
+        self.heard: list[tuple[int, str, str]] = []
+
+    def setup(self, stage: str) -> None:
+        """Refuse data whose labels the network does not have.
+
+        Args:
+            stage: Not used.
+
+        Raises:
+            ValueError: If the vocabulary and the network differ in size.
+        """
+        pieces = getattr(getattr(self.trainer, "datamodule", None), "vocab_size", None)
+        if pieces is not None and pieces != self.net.num_labels:
+            raise ValueError(
+                f"data.vocab_size is {pieces} but the net has {self.net.num_labels} labels "
+                "(model.net.num_labels); they must be equal"
+            )
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of a batch of utterances, augmented here.
+
+        Args:
+            batch: Utterances.
+            batch_idx: Not used.
+
+        Returns:
+            loss: float32 scalar, mean over utterances.
+        """
+        features, lengths = self.hear(batch, augment=True)
+        encoded, frames = self.net.encode(features, lengths)
+        predicted, _ = self.net.predict(batch["labels"], start=True)
+        loss = transducer_loss(
+            self.net,
+            encoded,
+            frames,
+            predicted,
+            batch["labels"],
+            batch["label_lengths"],
+            max_nodes=self.max_joint_nodes,
+        )
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        # Logging costs more than a small step: only where Lightning would write it anyway.
+        if every and (self.global_step + 1) % every == 0:
+            self.log("train/loss", loss.detach())
+        return loss
+
+    def hear(self, batch: Batch, *, augment: bool) -> tuple[Tensor, Tensor]:
+        """Features of a batch as the encoder takes them, in float32 whatever the precision.
+
+        Args:
+            batch: Utterances.
+            augment: Change the speed and apply SpecAugment; dither and trimming always happen.
+
+        Returns:
+            features (B, S, 240) and the int64 number of spliced frames of each utterance.
+        """
+        audio, lengths, seed = batch["audio"], batch["audio_lengths"], batch["seed"]
+        with torch.autocast(audio.device.type, enabled=False):
+            waves = audio.float() / 32768
+            if augment:
+                low, high = self.speed_range
+                draw = uniform_numbers(seed, 1, stream=SPEED_STREAM)[:, 0]
+                waves, lengths = change_speed(waves, lengths, low + (high - low) * draw)
+            features, lengths = self.features(waves, lengths, seed)
+            if augment:
+                features = spec_augment(features, lengths, seed, **self.masks)
+            return splice_frames(features, lengths, frames=SPLICED)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Take the optimizer's step, then move the averaged weights.
+
+        Args:
+            *args: Lightning's own.
+            **kwargs: Lightning's own.
+        """
+        super().optimizer_step(*args, **kwargs)
+        update_average(self.average, self.net, factor=self.ema_factor)
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget what was heard before; a rank that will hear nothing must still gather."""
+        self.heard = []
+        self.errors.update(torch.empty(0, 3, dtype=torch.int64, device=self.device))
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Write down what the averaged weights hear and count its word errors.
+
+        Args:
+            batch: Utterances of any length.
+            batch_idx: Not used.
+        """
+        self.average.eval()  # Lightning's switch back to training covers every submodule
+        features, lengths = self.hear(batch, augment=False)
+        encoded, frames = self.average.encode(features, lengths)
+        found = greedy_decode(self.average, encoded, frames, max_symbols=self.max_symbols)
+        decode = self.trainer.datamodule.decode  # type: ignore[attr-defined]
+        rows = []
+        for place, index in enumerate(batch["index"].tolist()):
+            spoken = batch["labels"][place, : batch["label_lengths"][place]].tolist()
+            hypothesis, reference = decode(found[place]), decode(spoken)
+            rows.append([index, *word_errors(hypothesis, reference)])
+            self.heard.append((index, hypothesis, reference))
+        self.errors.update(torch.tensor(rows, device=self.device))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the word error rate over all utterances, equal on every rank."""
+        rate = self.errors.compute()
+        self.errors.reset()
+        self.log("val/word_error_rate", rate, sync_dist=False)
+        if self.trainer.state.fn == "validate" and self.trainer.ckpt_path:
+            self.write_hypotheses(Path(self.trainer.ckpt_path).parent.parent / HYPOTHESES)
+
+    def write_hypotheses(self, path: Path) -> None:
+        """Write what was heard in the last evaluation beside what was said.
+
+        Args:
+            path: File of tab-separated lines: utterance, word errors, reference, hypothesis.
+        """
+        heard: list[Any] = [None] * self.trainer.world_size
+        if self.trainer.world_size > 1:
+            torch.distributed.all_gather_object(heard, self.heard)
+        else:
+            heard = [self.heard]
+        if not self.trainer.is_global_zero:
+            return
+        name = getattr(getattr(self.trainer, "datamodule", None), "utterance_name", str)
+        lines = ["utterance\terrors\treference\thypothesis"]
+        for index, hypothesis, reference in sorted({row for rows in heard for row in rows}):
+            errors, _ = word_errors(hypothesis, reference)
+            lines.append(f"{name(index)}\t{errors}\t{reference}\t{hypothesis}")
+        path.write_text("\n".join(lines) + "\n")
+        rank_zero_info(f"What was heard is in {path}.")
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """LAMB on every tensor, its rate set before each step.
+
+        Returns:
+            Optimizer and a scheduler that Lightning steps with it.
+        """
+        clip = self.gradient_clip_norm
+        # Base rate 1, so that the lambda is the rate itself and no rounding comes between.
+        optimizer = Lamb(
+            self.net.parameters(),
+            lr=1.0,
+            betas=(self.beta1, self.beta2),
+            eps=self.epsilon,
+            weight_decay=self.weight_decay,
+            max_grad_norm=None if math.isinf(clip) else clip,
+        )
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.step_learning_rate)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def step_learning_rate(self, steps_done: int) -> float:
+        """Learning rate of the step that comes after some finished ones.
+
+        Args:
+            steps_done: 0 before the first step, which the reference counts as step 1.
+
+        Returns:
+            The rate of that step.
+        """
+        return warmup_hold_decay(
+            steps_done + 1,
+            steps_per_epoch=self.steps_per_epoch,
+            learning_rate=self.learning_rate,
+            warmup_epochs=self.warmup_epochs,
+            hold_epochs=self.hold_epochs,
+            decay_factor=self.decay_factor,
+            min_learning_rate=self.min_learning_rate,
+        )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of an epoch, known before any loader exists."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        per_step = data.batch_size * self.trainer.world_size * self.trainer.accumulate_grad_batches
+        return max(1, data.samples_per_epoch // per_step)
+
+    def check_net(self) -> None:
+        """Refuse, with a ValueError, a network that cannot hear, remember and join."""
+        missing = [
+            name
+            for name in ("num_labels", "encode", "predict", "join")
+            if not hasattr(self.net, name)
+        ]
+        if missing:
+            raise ValueError(
+                f"{type(self.net).__name__} has no {', '.join(missing)}; "
+                "modules.ops.transducer.Transducer says what a transducer needs"
+            )
+        with torch.random.fork_rng([]), torch.no_grad():
+            speech = torch.zeros(1, 4, NUM_FILTERS * SPLICED, device=self.device)
+            encoded, _ = self.net.encode(speech, torch.tensor([4], device=self.device))
+            labels = torch.zeros(1, 2, dtype=torch.int64, device=self.device)
+            predicted, _ = self.net.predict(labels, start=True)
+            got = tuple(self.net.join(encoded[:, :1, None], predicted[:, None]).shape)
+        if got != (1, 1, 3, self.net.num_labels + 1):
+            raise ValueError(
+                f"{type(self.net).__name__} gave logits of shape {got} for 1 frame and 2 labels; "
+                f"needed (1, 1, 3, {self.net.num_labels + 1}): the last output is the blank"
+            )
+
+    def train_flops(self, batch: Batch) -> int:
+        """Floating-point operations of one training step, which torch cannot count in LSTMs.
+
+        Args:
+            batch: Utterances on any device.
+
+        Returns:
+            Matrix products of the reference network, forward once and backward twice, at the
+            utterances' own lengths; 0 for a foreign network.
+        """
+        if not isinstance(self.net, RNNT):
+            return 0
+        input_frames = (1 + batch["audio_lengths"] // 160 + SPLICED - 1) // SPLICED
+        frames = (input_frames + self.net.stack - 1) // self.net.stack
+        nodes = batch["label_lengths"] + 1
+        net = self.net
+        uses = (
+            (net.pre_rnn, input_frames.sum()),
+            (net.post_rnn, frames.sum()),
+            (net.joint_enc, frames.sum()),
+            (net.dec_rnn, nodes.sum()),
+            (net.joint_pred, nodes.sum()),
+            (net.joint_net, (frames * nodes).sum()),
+        )
+        total = sum(
+            int(times) * sum(w.numel() for w in part.parameters() if w.dim() == 2)
+            for part, times in uses
+        )
+        return 3 * 2 * total
+
+    def mllog_facts(self) -> dict[str, object]:
+        """Hyperparameters under the names of the v1.0 compliance checker.
+
+        Returns:
+            What the module knows; batch, seed and data facts come from elsewhere.
+        """
+        return {
+            "opt_name": "lamb",
+            "opt_base_learning_rate": self.learning_rate,
+            "opt_lamb_epsilon": self.epsilon,
+            "opt_lamb_learning_rate_decay_poly_power": self.decay_factor,
+            "opt_lamb_learning_rate_hold_epochs": self.hold_epochs,
+            "opt_learning_rate_warmup_epochs": self.warmup_epochs,
+            "opt_weight_decay": self.weight_decay,
+            "opt_lamb_beta_1": self.beta1,
+            "opt_lamb_beta_2": self.beta2,
+            "opt_gradient_clip_norm": self.gradient_clip_norm,
+            "opt_learning_rate_alt_decay_func": True,
+            "opt_learning_rate_alt_warmup_func": True,
+            "opt_lamb_learning_rate_min": self.min_learning_rate,
+            # The checker's spelling.
+            "data_speed_perturbaton_min": self.speed_range[0],
+            "data_speed_perturbaton_max": self.speed_range[1],
+            "data_spec_augment_freq_n": self.masks["num_freq_masks"],
+            "data_spec_augment_freq_min": 0,
+            "data_spec_augment_freq_max": self.masks["max_freq_width"],
+            "data_spec_augment_time_n": self.masks["num_time_masks"],
+            "data_spec_augment_time_min": 0,
+            "data_spec_augment_time_max": self.masks["max_time_share"],
+            "model_eval_ema_factor": self.ema_factor,
+            "model_weights_initialization_scale": getattr(self.net, "init_scale", None),
+            "eval_max_prediction_symbols": self.max_symbols,
+        }
+
+    def mllog_tensors(self) -> Sequence[str]:
+        """Names for the ``weights_initialization`` events.
+
+        Returns:
+            The reference's names, none for a foreign network.
+        """
+        return self.net.tensor_names() if isinstance(self.net, RNNT) else ()
