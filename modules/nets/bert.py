@@ -5,7 +5,7 @@ heads, D = C / H, V words. Facts: mlcommons/training @ 9947bdf2, language_model/
 (modeling.py, run_pretraining.py); the defaults are BERT-large, uncased.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -179,6 +179,23 @@ class Bert(nn.Module):
         words_MC = self.transform_norm(words_MC)
         word_logits_MV = F.linear(words_MC, self.embeddings.word.weight, self.output_bias)
         return word_logits_MV, self.next_sentence(pooled_BC)
+
+    def train_flops(self, lengths: Sequence[int], num_masked: int) -> int:
+        """Floating-point operations of a forward and backward pass, matrix products only.
+
+        Args:
+            lengths: Tokens of each sequence.
+            num_masked: Masked positions of all of them.
+
+        Returns:
+            Three times the forward pass, a multiplication and an addition counted as two.
+        """
+        layer: Layer = self.layers[0]  # type: ignore[assignment]
+        hidden, wide = layer.down.weight.shape
+        tokens, pairs = sum(lengths), sum(length**2 for length in lengths)
+        layers = len(self.layers) * (tokens * (4 * hidden + 2 * wide) * hidden + 2 * pairs * hidden)
+        heads = num_masked * hidden * (hidden + self.vocab_size) + len(lengths) * hidden * hidden
+        return 3 * 2 * (layers + heads)
 
     def tensor_names(self) -> Iterator[str]:
         """Names of all weights, for the log.

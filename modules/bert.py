@@ -1,0 +1,342 @@
+"""BERT pre-training: how MLPerf Training v1.0 trains it and what it measures.
+
+Shapes: B samples, T tokens of all of them in a row, M masked positions, V words. A batch is a dict:
+``input_ids``, ``segment_ids`` and ``position_ids`` (T,), ``cu_seqlens`` (B + 1,), ``masked_index``,
+``masked_labels`` and ``masked_samples`` (M,), ``random_next`` and ``index`` (B,).
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, TypedDict
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+
+from modules.nets.bert import Bert
+from modules.ops.bert_checkpoint import load_checkpoint
+from modules.ops.lamb import Lamb
+from modules.ops.masked_lm import MaskedAccuracy, masked_lm_loss
+from modules.ops.schedules import warmup_linear_decay
+
+# Samples of the evaluation set whose predictions are kept for reading.
+NUM_EXAMPLES = 10
+
+
+class Batch(TypedDict):
+    """Samples behind one another, without padding."""
+
+    input_ids: Tensor
+    segment_ids: Tensor
+    position_ids: Tensor
+    cu_seqlens: Tensor
+    masked_index: Tensor
+    masked_labels: Tensor
+    masked_samples: Tensor
+    random_next: Tensor
+    index: Tensor
+
+
+class BertModule(L.LightningModule):
+    """Trains a network to fill in masked words; the defaults are the closed reference at batch 256.
+
+    Args:
+        net: Builds the network; see ``Bert.forward`` for what goes in and comes out. Other models
+            of the transformers library fit through ``modules.nets.masked_lm_adapter``.
+        checkpoint: Starting weights: a TensorFlow 1 checkpoint, safetensors or torch file; by
+            default the published one in the data's root.
+        from_scratch: Start from random weights although there is a data root.
+        learning_rate: Rate that the decay starts from.
+        training_steps: Step at which the rate arrives at 0.
+        warmup_steps: Steps of linear rise; 0 has none.
+        start_warmup_step: Step at which the rise would be at 0; may be negative.
+        betas: Decay of LAMB's moments.
+        eps: Added to the root of LAMB's second moment.
+        weight_decay: Of matrices and tables; biases and LayerNorm have none.
+        max_grad_norm: Gradients are scaled down to this global norm.
+
+    Raises:
+        ValueError: If ``training_steps`` is not positive.
+
+    Source:
+        mlcommons/training @ 9947bdf2, language_model/tensorflow/bert; hyperparameters of the
+        reference convergence point at batch 256.
+    """
+
+    metric_names: ClassVar[tuple[str, ...]] = (
+        "masked_lm_accuracy",
+        "next_sentence_accuracy",
+        "masked_lm_loss",
+    )
+
+    def __init__(
+        self,
+        *,
+        net: Callable[[], nn.Module] = Bert,
+        checkpoint: Path | None = None,
+        from_scratch: bool = False,
+        learning_rate: float = 3.5e-4,
+        training_steps: int = 13_700,
+        warmup_steps: int = 0,
+        start_warmup_step: int = 0,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        weight_decay: float = 0.01,
+        max_grad_norm: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if training_steps < 1:
+            raise ValueError(f"training_steps must be at least 1, got {training_steps}")
+        self.net = net()
+        self.checkpoint, self.from_scratch = checkpoint, from_scratch
+        self.learning_rate, self.training_steps = learning_rate, training_steps
+        self.warmup_steps, self.start_warmup_step = warmup_steps, start_warmup_step
+        self.betas, self.eps = betas, eps
+        self.weight_decay, self.max_grad_norm = weight_decay, max_grad_norm
+        self.accuracy = MaskedAccuracy()
+        self._examples: tuple[Batch, Tensor] | None = None
+
+    def setup(self, stage: str) -> None:
+        """Load the starting weights, unless a run is resumed or a checkpoint evaluated.
+
+        Args:
+            stage: Not used.
+
+        Raises:
+            FileNotFoundError: If the starting checkpoint is missing.
+            ValueError: If it does not fit, or the vocabularies of net and data differ.
+        """
+        datamodule: Any = getattr(self.trainer, "datamodule", None)
+        size = getattr(datamodule, "vocab_size", None)
+        if isinstance(self.net, Bert) and size not in (None, self.net.vocab_size):
+            raise ValueError(
+                f"the net has {self.net.vocab_size} words (model.net.vocab_size), the data {size} "
+                "(data.vocab_size); they must be equal"
+            )
+        if self.trainer.ckpt_path or self.from_scratch:
+            return
+        path = self.checkpoint
+        if path is None and isinstance(self.net, Bert):
+            path = getattr(datamodule, "checkpoint", None)
+        if path is not None:
+            self._load(Path(path))
+
+    def _load(self, path: Path) -> None:
+        """Load starting weights."""
+        try:
+            load_checkpoint(self.net, path)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"{error}: the starting checkpoint; get tf1_ckpt/ from the bundle "
+                "'bert-input-files' of the MLCommons downloader (4.0 GB), name another one with "
+                "--model.checkpoint FILE, or start with --model.from_scratch true (open division)"
+            ) from error
+
+    def configure_model(self) -> None:
+        """Shard the layers where the strategy is FSDP2 (``ModelParallelStrategy``)."""
+        if self.device_mesh is None:
+            return
+        from torch.distributed.fsdp import fully_shard
+
+        mesh = self.device_mesh["data_parallel"]
+        for layer in getattr(self.net, "layers", ()):
+            fully_shard(layer, mesh=mesh)
+        fully_shard(self.net, mesh=mesh)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Sum of masked-word and next-sentence loss.
+
+        Args:
+            batch: Packed samples.
+            batch_idx: Not used.
+
+        Returns:
+            loss: float32 scalar.
+        """
+        word_logits, next_logits = self._forward(batch)
+        loss = masked_lm_loss(word_logits, batch["masked_labels"])
+        if next_logits is not None:
+            loss = loss + F.cross_entropy(next_logits.float(), batch["random_next"])
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        # Logging costs more than a small step: only where Lightning would write it anyway.
+        if every and (self.global_step + 1) % every == 0:
+            self.log("train/loss", loss.detach())
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Give every rank an empty entry, also one that will see no sample."""
+        self.accuracy.add_nothing()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count right words of a batch of evaluation samples.
+
+        Args:
+            batch: Packed samples.
+            batch_idx: The first batch's predictions are kept for ``write_artifacts``.
+        """
+        word_logits, next_logits = self._forward(batch)
+        random_next = batch["random_next"]
+        if next_logits is None:
+            right = torch.zeros_like(random_next)
+        else:
+            right = (next_logits.argmax(1) == random_next).long()
+        self.accuracy.update(
+            batch["index"], word_logits, batch["masked_labels"], batch["masked_samples"], right
+        )
+        if batch_idx == 0:
+            self._examples = (batch, word_logits.argmax(1))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the values over all samples as ``val/<name>``, equal on every rank."""
+        values = self.accuracy.compute()
+        self.accuracy.reset()
+        self.log_dict({f"val/{name}": value for name, value in values.items()}, sync_dist=False)
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """LAMB, its rate set before each step.
+
+        Returns:
+            Optimizer and a scheduler that Lightning steps once per optimizer step.
+        """
+        # The rate of a step is the lambda itself: base rate 1, so that no rounding comes between.
+        optimizer = Lamb(
+            self.parameter_groups(),
+            lr=1.0,
+            betas=self.betas,
+            eps=self.eps,
+            max_grad_norm=self.max_grad_norm,
+        )
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.step_learning_rate)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Matrices and tables; and biases and norms, which LAMB neither decays nor rescales.
+
+        Returns:
+            Two groups; the second has no weight decay, which is how ``Lamb`` knows.
+        """
+        weights = [w for w in self.net.parameters() if w.requires_grad]
+        return [
+            {"params": [w for w in weights if w.ndim > 1], "weight_decay": self.weight_decay},
+            {"params": [w for w in weights if w.ndim <= 1], "weight_decay": 0.0},
+        ]
+
+    def step_learning_rate(self, steps_done: int) -> float:
+        """Learning rate of the step that comes after some others.
+
+        Args:
+            steps_done: Optimizer steps done.
+
+        Returns:
+            The rate.
+        """
+        return warmup_linear_decay(
+            steps_done,
+            learning_rate=self.learning_rate,
+            training_steps=self.training_steps,
+            warmup_steps=self.warmup_steps,
+            start_warmup_step=self.start_warmup_step,
+        )
+
+    def train_flops(self, batch: Batch) -> int:
+        """Floating-point operations of one training step, for the tokens that there are.
+
+        Args:
+            batch: Packed samples.
+
+        Returns:
+            Forward and backward; 0 for a foreign network.
+        """
+        if not isinstance(self.net, Bert):
+            return 0
+        starts = batch["cu_seqlens"].tolist()
+        return self.net.train_flops(
+            [b - a for a, b in zip(starts, starts[1:], strict=False)], batch["masked_index"].numel()
+        )
+
+    def mllog_facts(self) -> dict[str, object]:
+        """Hyperparameters under the names of the v1.0 compliance checker.
+
+        Returns:
+            What the module knows; batch, seed and data facts come from elsewhere.
+        """
+        return {
+            "opt_name": "lamb",
+            "opt_base_learning_rate": self.learning_rate,
+            "opt_epsilon": self.eps,
+            "opt_learning_rate_training_steps": self.training_steps,
+            "opt_learning_rate_warmup_steps": self.warmup_steps,
+            "num_warmup_steps": self.warmup_steps,
+            "start_warmup_step": self.start_warmup_step,
+            "opt_lamb_beta_1": self.betas[0],
+            "opt_lamb_beta_2": self.betas[1],
+            "opt_lamb_weight_decay_rate": self.weight_decay,
+            "opt_lamb_learning_rate_decay_poly_power": 1.0,
+            "opt_gradient_clip_norm": self.max_grad_norm,
+        }
+
+    def mllog_tensors(self) -> Sequence[str]:
+        """Names for the ``weights_initialization`` events.
+
+        Returns:
+            The net's tensor names, none for a foreign network.
+        """
+        return list(self.net.tensor_names()) if isinstance(self.net, Bert) else ()
+
+    def write_artifacts(self, folder: Path) -> None:
+        """Write ``predictions.txt``: masked sentences and what the net filled in.
+
+        Args:
+            folder: The run's folder.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        datamodule: Any = getattr(self.trainer, "datamodule", None)
+        if self._examples is not None and hasattr(datamodule, "vocabulary"):
+            text = describe_predictions(*self._examples, datamodule.vocabulary(), NUM_EXAMPLES)
+            (folder / "predictions.txt").write_text(text, encoding="utf-8")
+
+    def _forward(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """The net's predictions: words (M, V) and next sentence (B, 2), if it has that head."""
+        return self.net(
+            batch["input_ids"],
+            batch["segment_ids"],
+            batch["position_ids"],
+            batch["cu_seqlens"],
+            batch["masked_index"],
+        )
+
+
+def describe_predictions(
+    batch: Batch, predicted_M: Tensor, vocabulary: Sequence[str], limit: int
+) -> str:
+    """Masked sentences in words, with what the net says and what was there.
+
+    Args:
+        batch: Packed samples.
+        predicted_M: int64 words that the net fills in.
+        vocabulary: Words by id.
+        limit: Samples to describe.
+
+    Returns:
+        Per sample: the text as the net saw it, and one line per masked position.
+    """
+    starts = batch["cu_seqlens"].tolist()
+    seen = [vocabulary[i] for i in batch["input_ids"].tolist()]
+    index, labels = batch["masked_index"].tolist(), batch["masked_labels"].tolist()
+    lines = ["Evaluation samples: the text as the net saw it, then what it filled in."]
+    for sample in range(min(limit, len(starts) - 1)):
+        first, end = starts[sample], starts[sample + 1]
+        lines += ["", f"sample {sample}", " ".join(seen[first:end]).replace(" ##", "")]
+        for place, label, said in zip(index, labels, predicted_M.tolist(), strict=True):
+            if first <= place < end:
+                word, answer = vocabulary[label], vocabulary[said]
+                verdict = "right" if said == label else f"wrong, it was {word}"
+                lines.append(f"  {place - first:4d}  {seen[place]:14} -> {answer:14} {verdict}")
+    return "\n".join(lines) + "\n"

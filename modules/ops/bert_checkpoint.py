@@ -1,0 +1,151 @@
+"""Reads BERT's weights from the published TensorFlow 1 checkpoint, from safetensors or from torch.
+
+Only weights are taken: optimizer moments and step counts, which the published file also holds,
+start anew, as the rules say.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from modules.ops.tensor_bundle import TensorBundle
+
+# Anything with such a part in its name belongs to the optimizer.
+OPTIMIZER = re.compile(
+    r"(^|/)(LAMB\w*|adam_[mv]|global_step|beta[12]_power|.*_power|Adam\w*)(_\d+)?(/|$)"
+)
+# Duplicates of tied tensors and tables of constants that other writers keep.
+REDUNDANT = re.compile(r"predictions/decoder/(weight|bias|kernel)$|embeddings/position_ids$")
+_LAYER = r"bert/encoder/layer_(\d+)/"
+RULES = tuple(
+    (re.compile(pattern + "$"), ours)
+    for pattern, ours in (
+        (r"bert/embeddings/word_embeddings(/weight)?", "embeddings.word.weight"),
+        (r"bert/embeddings/position_embeddings(/weight)?", "embeddings.position.weight"),
+        (r"bert/embeddings/token_type_embeddings(/weight)?", "embeddings.segment.weight"),
+        (r"bert/embeddings/LayerNorm/(\w+)", r"embeddings.norm.\1"),
+        (_LAYER + r"attention/self/(query|key|value)/(\w+)", r"layers.\1.\2.\3"),
+        (_LAYER + r"attention/output/dense/(\w+)", r"layers.\1.output.\2"),
+        (_LAYER + r"attention/output/LayerNorm/(\w+)", r"layers.\1.attention_norm.\2"),
+        (_LAYER + r"intermediate/dense/(\w+)", r"layers.\1.up.\2"),
+        (_LAYER + r"output/dense/(\w+)", r"layers.\1.down.\2"),
+        (_LAYER + r"output/LayerNorm/(\w+)", r"layers.\1.norm.\2"),
+        (r"bert/pooler/dense/(\w+)", r"pooler.\1"),
+        (r"cls/predictions/transform/dense/(\w+)", r"transform.\1"),
+        (r"cls/predictions/transform/LayerNorm/(\w+)", r"transform_norm.\1"),
+        (r"cls/predictions/(output_)?bias", "output_bias"),
+        (r"cls/seq_relationship/(output_)?(weights|weight|bias)", r"next_sentence.\2"),
+    )
+)
+LEAVES = {"kernel": "weight", "gamma": "weight", "beta": "bias", "weights": "weight"}
+
+
+def our_name(name: str) -> str | None:
+    """The name of a published tensor in our net.
+
+    Args:
+        name: As TensorFlow 1 (``bert/encoder/layer_0/...``) or transformers
+            (``bert.encoder.layer.0...``) write it.
+
+    Returns:
+        Our name; None for optimizer state and duplicates; the name itself if it is ours or unknown.
+    """
+    path = re.sub(r"/layer/(\d+)/", r"/layer_\1/", name.replace(".", "/"))
+    if OPTIMIZER.search(path) or REDUNDANT.search(path):
+        return None
+    for pattern, ours in RULES:
+        if match := pattern.match(path):
+            stem, _, leaf = match.expand(ours).rpartition(".")
+            return f"{stem}.{LEAVES.get(leaf, leaf)}" if stem else leaf
+    return name
+
+
+def load_checkpoint(net: nn.Module, path: Path) -> None:
+    """Fill a net with the weights of a checkpoint.
+
+    Args:
+        net: A ``Bert``.
+        path: A ``.safetensors``, ``.pt`` or ``.ckpt`` file, or a TensorFlow checkpoint's prefix
+            (``model.ckpt-28252``, with or without ``.index``).
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If a tensor is missing, unknown or of another shape; the message names it.
+    """
+    sources = _sources(path)
+    wanted = dict(net.state_dict())
+    lines = []
+    for name, read in sources.items():
+        if name not in wanted:
+            lines.append(f"{path}: tensor {name} has no place in the net")
+            continue
+        mine, theirs = wanted.pop(name), read()
+        if mine.shape != theirs.shape:
+            lines.append(
+                f"{path}: tensor {name} has shape {tuple(theirs.shape)}, "
+                f"the net needs {tuple(mine.shape)}"
+            )
+            continue
+        with torch.no_grad():
+            mine.copy_(theirs)
+    lines += [f"{path}: tensor {name} is missing" for name in wanted]
+    if lines:
+        more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
+        raise ValueError(lines[0] + more + "; it must be a checkpoint of the same BERT")
+
+
+def _sources(path: Path) -> Mapping[str, Callable[[], Tensor]]:
+    """Readers of a checkpoint's weights, by our name."""
+    if path.suffix == ".safetensors":
+        return _renamed(_read_safetensors(path))
+    if path.suffix in (".pt", ".pth", ".bin", ".ckpt") and path.is_file():
+        return _renamed(_read_torch(path))
+    return _tensorflow(path.with_suffix("") if path.suffix == ".index" else path)
+
+
+def _tensorflow(prefix: Path) -> Mapping[str, Callable[[], Tensor]]:
+    """Readers of a TensorFlow 1 checkpoint's weights."""
+    bundle = TensorBundle(prefix)
+    if any(name.startswith("_CHECKPOINTABLE_OBJECT_GRAPH") for name in bundle.entries):
+        raise ValueError(f"{prefix}: a TensorFlow 2 checkpoint; use the one in tf1_ckpt/")
+
+    def reader(name: str) -> Callable[[], Tensor]:
+        def read() -> Tensor:
+            tensor = torch.from_numpy(bundle.read(name).copy())
+            # Kernels are stored [in, out]; all else lies as torch has it.
+            return tensor.T if name.endswith("/kernel") else tensor
+
+        return read
+
+    named = {name: our_name(name) for name in bundle.entries}
+    return {ours: reader(name) for name, ours in named.items() if ours is not None}
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Weights of a safetensors file."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: missing")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a safetensors file ({error})") from error
+
+
+def _read_torch(path: Path) -> dict[str, Tensor]:
+    """Weights of a torch file: a state dict, or a Lightning checkpoint of ours."""
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    state = content.get("state_dict", content)
+    return {name.removeprefix("net."): tensor for name, tensor in state.items()}
+
+
+def _renamed(state: Mapping[str, Tensor]) -> Mapping[str, Callable[[], Tensor]]:
+    """Readers of weights that are in memory already."""
+    named = {name: our_name(name) for name in state}
+    return {ours: partial(state.__getitem__, n) for n, ours in named.items() if ours is not None}

@@ -1,0 +1,171 @@
+"""Reads TensorFlow checkpoints (`.index` and `.data-00000-of-00001`) without TensorFlow.
+
+The index is a table of sorted blocks: name -> a protocol buffer with type, shape, file and offset
+of a tensor. The data file holds the tensors' bytes.
+"""
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+MAGIC = 0xDB4775248B80FB57
+FOOTER_BYTES = 48
+# Numbers of TensorFlow's DataType.
+DTYPES = {1: np.dtype("<f4"), 2: np.dtype("<f8"), 3: np.dtype("<i4"), 9: np.dtype("<i8")}
+
+
+class Entry(NamedTuple):
+    """Where a tensor lies."""
+
+    dtype: int
+    shape: tuple[int, ...]
+    shard: int
+    offset: int
+    size: int
+
+
+class TensorBundle:
+    """The tensors of one checkpoint by name; each is read when asked for."""
+
+    def __init__(self, prefix: Path) -> None:
+        """Read the index.
+
+        Args:
+            prefix: Path without the ending, such as ``tf1_ckpt/model.ckpt-28252``.
+
+        Raises:
+            FileNotFoundError: If a file is missing.
+            ValueError: If the index is no such table, or compressed.
+
+        Source:
+            tensorflow/core/lib/io/format.cc and core/protobuf/tensor_bundle.proto (TensorFlow 2.4).
+        """
+        self.prefix = prefix
+        index = prefix.with_name(prefix.name + ".index")
+        if not index.is_file():
+            raise FileNotFoundError(f"{index}: missing")
+        try:
+            entries = dict(_table(index.read_bytes()))
+            self.num_shards = _header_shards(entries.pop(b"", b""))
+            self.entries = {key.decode(): _entry(value) for key, value in entries.items()}
+        except (ValueError, IndexError, struct.error) as error:
+            raise ValueError(f"{index}: not a TensorFlow checkpoint index ({error})") from error
+
+    def read(self, name: str) -> np.ndarray:
+        """One tensor.
+
+        Args:
+            name: A key of ``entries``.
+
+        Returns:
+            The tensor.
+
+        Raises:
+            FileNotFoundError: If the data file is missing.
+            ValueError: If its type is none of float32, float64, int32, int64, or data is cut off.
+        """
+        entry = self.entries[name]
+        ending = f".data-{entry.shard:05d}-of-{self.num_shards:05d}"
+        path = self.prefix.with_name(self.prefix.name + ending)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: missing")
+        if entry.dtype not in DTYPES:
+            raise ValueError(f"{path}: tensor {name} has type number {entry.dtype}, not a number")
+        with path.open("rb") as file:
+            file.seek(entry.offset)
+            content = file.read(entry.size)
+        values = np.frombuffer(content, DTYPES[entry.dtype]) if len(content) == entry.size else ()
+        if len(values) != int(np.prod(entry.shape)):
+            raise ValueError(f"{path}: cut off in tensor {name}; fetch it again")
+        return np.asarray(values).reshape(entry.shape)
+
+
+def _table(content: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """All keys and values of a table."""
+    footer = content[-FOOTER_BYTES:]
+    if len(footer) < FOOTER_BYTES or struct.unpack("<Q", footer[-8:])[0] != MAGIC:
+        raise ValueError("wrong magic number")
+    at = 0
+    for _ in range(2):  # the place of an index of other things, unused
+        _, at = _varint(footer, at)
+    for _, handle in _block(content, *_handle(footer, at)):
+        yield from _block(content, *_handle(handle, 0))
+
+
+def _block(content: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]:
+    """Keys and values of one block; keys leave out what they share with the one before."""
+    if content[offset + size] != 0:
+        raise ValueError("compressed, which TensorFlow never wrote by itself")
+    block = content[offset : offset + size]
+    end = size - 4 * (struct.unpack("<I", block[-4:])[0] + 1)
+    at, key = 0, b""
+    while at < end:
+        shared, at = _varint(block, at)
+        added, at = _varint(block, at)
+        length, at = _varint(block, at)
+        key = key[:shared] + block[at : at + added]
+        at += added
+        yield key, block[at : at + length]
+        at += length
+
+
+def _handle(content: bytes, at: int) -> tuple[int, int]:
+    """Offset and size of a block."""
+    offset, at = _varint(content, at)
+    size, _ = _varint(content, at)
+    return offset, size
+
+
+def _varint(content: bytes, at: int) -> tuple[int, int]:
+    """A number of variable length and the place after it."""
+    value = shift = 0
+    while True:
+        byte = content[at]
+        value |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return value, at
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """Numbers and values of a protocol buffer's fields."""
+    at = 0
+    while at < len(message):
+        tag, at = _varint(message, at)
+        kind = tag & 7
+        if kind == 0:
+            value, at = _varint(message, at)
+            yield tag >> 3, value
+            continue
+        if kind == 2:
+            length, at = _varint(message, at)
+        elif kind in (1, 5):
+            length = 8 if kind == 1 else 4
+        else:
+            raise ValueError(f"field of kind {kind}")
+        yield tag >> 3, message[at : at + length]
+        at += length
+
+
+def _header_shards(message: bytes) -> int:
+    """Number of data files."""
+    return next((int(v) for number, v in _fields(message) if number == 1), 1)
+
+
+def _entry(message: bytes) -> Entry:
+    """A tensor's record; numbers that are 0 are not written."""
+    numbers: dict[int, int] = {}
+    shape: list[int] = []
+    for field, value in _fields(message):
+        if field == 2 and isinstance(value, bytes):
+            for kind, dim in _fields(value):
+                if kind == 2 and isinstance(dim, bytes):
+                    sizes = [int(v) for number, v in _fields(dim) if number == 1]
+                    shape += sizes or [0]
+        elif isinstance(value, int):
+            numbers[field] = value
+    get = numbers.get
+    return Entry(get(1, 0), tuple(shape), get(3, 0), get(4, 0), get(5, 0))

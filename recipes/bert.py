@@ -1,0 +1,66 @@
+"""BERT-large on Wikipedia: fill in masked words (MLPerf Training v1.0 "bert").
+
+Target    masked-word accuracy >= 0.720 on 10,000 held-out samples, from a given checkpoint of 0.34
+Data      English Wikipedia of 2020-01-01, cleaned text, about 13 GB (MLCommons, CC BY-SA)
+Network   BERT-large, 336,226,108 parameters, sequences of up to 512 word pieces
+Expect    demo: about a minute on 2 CPU cores; closed division: about 2.5 million samples
+
+    python recipes/bert.py fit                                        demo, no download
+    python recipes/bert.py prepare --data.root DIR                    check and tokenise the text
+    python recipes/bert.py fit --data.root DIR                        closed reference
+    python recipes/bert.py fit --data.root DIR --model.net my.Net     open division
+    python recipes/bert.py fit --config recipes/presets/bert/h100x1.yaml --data.root DIR
+"""
+
+from datamodules.wikipedia import WikipediaDataModule
+from modules.bert import BertModule
+from recipes._benchmark import Benchmark, Rule
+from recipes._cli import main
+
+
+def evaluation_interval(global_batch_size: int) -> int:
+    """Samples between two evaluations.
+
+    Args:
+        global_batch_size: Samples per optimizer step.
+
+    Returns:
+        A multiple of 25,000: 150,000 for batches from 256 to 2048.
+    """
+    return int(0.05 * (230.23 * global_batch_size + 3_000_000)) // 25_000 * 25_000
+
+
+BENCHMARK = Benchmark(
+    name="bert",
+    area="language modelling",
+    dataset="Wikipedia 2020-01-01",
+    module=BertModule,
+    datamodule=WikipediaDataModule,
+    metrics={"masked_lm_accuracy": 0.720},
+    mode="max",
+    runs=10,
+    dropped=1,
+    evaluation={"every": 150_000, "unit": "samples", "round_to": "step"},
+    evaluation_every=evaluation_interval,
+    closed=(
+        Rule("data.max_seq_length", "max_sequence_length is fixed at 512"),
+        Rule("data.max_predictions", "max_predictions_per_seq is fixed at 76"),
+        Rule("data.masked_lm_prob", "preprocessing is the reference's: 0.15 of the words"),
+        Rule("data.short_seq_prob", "preprocessing is the reference's: 0.1 short articles"),
+        Rule("data.dupe_factor", "preprocessing is the reference's: ten passes"),
+        Rule("data.sample_seed", "preprocessing is the reference's: seed 12345"),
+        Rule("data.num_eval_samples", "eval_samples is fixed at 10,000"),
+        Rule("data.vocab_size", "the vocabulary is the reference's"),
+        Rule("data.published_text", "the text is the published one"),
+        Rule("model.from_scratch", "training starts from the given checkpoint"),
+        Rule("model.checkpoint", "training starts from the given checkpoint"),
+        Rule("model.max_grad_norm", "the gradient clipping norm is fixed at 1.0"),
+    ),
+    progress_unit="samples",
+    # 8 batches of 32 make the reference convergence point of 256 on one device.
+    trainer={"accumulate_grad_batches": 8},
+    source="mlcommons/training @ 9947bdf2 language_model/tensorflow/bert; training_rules.adoc v1.0",
+)
+
+if __name__ == "__main__":
+    main(BENCHMARK, __doc__)

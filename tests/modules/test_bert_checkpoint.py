@@ -1,0 +1,206 @@
+"""Checkpoints of TensorFlow 1, transformers and torch load; optimizer state does not."""
+
+import struct
+
+import numpy as np
+import pytest
+import torch
+
+from modules.nets.bert import Bert
+from modules.ops.bert_checkpoint import load_checkpoint, our_name
+from modules.ops.tensor_bundle import MAGIC, TensorBundle
+
+SMALL = {"vocab_size": 31, "hidden_size": 8, "num_layers": 2, "num_heads": 2,
+         "intermediate_size": 16, "max_positions": 12}  # fmt: skip
+
+TF_NAMES = {
+    "embeddings.word.weight": "bert/embeddings/word_embeddings",
+    "embeddings.position.weight": "bert/embeddings/position_embeddings",
+    "embeddings.segment.weight": "bert/embeddings/token_type_embeddings",
+    "embeddings.norm.weight": "bert/embeddings/LayerNorm/gamma",
+    "embeddings.norm.bias": "bert/embeddings/LayerNorm/beta",
+    "pooler.weight": "bert/pooler/dense/kernel",
+    "pooler.bias": "bert/pooler/dense/bias",
+    "transform.weight": "cls/predictions/transform/dense/kernel",
+    "transform.bias": "cls/predictions/transform/dense/bias",
+    "transform_norm.weight": "cls/predictions/transform/LayerNorm/gamma",
+    "transform_norm.bias": "cls/predictions/transform/LayerNorm/beta",
+    "output_bias": "cls/predictions/output_bias",
+    "next_sentence.weight": "cls/seq_relationship/output_weights",
+    "next_sentence.bias": "cls/seq_relationship/output_bias",
+}
+LAYER_NAMES = {
+    "query": "attention/self/query", "key": "attention/self/key",
+    "value": "attention/self/value", "output": "attention/output/dense",
+    "up": "intermediate/dense", "down": "output/dense",
+    "attention_norm": "attention/output/LayerNorm", "norm": "output/LayerNorm",
+}  # fmt: skip
+for n in range(2):
+    for ours, tf in LAYER_NAMES.items():
+        ends = ("gamma", "beta") if "norm" in ours else ("kernel", "bias")
+        for leaf, end in zip(("weight", "bias"), ends, strict=True):
+            TF_NAMES[f"layers.{n}.{ours}.{leaf}"] = f"bert/encoder/layer_{n}/{tf}/{end}"
+
+
+def varint(value):
+    out = b""
+    while value >= 0x80:
+        out += bytes([value & 0x7F | 0x80])
+        value >>= 7
+    return out + bytes([value])
+
+
+def block(pairs, restart_every=4):
+    """A table block with shared key prefixes, as LevelDB writes it."""
+    out, restarts, last = b"", [], b""
+    for number, (key, value) in enumerate(pairs):
+        shared = 0
+        if number % restart_every == 0:
+            restarts.append(len(out))
+        else:
+            while shared < min(len(key), len(last)) and key[shared] == last[shared]:
+                shared += 1
+        out += varint(shared) + varint(len(key) - shared) + varint(len(value))
+        out += key[shared:] + value
+        last = key
+    restarts = restarts or [0]
+    return out + struct.pack(f"<{len(restarts) + 1}I", *restarts, len(restarts))
+
+
+def write_bundle(prefix, tensors):
+    """A checkpoint as TensorFlow writes one, made from the format's description."""
+    numbers = {"float32": 1, "int64": 9}
+    data, pairs = b"", [(b"", b"\x08\x01\x1a\x02\x08\x01")]
+    for name in sorted(tensors):
+        array = np.ascontiguousarray(tensors[name])
+        shape = b""
+        for size in array.shape:
+            dim = b"\x08" + varint(size)
+            shape += b"\x12" + varint(len(dim)) + dim
+        entry = b"\x08" + varint(numbers[str(array.dtype)])
+        entry += b"\x12" + varint(len(shape)) + shape
+        entry += (b"\x20" + varint(len(data))) if data else b""
+        entry += b"\x28" + varint(array.nbytes) + b"\x35" + b"\0\0\0\0"
+        pairs.append((name.encode(), entry))
+        data += array.tobytes()
+    content, index = b"", []
+    for at in range(0, len(pairs), 7):  # several blocks, as large checkpoints have
+        body = block(pairs[at : at + 7])
+        index.append((pairs[min(at + 6, len(pairs) - 1)][0], varint(len(content)) + varint(len(body))))
+        content += body + b"\0" + b"\0\0\0\0"
+    meta = block([])
+    meta_handle = varint(len(content)) + varint(len(meta))
+    content += meta + b"\0" * 5
+    body = block(index, 1)
+    handle = varint(len(content)) + varint(len(body))
+    content += body + b"\0" * 5
+    content += (meta_handle + handle).ljust(40, b"\0") + struct.pack("<Q", MAGIC)
+    prefix.with_name(prefix.name + ".index").write_bytes(content)
+    prefix.with_name(prefix.name + ".data-00000-of-00001").write_bytes(data)
+
+
+def net(seed):
+    torch.manual_seed(seed)
+    made = Bert(**SMALL)
+    with torch.no_grad():
+        for weight in made.parameters():
+            weight.add_(torch.randn_like(weight))
+    return made
+
+
+def tf_tensors(source):
+    """Our weights as TensorFlow keeps them, with the optimizer's state among them."""
+    tensors = {}
+    for name, weight in source.state_dict().items():
+        array = weight.numpy()
+        tf = TF_NAMES[name]
+        tensors[tf] = array.T if tf.endswith("kernel") else array
+        for slot in ("LAMB", "LAMB_1"):
+            tensors[f"{tf}/{slot}"] = np.full_like(tensors[tf], 7.0)
+    tensors["global_step"] = np.array(28252, dtype=np.int64)
+    tensors["beta1_power"] = np.array(0.9, dtype=np.float32)
+    return tensors
+
+
+def assert_equal(one, other):
+    for name, weight in one.state_dict().items():
+        assert torch.equal(weight, other.state_dict()[name]), name
+
+
+@pytest.fixture
+def tf_checkpoint(tmp_path):
+    source = net(1)
+    prefix = tmp_path / "model.ckpt-28252"
+    write_bundle(prefix, tf_tensors(source))
+    return source, prefix
+
+
+def test_tensorflow_1_checkpoint_loads_without_tensorflow(tf_checkpoint):
+    source, prefix = tf_checkpoint
+    loaded = net(2)
+    load_checkpoint(loaded, prefix)
+    assert_equal(loaded, source)
+    again = net(3)
+    load_checkpoint(again, prefix.with_name(prefix.name + ".index"))
+    assert_equal(again, source)
+
+
+def test_optimizer_state_has_no_name_of_ours():
+    for name in ("global_step", "beta2_power", "bert/pooler/dense/kernel/LAMB_1",
+                 "bert/pooler/dense/bias/adam_m", "cls/predictions/output_bias/LAMB"):  # fmt: skip
+        assert our_name(name) is None
+
+
+def test_every_weight_has_a_published_name():
+    assert set(TF_NAMES) == set(net(0).state_dict())
+    assert {our_name(tf) for tf in TF_NAMES.values()} == set(TF_NAMES)
+
+
+@pytest.mark.parametrize("form", ["plain", "lightning"])
+def test_own_torch_checkpoint_loads(tmp_path, form):
+    source, path = net(1), tmp_path / "start.pt"
+    state = source.state_dict()
+    if form == "lightning":
+        state = {"state_dict": {f"net.{k}": v for k, v in state.items()}, "loops": {}}
+    torch.save(state, path)
+    loaded = net(2)
+    load_checkpoint(loaded, path)
+    assert_equal(loaded, source)
+
+
+def test_other_shape_names_tensor_and_shapes(tf_checkpoint):
+    _, prefix = tf_checkpoint
+    other = Bert(**{**SMALL, "vocab_size": 30})
+    with pytest.raises(ValueError, match=r"embeddings.word.weight has shape \(31, 8\).*\(30, 8\)"):
+        load_checkpoint(other, prefix)
+
+
+def test_missing_tensor_is_named(tmp_path):
+    source = net(1)
+    tensors = tf_tensors(source)
+    del tensors["bert/encoder/layer_1/intermediate/dense/kernel"]
+    write_bundle(tmp_path / "m", tensors)
+    with pytest.raises(ValueError, match="layers.1.up.weight is missing"):
+        load_checkpoint(net(2), tmp_path / "m")
+
+
+def test_missing_and_broken_files_get_one_line(tmp_path, tf_checkpoint):
+    _, prefix = tf_checkpoint
+    with pytest.raises(FileNotFoundError, match="nowhere.index: missing"):
+        load_checkpoint(net(0), tmp_path / "nowhere")
+    data = prefix.with_name(prefix.name + ".data-00000-of-00001")
+    data.write_bytes(data.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="cut off in tensor"):
+        load_checkpoint(net(0), prefix)
+    (tmp_path / "bad.index").write_bytes(b"x" * 100)
+    with pytest.raises(ValueError, match="not a TensorFlow checkpoint index"):
+        TensorBundle(tmp_path / "bad")
+    (tmp_path / "bad.safetensors").write_bytes(b"x" * 100)
+    with pytest.raises(ValueError, match="not a safetensors file"):
+        load_checkpoint(net(0), tmp_path / "bad.safetensors")
+
+
+def test_keras_checkpoint_points_to_the_other_one(tmp_path):
+    write_bundle(tmp_path / "tf2", {"_CHECKPOINTABLE_OBJECT_GRAPH": np.zeros(1, np.float32)})
+    with pytest.raises(ValueError, match="TensorFlow 2 checkpoint; use the one in tf1_ckpt"):
+        load_checkpoint(net(0), tmp_path / "tf2")

@@ -1,0 +1,169 @@
+"""BERT's training rules: schedule, optimizer groups, metric, starting weights, predictions."""
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tests.modules.test_bert_net import SMALL, inputs, packed
+
+from modules.bert import BertModule, describe_predictions
+from modules.nets.bert import Bert
+from modules.ops.masked_lm import MaskedAccuracy, masked_lm_loss
+from modules.ops.schedules import warmup_linear_decay
+
+
+def small_net():
+    torch.manual_seed(0)
+    return Bert(**SMALL, dropout=0.0, attention_dropout=0.0)
+
+
+@pytest.mark.parametrize(
+    ("step", "settings", "rate"),
+    [
+        (0, {"learning_rate": 3.5e-4, "training_steps": 13700}, 3.5e-4),
+        (6850, {"learning_rate": 3.5e-4, "training_steps": 13700}, 1.75e-4),
+        (13700, {"learning_rate": 3.5e-4, "training_steps": 13700}, 0.0),
+        (20000, {"learning_rate": 3.5e-4, "training_steps": 13700}, 0.0),
+        (0, {"learning_rate": 2e-3, "training_steps": 1141, "warmup_steps": 100}, 0.0),
+        (50, {"learning_rate": 2e-3, "training_steps": 1141, "warmup_steps": 100}, 1e-3),
+        (100, {"learning_rate": 2e-3, "training_steps": 1141, "warmup_steps": 100},
+         2e-3 * (1 - 100 / 1141)),
+        (0, {"learning_rate": 2.88293e-3, "training_steps": 600, "warmup_steps": 287,
+             "start_warmup_step": -76}, 2.88293e-3 * 76 / 287),
+        (210, {"learning_rate": 2.88293e-3, "training_steps": 600, "warmup_steps": 287,
+               "start_warmup_step": -76}, 2.88293e-3 * 286 / 287),
+        (211, {"learning_rate": 2.88293e-3, "training_steps": 600, "warmup_steps": 287,
+               "start_warmup_step": -76}, 2.88293e-3 * (1 - 211 / 600)),
+        (0, {"learning_rate": 2.9293e-3, "training_steps": 700, "start_warmup_step": -700},
+         2.9293e-3),
+    ],
+)  # fmt: skip
+def test_learning_rate_follows_the_reference(step, settings, rate):
+    assert warmup_linear_decay(step, **settings) == pytest.approx(rate, rel=1e-12)
+
+
+def test_biases_and_norms_are_neither_decayed_nor_rescaled():
+    module = BertModule(net=small_net)
+    decayed, plain = module.parameter_groups()
+    named = {id(weight): name for name, weight in module.net.named_parameters()}
+    assert decayed["weight_decay"] == 0.01
+    assert plain["weight_decay"] == 0.0
+    for weight in plain["params"]:
+        assert "bias" in named[id(weight)] or "norm" in named[id(weight)]
+    for weight in decayed["params"]:
+        assert "bias" not in named[id(weight)]
+        assert "norm" not in named[id(weight)]
+    assert len(decayed["params"]) + len(plain["params"]) == len(named)
+
+
+def test_optimizer_step_equals_the_formula_written_out():
+    module = BertModule(net=small_net, learning_rate=0.01, training_steps=100)
+    optimizer = module.configure_optimizers()["optimizer"]
+    scheduler = module.configure_optimizers()["lr_scheduler"]["scheduler"]
+    assert scheduler.get_last_lr() == [0.01, 0.01]
+    optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = 0.01
+    batch = packed([20, 9])
+    words, _ = module.net(*inputs(batch))
+    masked_lm_loss(words, batch["masked_labels"]).backward()
+    before = copy.deepcopy(dict(module.net.named_parameters()))
+    grads = {n: p.grad.clone() for n, p in module.net.named_parameters() if p.grad is not None}
+    optimizer.step()
+    norm = torch.sqrt(sum((g.double() ** 2).sum() for g in grads.values()))
+    for name, grad in grads.items():
+        w = before[name].detach().double()
+        g = grad.double() * min(1.0, 1.0 / float(norm))
+        u = g / (g.abs() + 1e-6)  # the first step's corrected moments are g and g squared
+        ratio = 1.0
+        if w.ndim > 1:
+            u = u + 0.01 * w
+            ratio = float(w.norm() / u.norm())
+        wanted = (w - 0.01 * ratio * u).float()
+        got = dict(module.net.named_parameters())[name].detach()
+        torch.testing.assert_close(got, wanted, atol=2e-5, rtol=1e-4)
+
+
+def test_loss_divides_by_the_count_plus_a_little():
+    logits, labels = torch.randn(7, 11), torch.randint(0, 11, (7,))
+    each = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    assert float(masked_lm_loss(logits, labels)) == pytest.approx(float(each.sum() / (7 + 1e-5)))
+    assert masked_lm_loss(logits.bfloat16(), labels).dtype == torch.float32
+
+
+def test_accuracy_is_of_words_not_of_samples_and_counts_a_sample_once():
+    metric = MaskedAccuracy()
+    logits = torch.eye(5)
+    right = torch.tensor([0, 1, 2, 0])
+    logits = logits[torch.tensor([0, 1, 2, 3])]
+    for _ in range(2):  # the second time is a repetition, as under FSDP
+        metric.update(
+            torch.tensor([4, 9]), logits, right, torch.tensor([0, 0, 0, 1]), torch.tensor([1, 0])
+        )
+    values = metric.compute()
+    assert values["masked_lm_accuracy"] == 0.75
+    assert values["next_sentence_accuracy"] == 0.5
+    assert values["masked_lm_accuracy"].dtype == torch.float64
+
+
+def test_accuracy_does_not_depend_on_order_or_sharding():
+    batch = packed([20, 9, 33, 12, 25, 8])
+    logits = torch.randn(len(batch["masked_index"]), 97)
+    labels, samples = batch["masked_labels"], batch["masked_samples"]
+    labels[::2] = logits.argmax(1)[::2]
+
+    def measure(order):
+        metric = MaskedAccuracy()
+        metric.add_nothing()
+        for n in order:
+            own = samples == n
+            metric.update(torch.tensor([n]), logits[own], labels[own],
+                          torch.zeros(int(own.sum()), dtype=torch.long), torch.ones(1).long())  # fmt: skip
+        return metric.compute()
+
+    assert measure(range(6)) == measure([5, 3, 1, 0, 2, 4])
+
+
+def attach(module, **datamodule):
+    module._trainer = SimpleNamespace(
+        ckpt_path=None, datamodule=SimpleNamespace(**datamodule), barebones=False
+    )
+    return module
+
+
+def test_missing_starting_checkpoint_says_where_to_get_it(tmp_path):
+    module = BertModule(net=small_net)
+    attach(module, checkpoint=tmp_path / "tf1_ckpt" / "model.ckpt-28252", vocab_size=97)
+    with pytest.raises(FileNotFoundError, match="model.ckpt-28252.index: missing.*bert-input-files"):
+        module.setup("fit")
+    scratch = BertModule(net=small_net, from_scratch=True)
+    attach(scratch, checkpoint=tmp_path / "none", vocab_size=97).setup("fit")
+
+
+def test_starting_weights_are_loaded_before_the_clock(tmp_path):
+    source = small_net()
+    with torch.no_grad():
+        source.pooler.weight.fill_(0.25)
+    torch.save(source.state_dict(), tmp_path / "start.pt")
+    module = attach(BertModule(net=small_net), checkpoint=tmp_path / "start.pt", vocab_size=97)
+    module.setup("fit")
+    assert float(module.net.pooler.weight.min()) == 0.25
+
+
+def test_vocabularies_of_net_and_data_must_agree():
+    module = attach(BertModule(net=small_net), checkpoint=None, vocab_size=30522)
+    with pytest.raises(ValueError, match="the net has 97 words .* the data 30522"):
+        module.setup("fit")
+
+
+def test_predictions_show_words_and_verdicts():
+    words = ["[MASK]", "the", "cat", "sat", "##s"]
+    batch = {
+        "input_ids": torch.tensor([1, 0, 3, 4, 1]),
+        "cu_seqlens": torch.tensor([0, 4, 5]),
+        "masked_index": torch.tensor([1, 4]),
+        "masked_labels": torch.tensor([2, 1]),
+    }
+    text = describe_predictions(batch, torch.tensor([2, 3]), words, 5)
+    assert "the [MASK] sats" in text
+    assert "[MASK]         -> cat            right" in text
+    assert "-> sat            wrong, it was the" in text
