@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -218,7 +219,7 @@ class MLPerfLog(Callback):
         handler.setFormatter(logging.Formatter("%(message)s"))
         plain.addHandler(handler)
         self._logger = MLLogger(
-            logger=plain, default_stack_offset=2, root_dir=str(Path(__file__).parents[1]) + "/"
+            logger=plain, default_stack_offset=2, root_dir=re.escape(str(Path(__file__).parents[1]))
         )
 
     def _event(

@@ -31,6 +31,7 @@ class RunRecord(Callback):
         warm_up: Knows the FLOPs per sample.
         folder: Gives the run's folder once it exists.
         facts: Gives benchmark, division, dataset, demo, net and resumed_from.
+        config: The resolved configuration, handed once to every logger.
     """
 
     def __init__(
@@ -40,8 +41,9 @@ class RunRecord(Callback):
         warm_up: WarmUp,
         folder: Callable[[], Path],
         facts: Callable[[], Mapping[str, Any]],
+        config: Mapping[str, Any],
     ) -> None:
-        self._target, self._warm_up = target, warm_up
+        self._target, self._warm_up, self._config = target, warm_up, config
         self._folder, self._facts = folder, facts
         self._started_at = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         self._fixed: dict[str, Any] = {}
@@ -61,6 +63,8 @@ class RunRecord(Callback):
             "started_at": self._started_at,
         }
         self._write(trainer)
+        for logger in trainer.loggers:
+            logger.log_hyperparams(dict(self._config))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.finish(trainer)

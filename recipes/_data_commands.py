@@ -88,7 +88,7 @@ def _datamodule(benchmark: Benchmark, command: str, args: list[str]) -> Any:
     except ArgumentError as error:
         known = [name for action in parser._actions for name in action.option_strings]
         raise ArgumentError(None, explain(str(error), known, args)) from error
-    return parser.instantiate_classes(config).data
+    return parser.instantiate(config).data
 
 
 def _machine() -> Iterable[str]:

@@ -19,6 +19,7 @@ from callbacks.warm_up import WarmUp
 from recipes._benchmark import Benchmark
 from recipes._division import violations
 from recipes._loggers import prepare_wandb
+from recipes._strategy import build_strategy
 from recipes._usage import explain
 
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -147,7 +148,7 @@ class RecipeCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Build module, datamodule and the groups; the trainer comes later."""
-        self.config_init: Namespace = self.parser.instantiate_classes(self.config)
+        self.config_init: Namespace = self.parser.instantiate(self.config)
         self.datamodule = self.config_init.data
         self.model = self.config_init.model
 
@@ -160,7 +161,9 @@ class RecipeCLI(LightningCLI):
         Returns:
             The trainer.
         """
-        return Trainer(**{**self.config_init.trainer.as_dict(), **settings})
+        given = self.config_init.trainer.as_dict()
+        given["strategy"] = build_strategy(given["strategy"], self.model)
+        return Trainer(**{**given, **settings})
 
 
 class Submission:

@@ -8,7 +8,6 @@ from typing import Any
 
 import yaml
 from lightning.pytorch import Trainer
-from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from callbacks.checkpoint import Checkpoint, read_benchmark
@@ -155,7 +154,13 @@ class Run:
             unit=self.benchmark.progress_unit,
             quality_names=self.benchmark.quality_names,
         )
-        record = RunRecord(target=self.target, warm_up=warm_up, folder=folder, facts=self.facts)
+        record = RunRecord(
+            target=self.target,
+            warm_up=warm_up,
+            folder=folder,
+            facts=self.facts,
+            config=yaml.safe_load(config_text(cli)),
+        )
         checkpoint = Checkpoint(
             cli.config.checkpoint.every_seconds,
             folder=folder,
@@ -170,11 +175,6 @@ class Run:
             ours.append(Progress(self.target))
         settings["callbacks"] = [*self._users("callbacks"), *ours]
         settings["logger"] = [MetricsCSV(state, folder), *self._users("logger")]
-        if cli.config.trainer.strategy == "ddp":
-            # Broadcasting buffers in evaluation would hang ranks with unequal numbers of volumes.
-            settings["strategy"] = DDPStrategy(
-                broadcast_buffers=False, gradient_as_bucket_view=True
-            )
         return cli.build_trainer(**settings)
 
     def _users(self, name: str) -> list[Any]:
@@ -260,7 +260,7 @@ def config_text(cli: RecipeCLI) -> str:
     Returns:
         YAML that ``--config`` reads, for ``fit`` as for ``validate``.
     """
-    text = cli.parser.dump(cli.config, skip_none=True, skip_validation=True)
+    text = cli.parser.dump(cli.config, skip_unset=True, skip_validation=True)
     content = {k: v for k, v in yaml.safe_load(text).items() if k not in NOT_SAVED}
     return yaml.safe_dump(content, sort_keys=False)
 

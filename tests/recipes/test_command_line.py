@@ -1,0 +1,101 @@
+"""Bad input gets one clear line and the right exit status."""
+
+from pathlib import Path
+
+import pytest
+
+from recipes._cli import run
+from recipes._resume import newest_unfinished, option, without
+from recipes._usage import explain
+from recipes.unet3d import BENCHMARK
+
+DEMO = ["--config", str(Path(__file__).parents[2] / "recipes/presets/unet3d/demo.yaml")]
+
+
+@pytest.mark.parametrize(
+    ("args", "status", "words"),
+    [
+        (["fti"], 2, "unknown command 'fti'; did you mean fit?"),
+        (["fit", "--model.learning_rat", "3"], 2, "did you mean --model.learning_rate?"),
+        (["fit", "--model.learning_rate", "abc"], 2, "--model.learning_rate: got abc"),
+        (["fit", "--model.net", "my.Net"], 2, "cannot import my.Net (No module named 'my')"),
+        (["fit", "--submission.division", "Closed"], 2, "allowed: auto, closed, open"),
+        (["fit", *DEMO, "--target.metrics", '{"dicee": 0.5}'], 1, "this module measures: dice_"),
+        (["fit", "--data.root", "/nowhere"], 1, "git clone https://github.com/neheller/kits19"),
+        (["fit", *DEMO, "--ckpt_path", "/nowhere.ckpt"], 1, "no file /nowhere.ckpt"),
+        (["fit", *DEMO, "--trainer.devices", "9", "--trainer.accelerator", "cuda"], 1, "error"),
+        (["validate", *DEMO], 1, "validate needs --ckpt_path"),
+        (["prepare", "--data.rot", "x"], 2, "did you mean --data.root?"),
+        (["speed", *DEMO, "--steps", "2"], 1, "--steps must be more than 4"),
+    ],
+)
+def test_bad_input_gets_one_line(args, status, words, tmp_path, capsys):
+    if args[0] == "fit":
+        args = [*args, "--output_root", str(tmp_path)]
+    assert run(BENCHMARK, args) == status
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert words in lines[-1]
+    assert lines[-1].startswith("error: ")
+    assert not any("Traceback" in line for line in lines)
+
+
+def test_unknown_key_in_a_preset_names_the_key(tmp_path, capsys):
+    preset = tmp_path / "bad.yaml"
+    preset.write_text("model:\n  learning_rat: 3\n")
+    assert run(BENCHMARK, ["fit", "--config", str(preset)]) == 2
+    err = capsys.readouterr().err
+    assert "unknown key model.learning_rat in the configuration" in err
+    assert "did you mean model.learning_rate?" in err
+
+
+def test_unwritable_output_root_says_what_to_do(tmp_path, capsys):
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+    status = run(BENCHMARK, ["fit", *DEMO, "--output_root", str(blocker)])
+    assert status == 1
+    assert "choose a writable place with --output_root" in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback(capsys, tmp_path):
+    args = ["fit", "--data.root", "/nowhere", "--output_root", str(tmp_path), "--debug"]
+    assert run(BENCHMARK, args) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_last_without_a_run_says_where_it_looked(tmp_path, capsys):
+    args = ["fit", "--ckpt_path", "last", "--output_root", str(tmp_path)]
+    assert run(BENCHMARK, args) == 1
+    assert f"no unfinished run with a checkpoint in {tmp_path}" in capsys.readouterr().err
+
+
+def test_newest_unfinished_skips_finished_and_continued_runs(tmp_path):
+    def make(name, text, checkpoint=True):
+        folder = tmp_path / name
+        (folder / "checkpoints").mkdir(parents=True)
+        (folder / "run.json").write_text(text)
+        if checkpoint:
+            (folder / "checkpoints" / "last.ckpt").write_text("x")
+        return folder
+
+    wanted = make("20260101-000000-seed1", '{"stop_reason": "INTERRUPTED"}')
+    continued = make("20260102-000000-seed2", '{"stop_reason": null}')
+    make(
+        "20260103-000000-seed2",
+        f'{{"stop_reason": "TARGET_REACHED", "resumed_from": "{continued}"}}',
+    )
+    make("20260104-000000-seed4", '{"stop_reason": null}', checkpoint=False)
+    assert newest_unfinished(tmp_path) == wanted
+    damaged = make("20260105-000000-seed5", "{cut sho")
+    assert newest_unfinished(tmp_path) == damaged
+
+
+def test_flags_are_found_in_both_spellings():
+    args = ["--a", "1", "--b=2", "--a=3"]
+    assert option(args, "--a") == "3"
+    assert option(args, "--c") is None
+    assert without(args, "--a") == ["--b=2"]
+    assert without(["--a", "--a", "x"], "--a") == ["x"]
+
+
+def test_explain_leaves_other_messages_in_one_line():
+    assert explain("some\n  thing else", [], []) == "some thing else"

@@ -1,0 +1,149 @@
+"""What holds for every recipe; they are found, not listed."""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from recipes._benchmark import Benchmark
+from recipes._cli import demo_preset, run
+from recipes._parser import RecipeCLI
+
+ROOT = Path(__file__).parents[2]
+STEMS = sorted(path.stem for path in (ROOT / "recipes").glob("[a-z]*.py"))
+PRESETS = sorted((ROOT / "recipes" / "presets").rglob("*.yaml"))
+CPU = ["--trainer.accelerator", "cpu"]
+
+# Runs a recipe in a fresh process and notes every file that is opened, and when the clock starts.
+WATCHED = """
+import json, os, sys, time
+opened = []
+def watch(event, args):
+    if event == "open" and isinstance(args[0], (str, bytes, os.PathLike)):
+        opened.append((time.monotonic(), os.fsdecode(args[0])))
+sys.addaudithook(watch)
+from callbacks.clock import RunClock
+mark, moments = RunClock.mark, {}
+def noted(self, name):
+    moments[name] = mark(self, name)
+    return moments[name]
+RunClock.mark = noted
+import importlib
+from recipes._cli import run
+status = run(importlib.import_module("recipes." + sys.argv[1]).BENCHMARK, sys.argv[2:])
+cache = os.environ["FINISHLINE_CACHE"]
+early = [path for when, path in opened if path.startswith(cache) and when < moments["run_start"]]
+late = [path for when, path in opened if path.startswith(cache) and when > moments["run_start"]]
+print(json.dumps({"status": status, "early": early, "late": late}))
+"""
+# Lists, labels and settings are no samples; everything else in the cache counts as data.
+NO_SAMPLES = (".json", ".lock", ".yaml", ".model", ".vocab", ".txt")
+
+
+def benchmark(stem) -> Benchmark:
+    return importlib.import_module(f"recipes.{stem}").BENCHMARK
+
+
+def test_recipes_were_found():
+    assert "unet3d" in STEMS
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_data_sheet_agrees_with_the_recipe(stem):
+    sheet = benchmark(stem)
+    assert sheet.name == stem
+    assert demo_preset(sheet).is_file()
+    assert set(sheet.metrics) <= set(sheet.module.metric_names)
+    lines = (ROOT / "recipes" / f"{stem}.py").read_text().splitlines()
+    assert len(lines) <= 120
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_no_data_file_is_opened_before_the_clock_starts(stem, tmp_path):
+    sheet = benchmark(stem)
+    preset = str(demo_preset(sheet))
+    # The demo data exists before the watched process starts, as prepared real data would.
+    sheet.datamodule(**RecipeCLI(sheet, "fit", ["--config", preset]).config.data.as_dict())
+    assert run(sheet, ["prepare"]) == 0
+    args = ["fit", "--config", preset, *CPU, "--output_root", str(tmp_path)]
+    args += ["--trainer.limit_train_batches", "3", "--trainer.max_epochs", "1"]
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED, stem, *args],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["status"] in (0, 3), done.stderr
+    assert [path for path in found["early"] if not path.endswith(NO_SAMPLES)] == []
+    assert_official_order(next((tmp_path / stem).glob("*")) / "result.txt")
+
+
+def assert_official_order(path):
+    """Keys come in the order of the rules, times never go back, blocks and epochs nest."""
+    lines = [json.loads(line.partition(":::MLLOG ")[2]) for line in path.open()]
+    keys = [line["key"] for line in lines]
+    assert keys[0] == "submission_benchmark"
+    order = ["cache_clear", "init_start", "seed", "init_stop", "run_start", "block_start"]
+    places = [keys.index(key) for key in order]
+    assert places == sorted(places)
+    assert keys[-1] == "run_stop"
+    for key in ("init_start", "init_stop", "run_start", "run_stop"):
+        assert keys.count(key) == 1
+    times = [line["time_ms"] for line in lines]
+    assert times == sorted(times)
+    assert keys.count("block_start") == keys.count("block_stop")
+    assert keys.count("epoch_start") == keys.count("epoch_stop")
+    assert all(line["metadata"]["file"].startswith("callbacks/") for line in lines)
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: "/".join(path.parts[-2:]))
+def test_preset_parses_and_says_why(path):
+    sheet = benchmark(path.parent.name)
+    text = path.read_text()
+    assert text.startswith("#"), "a preset begins with a comment that says why it exists"
+    assert yaml.safe_load(text), "a preset holds differences"
+    cli = RecipeCLI(sheet, "fit", ["--config", str(path)])
+    assert cli.config.target.metrics == dict(sheet.metrics), "presets never lower the target"
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_help_reads_like_a_data_sheet(stem):
+    done = subprocess.run(
+        [sys.executable, f"recipes/{stem}.py", "--help"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    for word in ("Target", "Score", f"python recipes/{stem}.py fit", "prepare", "speed"):
+        assert word in done.stdout
+
+
+@pytest.mark.demo
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seed", ["1", "2"])
+@pytest.mark.parametrize("stem", STEMS)
+def test_demo_reaches_the_target(stem, seed, tmp_path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    environment.pop("PL_GLOBAL_SEED", None)
+    command = [sys.executable, f"recipes/{stem}.py", "fit", "--output_root", str(tmp_path)]
+    done = subprocess.run(
+        [*command, "--seed_everything", seed, *CPU],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=840,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    facts = json.loads(next((tmp_path / stem).glob("*/run.json")).read_text())
+    assert facts["demo"] is True
+    assert facts["division"] == "open"
+    assert facts["target"] == dict(benchmark(stem).metrics)
+    assert facts["status"] == "success"
+    assert facts["seconds_to_target"] < 600
