@@ -1,0 +1,422 @@
+"""From finished searches to moves: self-play's rules and the match's rules.
+
+Facts: mlcommons/training @ 9947bdf2, reinforcement/tensorflow/minigo: cc/concurrent_selfplay.cc,
+cc/eval.cc and cc/mcts_tree.cc (target pruning). Differs: where the reference divides by zero in
+the pruning bound, the bound is 0.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+
+from datamodules.go import board as go
+from datamodules.go.score import area_score, pass_alive
+from datamodules.go.tree import EXPANDED, Trees, advance, exploration, forget, root_planes, side
+
+RUNNING, SCORED, RESIGNED = 0, 1, 2
+BARRED_AFTER_PASSES = 4
+
+
+class Rules(NamedTuple):
+    """Numbers of self-play; the defaults are the closed reference's for 19 x 19."""
+
+    slow_readouts: int = 800
+    fast_readouts: int = 80
+    fast_share: float = 0.75
+    noise_alpha: float = 0.03
+    noise_mix: float = 0.3
+    soft_plies: int = 30
+    soft_power: float = 0.98
+    pass_alive_plies: int = 133
+    resign_low: float = -1.0
+    resign_high: float = -0.9
+    prune: int = 1
+    max_plies: int = 1444
+
+
+class Games(NamedTuple):
+    """What a running game needs beside its tree."""
+
+    target: Any  # (T,) int64 visits that end the search
+    slow: Any  # (T,) uint8 whether this search makes an example
+    noise: Any  # (T,) uint8 noise still to be added
+    resign: Any  # (T,) float64 threshold
+    random: Any  # (T, 1) uint64 generator state
+    passes: Any  # (T, 2) int64 own turns passed in a row, Black and White
+    barred: Any  # (T, 2) uint8 1 once the other side may not play in pass-alive regions
+    moves: Any  # (T, P) int16
+
+
+class Events(NamedTuple):
+    """What ``finish_moves`` reports: at most one example and one ending per game."""
+
+    planes: Any  # (T, 13, n*n) uint8
+    pi: Any  # (T, A) float32
+    example: Any  # (T,) uint8
+    ended: Any  # (T,) uint8 RUNNING, SCORED or RESIGNED
+    outcome: Any  # (T,) float64 1 if Black won, else -1
+    q: Any  # (T,) float64 root value, Black's view
+    n: Any  # (T,) int64 root visits
+
+
+def make_games(num: int, max_plies: int) -> Games:
+    """Allocate running games.
+
+    Args:
+        num: Games at once.
+        max_plies: Moves after which a game is scored as it stands.
+
+    Returns:
+        Games; ``begin`` starts each.
+    """
+    return Games(
+        np.zeros(num, np.int64), np.zeros(num, np.uint8), np.zeros(num, np.uint8),
+        np.zeros(num, np.float64), np.zeros((num, 1), np.uint64), np.zeros((num, 2), np.int64),
+        np.zeros((num, 2), np.uint8), np.zeros((num, max_plies + 2), np.int16),
+    )  # fmt: skip
+
+
+def make_events(num: int, size: int) -> Events:
+    """Allocate room for reports.
+
+    Args:
+        num: Games at once.
+        size: Points per side.
+
+    Returns:
+        Events, all zero.
+    """
+    return Events(
+        np.zeros((num, 13, size * size), np.uint8),
+        np.zeros((num, size * size + 1), np.float32),
+        np.zeros(num, np.uint8), np.zeros(num, np.uint8), np.zeros(num, np.float64),
+        np.zeros(num, np.float64), np.zeros(num, np.int64),
+    )  # fmt: skip
+
+
+@njit(nogil=True, cache=True)
+def begin(games: Games, game: int, seed: int, rules: Rules) -> None:
+    """Start a game's account; its tree is started by ``new_game``.
+
+    Args:
+        games: All games.
+        game: Which one.
+        seed: Seed of everything random in it.
+        rules: Numbers of self-play.
+    """
+    games.random[game, 0] = seed
+    games.passes[game] = 0
+    games.barred[game] = 0
+    games.target[game] = rules.slow_readouts
+    games.slow[game] = games.noise[game] = 1
+    drawn = go.uniform(games.random[game])
+    games.resign[game] = rules.resign_low + (rules.resign_high - rules.resign_low) * drawn
+
+
+@njit(nogil=True, cache=True)
+def gamma(random: np.ndarray, shape: float) -> float:
+    """A gamma variate of scale 1.
+
+    Args:
+        random: (1,) uint64 generator state.
+        shape: Greater than 0.
+
+    Returns:
+        The variate; may be 0 for small shapes.
+
+    Source:
+        G. Marsaglia, W. W. Tsang, "A simple method for generating gamma variables" (2000).
+    """
+    boost = 1.0
+    if shape < 1.0:
+        boost = (1.0 - go.uniform(random)) ** (1.0 / shape)
+        shape += 1.0
+    d = shape - 1.0 / 3.0
+    c = 1.0 / np.sqrt(9.0 * d)
+    while True:
+        angle = 2.0 * np.pi * go.uniform(random)
+        x = np.sqrt(-2.0 * np.log(1.0 - go.uniform(random))) * np.cos(angle)
+        v = (1.0 + c * x) ** 3
+        if v > 0 and np.log(1.0 - go.uniform(random)) < 0.5 * x * x + d - d * v + d * np.log(v):
+            return boost * d * v
+
+
+@njit(nogil=True, cache=True)
+def add_noise(trees: Trees, tree: int, random: np.ndarray, alpha: float, mix: float) -> None:
+    """Mix Dirichlet noise into the root's priors.
+
+    Args:
+        trees: All trees; the root must be expanded.
+        tree: Which one.
+        random: (1,) uint64 generator state.
+        alpha: Dirichlet concentration.
+        mix: Share of the noise.
+    """
+    root = trees.root[tree]
+    actions = trees.p.shape[1]
+    noise = np.zeros(actions)
+    for action in range(actions):
+        drawn = gamma(random, alpha)
+        if trees.legal[root, action]:
+            noise[action] = drawn
+    total = noise.sum()
+    if total > 0:
+        for action in range(actions):
+            share = (1.0 - mix) * trees.p[root, action] + mix * noise[action] / total
+            trees.p[root, action] = share
+
+
+@njit(nogil=True, cache=True)
+def most_visited(trees: Trees, tree: int, owner: np.ndarray) -> int:
+    """The most visited move; ties go to the better score, then to the lower number.
+
+    Args:
+        trees: All trees.
+        tree: Which one.
+        owner: (C,) from ``pass_alive``: marked points are barred. All zero bars nothing.
+
+    Returns:
+        The move; the pass if no move was visited.
+    """
+    root, total = trees.root[tree], trees.root_n[tree]
+    sign, weight = side(trees, root), exploration(total) * np.sqrt(1.0 + total)
+    last = trees.n.shape[1] - 1
+    size = trees.info[root, go.SIZE]
+    best, best_n, best_score = last, 0, -1e9
+    for action in range(last + 1):
+        n = trees.n[root, action]
+        if n == 0 or n < best_n or (action < last and owner[go.cell_of(action, size)] != 0):
+            continue
+        score = (trees.w[root, action] * sign + weight * trees.p[root, action]) / (1.0 + n)
+        if n > best_n or score > best_score:
+            best, best_n, best_score = action, n, score
+    return best
+
+
+@njit(nogil=True, cache=True)
+def soft_pick(trees: Trees, tree: int, random: np.ndarray, power: float) -> int:
+    """Draw a board point in proportion to its visits to a power.
+
+    Args:
+        trees: All trees.
+        tree: Which one.
+        random: (1,) uint64 generator state.
+        power: Exponent of the visits.
+
+    Returns:
+        The point; the pass if no point was visited.
+    """
+    root, last = trees.root[tree], trees.n.shape[1] - 1
+    total = 0.0
+    for action in range(last):
+        if trees.n[root, action] > 0:
+            total += trees.n[root, action] ** power
+    if total == 0:
+        return last
+    left = go.uniform(random) * total
+    chosen = last
+    for action in range(last):
+        if trees.n[root, action] > 0:
+            chosen = action
+            left -= trees.n[root, action] ** power
+            if left < 0:
+                break
+    return chosen
+
+
+@njit(nogil=True, cache=True)
+def prune(trees: Trees, tree: int, owner: np.ndarray) -> None:
+    """Take away the visits that only exploration or noise gave; edits the live counts.
+
+    Args:
+        trees: All trees.
+        tree: Which one.
+        owner: (C,) points whose visits are dropped, the best move's included.
+    """
+    root, total = trees.root[tree], trees.root_n[tree]
+    n, w, p = trees.n[root], trees.w[root], trees.p[root]
+    sign, c, last = side(trees, root), exploration(total), len(n) - 1
+    best = 0
+    for action in range(last + 1):
+        if n[action] > n[best]:
+            best = action
+    top = (w[best] * sign + c * np.sqrt(1.0 + total) * p[best]) / (1.0 + n[best])
+    for action in range(last + 1):
+        if action < last and owner[go.cell_of(action, trees.info[root, go.SIZE])] != 0:
+            n[action] = 0
+        elif action != best and n[action] > 0:
+            gap = top - w[action] * sign / (1.0 + n[action])
+            bound = int(c * p[action] * np.sqrt(total) / gap) if gap > 0 else 0
+            n[action] = max(0, min(n[action], bound))
+    if n.max() == 0:
+        n[last] = 1
+
+
+@njit(nogil=True, cache=True)
+def _write_pi(trees: Trees, tree: int, power: float, pi: np.ndarray) -> None:
+    """Visits to a power, normalised over all actions."""
+    root, total = trees.root[tree], 0.0
+    for action in range(len(pi)):
+        n = trees.n[root, action]
+        pi[action] = n**power if n > 0 else 0.0
+        total += pi[action]
+    for action in range(len(pi)):
+        pi[action] /= total
+
+
+@njit(nogil=True, cache=True)
+def is_over(trees: Trees, tree: int, plies: int, max_plies: int) -> bool:
+    """Tell whether a game is finished at the root.
+
+    Args:
+        trees: All trees.
+        tree: Which one.
+        plies: Moves from which on a board of pass-alive points alone ends the game.
+        max_plies: Moves that end any game.
+
+    Returns:
+        True if it is to be scored now.
+    """
+    root = trees.root[tree]
+    info = trees.info[root]
+    if info[go.PASSES] >= 2 or info[go.PLIES] >= max_plies:
+        return True
+    if info[go.PLIES] < plies:
+        return False
+    owner = np.zeros(trees.board.shape[2], np.int8)
+    return pass_alive(trees.board[root], info, owner)
+
+
+@njit(nogil=True, cache=True)
+def _winner(trees: Trees, tree: int) -> float:
+    """1 if Black has won by area, else -1."""
+    root = trees.root[tree]
+    return 1.0 if area_score(trees.board[root], trees.info[root], trees.komi[0]) > 0 else -1.0
+
+
+@njit(nogil=True, cache=True)
+def _choose(
+    trees: Trees, game: int, games: Games, rules: Rules, events: Events, me: int
+) -> int:
+    """Pick self-play's move and, on slow moves, write the example."""
+    root = trees.root[game]
+    soft = trees.info[root, go.PLIES] < rules.soft_plies
+    owner = np.zeros(trees.board.shape[2], np.int8)
+    if games.barred[game, 1 - me]:
+        pass_alive(trees.board[root], trees.info[root], owner)
+    if soft:
+        action = soft_pick(trees, game, games.random[game], rules.soft_power)
+    else:
+        action = most_visited(trees, game, owner)
+    if games.slow[game]:
+        events.example[game] = 1
+        events.q[game] = trees.root_w[game] / (1.0 + trees.root_n[game])
+        events.n[game] = trees.root_n[game]
+        if rules.prune:
+            prune(trees, game, owner)
+        root_planes(trees, game, events.planes[game])
+        _write_pi(trees, game, rules.soft_power if soft else 1.0, events.pi[game])
+    return action
+
+
+@njit(nogil=True, cache=True)
+def finish_moves(trees: Trees, games: Games, rules: Rules, events: Events) -> None:
+    """Play the move of every game whose search is done, and set up its next search.
+
+    Args:
+        trees: All trees, one per game; one node per game must be free.
+        games: All games.
+        rules: Numbers of self-play.
+        events: Overwritten with examples and endings.
+    """
+    for game in range(len(games.target)):
+        events.example[game] = 0
+        events.ended[game] = RUNNING
+        if trees.root_n[game] < games.target[game]:
+            continue
+        root = trees.root[game]
+        me = trees.info[root, go.TO_PLAY] - go.BLACK
+        mine = trees.root_w[game] / (1.0 + trees.root_n[game]) * side(trees, root)
+        if mine < games.resign[game]:
+            events.ended[game] = RESIGNED
+            events.outcome[game] = -side(trees, root)
+            continue
+        action = _choose(trees, game, games, rules, events, me)
+        passed = action == trees.n.shape[1] - 1
+        games.passes[game, me] = games.passes[game, me] + 1 if passed else 0
+        if games.passes[game, me] >= BARRED_AFTER_PASSES:
+            games.barred[game, me] = 1
+        games.moves[game, trees.info[root, go.PLIES]] = action
+        advance(trees, game, action)
+        if is_over(trees, game, rules.pass_alive_plies, rules.max_plies):
+            events.ended[game] = SCORED
+            events.outcome[game] = _winner(trees, game)
+            continue
+        _next_search(trees, game, games, rules)
+
+
+@njit(nogil=True, cache=True)
+def _next_search(trees: Trees, game: int, games: Games, rules: Rules) -> None:
+    """Draw fast or slow; a slow search's target counts the visits that are then cleared."""
+    fast = go.uniform(games.random[game]) < rules.fast_share
+    games.slow[game] = games.noise[game] = 0 if fast else 1
+    if fast:
+        games.target[game] = trees.root_n[game] + rules.fast_readouts
+    else:
+        games.target[game] = trees.root_n[game] + rules.slow_readouts
+        forget(trees, game)
+
+
+@njit(nogil=True, cache=True)
+def inject_noise(trees: Trees, games: Games, rules: Rules) -> None:
+    """Add noise to the roots that wait for it and are expanded by now.
+
+    Args:
+        trees: All trees.
+        games: All games.
+        rules: Numbers of self-play.
+    """
+    for game in range(len(games.noise)):
+        if games.noise[game] and trees.state[trees.root[game]] == EXPANDED:
+            add_noise(trees, game, games.random[game], rules.noise_alpha, rules.noise_mix)
+            games.noise[game] = 0
+
+
+@njit(nogil=True, cache=True)
+def finish_match_moves(
+    trees: Trees, target: np.ndarray, moves: np.ndarray, ended: np.ndarray,
+    outcome: np.ndarray, readouts: int, plies: int, max_plies: int,
+) -> None:  # fmt: skip
+    """Play the best move of every match game whose search is done; both trees follow.
+
+    Args:
+        trees: Two trees per game: Black's, then White's. One node per tree must be free.
+        target: (T,) int64 visits that end a tree's search; 0 for trees not to move.
+        moves: (T / 2, P) int16, filled.
+        ended: (T / 2,) uint8, set to 1 when a game is over.
+        outcome: (T / 2,) float64, 1 if Black won, else -1.
+        readouts: Searches per move.
+        plies: Moves from which on a board of pass-alive points alone ends the game.
+        max_plies: Moves that end any game.
+    """
+    owner = np.zeros(trees.board.shape[2], np.int8)
+    for game in range(len(ended)):
+        if ended[game]:
+            continue
+        root = trees.root[2 * game]
+        mover = 2 * game + trees.info[root, go.TO_PLAY] - go.BLACK
+        if trees.root_n[mover] < target[mover]:
+            continue
+        pass_alive(trees.board[root], trees.info[root], owner)
+        action = most_visited(trees, mover, owner)
+        moves[game, trees.info[root, go.PLIES]] = action
+        advance(trees, 2 * game, action)
+        advance(trees, 2 * game + 1, action)
+        target[mover] = 0
+        if is_over(trees, 2 * game, plies, max_plies):
+            ended[game] = 1
+            outcome[game] = _winner(trees, 2 * game)
+        else:
+            other = 4 * game + 1 - mover
+            target[other] = trees.root_n[other] + readouts

@@ -1,0 +1,230 @@
+"""Training examples on disk: one zlib-compressed TFRecord file per game (``.tfrecord.zz``).
+
+Each record is a ``tf.Example`` with ``x`` (13 planes as uint8), ``pi`` (A float32 as bytes),
+``outcome`` and ``q`` (floats), ``n`` and ``c`` (ints). Read and written without TensorFlow.
+"""
+
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from datamodules.go.features import PLANES
+from datamodules.go.selfplay import Game
+
+
+class Examples(NamedTuple):
+    """Examples of one or more games; E of them."""
+
+    planes: np.ndarray
+    """(E, 13, n*n) uint8."""
+    pi: np.ndarray
+    """(E, A) float32."""
+    outcome: np.ndarray
+    """(E,) float32: 1 if Black won, else -1."""
+
+
+def read_game(path: Path, size: int) -> Examples:
+    """Read the examples of one file.
+
+    Args:
+        path: A ``.tfrecord.zz`` file.
+        size: Points per side of the board.
+
+    Returns:
+        The examples, in the order of play.
+
+    Raises:
+        ValueError: If the file is cut off, damaged or of another board size; one line.
+    """
+    planes, pi, outcome = [], [], []
+    points = size * size
+    try:
+        for message in _messages(zlib.decompress(path.read_bytes())):
+            values = _features(message)
+            x, p = values["x"], values["pi"]
+            if len(x) != PLANES * points or len(p) != 4 * (points + 1):
+                raise ValueError(f"not of a {size} x {size} board ({len(x)} bytes of planes)")
+            planes.append(np.frombuffer(x, np.uint8).reshape(PLANES, points))
+            pi.append(np.frombuffer(p, "<f4"))
+            outcome.append(struct.unpack("<f", values["outcome"][-4:])[0])
+    except (zlib.error, struct.error, IndexError, KeyError, ValueError) as error:
+        raise ValueError(f"{path}: not a readable record of games: {error}") from error
+    return Examples(
+        np.array(planes, np.uint8).reshape(-1, PLANES, points),
+        np.array(pi, np.float32).reshape(-1, points + 1),
+        np.array(outcome, np.float32),
+    )
+
+
+def write_game(path: Path, game: Game) -> None:
+    """Write the examples of one game.
+
+    Args:
+        path: File to write.
+        game: A finished game.
+    """
+    content = bytearray()
+    for i in range(len(game.n)):
+        message = _example(
+            {
+                "x": _bytes(game.planes[i].tobytes()),
+                "pi": _bytes(game.pi[i].astype("<f4").tobytes()),
+                "outcome": _float(game.outcome),
+                "q": _float(float(game.q[i])),
+                "n": _int(int(game.n[i])),
+                "c": _int(0),
+            }
+        )
+        length = struct.pack("<Q", len(message))
+        content += length + struct.pack("<I", masked_crc(length))
+        content += message + struct.pack("<I", masked_crc(message))
+    path.write_bytes(zlib.compress(bytes(content)))
+
+
+def game_examples(games: list[Game], size: int) -> Examples:
+    """The examples of games in memory.
+
+    Args:
+        games: Finished games of one board size.
+        size: Points per side.
+
+    Returns:
+        All their examples, game by game.
+    """
+    points = size * size
+    return Examples(
+        np.concatenate([np.zeros((0, PLANES, points), np.uint8), *(g.planes for g in games)]),
+        np.concatenate([np.zeros((0, points + 1), np.float32), *(g.pi for g in games)]),
+        np.concatenate(
+            [np.zeros(0, np.float32), *(np.full(len(g.n), g.outcome, np.float32) for g in games)]
+        ),
+    )
+
+
+def _messages(content: bytes) -> Iterator[bytes]:
+    """Records of an uncompressed TFRecord file."""
+    at = 0
+    while at < len(content):
+        length = struct.unpack_from("<Q", content, at)[0]
+        message = content[at + 12 : at + 12 + length]
+        check = struct.unpack_from("<I", content, at + 12 + length)[0]
+        if len(message) != length or masked_crc(message) != check:
+            raise ValueError("a record is cut off or its checksum is wrong")
+        yield message
+        at += 16 + length
+
+
+def _features(example: bytes) -> dict[str, bytes]:
+    """Name -> content of the first value of each feature of a ``tf.Example``."""
+    found = {}
+    for _, features in _fields(example):
+        for _, entry in _fields(features):
+            parts = dict(_fields(entry))
+            name, kind = parts[1].decode(), next(_fields(parts[2]))[1]
+            found[name] = next(_fields(kind))[1] if kind else b""
+    return found
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
+    """Fields of a protocol buffer; numbers are given as their bytes."""
+    at = 0
+    while at < len(message):
+        tag, at = _varint(message, at)
+        kind = tag & 7
+        if kind == 0:
+            start = at
+            _, at = _varint(message, at)
+            yield tag >> 3, message[start:at]
+            continue
+        if kind == 2:
+            length, at = _varint(message, at)
+        elif kind in (1, 5):
+            length = 8 if kind == 1 else 4
+        else:
+            raise ValueError(f"field of kind {kind}")
+        yield tag >> 3, message[at : at + length]
+        at += length
+
+
+def _varint(content: bytes, at: int) -> tuple[int, int]:
+    """A number of variable length and the place after it."""
+    value = shift = 0
+    while True:
+        byte = content[at]
+        value |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return value, at
+
+
+def _tagged(field: int, content: bytes) -> bytes:
+    """A field with bytes in it."""
+    return bytes([field << 3 | 2]) + _number(len(content)) + content
+
+
+def _number(value: int) -> bytes:
+    """A number of variable length."""
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _bytes(content: bytes) -> bytes:
+    """A feature with one string of bytes."""
+    return _tagged(1, _tagged(1, content))
+
+
+def _float(value: float) -> bytes:
+    """A feature with one float."""
+    return _tagged(2, _tagged(1, struct.pack("<f", value)))
+
+
+def _int(value: int) -> bytes:
+    """A feature with one integer."""
+    return _tagged(3, _tagged(1, _number(value)))
+
+
+def _example(features: dict[str, bytes]) -> bytes:
+    """A ``tf.Example``."""
+    entries = (_tagged(1, k.encode()) + _tagged(2, v) for k, v in features.items())
+    return _tagged(1, b"".join(_tagged(1, entry) for entry in entries))
+
+
+def _crc_table() -> np.ndarray:
+    table = np.arange(256, dtype=np.uint32)
+    for _ in range(8):
+        table = table >> 1 ^ np.where(table & 1, np.uint32(0x82F63B78), np.uint32(0))
+    return table
+
+
+def masked_crc(content: bytes) -> int:
+    """Checksum of a record: CRC-32C, turned and shifted.
+
+    Args:
+        content: What to check.
+
+    Returns:
+        32 bits.
+    """
+    crc = int(_crc(np.frombuffer(content, np.uint8), _TABLE))
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+_TABLE = _crc_table()
+
+
+@njit(nogil=True, cache=True)
+def _crc(content: np.ndarray, table: np.ndarray) -> int:
+    """CRC-32C, byte by byte."""
+    crc = np.uint32(0xFFFFFFFF)
+    for byte in content:
+        crc = table[(crc ^ byte) & np.uint32(0xFF)] ^ (crc >> np.uint32(8))
+    return crc ^ np.uint32(0xFFFFFFFF)
