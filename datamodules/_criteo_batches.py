@@ -104,9 +104,7 @@ class BlockSampler(Sampler[Block]):
             yield Block(start, self.batch_size)
 
 
-def evaluation_blocks(
-    num_samples: int, batch_size: int, rank: int, world_size: int
-) -> list[Block]:
+def evaluation_blocks(num_samples: int, batch_size: int, rank: int, world_size: int) -> list[Block]:
     """A rank's share of an evaluation: every row once over all ranks, equally many batches each.
 
     Ranks with sharded tables meet in every forward pass, so one whose rows are used up goes on

@@ -114,7 +114,12 @@ def _parse(text: np.ndarray, max_ind_range: int) -> tuple[Rows, int, int, int]:
         np.empty((NUM_TABLES, most), np.int32),
     )
     count, problem, field = compiled(_parse_lines)(text, max_ind_range, *rows)
-    return Rows(rows.label[:count], rows.dense[:count], rows.sparse[:, :count]), problem, count, field
+    return (
+        Rows(rows.label[:count], rows.dense[:count], rows.sparse[:, :count]),
+        problem,
+        count,
+        field,
+    )
 
 
 @cache

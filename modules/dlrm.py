@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modules.nets.dlrm import NUM_DENSE, DLRM
+from modules.nets.dlrm import DLRM, NUM_DENSE
 from modules.ops.auc import ExactAUC
 from modules.ops.fused_embedding import fused_embeddings, parameters_to_ignore
 from modules.ops.schedules import warmup_hold_poly

@@ -35,7 +35,9 @@ def test_rows_equal_plain_python_whatever_the_block(tmp_path, max_ind_range, blo
     path = tmp_path / "day_0"
     wanted = plain(path, max_ind_range)
     assert (wanted[1] == 0).any()
-    for ours, theirs in zip(read(path, max_ind_range, block_bytes=block_bytes), wanted, strict=True):
+    for ours, theirs in zip(
+        read(path, max_ind_range, block_bytes=block_bytes), wanted, strict=True
+    ):
         np.testing.assert_array_equal(ours, theirs)
 
 

@@ -1,0 +1,210 @@
+"""DLRM's network: parameter count, arithmetic, first values, memory plan and speed."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from modules.dlrm import DLRMModule
+from modules.nets.dlrm import DLRM, TABLE_SIZES
+from modules.ops import fused_embedding
+from modules.ops.fused_embedding import FusedEmbedding
+from modules.ops.sparse_sgd import SparseSGD
+
+SIZES = (50, 3, 7, 20)
+SMALL = {"table_sizes": SIZES, "embedding_width": 8, "bottom_widths": (16,), "top_widths": (12, 5)}
+
+
+def inputs(num_rows=9, sizes=SIZES, seed=0):
+    rng = np.random.default_rng(seed)
+    ids = torch.from_numpy(rng.integers(sizes, size=(num_rows, len(sizes)), dtype=np.int32))
+    return torch.from_numpy(rng.normal(size=(num_rows, 13)).astype(np.float32)), ids
+
+
+def test_closed_network_has_the_reference_parameters():
+    with torch.device("meta"):
+        net = DLRM()
+    assert sum(TABLE_SIZES) == 187_767_399
+    assert sum(p.numel() for p in net.bottom.parameters()) == 171_392
+    assert sum(p.numel() for p in net.top.parameters()) == 2_197_505
+    assert sum(p.numel() for p in net.parameters()) == 24_036_595_969
+    widths = [layer.in_features for layer in net.top if isinstance(layer, nn.Linear)]
+    assert widths == [479, 1024, 1024, 512, 256]
+
+
+def test_output_equals_the_formula_with_the_same_weights():
+    torch.manual_seed(0)
+    net = DLRM(**SMALL)
+    dense, ids = inputs()
+    state = net.state_dict()
+    bounds = np.cumsum([0, *SIZES])
+
+    def layer(name, x):
+        return x @ state[f"{name}.weight"].T + state[f"{name}.bias"]
+
+    for row in range(len(dense)):
+        x = layer("bottom.2", layer("bottom.0", dense[row]).clamp(min=0)).clamp(min=0)
+        tables = [state["tables.weight"][bounds[t] : bounds[t + 1]] for t in range(4)]
+        vectors = [x, *(table[i] for table, i in zip(tables, ids[row].tolist(), strict=True))]
+        pairs = [vectors[i] @ vectors[j] for i in range(5) for j in range(i)]
+        hidden = torch.cat([x, torch.stack(pairs)])
+        for name in ("top.0", "top.2"):
+            hidden = layer(name, hidden).clamp(min=0)
+        torch.testing.assert_close(net(dense, ids)[row], layer("top.4", hidden)[0])
+
+
+class Separate(nn.Module):
+    """The same network with an nn.EmbeddingBag per table, as the reference has it."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.bottom, self.top = net.bottom, net.top
+        parts = net.tables.weight.detach().split(net.table_sizes)
+        self.bags = nn.ModuleList(
+            nn.EmbeddingBag.from_pretrained(p.clone(), freeze=False, mode="sum", sparse=True)
+            for p in parts
+        )
+
+    def forward(self, dense, ids):
+        x = self.bottom(dense)
+        offsets = torch.arange(len(ids))
+        vectors = [bag(ids[:, t].contiguous().long(), offsets) for t, bag in enumerate(self.bags)]
+        features = torch.stack([x, *vectors], 1)
+        i, j = torch.tril_indices(features.shape[1], features.shape[1], -1)
+        products = torch.bmm(features, features.transpose(1, 2))[:, i, j]
+        return self.top(torch.cat([x, products], 1)).squeeze(1)
+
+
+def step(net, optimizer, dense, ids, labels):
+    optimizer.zero_grad()
+    loss = F.binary_cross_entropy_with_logits(net(dense, ids), labels)
+    loss.backward()
+    optimizer.step()
+    return float(loss.detach())
+
+
+def test_training_equals_separate_tables_and_torch_sgd():
+    torch.manual_seed(1)
+    ours, same = DLRM(**SMALL), DLRM(**SMALL)
+    same.load_state_dict(ours.state_dict())
+    theirs = Separate(same)
+    a, b = SparseSGD(ours.parameters(), 0.5), torch.optim.SGD(theirs.parameters(), 0.5)
+    for number in range(5):
+        dense, ids = inputs(seed=number)
+        labels = (torch.arange(9) % 3 == 0).float()
+        torch.testing.assert_close(
+            step(ours, a, dense, ids, labels), step(theirs, b, dense, ids, labels)
+        )
+    weights = torch.cat([bag.weight for bag in theirs.bags])
+    torch.testing.assert_close(ours.tables.weight, weights)
+
+
+def test_step_touches_only_the_rows_looked_up():
+    net = DLRM(**SMALL)
+    before = net.tables.weight.detach().clone()
+    dense, ids = inputs(num_rows=2)
+    step(net, SparseSGD(net.parameters(), 1.0), dense, ids, torch.tensor([0.0, 1.0]))
+    assert net.tables.weight.grad.is_sparse
+    touched = set((ids + net.tables.offsets).flatten().tolist())
+    changed = (net.tables.weight != before).any(1).nonzero().flatten().tolist()
+    assert set(changed) <= touched
+    assert changed
+
+
+def test_accumulated_sparse_gradients_add_up():
+    net = DLRM(**SMALL)
+    dense, ids = inputs(num_rows=8)
+    for part in (slice(0, 4), slice(4, 8)):
+        (net(dense[part], ids[part]).mean() / 2).backward()
+    parts = net.tables.weight.grad.to_dense()
+    net.zero_grad()
+    net(dense, ids).mean().backward()
+    torch.testing.assert_close(parts, net.tables.weight.grad.to_dense())
+
+
+def test_first_values_have_the_reference_ranges(monkeypatch):
+    monkeypatch.setattr(fused_embedding, "INIT_BLOCK_ROWS", 1000)
+    torch.manual_seed(0)
+    sizes = (4, 2500, 900)
+    table = FusedEmbedding(sizes, 32)
+    for part, rows in zip(table.weight.detach().split(sizes), sizes, strict=True):
+        bound = rows**-0.5
+        assert float(part.abs().max()) <= bound
+        assert float(part.abs().max()) > 0.9 * bound
+        assert float(part.std()) == pytest.approx(bound / 3**0.5, rel=0.15)
+    blocks = table.weight.detach()[4:2004].split(1000)
+    assert not torch.equal(blocks[0], blocks[1])
+    net = DLRM(**{**SMALL, "top_widths": (1000, 800)})
+    middle = net.top[2]
+    assert float(middle.weight.std()) == pytest.approx((2 / 1800) ** 0.5, rel=0.02)
+    assert float(middle.bias.std()) == pytest.approx((1 / 800) ** 0.5, rel=0.1)
+
+
+def test_seed_decides_the_first_values():
+    def drawn(seed):
+        torch.manual_seed(seed)
+        return DLRM(**SMALL).tables.weight
+
+    assert torch.equal(drawn(3), drawn(3))
+    assert not torch.equal(drawn(3), drawn(4))
+
+
+def test_tables_that_do_not_fit_are_refused_with_the_plan(monkeypatch):
+    monkeypatch.setattr(fused_embedding, "_free_bytes", lambda device: 80 * 2**30)
+    with pytest.raises(ValueError, match="187,767,399 rows x 128 float32 = 89.5 GiB") as error:
+        DLRM()
+    assert "80.0 GiB free" in str(error.value)
+    assert "--trainer.devices" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_half_precision_tables_halve_the_plan_and_train():
+    net = DLRM(**SMALL, table_dtype="bfloat16")
+    assert "80 rows x 8 bfloat16 = 1.2 KiB" in net.tables.memory_plan()
+    dense, ids = inputs()
+    labels = (torch.arange(9) % 2).float()
+    losses = [step(net, SparseSGD(net.parameters(), 0.3), dense, ids, labels) for _ in range(40)]
+    assert losses[-1] < 0.5 * losses[0]
+    with pytest.raises(ValueError, match="allowed: float32, bfloat16, float16"):
+        DLRM(**SMALL, table_dtype="int8")
+
+
+def test_check_net_refuses_a_net_of_another_shape():
+    DLRMModule(net=lambda: DLRM(**SMALL)).check_net()
+
+    class Wide(nn.Module):
+        def forward(self, dense, ids):
+            return torch.zeros(len(dense), 2)
+
+    with pytest.raises(ValueError, match=r"one log-odds per row, shape \(2,\)"):
+        DLRMModule(net=Wide).check_net()
+
+
+def test_schedule_that_cannot_be_is_refused():
+    with pytest.raises(ValueError, match="at least warmup_steps"):
+        DLRMModule(warmup_steps=10, decay_start_step=5, decay_steps=3)
+    with pytest.raises(ValueError, match="at least 0"):
+        DLRMModule(learning_rate=-1.0)
+
+
+@pytest.mark.slow
+def test_step_is_twice_as_fast_as_26_separate_tables():
+    sizes = tuple(min(size, 20_000) for size in TABLE_SIZES)
+    shape = {"bottom_widths": (32,), "top_widths": (32,), "embedding_width": 32}
+    torch.manual_seed(0)
+    ours = DLRM(table_sizes=sizes, **shape)
+    theirs = Separate(DLRM(table_sizes=sizes, **shape))
+    dense, ids = inputs(2048, sizes)
+    labels = torch.randint(0, 2, (2048,)).float()
+    a, b = SparseSGD(ours.parameters(), 0.1), torch.optim.SGD(theirs.parameters(), 0.1)
+    seconds = [[], []]
+    for _ in range(8):
+        for times, net, optimizer in ((seconds[0], ours, a), (seconds[1], theirs, b)):
+            start = time.process_time()
+            step(net, optimizer, dense, ids, labels)
+            times.append(time.process_time() - start)
+    fused, separate = (float(np.median(times[2:])) for times in seconds)
+    assert separate / fused >= 2, (fused, separate)

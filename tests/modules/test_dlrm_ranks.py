@@ -1,0 +1,95 @@
+"""Two ranks that share the tables' rows compute what one rank computes."""
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from modules.nets.dlrm import DLRM
+from modules.ops.auc import ExactAUC
+from modules.ops.fused_embedding import parameters_to_ignore
+from modules.ops.sparse_sgd import SparseSGD
+
+SIZES = (13, 2, 9)
+STEPS, ROWS = 4, 12
+
+
+def build():
+    torch.manual_seed(7)
+    return DLRM(table_sizes=SIZES, embedding_width=4, bottom_widths=(6,), top_widths=(5,))
+
+
+def batches():
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(STEPS):
+        ids = [torch.randint(0, size, (ROWS,), generator=generator) for size in SIZES]
+        dense = torch.randn(ROWS, 13, generator=generator)
+        yield dense, torch.stack(ids, 1).int(), (torch.arange(ROWS) % 3 == 0).float()
+
+
+def train(net, model, rank, world):
+    optimizer = SparseSGD(net.parameters(), 0.5)
+    for dense, ids, labels in batches():
+        mine = slice(rank * ROWS // world, (rank + 1) * ROWS // world)
+        optimizer.zero_grad()
+        F.binary_cross_entropy_with_logits(model(dense[mine], ids[mine]), labels[mine]).backward()
+        optimizer.step()
+
+
+def worker(rank, world, folder):
+    torch.set_num_threads(1)
+    store = dist.FileStore(f"{folder}/store", world)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world)
+    net = build()
+    first = net.tables.whole_weight()
+    model: nn.Module = net
+    net._ddp_params_and_buffers_to_ignore = parameters_to_ignore(net)
+    model = DistributedDataParallel(net, broadcast_buffers=False)
+    train(net, model, rank, world)
+    dense, ids, labels = next(batches())
+    with torch.no_grad():  # unequal shares, one of them empty
+        mine = slice(0, ROWS if rank == 0 else 0)
+        scores = net(dense[mine], ids[mine]).sigmoid()
+    metric = ExactAUC()
+    metric.update(scores, labels[mine])
+    area = metric.compute()
+    whole = net.tables.whole_weight()
+    assert torch.equal(net.tables.share(whole), net.tables.weight) if rank == 0 else whole is None
+    result = {"first": first, "tables": whole, "area": area, "scores": scores}
+    result["mlps"] = {k: v for k, v in net.state_dict().items() if "tables" not in k}
+    torch.save(result, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def results(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    mp.spawn(worker, (request.param, str(folder)), nprocs=request.param)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(request.param)]
+
+
+@pytest.mark.slow
+def test_ranks_train_and_evaluate_like_one(results):
+    alone = build()
+    assert torch.equal(results[0]["first"], alone.tables.weight)
+    train(alone, alone, 0, 1)
+    torch.testing.assert_close(results[0]["tables"], alone.tables.weight.detach())
+    for result in results:
+        for name, value in result["mlps"].items():
+            torch.testing.assert_close(value, alone.state_dict()[name])
+    dense, ids, labels = next(batches())
+    scores = alone(dense, ids).sigmoid().detach()
+    torch.testing.assert_close(results[0]["scores"], scores)
+    metric = ExactAUC()
+    metric.update(scores, labels)
+    assert all(float(result["area"]) == float(metric.compute()) for result in results)
+
+
+def test_single_rank_keeps_all_rows():
+    net = build()
+    assert len(net.tables.weight) == sum(SIZES)
+    assert torch.equal(net.tables.share(net.tables.whole_weight()), net.tables.weight)
+    assert parameters_to_ignore(net) == ["tables.weight"]
