@@ -63,6 +63,8 @@ class RunState:
     samples_before_resume: int = 0
     evaluations: list[Evaluation] = field(default_factory=list)
     eval_seconds: float = 0.0
+    wait_seconds: float = 0.0
+    """Time between steps: waiting for data, and Lightning's own work (part of training)."""
     global_batch_size: int = 0
     stop_reason: StopReason | None = None
     resumed: bool = False
@@ -107,6 +109,7 @@ class QualityTarget(Callback):
         self.mode = mode
         self.state = state or RunState()
         self._eval_start = 0.0
+        self._step_end: float | None = None
 
     def reached(self, quality: Mapping[str, float]) -> bool:
         """Tell whether every target metric is at or past its value.
@@ -142,6 +145,12 @@ class QualityTarget(Callback):
         datamodule: Any = getattr(trainer, "datamodule", None)
         self.state.global_batch_size = int(getattr(datamodule, "batch_size", 1)) * per_step
 
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self._step_end is not None:
+            self.state.wait_seconds += self.state.clock.now() - self._step_end
+
     def on_train_batch_end(
         self,
         trainer: L.Trainer,
@@ -151,12 +160,14 @@ class QualityTarget(Callback):
         batch_idx: int,
     ) -> None:
         state = self.state
+        self._step_end = state.clock.now()
         state.samples += state.global_batch_size // trainer.accumulate_grad_batches
         if (batch_idx + 1) % trainer.log_every_n_steps == 0:
             self._refuse_non_finite_loss(trainer, outputs)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._eval_start = self.state.clock.now()
+        self._step_end = None  # the evaluation is no waiting
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.sanity_checking or trainer.state.fn != "fit":

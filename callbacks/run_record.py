@@ -131,6 +131,7 @@ class RunRecord(Callback):
             "seconds": {
                 "init": clock.between("init_start", "init_stop"),
                 "train": train_seconds,
+                "data_wait": state.wait_seconds,  # part of train
                 "eval": state.eval_seconds,
                 "total": timed,
             },

@@ -107,7 +107,6 @@ class UNet3DModule(L.LightningModule):
         validation_input_shape: D, H, W of an evaluation window, in voxels.
         validation_overlap: Share of a window that the next one covers too.
         validation_batch_size: Windows in one forward pass; changes time and memory only.
-        channels_last: Keep weights and features with channels innermost, faster on tensor cores.
 
     Source:
         mlcommons/training @ 9947bdf2, image_segmentation/pytorch/runtime/training.py.
@@ -129,12 +128,9 @@ class UNet3DModule(L.LightningModule):
         validation_input_shape: tuple[int, int, int] = (128, 128, 128),
         validation_overlap: float = 0.5,
         validation_batch_size: int = 1,
-        channels_last: bool = False,
     ) -> None:
         super().__init__()
         self.net = net()
-        if channels_last:
-            self.net.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.learning_rate = learning_rate
         self.initial_learning_rate = initial_learning_rate
         self.warmup_epochs = warmup_epochs

@@ -137,8 +137,11 @@ def _usage_errors() -> tuple[type[BaseException], ...]:
 def _one_line(error: BaseException) -> str:
     text = str(error).strip() or "no message"
     # Errors made for users are ValueError and OSError; the type of any other helps a bug report.
-    prefix = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
-    return prefix + text
+    # Lightning's MisconfigurationException is one too, but importing it here would be slow.
+    name = type(error).__name__
+    if isinstance(error, ValueError | OSError) or name == "MisconfigurationException":
+        return text
+    return f"{name}: {text}"
 
 
 def _fail(message: str, status: int) -> int:

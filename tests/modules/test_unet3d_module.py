@@ -340,19 +340,6 @@ def test_check_net_wrong_class_count_says_both_shapes():
         module.check_net()
 
 
-def test_channels_last_changes_the_layout_and_not_the_result():
-    (batch,) = make_batches(1, WINDOW)
-    torch.manual_seed(0)
-    plain = make_module()
-    torch.manual_seed(0)
-    last = make_module(channels_last=True)
-    weight = last.net.down[0][0].conv.weight
-    assert weight.is_contiguous(memory_format=torch.channels_last_3d)
-    torch.testing.assert_close(
-        last.net(batch["image"]), plain.net(batch["image"]), rtol=1e-4, atol=1e-5
-    )
-
-
 def test_mllog_facts_defaults_are_the_closed_reference():
     assert UNet3DModule(net=small_net).mllog_facts() == {
         "opt_name": "sgd",

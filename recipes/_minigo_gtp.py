@@ -1,0 +1,72 @@
+"""Mini Go's extra command ``gtp``: play against a trained network in any Go client."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from datamodules.go.gtp import Player
+from modules.minigo import network_of
+from modules.nets.minigo import DualNet
+
+
+def gtp(args: list[str]) -> int:
+    """Speak the Go Text Protocol on standard input and output until ``quit``.
+
+    Args:
+        args: Arguments after ``gtp``.
+
+    Returns:
+        0.
+
+    Raises:
+        ValueError: If the checkpoint holds no dual network.
+    """
+    parser = argparse.ArgumentParser(prog="minigo.py gtp", description=__doc__)
+    parser.add_argument("--ckpt_path", type=Path, required=True, help="Checkpoint of a run.")
+    parser.add_argument("--readouts", type=int, default=100, help="Searches per move.")
+    parser.add_argument("--komi", type=float, default=7.5, help="Points that White gets.")
+    parser.add_argument("--device", default="cpu", help="Where the network runs.")
+    options = parser.parse_args(args)
+    net = read_net(options.ckpt_path)
+    player = Player(
+        network_of(net, torch.device(options.device)), net.size, komi=options.komi,
+        readouts=options.readouts,
+    )  # fmt: skip
+    player.serve(sys.stdin, sys.stdout)
+    return 0
+
+
+def read_net(path: Path) -> DualNet:
+    """The network of a run's checkpoint, whatever its size.
+
+    Args:
+        path: ``checkpoints/last.ckpt`` of a run.
+
+    Returns:
+        The network.
+
+    Raises:
+        ValueError: If the file is missing, damaged or holds another network.
+    """
+    if not path.is_file():
+        raise ValueError(f"--ckpt_path {path}: no such file")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        state = {
+            name.removeprefix("net."): tensor
+            for name, tensor in content["state_dict"].items()
+            if name.startswith("net.")
+        }
+        hidden, points = state["value_fc1.weight"].shape
+        blocks = sum(name.endswith("conv1.weight") for name in state)
+        net = DualNet(
+            size=round(points**0.5), width=state["conv.weight"].shape[0], blocks=blocks,
+            fc_width=hidden,
+        )  # fmt: skip
+        net.load_state_dict(state)
+    except Exception as error:  # torch raises many kinds for a damaged file
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"--ckpt_path {path}: no checkpoint of a dual network: {reason}") from error
+    return net

@@ -1,0 +1,132 @@
+"""Events of the log: order, units, blocks, and what ends it."""
+
+import json
+
+import pytest
+from tests.toy import FakeTime, ToyData, ToyModule, fake_state, toy_trainer
+
+from callbacks import mlperf_log
+from callbacks.evaluation_schedule import EvaluationSchedule
+from callbacks.metrics_csv import MetricsCSV
+from callbacks.mlperf_log import MLPerfLog
+from callbacks.quality_target import QualityTarget, StopRun
+
+
+def train(folder, script, *, schedule=None, unit="epochs", module=None, data=None, **settings):
+    time = FakeTime()
+    state = fake_state(time)
+    schedule = EvaluationSchedule(**(schedule or {"every": 2, "limit": 6}))
+    target = QualityTarget({"score": 0.5}, "max", state=state)
+    log = MLPerfLog(
+        benchmark="toy",
+        state=state,
+        folder=lambda: folder,
+        schedule=schedule,
+        division=lambda: "open",
+        submission={"org": "o", "platform": "p", "status": "onprem"},
+        unit=unit,
+    )
+    module = module or ToyModule(script, time=time)
+    trainer = toy_trainer([schedule, target, log], max_epochs=-1, **settings)
+    try:
+        trainer.fit(module, datamodule=data or ToyData())
+    except (StopRun, RuntimeError):
+        pass
+    return [json.loads(line.partition(" ")[2]) for line in (folder / "result.txt").open()]
+
+
+def where(lines, key):
+    return [
+        {k: v for k, v in line["metadata"].items() if k not in ("file", "lineno")}
+        for line in lines
+        if line["key"] == key
+    ]
+
+
+def value(lines, key):
+    return next(line["value"] for line in lines if line["key"] == key)
+
+
+def test_epochs_blocks_and_times(tmp_path):
+    lines = train(tmp_path, [0.1, 0.5])
+    assert where(lines, "block_start") == [
+        {"first_epoch_num": 1, "epoch_count": 2},
+        {"first_epoch_num": 3, "epoch_count": 2},
+    ]
+    assert where(lines, "block_stop") == [{"first_epoch_num": 1}, {"first_epoch_num": 3}]
+    assert where(lines, "epoch_stop") == [{"epoch_num": n} for n in (1, 2, 3, 4)]
+    assert where(lines, "eval_accuracy") == [{"epoch_num": 2}, {"epoch_num": 4}]
+    assert where(lines, "run_stop") == [{"status": "success"}]
+    stamps = {line["key"]: line["time_ms"] for line in lines}
+    assert stamps["run_start"] - stamps["init_start"] == 2000  # the process was 2 s old
+    assert stamps["run_stop"] - stamps["run_start"] == 24 * 1000 + 4 * 250
+    assert value(lines, "global_batch_size") == 2
+    assert value(lines, "train_samples") == 12
+    assert value(lines, "cache_clear") is False
+
+
+def test_samples_are_the_unit_and_train_samples_comes_last(tmp_path):
+    class NoCount(ToyData):
+        def mllog_facts(self):
+            return {"eval_samples": 4}
+
+    schedule = {"every": 8, "limit": 100, "unit": "samples", "round_to": "step"}
+    lines = train(tmp_path, [0.1, 0.2, 0.5], schedule=schedule, unit="samples", data=NoCount())
+    assert where(lines, "eval_accuracy") == [{"epoch_num": n} for n in (8, 16, 24)]
+    assert where(lines, "block_start")[0] == {"first_epoch_num": 0, "epoch_count": 8}
+    assert where(lines, "epoch_start") == []
+    assert value(lines, "train_samples") == 24
+    assert lines[-1]["key"] == "run_stop"
+
+
+def test_fraction_counts_from_one(tmp_path):
+    schedule = {"every": 6, "limit": 100, "unit": "samples", "round_to": "step"}
+    lines = train(tmp_path, [0.1, 0.2, 0.5], schedule=schedule, unit="fraction")
+    assert [w["epoch_num"] for w in where(lines, "eval_accuracy")] == [1.5, 2.0, 2.5]
+
+
+def test_budget_end_is_aborted(tmp_path):
+    lines = train(tmp_path, [0.1])
+    assert where(lines, "run_stop") == [{"status": "aborted"}]
+    assert where(lines, "eval_accuracy") == [{"epoch_num": n} for n in (2, 4, 6)]
+
+
+def test_a_failure_still_closes_the_log(tmp_path):
+    class Failing(ToyModule):
+        def training_step(self, batch, batch_idx):
+            raise RuntimeError("out of memory")
+
+    lines = train(tmp_path, [0.1], module=Failing([0.1]))
+    assert where(lines, "run_stop") == [{"status": "aborted"}]
+    assert lines[-2]["key"] == "block_stop"
+
+
+def test_clearing_the_cache_without_permission_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(mlperf_log, "DROP_CACHES", tmp_path / "no" / "such")
+    with pytest.raises(ValueError, match="run as root"):
+        MLPerfLog(
+            benchmark="toy",
+            state=fake_state(FakeTime()),
+            folder=lambda: tmp_path,
+            schedule=EvaluationSchedule(),
+            division=lambda: "open",
+            submission={},
+            clear_cache=True,
+        )
+
+
+def test_metrics_csv_grows_columns_and_keeps_rows(tmp_path):
+    state = fake_state(FakeTime())
+    state.clock.mark("run_start")
+    logger = MetricsCSV(state, lambda: tmp_path)
+    logger.log_metrics({"train/loss": 2.0}, step=1)
+    state.samples = 8
+    logger.log_metrics({"val/score": 0.5}, step=4)
+    logger.log_metrics({"train/loss": 1.0}, step=5)
+    logger.finalize("success")
+    assert (tmp_path / "metrics.csv").read_text().splitlines() == [
+        "step,samples,seconds,train/loss,val/score",
+        "1,0,0.0,2.0,",
+        "4,8,0.0,,0.5",
+        "5,8,0.0,1.0,",
+    ]

@@ -1,0 +1,61 @@
+"""The warm-up leaves weights, buffers, gradients and random numbers as they were."""
+
+import pytest
+import torch
+from tests.toy import FakeTime, ToyData, ToyModule, fake_state, toy_trainer
+from torch import nn
+
+from callbacks.quality_target import QualityTarget
+from callbacks.warm_up import WarmUp
+
+
+class WithStatistics(ToyModule):
+    def __init__(self):
+        super().__init__([0.0])
+        self.net = nn.Sequential(nn.BatchNorm1d(2), nn.Dropout(0.5), nn.Linear(2, 1))
+        self.before = None
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        self.log("train/loss", loss)  # refused by Lightning outside its loop
+        return loss
+
+    def on_train_start(self):
+        self.before = {name: value.clone() for name, value in self.net.state_dict().items()}
+        assert all(p.grad is None for p in self.parameters())
+
+
+def run(steps):
+    torch.manual_seed(1)
+    module = WithStatistics()
+    start = {name: value.clone() for name, value in module.net.state_dict().items()}
+    warm_up = WarmUp(steps)
+    target = QualityTarget({"score": 1.0}, "max", state=fake_state(FakeTime()))
+    toy_trainer([warm_up, target], max_epochs=1).fit(module, datamodule=ToyData())
+    assert all(torch.equal(start[name], module.before[name]) for name in start)
+    return module, warm_up
+
+
+def test_warm_up_changes_nothing_of_the_run():
+    without, _ = run(0)
+    with_warm_up, _ = run(3)
+    steps = with_warm_up.losses[3:]  # the toy also notes the warm-up's own losses
+    assert steps == without.losses
+
+
+def test_warm_up_counts_flops_per_sample():
+    _, warm_up = run(1)
+    # A linear layer 2 -> 1: 4 FLOP forward, 4 for its weight, 4 for the input of batch norm.
+    assert warm_up.flops_per_sample == pytest.approx(12)
+    assert run(0)[1].flops_per_sample is None
+
+
+def test_analytic_flops_replace_the_counter():
+    class Analytic(WithStatistics):
+        def train_flops(self, batch):
+            return 1000
+
+    module, warm_up = Analytic(), WarmUp(1)
+    target = QualityTarget({"score": 1.0}, "max", state=fake_state(FakeTime()))
+    toy_trainer([warm_up, target], max_epochs=1).fit(module, datamodule=ToyData())
+    assert warm_up.flops_per_sample == 500
