@@ -14,7 +14,9 @@ import numpy as np
 
 Polygons = list[np.ndarray]
 MAX_LINES = 10  # of one kind of problem; the rest is counted
-_SOURCE = "http://images.cocodataset.org/annotations/annotations_trainval2017.zip (253 MB, CC BY 4.0)"
+_SOURCE = (
+    "http://images.cocodataset.org/annotations/annotations_trainval2017.zip (253 MB, CC BY 4.0)"
+)
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,10 @@ class Annotations:
             object.__setattr__(self, "_ring_offset", (ring, corner))
         ring, corner = self._ring_offset  # type: ignore[attr-defined]
         return [
-            [self.corner[corner[r] : corner[r + 1]].reshape(-1, 2) for r in range(ring[a], ring[a + 1])]
+            [
+                self.corner[corner[r] : corner[r + 1]].reshape(-1, 2)
+                for r in range(ring[a], ring[a + 1])
+            ]
             for a in range(*self.of_image(index).indices(len(self.label)))
         ]
 
@@ -104,7 +109,9 @@ def load_annotations(path: Path) -> Annotations:
         The annotations.
     """
     with np.load(path) as arrays:
-        return Annotations(**{k: arrays[k].tolist() if k == "file_name" else arrays[k] for k in arrays})
+        return Annotations(
+            **{k: arrays[k].tolist() if k == "file_name" else arrays[k] for k in arrays}
+        )
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -125,10 +132,16 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
     except ValueError as error:
-        raise ValueError(f"{path} is cut short or damaged ({error}); unpack {_SOURCE} again") from None
-    lacking = {"images", "annotations", "categories"} - set(content if isinstance(content, dict) else ())
+        raise ValueError(
+            f"{path} is cut short or damaged ({error}); unpack {_SOURCE} again"
+        ) from None
+    lacking = {"images", "annotations", "categories"} - set(
+        content if isinstance(content, dict) else ()
+    )
     if lacking:
-        raise ValueError(f"{path} has no {', '.join(sorted(lacking))}: not an instances file of COCO")
+        raise ValueError(
+            f"{path} has no {', '.join(sorted(lacking))}: not an instances file of COCO"
+        )
     return content
 
 

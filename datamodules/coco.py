@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from datamodules import _coco_mask_images as masks
 from datamodules import _coco_ssd_images as ssd
 from datamodules import _coco_store as store
 from datamodules._cache import build_once, demo_folder
 from datamodules._coco_annotations import Annotations, read_json
+from datamodules._coco_aspect_sampler import AspectSampler
 from datamodules._sampling import (
     EpochSampler,
     evaluation_indices,
@@ -26,8 +28,6 @@ from datamodules._sampling import (
     resume_position,
     run_seed,
 )
-
-EVALUATION_IMAGES = 5000
 
 
 class COCODataModule(L.LightningDataModule):
@@ -112,8 +112,8 @@ class COCODataModule(L.LightningDataModule):
         self.prepare_data()
         facts = self._manifest
         print(
-            f"COCO{' demo' if self.demo else ''} is ready in {self.folder}: {self.num_train_samples} "
-            f"of {facts['train']['images']} training images, {facts['val']['images']} evaluation "
+            f"COCO{' demo' if self.demo else ''} is ready in {self.folder}: "
+            f"{self.num_train_samples} of {facts['train']['images']} training images, {facts['val']['images']} evaluation "
             f"images, {len(facts['categories'])} categories"
         )
 
@@ -293,9 +293,7 @@ class COCO300DataModule(COCODataModule):
         )
 
     def _evaluation_loader(self, annotations: Annotations, indices: range) -> DataLoader[Any]:
-        dataset = ssd.EvaluationImages(
-            store.image_folder(self.folder, "val"), annotations, indices
-        )
+        dataset = ssd.EvaluationImages(store.image_folder(self.folder, "val"), annotations, indices)
         return DataLoader(dataset, batch_size=self.evaluation_batch_size, **self._loader_options)
 
     def synthetic_batch(self) -> dict[str, Tensor]:
@@ -313,3 +311,140 @@ class COCO300DataModule(COCODataModule):
             "boxes": torch.cat([low, low + side], -1),
             "labels": labels,
         }
+
+
+class COCOMaskDataModule(COCODataModule):
+    """COCO for Mask R-CNN: images by their shorter side, polygons, one orientation per batch.
+
+    A training batch is a dict of ``image`` (B, 3, H, W) uint8 RGB, padded; ``size`` (B, 2) int64
+    real height and width; and lists over the images: ``boxes`` (G, 4) float32 inclusive corners in
+    pixels, ``labels`` (G,) int64 from 1, ``polygons`` of (corners, 2) arrays per object. An
+    evaluation batch has ``image``, ``size``, ``index`` (B,) and ``original`` (B, 2) size.
+    """
+
+    demo_scenes: ClassVar[dict[str, Any]] = {"image_size": 128, "side": (0.3, 0.55)}
+
+    def __init__(
+        self,
+        *,
+        root: Path | None = None,
+        prepared_dir: Path | None = None,
+        batch_size: int = 16,
+        evaluation_batch_size: int = 1,
+        min_image_size: int = 800,
+        max_image_size: int = 1333,
+        num_workers: int = 0,
+    ) -> None:
+        """Defaults are the closed reference on one device.
+
+        Args:
+            root: Folder with ``train2017``, ``val2017`` and ``annotations``. None generates the
+                demo data.
+            prepared_dir: Where compact annotations go; ``finishline-coco`` in the root by default.
+            batch_size: Images per device and step.
+            evaluation_batch_size: Images per evaluation batch; changes time and memory only.
+            min_image_size: Shorter side in pixels.
+            max_image_size: Most pixels of the longer side.
+            num_workers: Loader processes per device; 0 loads in the training process.
+
+        Raises:
+            ValueError: If a number lies outside its range.
+        """
+        super().__init__(
+            root=root, prepared_dir=prepared_dir, batch_size=batch_size, num_workers=num_workers
+        )
+        if not 1 <= min_image_size <= max_image_size:
+            raise ValueError(
+                f"min_image_size and max_image_size must be 1 <= min <= max, got {min_image_size} "
+                f"and {max_image_size}"
+            )
+        self.image_size = masks.ImageSize(min_image_size, max_image_size)
+        self.evaluation_batch_size = evaluation_batch_size
+
+    @property
+    def num_train_samples(self) -> int:
+        """Training images with at least one box whose sides exceed a pixel."""
+        return int(self._manifest["train"]["images_with_usable_box"])
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """Training samples per epoch: the reference takes one step more than whole batches fit."""
+        return self.steps_per_epoch * self.global_batch_size
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of one epoch."""
+        return self.num_train_samples // self.global_batch_size + 1
+
+    def write_demo(self, folder: Path) -> None:
+        """Write the demo's scenes and the weights that its backbone starts from.
+
+        Args:
+            folder: Empty folder.
+        """
+        from datamodules.demo.coco_backbone import write_backbone
+
+        super().write_demo(folder)
+        write_backbone(folder)
+
+    def mllog_facts(self) -> dict[str, Any]:
+        """The log's data keys, from manifest and arguments.
+
+        Returns:
+            Values by key.
+        """
+        size = self.image_size
+        return super().mllog_facts() | {
+            "min_image_size": size.shorter,
+            "max_image_size": size.longest,
+        }
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Shuffled images of this rank, one orientation per batch.
+
+        Returns:
+            The loader.
+        """
+        annotations = store.load(self._prepared, "train")
+        samples = masks.usable(annotations)
+        dataset = masks.TrainingImages(
+            store.image_folder(self.folder, "train"),
+            annotations,
+            samples,
+            size=self.image_size,
+            seed=run_seed(),
+        )
+        epoch, done = resume_position(self.trainer)
+        rank, world_size = ranks(self.trainer)
+        accumulation = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
+        sampler = AspectSampler(
+            masks.landscape_or_portrait(annotations, samples),
+            batch_size=self.batch_size,
+            batches_per_epoch=self.steps_per_epoch * accumulation,
+            rank=rank,
+            world_size=world_size,
+            seed=run_seed(),
+            start_batch=done,
+            start_epoch=epoch,
+        )
+        return DataLoader(
+            dataset, batch_sampler=sampler, collate_fn=masks.collate, **self._loader_options
+        )
+
+    def _evaluation_loader(self, annotations: Annotations, indices: range) -> DataLoader[Any]:
+        folder = store.image_folder(self.folder, "val")
+        dataset = masks.EvaluationImages(folder, annotations, indices, self.image_size)
+        return DataLoader(
+            dataset,
+            batch_size=self.evaluation_batch_size,
+            collate_fn=masks.collate,
+            **self._loader_options,
+        )
+
+    def synthetic_batch(self) -> dict[str, Any]:
+        """A random training batch on the CPU, for warm-up and speed tests.
+
+        Returns:
+            A batch with the structure, shapes and types of a training batch.
+        """
+        return masks.synthetic(self.batch_size, self.image_size)

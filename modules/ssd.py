@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from modules.nets.ssd import SSD300
 from modules.ops.batch_norm_sync import average_running_statistics
-from modules.ops.check_detector import check_detector
 from modules.ops.coco_metric import CocoAP
 from modules.ops.default_boxes import IMAGE_SIZE
 from modules.ops.detection_picture import Shown, save_detections
+from modules.ops.detector_contract import check_detector, sum_of
 from modules.ops.schedules import warmup_then_drops
 
 REFERENCE_BATCH = 32  # the base rate is per this many images
@@ -232,7 +232,7 @@ class SSDModule(L.LightningModule):
         image = torch.randint(0, 256, (2, 3, IMAGE_SIZE, IMAGE_SIZE), dtype=torch.uint8)
         boxes = torch.tensor([[[0.1, 0.1, 0.6, 0.5]], [[0.3, 0.2, 0.9, 0.9]]])
         targets = {"boxes": boxes, "labels": torch.ones(2, 1, dtype=torch.int64)}
-        check_detector(self.net, image, targets)
+        check_detector(self.net, [image], targets)
 
     def mllog_facts(self) -> dict[str, object]:
         """Hyperparameters under the names of the v1.0 compliance checker.
@@ -252,15 +252,3 @@ class SSDModule(L.LightningModule):
             "opt_momentum": self.momentum,
             "model_bn_span": data.batch_size,
         }
-
-
-def sum_of(losses: Mapping[str, Tensor]) -> Tensor:
-    """Total of a detector's losses.
-
-    Args:
-        losses: Name -> scalar.
-
-    Returns:
-        float32 scalar.
-    """
-    return torch.stack([loss.float() for loss in losses.values()]).sum()

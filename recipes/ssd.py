@@ -31,17 +31,17 @@ BENCHMARK = Benchmark(
     # The rules' epochs: 40, 50, 55, 60, ... up to the last that a reference run needed.
     evaluation={"at": (40,), "first": 50, "every": 5, "limit": 100},
     closed=(
-        Rule(
-            "data.crop_attempts", "max_samples is 1 or 50", allows=lambda value: value in (1, 50)
-        ),
+        Rule("data.crop_attempts", "max_samples is 1 or 50", allows=lambda value: value in (1, 50)),
         Rule("model.momentum", "opt_momentum is fixed at 0.9"),
         Rule(
             "model.decay_boundary_epochs",
             "opt_learning_rate_decay_boundary_epochs is [40, 50] * (1 + k / 10)",
-            allows=lambda value: len(value) == 2
-            and 4 * value[1] == 5 * value[0]
-            and value[0] % 4 == 0
-            and value[0] >= 40,
+            allows=lambda value: (
+                len(value) == 2
+                and 4 * value[1] == 5 * value[0]
+                and value[0] % 4 == 0
+                and value[0] >= 40
+            ),
         ),
     ),
     source="mlcommons/training (v1.0) single_stage_detector/ssd; training_rules.adoc v1.0",

@@ -16,7 +16,11 @@ VERSION = "1"
 SEED = 20210521  # fixed: the data set is the same on every machine
 
 # Category id, name, colour (RGB). Ids leave gaps, as COCO's 80 ids in 1..90 do.
-SHAPES = ((1, "rectangle", (200, 50, 50)), (3, "triangle", (50, 170, 60)), (90, "ellipse", (60, 70, 200)))
+SHAPES = (
+    (1, "rectangle", (200, 50, 50)),
+    (3, "triangle", (50, 170, 60)),
+    (90, "ellipse", (60, 70, 200)),
+)
 COLOUR_SPREAD, PIXEL_NOISE = 20, 8.0
 ODD_SIZES = 10  # images of the train set that are not square
 EMPTY = {"train": 5, "val": 2}  # images without annotations
@@ -67,7 +71,9 @@ def _split(
         Image.fromarray(pixels).save(folder / name, quality=92)
         images.append({"id": image_id, "file_name": name, "width": width, "height": height})
         for shape in found:
-            annotations.append({"id": len(annotations) + 1, "image_id": image_id, "iscrowd": 0, **shape})
+            annotations.append(
+                {"id": len(annotations) + 1, "image_id": image_id, "iscrowd": 0, **shape}
+            )
     first = images[0]
     annotations.append(_crowd(first, len(annotations) + 1))
     if split == "train":
@@ -92,7 +98,7 @@ def _scene(
     *,
     empty: bool,
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """An image (H, W, 3) uint8 with one or two shapes that do not overlap, and their annotations."""
+    """An image (H, W, 3) uint8 with up to two shapes that do not overlap, and their records."""
     image = Image.new("RGB", (width, height), tuple(int(c) for c in rng.integers(90, 200, 3)))
     draw = ImageDraw.Draw(image)
     boxes: list[tuple[float, float, float, float]] = []

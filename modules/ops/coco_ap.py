@@ -55,7 +55,9 @@ def _refuse_bad_detections(
     rows = [(d["score"], *d["bbox"]) if kind == "bbox" else (d["score"],) for d in detections]
     if rows and not (finite := np.isfinite(np.asarray(rows, dtype=np.float64)).all(1)).all():
         bad = detections[int(np.argmin(finite))]
-        shown = {key: bad[key] for key in ("image_id", "category_id", "score", "bbox") if key in bad}
+        shown = {
+            key: bad[key] for key in ("image_id", "category_id", "score", "bbox") if key in bad
+        }
         raise ValueError(f"a detection is not finite: {shown}; the network has diverged")
 
 

@@ -61,7 +61,9 @@ class CocoAP(Metric):
         self.score.append(score_N.float().to(device))
         self.label.append(label_N.to(device))
         data = bytearray(b"".join(masks))
-        flat = torch.frombuffer(data, dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
+        flat = (
+            torch.frombuffer(data, dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
+        )
         self.mask.append(flat.to(device))
         lengths = torch.tensor([len(mask) for mask in masks], dtype=torch.int64)
         self.mask_length.append(lengths.to(device))

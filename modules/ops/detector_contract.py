@@ -1,4 +1,4 @@
-"""Ask a detector for losses and detections before GPU hours are spent on it."""
+"""The detectors' contract: a dict of losses in training, a list of detections in evaluation."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,16 +10,16 @@ DETECTION_KEYS = ("boxes", "scores", "labels")
 
 
 def check_detector(
-    net: nn.Module, image: Tensor, targets: Any, *, keys: Sequence[str] = DETECTION_KEYS
+    net: nn.Module, inputs: Sequence[Tensor], targets: Any, *, keys: Sequence[str] = DETECTION_KEYS
 ) -> None:
     """Refuse a network that does not follow the detectors' contract.
 
-    In training ``net(image, targets)`` gives a dict of scalar losses; in evaluation ``net(image)``
-    gives one dict of tensors per image. Random state and modes are as before afterwards.
+    In training ``net(*inputs, targets)`` gives a dict of scalar losses; in evaluation
+    ``net(*inputs)`` gives one dict of tensors per image. Random state and modes are as before afterwards.
 
     Args:
         net: The network.
-        image: A small batch of images.
+        inputs: A small batch: the images and what else the network takes.
         targets: Targets as the data module gives them.
         keys: What every image's detections must have.
 
@@ -29,8 +29,8 @@ def check_detector(
     name, modes = type(net).__name__, [(module, module.training) for module in net.modules()]
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            losses = net.train()(image, targets)
-            found = net.eval()(image)
+            losses = net.train()(*inputs, targets)
+            found = net.eval()(*inputs)
     except Exception as error:
         lines = str(error).strip().splitlines() or ["no message"]
         raise ValueError(f"{name} failed: {type(error).__name__}: {lines[0]}") from error
@@ -39,8 +39,20 @@ def check_detector(
             module.training = training
     scalars = isinstance(losses, Mapping) and all(loss.ndim == 0 for loss in losses.values())
     if not scalars or not losses:
-        raise ValueError(f"{name}(image, targets) must give a dict of scalar losses in training")
-    if len(found) != len(image) or any(key not in one for one in found for key in keys):
+        raise ValueError(f"{name}(*inputs, targets) must give a dict of scalar losses in training")
+    if len(found) != len(inputs[0]) or any(key not in one for one in found for key in keys):
         raise ValueError(
-            f"{name}(image) must give {len(image)} dicts with {', '.join(keys)} in evaluation"
+            f"{name}(*inputs) must give {len(inputs[0])} dicts with {', '.join(keys)} in evaluation"
         )
+
+
+def sum_of(losses: Mapping[str, Tensor]) -> Tensor:
+    """Total of a detector's losses.
+
+    Args:
+        losses: Name -> scalar.
+
+    Returns:
+        float32 scalar.
+    """
+    return torch.stack([loss.float() for loss in losses.values()]).sum()

@@ -1,0 +1,247 @@
+"""COCO images as Mask R-CNN sees them: resized by their shorter side, flipped, padded in batches.
+
+Letters: G ground-truth objects of an image, B batch. Boxes are inclusive corners in pixels: x2 is
+x + width - 1.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from datamodules._coco_annotations import Annotations, Polygons
+from datamodules._coco_ssd_images import open_rgb, to_tensor
+from datamodules._sampling import SampleKey, sample_rng
+
+PADDED_TO = 32
+
+
+class ImageSize:
+    """Target size of an image.
+
+    Args:
+        shorter: Shorter side in pixels.
+        longest: Most pixels of the longer side, before rounding.
+    """
+
+    def __init__(self, shorter: int, longest: int) -> None:
+        self.shorter, self.longest = shorter, longest
+
+    def of(self, height: int, width: int) -> tuple[int, int]:
+        """Size after resizing; elongated images may exceed the longest side by a pixel or two.
+
+        Args:
+            height: Rows of the original image.
+            width: Columns of the original image.
+
+        Returns:
+            Height and width, each at least 1.
+        """
+        low, high = min(height, width), max(height, width)
+        size = self.shorter
+        if high / low * size > self.longest:
+            size = max(1, round(self.longest * low / high))
+        long_side = int(size * high / low)
+        return (size, long_side) if height < width else (long_side, size)
+
+
+class TrainingImages(Dataset[dict[str, Any]]):
+    """Training images with boxes, labels and polygons; flips depend on seed, pass and sample.
+
+    Args:
+        folder: Folder of the images.
+        annotations: The split's annotations.
+        samples: Positions of the images to train on.
+        size: Target size.
+        seed: Run seed.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        annotations: Annotations,
+        samples: np.ndarray,
+        *,
+        size: ImageSize,
+        seed: int,
+    ) -> None:
+        self.folder, self.annotations, self.samples = folder, annotations, samples
+        self.size, self.seed = size, seed
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, key: SampleKey) -> dict[str, Any]:
+        """One sample.
+
+        Args:
+            key: Which sample and which draw.
+
+        Returns:
+            ``image`` (3, H, W) uint8, ``boxes`` (G, 4), ``labels`` (G,) and ``polygons``.
+        """
+        index = int(self.samples[key.index])
+        flip = sample_rng(self.seed, key.epoch, key.index, key.repeat).random() < 0.5
+        image = open_rgb(self.folder / self.annotations.file_name[index])
+        height, width = self.size.of(image.height, image.width)
+        factor = np.array([width / image.width, height / image.height])
+        box_G4, label_G, polygons = self.targets(index)
+        box_G4 = box_G4 * np.tile(factor, 2)
+        polygons = [[ring * factor for ring in rings] for rings in polygons]
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+        if flip:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            last = width - 1
+            x1, y1, x2, y2 = box_G4.T
+            box_G4 = np.stack([last - x2, y1, last - x1, y2], 1)
+            polygons = [
+                [np.stack([last - ring[:, 0], ring[:, 1]], 1) for ring in rings]
+                for rings in polygons
+            ]
+        return {
+            "image": to_tensor(image),
+            "boxes": torch.from_numpy(box_G4.astype(np.float32)),
+            "labels": torch.from_numpy(label_G),
+            "polygons": polygons,
+        }
+
+    def targets(self, index: int) -> tuple[np.ndarray, np.ndarray, list[Polygons]]:
+        """Objects of an image in original pixels; no crowds, no boxes without area.
+
+        Args:
+            index: Position of the image.
+
+        Returns:
+            box_G4 clipped to the image, label_G and each object's polygons.
+        """
+        own = self.annotations.of_image(index)
+        x, y, w, h = self.annotations.box[own].T
+        height, width = self.annotations.size[index]
+        corners = np.stack([x, y, x + np.maximum(w - 1, 0), y + np.maximum(h - 1, 0)], 1)
+        corners = np.clip(corners, 0, np.array([width, height] * 2) - 1)
+        solid = (corners[:, 2] > corners[:, 0]) & (corners[:, 3] > corners[:, 1])
+        keep = np.flatnonzero(solid & ~self.annotations.crowd[own])
+        polygons = self.annotations.polygons(index)
+        return corners[keep], self.annotations.label[own][keep], [polygons[k] for k in keep]
+
+
+class EvaluationImages(Dataset[dict[str, Any]]):
+    """Evaluation images.
+
+    Args:
+        folder: Folder of the images.
+        annotations: The split's annotations.
+        indices: Positions of the images of this rank.
+        size: Target size.
+    """
+
+    def __init__(
+        self, folder: Path, annotations: Annotations, indices: Sequence[int], size: ImageSize
+    ) -> None:
+        self.folder, self.annotations = folder, annotations
+        self.indices, self.size = indices, size
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        """One image.
+
+        Args:
+            number: Position in ``indices``.
+
+        Returns:
+            ``image`` (3, H, W) uint8, ``index`` and ``original`` (2,) height, width.
+        """
+        index = self.indices[number]
+        image = open_rgb(self.folder / self.annotations.file_name[index])
+        height, width = self.size.of(image.height, image.width)
+        resized = image.resize((width, height), Image.Resampling.BILINEAR)
+        return {
+            "image": to_tensor(resized),
+            "index": index,
+            "original": (image.height, image.width),
+        }
+
+
+def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Pad images to the batch's largest, rounded up to 32, and list the rest.
+
+    Args:
+        samples: What either data set gives.
+
+    Returns:
+        ``image`` (B, 3, H, W) uint8 with 0 in the padding, ``size`` (B, 2) of the real images;
+        ``boxes``, ``labels`` and ``polygons`` as lists, or ``index`` (B,) and ``original`` (B, 2).
+    """
+    size = torch.tensor([sample["image"].shape[1:] for sample in samples])
+    height, width = (-(-int(side) // PADDED_TO) * PADDED_TO for side in size.max(0).values)
+    image = torch.zeros(len(samples), 3, height, width, dtype=torch.uint8)
+    for padded, sample in zip(image, samples, strict=True):
+        padded[:, : sample["image"].shape[1], : sample["image"].shape[2]] = sample["image"]
+    batch: dict[str, Any] = {"image": image, "size": size}
+    if "boxes" in samples[0]:
+        return batch | {k: [s[k] for s in samples] for k in ("boxes", "labels", "polygons")}
+    return batch | {k: torch.tensor([s[k] for s in samples]) for k in ("index", "original")}
+
+
+def synthetic(batch_size: int, size: ImageSize, objects: int = 7) -> dict[str, Any]:
+    """A random training batch of landscape images.
+
+    Args:
+        batch_size: Images.
+        size: Target size; images are 4:3 before padding.
+        objects: Objects per image.
+
+    Returns:
+        A batch with the structure, shapes and types of a training batch.
+    """
+    height, width = size.of(480, 640)
+    samples = []
+    for _ in range(batch_size):
+        corner = torch.rand(objects, 2) * 0.5
+        side = torch.rand(objects, 2) * 0.4 + 0.05
+        box = torch.cat([corner, corner + side], 1) * torch.tensor([width, height] * 2)
+        x1, y1, x2, y2 = box.T
+        outline = torch.stack([x1, y1, x2, y1, x2, y2, x1, y2], 1).view(objects, 4, 2)
+        samples.append(
+            {
+                "image": torch.randint(0, 256, (3, height, width), dtype=torch.uint8),
+                "boxes": box,
+                "labels": torch.randint(1, 3, (objects,)),
+                "polygons": [[ring] for ring in outline.numpy()],
+            }
+        )
+    return collate(samples)
+
+
+def landscape_or_portrait(annotations: Annotations, samples: np.ndarray) -> np.ndarray:
+    """Orientation of images.
+
+    Args:
+        annotations: The split's annotations.
+        samples: Positions of the images.
+
+    Returns:
+        bool, True where an image is at least as high as wide.
+    """
+    height, width = annotations.size[samples].T
+    return height >= width
+
+
+def usable(annotations: Annotations) -> np.ndarray:
+    """Images that are trained on.
+
+    Args:
+        annotations: The split's annotations.
+
+    Returns:
+        Positions of images with at least one box, crowd or not, whose sides exceed one pixel.
+    """
+    good = (annotations.box[:, 2:] > 1).all(1)
+    owner = np.repeat(np.arange(len(annotations)), annotations.count())
+    return np.unique(owner[good])

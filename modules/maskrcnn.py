@@ -1,0 +1,285 @@
+"""Mask R-CNN on COCO: how MLPerf Training v1.0 trains it and what it measures.
+
+Letters: B batch, G objects of an image, N detections. A training batch is a dict of ``image``
+(B, 3, H, W) uint8 RGB, padded, ``size`` (B, 2) real height and width, and lists over the images:
+``boxes`` (G, 4) inclusive corners in pixels, ``labels`` (G,) from 1, ``polygons``. An evaluation
+batch has ``image``, ``size``, ``index`` (B,) and ``original`` (B, 2), height and width in the file.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+
+from modules.nets.maskrcnn import MaskRCNN
+from modules.nets.maskrcnn_backbone import read_blobs
+from modules.ops.coco_metric import CocoAP
+from modules.ops.detection_picture import Shown, save_detections
+from modules.ops.detector_contract import DETECTION_KEYS, check_detector, sum_of
+from modules.ops.instance_masks import paste_mask, run_lengths
+from modules.ops.schedules import absolute_warmup_drops
+
+SHOWN_IMAGES = 12
+DECAY_FACTOR = 0.1
+BIAS_RATE = 2.0  # biases learn twice as fast, without weight decay
+WEIGHTS_FILE = "R-50.pkl"
+WEIGHTS_SOURCE = (
+    "https://dl.fbaipublicfiles.com/detectron/ImageNetPretrained/MSRA/R-50.pkl (103 MB)"
+)
+
+
+class MaskRCNNModule(L.LightningModule):
+    """Trains boxes and masks together; the defaults are the closed reference at batch 16.
+
+    Args:
+        net: Builds the detector: images, sizes (and targets) in, losses (or detections) out.
+        backbone_weights: Caffe2 pickle of the backbone; by default ``R-50.pkl`` in the data's root.
+        learning_rate: Base rate; 0.02 times a whole number in the closed division.
+        warmup_steps: Steps of the rise.
+        warmup_deficit: Learning rate lacking per step that the rise still has to go.
+        decay_steps: First steps of each tenfold lower rate.
+        momentum: Momentum.
+        weight_decay: L2 penalty on all but biases.
+
+    Raises:
+        ValueError: If a number lies outside its range; one line each.
+
+    Source:
+        mlcommons/training (v1.0), object_detection/pytorch/tools/train_mlperf.py.
+    """
+
+    metric_names: ClassVar[tuple[str, ...]] = (
+        "box_ap", "box_ap50", "box_ap75", "mask_ap", "mask_ap50", "mask_ap75",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        net: Callable[[], nn.Module] = MaskRCNN,
+        backbone_weights: Path | None = None,
+        learning_rate: float = 0.02,
+        warmup_steps: int = 500,
+        warmup_deficit: float = 2.6667e-5,
+        decay_steps: Sequence[int] = (60_000, 80_000),
+        momentum: float = 0.9,
+        weight_decay: float = 1e-4,
+    ) -> None:
+        super().__init__()
+        checks = (
+            ("learning_rate", learning_rate, "above 0", learning_rate > 0),
+            ("warmup_steps", warmup_steps, "at least 0", warmup_steps >= 0),
+            ("warmup_deficit", warmup_deficit, "above 0", warmup_deficit > 0),
+            ("momentum", momentum, "in [0, 1)", 0 <= momentum < 1),
+            ("weight_decay", weight_decay, "at least 0", weight_decay >= 0),
+        )
+        lines = [f"{n} must be {rule}, got {v}" for n, v, rule, good in checks if not good]
+        if warmup_steps * warmup_deficit > learning_rate * (1 + 1e-6):
+            lines.append(
+                f"warmup_steps {warmup_steps} x warmup_deficit {warmup_deficit} exceeds the "
+                f"learning_rate {learning_rate}: the rise would start below 0"
+            )
+        if lines:
+            raise ValueError("\n".join(lines))
+        self.net = net()
+        self.backbone_weights = None if backbone_weights is None else Path(backbone_weights)
+        self.learning_rate = learning_rate
+        self.warmup_steps, self.warmup_deficit = warmup_steps, warmup_deficit
+        self.decay_steps = tuple(decay_steps)
+        self.momentum, self.weight_decay = momentum, weight_decay
+        self.average_precision = CocoAP(masks=True)
+        self.shown: list[Shown] = []
+
+    def setup(self, stage: str) -> None:
+        """Load the pretrained backbone, before the clock starts.
+
+        Args:
+            stage: Lightning's word for the command.
+
+        Raises:
+            FileNotFoundError: If the reference network has no weights to start from.
+            ValueError: If the file is damaged or does not fit the network.
+        """
+        if stage != "fit" or not hasattr(self.net, "load_backbone"):
+            return
+        datamodule: Any = getattr(self.trainer, "datamodule", None)
+        path, folder = self.backbone_weights, getattr(datamodule, "folder", None)
+        if path is None and folder is not None:
+            path = folder / WEIGHTS_FILE
+        if path is None:
+            return
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path} is missing: the backbone starts from ImageNet weights; download "
+                f"{WEIGHTS_SOURCE} to there or name another file with --model.backbone_weights"
+            )
+        self.net.load_backbone(read_blobs(path))
+
+    def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
+        """Loss of a batch.
+
+        Args:
+            batch: Images with objects.
+            batch_idx: Not used.
+
+        Returns:
+            loss: float32 scalar, the sum of the network's losses.
+        """
+        loss = sum_of(self.net(batch["image"], batch["size"], batch))
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        # Logging costs more than a small step: only where Lightning would write it anyway.
+        if every and (self.global_step + 1) % every == 0:
+            self.log("train/loss", loss.detach())
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin a new evaluation."""
+        datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.average_precision.begin(datamodule.evaluation_truth())
+        self.shown = []
+
+    def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
+        """Detect objects and keep boxes and masks in coordinates of the original images.
+
+        Args:
+            batch: Evaluation images.
+            batch_idx: Not used.
+        """
+        found = self.net(batch["image"], batch["size"])
+        for number, image in enumerate(found):
+            original, size = batch["original"][number].tolist(), batch["size"][number].tolist()
+            ratio = [original[1] / size[1], original[0] / size[0]] * 2
+            box = image["boxes"].float() * image["boxes"].new_tensor(ratio)
+            pasted = [
+                paste_mask(mask, corners, *original)
+                for mask, corners in zip(image["masks"].float().cpu(), box.tolist(), strict=True)
+            ]
+            self.average_precision.update(
+                int(batch["index"][number]),
+                torch.cat([box[:, :2], box[:, 2:] - box[:, :2] + 1], 1),
+                image["scores"],
+                image["labels"],
+                run_lengths(pasted),
+            )
+            self._show(batch["image"][number], size, original, box, image, pasted)
+
+    def _show(
+        self,
+        image_CHW: Tensor,
+        size: Sequence[int],
+        original: Sequence[int],
+        box: Tensor,
+        found: Mapping[str, Tensor],
+        pasted: Sequence[np.ndarray],
+    ) -> None:
+        """Keep the first images of an evaluation for the picture."""
+        if len(self.shown) >= SHOWN_IMAGES:
+            return
+        real = image_CHW[None, :, : size[0], : size[1]].float().cpu()
+        pixels = nn.functional.interpolate(real, tuple(original))[0].permute(1, 2, 0)
+        masks = np.array(pasted, dtype=bool).reshape(len(pasted), *original)
+        arrays = [box, found["scores"], found["labels"]]
+        shown = Shown(pixels.byte().numpy(), *(a.cpu().numpy() for a in arrays), mask=masks)
+        self.shown.append(shown)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log ``val/box_ap``, ``val/mask_ap`` and their parts, equal on every rank."""
+        values = self.average_precision.compute()
+        self.average_precision.reset()
+        # The values are already those of all ranks; averaging could change the last bit.
+        self.log_dict({f"val/{name}": value for name, value in values.items()}, sync_dist=False)
+
+    def write_artifacts(self, folder: Path) -> None:
+        """Write ``detections.png``: the last evaluation's first images with what was found.
+
+        Args:
+            folder: The run folder.
+        """
+        names = [category["name"] for category in self.average_precision.truth["categories"]]
+        title = "Mask R-CNN on held-out images"
+        save_detections(folder / "detections.png", self.shown, names, title)
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """SGD with momentum; biases have twice the rate and no weight decay.
+
+        Returns:
+            Optimizer and a scheduler that Lightning steps after every optimizer step.
+        """
+        trained = [(name, p) for name, p in self.net.named_parameters() if p.requires_grad]
+        # Base rate 1, so that the lambda is the rate itself and no rounding comes between.
+        groups = [
+            {
+                "params": [p for name, p in trained if ("bias" in name) == is_bias],
+                "weight_decay": 0.0 if is_bias else self.weight_decay,
+                "factor": BIAS_RATE if is_bias else 1.0,
+            }
+            for is_bias in (False, True)
+        ]
+        groups = [group for group in groups if group["params"]]
+        optimizer = torch.optim.SGD(groups, lr=1.0, momentum=self.momentum)
+        lambdas = [
+            lambda step, factor=group["factor"]: self.step_learning_rate(step, factor)
+            for group in groups
+        ]
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambdas)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def step_learning_rate(self, step: int, factor: float = 1.0) -> float:
+        """Learning rate of a step.
+
+        Args:
+            step: Steps taken before it.
+            factor: Multiplies the base rate of a parameter group, not what the warm-up lacks.
+
+        Returns:
+            The rate; the reference counts the first step as 1.
+        """
+        return absolute_warmup_drops(
+            step + 1,
+            learning_rate=factor * self.learning_rate,
+            warmup_steps=self.warmup_steps,
+            warmup_deficit=self.warmup_deficit,
+            decay_steps=self.decay_steps,
+            decay_factor=DECAY_FACTOR,
+        )
+
+    def check_net(self) -> None:
+        """Refuse, with a ValueError, a network that gives no losses or no boxes and masks."""
+        image = torch.randint(0, 256, (1, 3, 128, 128), dtype=torch.uint8)
+        outline = np.array([[20, 20], [90, 20], [90, 100], [20, 100]], dtype=np.float32)
+        targets = {
+            "boxes": [torch.tensor([[20.0, 20.0, 90.0, 100.0]])],
+            "labels": [torch.tensor([1])],
+            "polygons": [[[outline]]],
+        }
+        inputs = [image, torch.tensor([[128, 128]])]
+        check_detector(self.net, inputs, targets, keys=(*DETECTION_KEYS, "masks"))
+
+    def mllog_facts(self) -> dict[str, object]:
+        """Hyperparameters under the names of the v1.0 compliance checker.
+
+        Returns:
+            What the module knows; batch, seed and data facts come from elsewhere.
+        """
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        candidates = getattr(self.net, "image_candidates", None)
+        facts: dict[str, object] = {
+            "opt_name": "sgd",
+            "opt_base_learning_rate": self.learning_rate,
+            "opt_learning_rate_warmup_steps": self.warmup_steps,
+            "opt_learning_rate_warmup_factor": self.warmup_deficit,
+            "opt_learning_rate_decay_factor": DECAY_FACTOR,
+            "opt_learning_rate_decay_steps": list(self.decay_steps),
+            "opt_momentum": self.momentum,
+            "opt_weight_decay": self.weight_decay,
+        }
+        if candidates is not None:
+            facts["num_image_candidates"] = candidates(data.batch_size)
+        return facts

@@ -1,0 +1,61 @@
+"""Anchors of the region proposal network, by the rounding rule of the first Faster R-CNN.
+
+Letters: A anchors; boxes are x1, y1, x2, y2 with inclusive corners, in pixels of the input.
+"""
+
+import functools
+
+import numpy as np
+import torch
+from torch import Tensor
+
+RATIOS = (0.5, 1.0, 2.0)  # height over width
+
+
+def base_anchors(stride: int, size: float) -> np.ndarray:
+    """Anchors of the top left cell of one level.
+
+    Widths and heights are rounded at the scale of the stride and multiplied up afterwards, which
+    is why they differ from those of torchvision.
+
+    Args:
+        stride: Pixels between cells.
+        size: Side of the square anchor in pixels.
+
+    Returns:
+        (3, 4) float64, one row per ratio.
+
+    Source:
+        mlcommons/training (v1.0), maskrcnn_benchmark/modeling/rpn/anchor_generator.py.
+    """
+    centre = (stride - 1) / 2
+    rows = []
+    for ratio in RATIOS:
+        width = np.round(np.sqrt(stride * stride / ratio))
+        height = np.round(width * ratio)
+        half = np.array([width, height]) * (size / stride) / 2 - 0.5
+        rows.append([centre - half[0], centre - half[1], centre + half[0], centre + half[1]])
+    return np.array(rows)
+
+
+@functools.lru_cache(maxsize=64)
+def anchor_grid(height: int, width: int, stride: int, size: float, device: torch.device) -> Tensor:
+    """Anchors of all cells of one level: row, then column, then ratio.
+
+    Args:
+        height: Rows of the feature map.
+        width: Columns of the feature map.
+        stride: Pixels between cells.
+        size: Side of the square anchor in pixels.
+        device: Where to make them; made once for every shape.
+
+    Returns:
+        anchor_A4: float32, A = height * width * 3.
+    """
+    base = torch.from_numpy(base_anchors(stride, size)).float().to(device)
+    x = torch.arange(width, device=device) * stride
+    y = torch.arange(height, device=device) * stride
+    shift = torch.stack(
+        [x.expand(height, width), y[:, None].expand(height, width)] * 2, -1
+    ).reshape(-1, 1, 4)
+    return (shift + base).reshape(-1, 4)

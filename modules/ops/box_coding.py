@@ -1,0 +1,74 @@
+"""Boxes relative to anchors or proposals, with inclusive corners as in Mask R-CNN's reference.
+
+Letters: N boxes, K classes; boxes are x1, y1, x2, y2, widths are x2 - x1 + 1.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+RPN_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
+HEAD_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
+MAX_LOG_SCALE = math.log(1000 / 16)
+
+
+def encode_boxes(
+    box_N4: Tensor, reference_N4: Tensor, weights: tuple[float, float, float, float]
+) -> Tensor:
+    """Code boxes relative to reference boxes.
+
+    Args:
+        box_N4: Boxes wanted.
+        reference_N4: Anchors or proposals.
+        weights: Factors of the four numbers.
+
+    Returns:
+        code_N4: Shift of the centre and logarithm of the size ratio, times the weights.
+    """
+    centre, side = _centre_and_side(box_N4)
+    own_centre, own_side = _centre_and_side(reference_N4)
+    code = torch.cat([(centre - own_centre) / own_side, (side / own_side).log()], -1)
+    return code * code.new_tensor(weights)
+
+
+def decode_boxes(
+    code_NK4: Tensor, reference_N4: Tensor, weights: tuple[float, float, float, float]
+) -> Tensor:
+    """Undo ``encode_boxes``; sizes grow at most 62.5 times.
+
+    Args:
+        code_NK4: (N, ..., 4) codes; several per reference where they depend on the class.
+        reference_N4: (N, 4).
+        weights: Those used to encode.
+
+    Returns:
+        (N, ..., 4) corners.
+    """
+    code = code_NK4 / code_NK4.new_tensor(weights)
+    shape = (len(reference_N4), *[1] * (code.ndim - 2), 2)
+    own_centre, own_side = (part.view(shape) for part in _centre_and_side(reference_N4))
+    centre = code[..., :2] * own_side + own_centre
+    side = code[..., 2:].clamp(max=MAX_LOG_SCALE).exp() * own_side
+    return torch.cat([centre - side / 2, centre + side / 2 - 1], -1)
+
+
+def clip_boxes(box_N4: Tensor, height: Tensor | int, width: Tensor | int) -> Tensor:
+    """Clip corners to the pixels of an image.
+
+    Args:
+        box_N4: (..., 4) corners.
+        height: Rows of the image.
+        width: Columns of the image.
+
+    Returns:
+        (..., 4) with x in ``[0, width - 1]`` and y in ``[0, height - 1]``.
+    """
+    x, y = box_N4[..., 0::2].clamp(min=0), box_N4[..., 1::2].clamp(min=0)
+    x, y = x.clamp(max=width - 1), y.clamp(max=height - 1)
+    return torch.stack([x, y], -1).flatten(-2)
+
+
+def _centre_and_side(box_N4: Tensor) -> tuple[Tensor, Tensor]:
+    side = box_N4[..., 2:] - box_N4[..., :2] + 1
+    return box_N4[..., :2] + side / 2, side

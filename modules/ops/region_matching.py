@@ -1,0 +1,95 @@
+"""Which anchors and proposals are objects, and which of them a training step looks at.
+
+Letters: A anchors, R proposals, G ground-truth boxes; corners are inclusive pixels.
+"""
+
+import torch
+from torch import Tensor
+from torchvision.ops import nms
+
+from modules.ops.boxes import box_iou
+
+IGNORED, NEGATIVE = -2, -1
+ANCHOR_POSITIVE_IOU, ANCHOR_NEGATIVE_IOU, PROPOSAL_POSITIVE_IOU = 0.7, 0.3, 0.5
+
+
+def match_anchors(anchor_A4: Tensor, truth_G4: Tensor, height: int, width: int) -> Tensor:
+    """Assign a ground-truth box, background or nothing to every anchor of an image.
+
+    Positive from IoU 0.7, negative below 0.3. All anchors that attain a ground-truth box's best
+    IoU (over all anchors, also those over the border) are positive, each for its OWN best box.
+    Anchors that leave the image are ignored whatever they overlap.
+
+    Args:
+        anchor_A4: Anchors of all levels.
+        truth_G4: Ground truth; may be empty.
+        height: Rows of the real, unpadded image.
+        width: Columns of the real image.
+
+    Returns:
+        match_A: int64 index of the ground-truth box, ``NEGATIVE`` or ``IGNORED``.
+    """
+    x1, y1, x2, y2 = anchor_A4.unbind(1)
+    inside = (x1 >= 0) & (y1 >= 0) & (x2 < width) & (y2 < height)
+    match_A = torch.full((len(anchor_A4),), NEGATIVE, device=anchor_A4.device)
+    if len(truth_G4):
+        iou_GA = box_iou(truth_G4, anchor_A4, pixel=1)
+        iou_A, best_A = iou_GA.max(0)
+        match_A[iou_A >= ANCHOR_NEGATIVE_IOU] = IGNORED
+        attains_best = (iou_GA == iou_GA.max(1, keepdim=True).values).any(0)
+        positive = (iou_A >= ANCHOR_POSITIVE_IOU) | attains_best
+        match_A = torch.where(positive, best_A, match_A)
+    return match_A.masked_fill(~inside, IGNORED)
+
+
+def match_proposals(proposal_R4: Tensor, truth_G4: Tensor) -> Tensor:
+    """Assign a ground-truth box (from IoU 0.5) or background to every proposal of an image.
+
+    Args:
+        proposal_R4: Proposals.
+        truth_G4: Ground truth; may be empty.
+
+    Returns:
+        match_R: int64 index of the ground-truth box or ``NEGATIVE``.
+    """
+    if not len(truth_G4):
+        return torch.full((len(proposal_R4),), NEGATIVE, device=proposal_R4.device)
+    iou_R, best_R = box_iou(truth_G4, proposal_R4, pixel=1).max(0)
+    return best_R.masked_fill(iou_R < PROPOSAL_POSITIVE_IOU, NEGATIVE)
+
+
+def sample_regions(match_N: Tensor, count: int, most_positive: int) -> tuple[Tensor, Tensor]:
+    """Draw positives and negatives at random, without replacement.
+
+    Args:
+        match_N: What ``match_anchors`` or ``match_proposals`` gave.
+        count: Regions wanted; fewer come where there are not enough negatives.
+        most_positive: Most positives among them.
+
+    Returns:
+        Indices of positives and of negatives, int64.
+    """
+    positive, negative = (match_N >= 0).nonzero()[:, 0], (match_N == NEGATIVE).nonzero()[:, 0]
+    positive = _draw(positive, most_positive)
+    return positive, _draw(negative, count - len(positive))
+
+
+def _draw(index_N: Tensor, count: int) -> Tensor:
+    """At most ``count`` of the indices."""
+    order = torch.randperm(len(index_N), device=index_N.device)
+    return index_N[order[:count]]
+
+
+def pixel_nms(box_N4: Tensor, score_N: Tensor, iou_threshold: float) -> Tensor:
+    """Greedy suppression of boxes with inclusive corners.
+
+    Args:
+        box_N4: Corners.
+        score_N: Scores.
+        iou_threshold: A box goes when it overlaps a better one by more than this.
+
+    Returns:
+        Indices of the boxes kept, best first.
+    """
+    # Moving the far corner out by one pixel makes widths x2 - x1 + 1 where nms takes x2 - x1.
+    return nms(box_N4 + box_N4.new_tensor([0, 0, 1, 1]), score_N, iou_threshold)

@@ -1,0 +1,180 @@
+"""Heads on regions: pooling, sampling, losses and detections of Mask R-CNN.
+
+Letters: R regions, K classes with background as class 0, G ground truth, N detections, C channels.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.ops import roi_align
+
+from modules.ops.box_coding import HEAD_WEIGHTS, clip_boxes, decode_boxes, encode_boxes
+from modules.ops.boxes import box_area
+from modules.ops.region_matching import match_proposals, pixel_nms, sample_regions
+
+CANONICAL_SIZE, CANONICAL_LEVEL = 224, 4
+LEAST_SCORE, NMS_IOU, DETECTIONS_PER_IMAGE = 0.05, 0.5, 100
+POSITIVE_SHARE = 0.25
+
+
+class Regions(NamedTuple):
+    """Regions of one image that a training step looks at, positives first."""
+
+    box: Tensor
+    """(R, 4)."""
+    label: Tensor
+    """(R,) int64, 0 for background."""
+    truth: Tensor
+    """(positives,) int64, which ground-truth box each positive has."""
+    positives: int
+
+
+def sample_proposals(
+    proposal_R4: Tensor, truth_G4: Tensor, truth_label_G: Tensor, count: int
+) -> Regions:
+    """Draw the regions of one image, ground truth among the candidates.
+
+    Args:
+        proposal_R4: Proposals.
+        truth_G4: Ground truth.
+        truth_label_G: int64 classes from 1.
+        count: Regions wanted, a quarter of them positive at most.
+
+    Returns:
+        The regions.
+    """
+    candidates = torch.cat([proposal_R4, truth_G4])
+    match = match_proposals(candidates, truth_G4)
+    positive, negative = sample_regions(match, count, int(count * POSITIVE_SHARE))
+    chosen = torch.cat([positive, negative])
+    label = torch.cat([truth_label_G[match[positive]], torch.zeros_like(negative)])
+    return Regions(candidates[chosen], label, match[positive], len(positive))
+
+
+def region_levels(box_R4: Tensor) -> Tensor:
+    """Pyramid level that a region is pooled from, by its size.
+
+    Args:
+        box_R4: Regions.
+
+    Returns:
+        level_R: int64 from 0 (stride 4) to 3 (stride 32).
+    """
+    side = box_area(box_R4, pixel=1).clamp(min=0).sqrt()
+    level = (CANONICAL_LEVEL + (side / CANONICAL_SIZE + 1e-6).log2()).floor()
+    return level.clamp(2, 5).long() - 2
+
+
+def pool_regions(features: Sequence[Tensor], boxes: Sequence[Tensor], size: int) -> Tensor:
+    """Pool every region from its level, without the half-pixel shift of newer pooling.
+
+    Args:
+        features: P2 to P5, each (B, C, H, W).
+        boxes: Per image (R, 4).
+        size: Side of the result.
+
+    Returns:
+        (R of all images, C, size, size).
+    """
+    image = torch.cat([torch.full((len(b), 1), float(i)) for i, b in enumerate(boxes)])
+    every = torch.cat(list(boxes))
+    rois = torch.cat([image.to(every), every], 1)
+    level_R = region_levels(every)
+    pooled = features[0].new_zeros((len(rois), features[0].shape[1], size, size))
+    for level, feature in enumerate(features):
+        here = (level_R == level).nonzero()[:, 0]
+        stride = 4 * 2**level
+        part = roi_align(
+            feature, rois[here].to(feature.dtype), size, 1 / stride, sampling_ratio=2, aligned=False
+        )
+        pooled = pooled.index_copy(0, here, part.to(pooled.dtype))
+    return pooled
+
+
+def box_losses(
+    logit_RK: Tensor, code_RK4: Tensor, regions: Sequence[Regions], truths: Sequence[Tensor]
+) -> dict[str, Tensor]:
+    """Class and box loss over all sampled regions of the batch.
+
+    Args:
+        logit_RK: Class logits.
+        code_RK4: Box codes of every class.
+        regions: Per image, in the order of the rows.
+        truths: Per image (G, 4).
+
+    Returns:
+        ``class`` and ``box``: float32 scalars, divided by the number of regions.
+    """
+    label_R = torch.cat([r.label for r in regions])
+    boxes = torch.cat([r.box for r in regions])
+    matched = torch.cat([_matched(r, truth) for r, truth in zip(regions, truths, strict=True)])
+    positive = label_R.nonzero()[:, 0]
+    target = encode_boxes(matched, boxes[positive], HEAD_WEIGHTS)
+    predicted = code_RK4.float()[positive, label_R[positive]]
+    box = F.smooth_l1_loss(predicted, target, beta=1.0, reduction="sum")
+    return {
+        "class": F.cross_entropy(logit_RK.float(), label_R),
+        "box": box / len(label_R),
+    }
+
+
+def _matched(regions: Regions, truth_G4: Tensor) -> Tensor:
+    """Ground-truth boxes of an image's positive regions."""
+    return truth_G4[regions.truth] if regions.positives else regions.box[:0]
+
+
+def mask_loss(logit_RKSS: Tensor, label_R: Tensor, target_RSS: Tensor) -> Tensor:
+    """Cross entropy of the mask of each positive region's class.
+
+    Args:
+        logit_RKSS: Mask logits of every class.
+        label_R: int64 classes from 1.
+        target_RSS: Zeros and ones.
+
+    Returns:
+        float32 scalar, the mean over all pixels; 0 without any region.
+    """
+    if not len(label_R):
+        return 0 * logit_RKSS.float().sum()
+    chosen = logit_RKSS[torch.arange(len(label_R), device=label_R.device), label_R]
+    return F.binary_cross_entropy_with_logits(chosen.float(), target_RSS)
+
+
+def detect(
+    logit_RK: Tensor, code_RK4: Tensor, proposal_R4: Tensor, size: Sequence[int]
+) -> Mapping[str, Tensor]:
+    """Final boxes of one image.
+
+    Args:
+        logit_RK: Class logits of the proposals.
+        code_RK4: Box codes of every class.
+        proposal_R4: Proposals.
+        size: Height and width of the image without padding.
+
+    Returns:
+        ``boxes`` (N, 4) inclusive corners, ``scores`` (N,) and ``labels`` (N,): about 100 at most;
+        more only where scores tie with the hundredth.
+    """
+    score_RK = logit_RK.float().softmax(1)
+    box_RK4 = decode_boxes(code_RK4.float(), proposal_R4, HEAD_WEIGHTS)
+    box_RK4 = clip_boxes(box_RK4, *size)
+    boxes, scores, labels = [], [], []
+    likely_K = (score_RK > LEAST_SCORE).any(0).tolist()
+    for label in (k for k, likely in enumerate(likely_K) if likely and k > 0):
+        rows = (score_RK[:, label] > LEAST_SCORE).nonzero()[:, 0]
+        box, score = box_RK4[rows, label], score_RK[rows, label]
+        keep = pixel_nms(box, score, NMS_IOU)
+        boxes.append(box[keep])
+        scores.append(score[keep])
+        labels.append(torch.full_like(keep, label))
+    if not boxes:
+        empty = score_RK.new_zeros((0,))
+        return {"boxes": empty.view(0, 4), "scores": empty, "labels": empty.long()}
+    box, score, label_N = torch.cat(boxes), torch.cat(scores), torch.cat(labels)
+    if len(score) > DETECTIONS_PER_IMAGE:
+        keep = score >= score.topk(DETECTIONS_PER_IMAGE).values[-1]
+        box, score, label_N = box[keep], score[keep], label_N[keep]
+    return {"boxes": box, "scores": score, "labels": label_N}

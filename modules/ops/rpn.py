@@ -1,0 +1,138 @@
+"""Region proposals: from the head's outputs to boxes, and the head's losses.
+
+Letters: B batch, A anchors of all levels, L one level's anchors, R proposals, G ground truth.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from modules.ops.box_coding import RPN_WEIGHTS, clip_boxes, decode_boxes, encode_boxes
+from modules.ops.region_matching import match_anchors, pixel_nms, sample_regions
+
+NMS_IOU = 0.7
+BOX_BETA = 1 / 9
+
+
+class Limits(NamedTuple):
+    """How many proposals survive."""
+
+    per_level: int
+    """Before and after suppression, per image and level."""
+    over_levels: int
+    """Over all levels: of the whole batch in training, per image in evaluation."""
+
+
+def flatten_head(logits: Sequence[Tensor], codes: Sequence[Tensor]) -> tuple[list[Tensor], ...]:
+    """Order the head's outputs as the anchors are: row, column, ratio.
+
+    Args:
+        logits: Per level (B, 3, H, W).
+        codes: Per level (B, 12, H, W), ratio before coordinate.
+
+    Returns:
+        Per level (B, L) and (B, L, 4), float32.
+    """
+    flat_logits = [x.permute(0, 2, 3, 1).flatten(1).float() for x in logits]
+    flat_codes = [x.permute(0, 2, 3, 1).reshape(len(x), -1, 4).float() for x in codes]
+    return flat_logits, flat_codes
+
+
+@torch.no_grad()
+def propose(
+    anchors: Sequence[Tensor],
+    logits: Sequence[Tensor],
+    codes: Sequence[Tensor],
+    sizes: Sequence[Sequence[int]],
+    limits: Limits,
+    *,
+    pooled: bool,
+) -> list[Tensor]:
+    """Choose the boxes that the heads look at.
+
+    Args:
+        anchors: Per level (L, 4).
+        logits: Per level (B, L).
+        codes: Per level (B, L, 4).
+        sizes: Per image height and width without padding.
+        limits: Numbers to keep.
+        pooled: Cut to the best over the images of the batch together, as the reference trains.
+
+    Returns:
+        Per image (R, 4).
+    """
+    boxes, scores = [], []
+    for number, (height, width) in enumerate(sizes):
+        chosen = [
+            _level_proposals(a, s[number], c[number], height, width, limits.per_level)
+            for a, s, c in zip(anchors, logits, codes, strict=True)
+        ]
+        boxes.append(torch.cat([box for box, _ in chosen]))
+        scores.append(torch.cat([score for _, score in chosen]))
+    if not pooled:
+        best = [score.topk(min(limits.over_levels, len(score))).indices for score in scores]
+        return [box[index] for box, index in zip(boxes, best, strict=True)]
+    every = torch.cat(scores)
+    chosen_R = torch.zeros_like(every, dtype=torch.bool)
+    chosen_R[every.topk(min(limits.over_levels, len(every))).indices] = True
+    parts = chosen_R.split([len(box) for box in boxes])
+    return [box[part] for box, part in zip(boxes, parts, strict=True)]
+
+
+def _level_proposals(
+    anchor_L4: Tensor, logit_L: Tensor, code_L4: Tensor, height: int, width: int, most: int
+) -> tuple[Tensor, Tensor]:
+    """Best boxes of one image and level, and their scores."""
+    # Single precision: in half precision many sigmoids would tie at 1.
+    score, index = logit_L.sigmoid().topk(min(most, len(logit_L)))
+    box = decode_boxes(code_L4[index], anchor_L4[index], RPN_WEIGHTS)
+    box = clip_boxes(box, height, width)
+    keep = pixel_nms(box, score, NMS_IOU)[:most]
+    return box[keep], score[keep]
+
+
+def rpn_losses(
+    anchor_A4: Tensor,
+    logit_BA: Tensor,
+    code_BA4: Tensor,
+    truths: Sequence[Tensor],
+    sizes: Sequence[Sequence[int]],
+    regions_per_image: int,
+) -> dict[str, Tensor]:
+    """Loss of the proposal head on a random sample of anchors.
+
+    Args:
+        anchor_A4: Anchors of all levels.
+        logit_BA: Objectness.
+        code_BA4: Box codes.
+        truths: Per image (G, 4).
+        sizes: Per image height and width without padding.
+        regions_per_image: Anchors sampled per image, half of them positive at most.
+
+    Returns:
+        ``objectness`` and ``rpn_box``: float32 scalars, divided by the number of sampled anchors
+        of the batch.
+    """
+    picked_logits, wanted, box_loss, count = [], [], logit_BA.new_zeros(()), 0
+    for logit_A, code_A4, truth_G4, (height, width) in zip(
+        logit_BA, code_BA4, truths, sizes, strict=True
+    ):
+        match_A = match_anchors(anchor_A4, truth_G4, height, width)
+        positive, negative = sample_regions(match_A, regions_per_image, regions_per_image // 2)
+        picked_logits += [logit_A[positive], logit_A[negative]]
+        wanted += [torch.ones_like(picked_logits[-2]), torch.zeros_like(picked_logits[-1])]
+        count += len(positive) + len(negative)
+        if len(positive):
+            target = encode_boxes(truth_G4[match_A[positive]], anchor_A4[positive], RPN_WEIGHTS)
+            box_loss = box_loss + F.smooth_l1_loss(
+                code_A4[positive], target, beta=BOX_BETA, reduction="sum"
+            )
+    total = max(count, 1)
+    objectness = F.binary_cross_entropy_with_logits(
+        torch.cat(picked_logits), torch.cat(wanted), reduction="sum"
+    )
+    # An image smaller than every anchor leaves nothing to sample; the head keeps its gradient.
+    return {"objectness": objectness / total, "rpn_box": (box_loss + 0 * code_BA4.sum()) / total}

@@ -1,0 +1,48 @@
+"""Mask R-CNN on COCO: boxes and outlines of objects of 80 classes (MLPerf v1.0 "maskrcnn").
+
+Target    box AP >= 0.377 and mask AP >= 0.339 in the same evaluation of 5,000 held-out images
+Data      COCO 2017, 117,266 annotated training images, 20 GB (cocodataset.org)
+Start     ResNet-50 trained on ImageNet: DIR/R-50.pkl (Detectron's model zoo, MSRA)
+Network   Mask R-CNN, ResNet-50 with feature pyramid, 44,347,573 parameters
+Expect    demo: about 2 minutes on 2 CPU cores; closed division: about 14 epochs at batch 96
+
+    python recipes/maskrcnn.py fit                                      demo, no download
+    python recipes/maskrcnn.py prepare --data.root DIR                  check COCO
+    python recipes/maskrcnn.py fit --data.root DIR                      closed reference
+    python recipes/maskrcnn.py fit --data.root DIR --model.net my.Net   open division
+    python recipes/maskrcnn.py fit --config recipes/presets/maskrcnn/h100x1.yaml --data.root DIR
+"""
+
+from datamodules.coco import COCOMaskDataModule
+from modules.maskrcnn import MaskRCNNModule
+from recipes._benchmark import Benchmark, Rule
+from recipes._cli import main
+
+BENCHMARK = Benchmark(
+    name="maskrcnn",
+    area="object detection and instance segmentation, heavy",
+    dataset="COCO 2017",
+    module=MaskRCNNModule,
+    datamodule=COCOMaskDataModule,
+    metrics={"box_ap": 0.377, "mask_ap": 0.339},
+    quality_names={"box_ap": "BBOX", "mask_ap": "SEGM"},
+    mode="max",
+    runs=5,
+    dropped=1,
+    evaluation={"every": 1, "limit": 26},
+    closed=(
+        Rule("data.min_image_size", "min_image_size is fixed at 800"),
+        Rule("data.max_image_size", "max_image_size is fixed at 1333"),
+        Rule("model.momentum", "opt_momentum is fixed at 0.9"),
+        Rule("model.weight_decay", "opt_weight_decay is fixed at 0.0001"),
+        Rule(
+            "model.learning_rate",
+            "opt_base_learning_rate is 0.02 times a whole number",
+            allows=lambda value: value > 0 and abs(value / 0.02 - round(value / 0.02)) < 1e-9,
+        ),
+    ),
+    source="mlcommons/training (v1.0) object_detection/pytorch; training_rules.adoc v1.0",
+)
+
+if __name__ == "__main__":
+    main(BENCHMARK, __doc__)
