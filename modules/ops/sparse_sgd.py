@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+HALF = (torch.bfloat16, torch.float16)
+
 
 class SparseSGD(Optimizer):
     """``w -= lr * grad`` for dense and sparse gradients alike; repeated rows add up.
@@ -25,7 +27,7 @@ class SparseSGD(Optimizer):
         ValueError: If ``lr`` is negative.
 
     Source:
-        torch.optim.SGD. Differs: no sort and no coalesced copy before a sparse step.
+        torch.optim.SGD. Differs: half-precision tables.
     """
 
     def __init__(self, params: Iterable[Any], lr: float) -> None:
@@ -51,36 +53,16 @@ class SparseSGD(Optimizer):
             for weight in group["params"]:
                 if weight.grad is None:
                     continue
-                if weight.grad.is_sparse:
-                    sparse_step(weight, weight.grad, group["lr"])
+                if weight.grad.is_sparse and weight.dtype in HALF:
+                    _rounded_step(weight, weight.grad, group["lr"])
                 else:
                     weight.add_(weight.grad, alpha=-group["lr"])
         return loss
 
 
-def sparse_step(weight_RD: Tensor, grad_RD: Tensor, learning_rate: float) -> None:
-    """Step the rows of a table that a sparse gradient names.
-
-    Args:
-        weight_RD: The table, stepped in place.
-        grad_RD: Sparse COO tensor with one sparse dimension; rows may repeat.
-        learning_rate: Factor of the gradient.
-    """
+def _rounded_step(weight_RD: Tensor, grad_RD: Tensor, learning_rate: float) -> None:
+    """Step the rows of a half-precision table that a sparse gradient names, summed in fp32."""
     rows_N, values_ND = grad_RD._indices()[0], grad_RD._values()
-    if weight_RD.dtype in (torch.bfloat16, torch.float16):
-        _rounded_step(weight_RD, rows_N, values_ND, learning_rate)
-    elif weight_RD.is_cuda:
-        weight_RD.index_add_(0, rows_N, values_ND.to(weight_RD.dtype), alpha=-learning_rate)
-    else:
-        # torch sorts an expanded index and then adds whole rows: three times as fast on CPUs.
-        index_ND = rows_N[:, None].expand_as(values_ND)
-        weight_RD.scatter_add_(0, index_ND, values_ND * -learning_rate)
-
-
-def _rounded_step(
-    weight_RD: Tensor, rows_N: Tensor, values_ND: Tensor, learning_rate: float
-) -> None:
-    """The same for a half-precision table: rows are summed and stepped in fp32."""
     touched_M, place_N = rows_N.unique(return_inverse=True)
     step_MD = values_ND.new_zeros((len(touched_M), values_ND.shape[1]), dtype=torch.float32)
     step_MD.index_add_(0, place_N, values_ND.float())
