@@ -182,7 +182,13 @@ def random_states() -> dict[str, Any]:
     return {
         "torch": torch.get_rng_state(),
         "cuda": cuda,
-        "numpy": [kind, torch.tensor(np.asarray(keys, dtype=np.int64)), position, has_gauss, cached],
+        "numpy": [
+            kind,
+            torch.tensor(np.asarray(keys, dtype=np.int64)),
+            position,
+            has_gauss,
+            cached,
+        ],
         "python": [version, list(internal), gauss],
     }
 

@@ -23,8 +23,8 @@ class EvaluationSchedule(Callback):
     optimizer step at or past the amount.
 
     Args:
-        first: Amount of training before the first evaluation; ``every`` by default.
         every: Amount of training between evaluations.
+        first: Amount of training before the first evaluation; ``every`` by default.
         limit: Amount of training after which the run gives up; no limit by default.
         unit: What the amounts count. An epoch's samples are the padded number that it trains on.
         round_to: Where an amount of samples may end.

@@ -104,7 +104,9 @@ class QualityTarget(Callback):
         if mode not in ("max", "min"):
             raise ValueError(f"target mode is {mode!r}; allowed: 'max' (>=) and 'min' (<=)")
         if not metrics or not all(math.isfinite(value) for value in metrics.values()):
-            raise ValueError(f"target metrics are {dict(metrics)}; at least one finite value needed")
+            raise ValueError(
+                f"target metrics are {dict(metrics)}; at least one finite value needed"
+            )
         self.metrics = {name.removeprefix("val/"): float(v) for name, v in metrics.items()}
         self.mode = mode
         self.state = state or RunState()
@@ -162,7 +164,8 @@ class QualityTarget(Callback):
         state = self.state
         self._step_end = state.clock.now()
         state.samples += state.global_batch_size // trainer.accumulate_grad_batches
-        if (batch_idx + 1) % trainer.log_every_n_steps == 0:
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and (batch_idx + 1) % every == 0:
             self._refuse_non_finite_loss(trainer, outputs)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

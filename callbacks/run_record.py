@@ -90,7 +90,7 @@ class RunRecord(Callback):
         metrics = self._target.metrics
         save_curve(self._folder() / "curve.png", self._target.state.evaluations, metrics)
         for logger in trainer.loggers:
-            experiment = getattr(logger, "experiment", None)
+            experiment: Any = getattr(logger, "experiment", None)
             if hasattr(experiment, "summary"):  # W&B's; no import needed to recognise it
                 experiment.summary.update(_summary(record))
 

@@ -43,7 +43,7 @@ class WarmUp(Callback):
         self,
         steps: int = 1,
         *,
-        compile: bool = False,  # noqa: A002  (the flag's natural name)
+        compile: bool = False,
         memory_format: Literal["contiguous", "channels_last", "channels_last_3d"] = "contiguous",
         cudnn_benchmark: bool = True,
         matmul_precision: Literal["highest", "high", "medium"] = "highest",
@@ -76,9 +76,7 @@ class WarmUp(Callback):
                 synthetic_step(trainer, pl_module, batch)
         pl_module.zero_grad(set_to_none=True)
 
-    def _count_flops(
-        self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_size: int
-    ) -> None:
+    def _count_flops(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_size: int) -> None:
         with FlopCounterMode(display=False) as counter:
             synthetic_step(trainer, pl_module, batch)
         analytic = getattr(pl_module, "train_flops", None)

@@ -51,8 +51,8 @@ def run(benchmark: Benchmark, args: Sequence[str], *, sheet: str | None = None) 
     if not args or args[0] in ("-h", "--help", "help"):
         print(_sheet(benchmark, sheet))
         return 0
-    if args[0] not in COMMANDS:
-        return _fail(_unknown_command(args[0]), 2)
+    if args[0] not in [*COMMANDS, *benchmark.commands]:
+        return _fail(_unknown_command(args[0], [*COMMANDS, *benchmark.commands]), 2)
     try:
         return _dispatch(benchmark, args[0], [a for a in args[1:] if a != "--debug"])
     except _usage_errors() as error:
@@ -67,6 +67,8 @@ def run(benchmark: Benchmark, args: Sequence[str], *, sheet: str | None = None) 
 
 def _dispatch(benchmark: Benchmark, command: str, args: list[str]) -> int:
     # Imported here: torch and Lightning take seconds that --help need not wait for.
+    if command in benchmark.commands:
+        return benchmark.commands[command](args)
     if command in ("prepare", "doctor"):
         from recipes import _data_commands
 
@@ -111,7 +113,8 @@ def demo_preset(benchmark: Benchmark) -> Path:
 
 
 def _sheet(benchmark: Benchmark, sheet: str | None) -> str:
-    commands = "\n".join(f"  {name:10}{text}" for name, text in COMMANDS.items())
+    own = {k: (v.__doc__ or "").partition("\n")[0] for k, v in benchmark.commands.items()}
+    commands = "\n".join(f"  {name:10}{text}" for name, text in {**COMMANDS, **own}.items())
     facts = (
         f"Target    {benchmark.target_text()} ({benchmark.dataset}, {benchmark.area})\n"
         f"Score     mean of {benchmark.runs} runs without the {benchmark.dropped} fastest and "
@@ -120,12 +123,12 @@ def _sheet(benchmark: Benchmark, sheet: str | None) -> str:
     return f"{(sheet or facts).strip()}\n\n{facts}\n\nCommands (each has --help)\n{commands}"
 
 
-def _unknown_command(word: str) -> str:
+def _unknown_command(word: str, known: Sequence[str]) -> str:
     import difflib
 
-    near = difflib.get_close_matches(word, COMMANDS, n=1)
+    near = difflib.get_close_matches(word, known, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
-    return f"unknown command {word!r}{hint} (commands: {', '.join(COMMANDS)})"
+    return f"unknown command {word!r}{hint} (commands: {', '.join(known)})"
 
 
 def _usage_errors() -> tuple[type[BaseException], ...]:

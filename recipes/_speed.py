@@ -116,7 +116,8 @@ def measure(benchmark: Benchmark, cli: RecipeCLI, steps: int) -> dict[str, Any]:
 def _read_batches(datamodule: Any, steps: int) -> tuple[list[Any], float]:
     """Real batches, and the median seconds that the loader takes for one."""
     loader = datamodule.train_dataloader()
-    kept, seconds = [], []
+    kept: list[Any] = []
+    seconds: list[float] = []
     # The second pass counts: a run lasts many epochs, and caches are filled in the first.
     for _ in range(2):
         kept, seconds = [], []
@@ -146,9 +147,7 @@ def _lightning_round(
     return run.trainer, times.moments
 
 
-def _plain_round(
-    cli: RecipeCLI, trainer: L.Trainer, batches: list[Any], steps: int
-) -> list[float]:
+def _plain_round(cli: RecipeCLI, trainer: L.Trainer, batches: list[Any], steps: int) -> list[float]:
     module, moments = cli.model, []
     configured: Any = module.configure_optimizers()
     optimizer = configured["optimizer"] if isinstance(configured, dict) else configured

@@ -53,7 +53,9 @@ def fit(benchmark: Benchmark, args: list[str]) -> int:
     with _resume.interrupts_as_stop(state):
         try:
             run.trainer.fit(
-                cli.model, datamodule=cli.datamodule, ckpt_path=cli.config.ckpt_path,
+                cli.model,
+                datamodule=cli.datamodule,
+                ckpt_path=cli.config.ckpt_path,
                 weights_only=True,
             )
         except StopRun as stop:
@@ -83,7 +85,10 @@ def validate(benchmark: Benchmark, args: list[str]) -> int:
     trainer = cli.build_trainer(logger=False, callbacks=[target], enable_progress_bar=False)
     trainer.strategy.strict_loading = True  # type: ignore[attr-defined]
     trainer.validate(
-        cli.model, datamodule=cli.datamodule, ckpt_path=cli.config.ckpt_path, verbose=False,
+        cli.model,
+        datamodule=cli.datamodule,
+        ckpt_path=cli.config.ckpt_path,
+        verbose=False,
         weights_only=True,
     )
     quality = target.read(trainer)
@@ -205,8 +210,10 @@ class Run:
         path = self.folder.path / "config.yaml"
         if not path.exists():
             text = config_text(self.cli)
-            path.write_text(f"# Run it again: python recipes/{self.benchmark.name}.py fit "
-                            f"--config {path}\n{text}")
+            path.write_text(
+                f"# Run it again: python recipes/{self.benchmark.name}.py fit "
+                f"--config {path}\n{text}"
+            )
 
     def verdict(self, stopped: StopRun | None) -> int:
         """Print the last sentence of the run.
@@ -283,5 +290,3 @@ def refuse_foreign_checkpoint(benchmark: Benchmark, path: Path) -> None:
             f"--ckpt_path: {path} was written by "
             f"{'another program' if writer is None else writer}, not by {benchmark.name}"
         )
-
-

@@ -9,8 +9,10 @@ from collections.abc import Sequence
 UNRECOGNISED = re.compile(r"unrecognized arguments: (\S+)", re.IGNORECASE)
 IN_GROUP = re.compile(r"Group '([\w.]+)' does not accept option '([\w.]+)'")
 IN_NET = re.compile(r"Option '([\w.]+)' is not accepted.*class_path='([\w.]+)'")
-NOT_IMPORTED = re.compile(r"(No module named '[\w.]+'|module '[\w.]+' has no attribute '\w+').*"
-                          r"Got value: (\S+)")
+NOT_IMPORTED = re.compile(
+    r"(No module named '[\w.]+'|module '[\w.]+' has no attribute '\w+').*"
+    r"Got value: (\S+)"
+)
 WRONG_VALUE = re.compile(r"Expected an? (.+?)\. Got value: (.*)")
 
 

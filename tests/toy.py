@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from callbacks.quality_target import RunState
 from callbacks.clock import RunClock
+from callbacks.quality_target import RunState
 
 
 class FakeTime:

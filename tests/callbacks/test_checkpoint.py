@@ -6,13 +6,13 @@ import signal
 import numpy as np
 import pytest
 import torch
-from tests.toy import FakeTime, ToyData, ToyModule, fake_state, toy_trainer
 from torch.utils.data import DataLoader, Dataset
 
 from callbacks.checkpoint import Checkpoint, random_states, read_benchmark, set_random_states
 from callbacks.evaluation_schedule import EvaluationSchedule
 from callbacks.quality_target import QualityTarget, StopReason, StopRun
 from datamodules._sampling import EpochSampler, resume_position
+from tests.toy import FakeTime, ToyData, ToyModule, fake_state, toy_trainer
 
 
 class Points(Dataset):

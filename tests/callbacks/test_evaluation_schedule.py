@@ -4,10 +4,10 @@ import contextlib
 import math
 
 import pytest
-from tests.toy import ToyData, ToyModule, fake_state, FakeTime, toy_trainer
 
 from callbacks.evaluation_schedule import EvaluationSchedule
 from callbacks.quality_target import QualityTarget, StopReason, StopRun
+from tests.toy import FakeTime, ToyData, ToyModule, fake_state, toy_trainer
 
 UNET3D = {"first": 168_000, "every": 3_360, "limit": 1_680_000, "unit": "samples"}
 

@@ -1,15 +1,16 @@
 """Events of the log: order, units, blocks, and what ends it."""
 
+import contextlib
 import json
 
 import pytest
-from tests.toy import FakeTime, ToyData, ToyModule, fake_state, toy_trainer
 
 from callbacks import mlperf_log
 from callbacks.evaluation_schedule import EvaluationSchedule
 from callbacks.metrics_csv import MetricsCSV
 from callbacks.mlperf_log import MLPerfLog
 from callbacks.quality_target import QualityTarget, StopRun
+from tests.toy import FakeTime, ToyData, ToyModule, fake_state, toy_trainer
 
 
 def train(folder, script, *, schedule=None, unit="epochs", module=None, data=None, **settings):
@@ -28,10 +29,8 @@ def train(folder, script, *, schedule=None, unit="epochs", module=None, data=Non
     )
     module = module or ToyModule(script, time=time)
     trainer = toy_trainer([schedule, target, log], max_epochs=-1, **settings)
-    try:
+    with contextlib.suppress(StopRun, RuntimeError):
         trainer.fit(module, datamodule=data or ToyData())
-    except (StopRun, RuntimeError):
-        pass
     return [json.loads(line.partition(" ")[2]) for line in (folder / "result.txt").open()]
 
 

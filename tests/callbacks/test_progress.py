@@ -1,10 +1,10 @@
 """What the progress line says."""
 
 import pytest
-from tests.toy import FakeTime, fake_state
 
 from callbacks.progress import Progress, human_time
 from callbacks.quality_target import Evaluation, QualityTarget, StopReason
+from tests.toy import FakeTime, fake_state
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,11 @@ import signal
 
 import pytest
 import torch
-from tests.toy import FakeTime, ToyData, ToyModule, fake_state, toy_trainer
 
 from callbacks.checkpoint import Checkpoint
 from callbacks.clock import RunClock, seconds_since_process_start
 from callbacks.quality_target import QualityTarget, StopReason, StopRun
+from tests.toy import FakeTime, ToyData, ToyModule, fake_state, toy_trainer
 
 
 def train(script, *, metrics=None, mode="max", callbacks=(), **settings):

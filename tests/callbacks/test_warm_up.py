@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from tests.toy import FakeTime, ToyData, ToyModule, fake_state, toy_trainer
 from torch import nn
 
 from callbacks.quality_target import QualityTarget
 from callbacks.warm_up import WarmUp
+from tests.toy import FakeTime, ToyData, ToyModule, fake_state, toy_trainer
 
 
 class WithStatistics(ToyModule):
