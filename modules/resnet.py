@@ -144,7 +144,7 @@ class ResNetModule(L.LightningModule):
         Returns:
             float32 with the reference's channel means subtracted; same shape and memory layout.
         """
-        return image_BCHW.float() - self.image_mean
+        return image_BCHW.float().sub_(self.image_mean)
 
     def on_validation_epoch_start(self) -> None:
         """Evaluate with the mean of all ranks' running statistics."""

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datamodules import _imagenet_images
 from datamodules._imagenet_images import (
     Box,
     Header,
-    cropped,
     decode,
     distorted_box,
     evaluation_image,
@@ -31,6 +31,10 @@ def photo(width: int, height: int, *, mode: str = "RGB", form: str = "JPEG") -> 
         buffer, form, quality=92
     )
     return buffer.getvalue()
+
+
+def cropped(data: bytes, header: Header, box: Box, side: int) -> np.ndarray:
+    return _imagenet_images.cropped(data, header, box, side).permute(1, 2, 0).numpy()
 
 
 def difference(one: np.ndarray, other: np.ndarray) -> np.ndarray:
