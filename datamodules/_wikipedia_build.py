@@ -231,22 +231,22 @@ def pick_evaluation(samples: Samples, count: int, path: Path) -> Samples:
         mlcommons/training @ 9947bdf2, language_model/tensorflow/bert/cleanup_scripts/
         pick_eval_samples.py.
     """
-    total = samples.first_lengths_N.size
+    total = samples.first_lengths.size
     if total < count:
         raise ValueError(f"{path}: gives {total} samples, {count} are needed")
     ratio = total / count
     picked = np.array([int(i * ratio) for i in range(count)])
-    tokens, token_starts = _gather(samples.tokens_T, samples.token_starts, picked)
-    positions, mask_starts = _gather(samples.positions_M, samples.mask_starts, picked)
-    labels, _ = _gather(samples.labels_M, samples.mask_starts, picked)
+    tokens, token_starts = _gather(samples.tokens, samples.token_starts, picked)
+    positions, mask_starts = _gather(samples.positions, samples.mask_starts, picked)
+    labels, _ = _gather(samples.labels, samples.mask_starts, picked)
     return Samples(
         tokens,
         token_starts,
-        samples.first_lengths_N[picked],
+        samples.first_lengths[picked],
         positions,
         labels,
         mask_starts,
-        samples.random_next_N[picked],
+        samples.random_next[picked],
     )
 
 
@@ -310,7 +310,8 @@ def refuse_repetition(out: Path, shards: Mapping[str, Mapping[str, Any]]) -> int
     repeated = hashes.size - np.unique(hashes).size
     if repeated > REPEATED_SHARE_LIMIT * hashes.size:
         raise ValueError(
-            f"{repeated} of {hashes.size} articles are repetitions; the text was put together wrongly"
+            f"{repeated} of {hashes.size} articles are repetitions; "
+            "the text was put together wrongly"
         )
     return int(repeated)
 

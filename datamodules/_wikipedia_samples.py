@@ -51,20 +51,20 @@ class SpecialIds:
 class Samples:
     """Samples without padding."""
 
-    tokens_T: np.ndarray
-    """int32 ids, masked, with [CLS] and both [SEP]."""
+    tokens: np.ndarray
+    """(T,) int32 ids, masked, with [CLS] and both [SEP]."""
     token_starts: np.ndarray
-    """(N + 1,) int64 into ``tokens_T``."""
-    first_lengths_N: np.ndarray
-    """int32 tokens of segment 0: [CLS] A [SEP]."""
-    positions_M: np.ndarray
-    """int32 masked positions, from the sample's own start, rising."""
-    labels_M: np.ndarray
-    """int32 original ids at these positions."""
+    """(N + 1,) int64 into ``tokens``."""
+    first_lengths: np.ndarray
+    """(N,) int32 tokens of segment 0: [CLS] A [SEP]."""
+    positions: np.ndarray
+    """(M,) int32 masked positions, from the sample's own start, rising."""
+    labels: np.ndarray
+    """(M,) int32 original ids at these positions."""
     mask_starts: np.ndarray
-    """(N + 1,) int64 into ``positions_M``."""
-    random_next_N: np.ndarray
-    """uint8: 1 where segment B is from another place, 0 where it follows A."""
+    """(N + 1,) int64 into ``positions``."""
+    random_next: np.ndarray
+    """(N,) uint8: 1 where segment B is from another place, 0 where it follows A."""
 
 
 def make_samples(articles: Articles, recipe: Recipe, special: SpecialIds) -> Samples:

@@ -43,7 +43,9 @@ class PackedBatch(TypedDict):
     """(B,) int64, which samples of the data set they are."""
 
 
-def write_shard(path: Path, samples: Samples, articles: np.ndarray, facts: Mapping[str, Any]) -> None:
+def write_shard(
+    path: Path, samples: Samples, articles: np.ndarray, facts: Mapping[str, Any]
+) -> None:
     """Write a shard; it appears whole or not at all.
 
     Args:
@@ -57,14 +59,14 @@ def write_shard(path: Path, samples: Samples, articles: np.ndarray, facts: Mappi
     """
     from safetensors.numpy import save_file
 
-    arrays = {
-        "tokens": samples.tokens_T.astype(np.uint16),
+    arrays: dict[str, np.ndarray] = {
+        "tokens": samples.tokens.astype(np.uint16),
         "token_starts": samples.token_starts.astype(np.int64),
-        "first_lengths": samples.first_lengths_N.astype(np.uint16),
-        "positions": samples.positions_M.astype(np.uint16),
-        "labels": samples.labels_M.astype(np.uint16),
+        "first_lengths": samples.first_lengths.astype(np.uint16),
+        "positions": samples.positions.astype(np.uint16),
+        "labels": samples.labels.astype(np.uint16),
         "mask_starts": samples.mask_starts.astype(np.int64),
-        "random_next": samples.random_next_N.astype(np.uint8),
+        "random_next": samples.random_next.astype(np.uint8),
         "articles": articles.astype(np.uint64),
     }
     partial = path.with_suffix(f".partial-{os.getpid()}")

@@ -15,7 +15,6 @@ from typing import Any
 
 import lightning as L
 import numpy as np
-import torch
 from torch.utils.data import DataLoader
 
 from datamodules import _wikipedia_build as builder
@@ -107,7 +106,12 @@ class WikipediaDataModule(L.LightningDataModule):
         self.prepared_dir = None if prepared_dir is None else Path(prepared_dir)
         self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
         self.recipe = Recipe(
-            max_seq_length, max_predictions, masked_lm_prob, short_seq_prob, dupe_factor, sample_seed
+            max_seq_length,
+            max_predictions,
+            masked_lm_prob,
+            short_seq_prob,
+            dupe_factor,
+            sample_seed,
         )
         self.num_parts, self.num_eval_samples = num_parts, num_eval_samples
         self.vocab_size, self.published_text = vocab_size, published_text
@@ -153,10 +157,10 @@ class WikipediaDataModule(L.LightningDataModule):
         """
         manifest = self._prepare(show_progress=True)
         shards = [manifest["shards"][name] for name in self._train_names]
-        tokens = sum(shard["tokens"] for shard in shards)
+        mean = sum(shard["tokens"] for shard in shards) / self._num_train
         print(
             f"Wikipedia{' demo' if self.demo else ''} is ready in {self._prepared}: "
-            f"{len(shards)} parts, {self._num_train:,} training samples of {tokens / self._num_train:.0f} "
+            f"{len(shards)} parts, {self._num_train:,} training samples of {mean:.0f} "
             f"tokens on average, {self.num_eval_samples:,} evaluation samples, "
             f"{manifest['repeated_articles']:,} repeated articles"
         )
@@ -343,14 +347,15 @@ class WikipediaDataModule(L.LightningDataModule):
                 checksums=builder.reference_checksums(folder) if published else {},
             )
             manifest = builder.build(
-                source, self._prepared, processes=self.prepare_processes, show_progress=show_progress
+                source,
+                self._prepared,
+                processes=self.prepare_processes,
+                show_progress=show_progress,
             )
         self._manifest = manifest
         return manifest
 
 
-def _as_it_is(batch: PackedBatch) -> PackedBatch:
+def _as_it_is(batch: Any) -> Any:
     """The batch that the data set made; DataLoader's own collation would stack samples."""
     return batch
-
-

@@ -18,7 +18,7 @@ NUM_GENDERS = 3
 DEPARTURE = 0.05
 PLURAL = "n"
 UNUSED = 5
-VOCAB_SIZE = 138
+VOCAB_SIZE = 112
 
 
 class Language:
@@ -125,5 +125,9 @@ def _words(rng: random.Random, count: int) -> list[str]:
     words: set[str] = set()
     while len(words) < count:
         syllables = rng.randint(2, 3)
-        words.add("".join(rng.choice("bdfgklmprstvz") + rng.choice("aeiou") for _ in range(syllables)))
-    return sorted(words, key=lambda word: (rng.random(), word))
+        words.add(
+            "".join(rng.choice("bdfgklmprstvz") + rng.choice("aeiou") for _ in range(syllables))
+        )
+    ordered = sorted(words)  # a set's own order differs from process to process
+    rng.shuffle(ordered)
+    return ordered

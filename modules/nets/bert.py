@@ -58,7 +58,11 @@ class Layer(nn.Module):
     """Attention and feed-forward, each followed by dropout, residual sum and LayerNorm."""
 
     def __init__(
-        self, hidden_size: int, num_heads: int, intermediate_size: int, dropouts: tuple[float, float]
+        self,
+        hidden_size: int,
+        num_heads: int,
+        intermediate_size: int,
+        dropouts: tuple[float, float],
     ) -> None:
         """Make the weights.
 

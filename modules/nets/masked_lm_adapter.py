@@ -70,7 +70,9 @@ class MaskedLMAdapter(nn.Module):
             next_logits_B2: None if the model has no such head.
         """
         lengths_B = cu_seqlens.diff().long()
-        row_T = torch.repeat_interleave(torch.arange(len(lengths_B), device=input_T.device), lengths_B)
+        row_T = torch.repeat_interleave(
+            torch.arange(len(lengths_B), device=input_T.device), lengths_B
+        )
         shape = (len(lengths_B), int(lengths_B.max()))
         inputs = {
             "input_ids": input_T.new_zeros(shape).index_put((row_T, position_T), input_T),

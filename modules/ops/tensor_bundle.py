@@ -14,7 +14,12 @@ import numpy as np
 MAGIC = 0xDB4775248B80FB57
 FOOTER_BYTES = 48
 # Numbers of TensorFlow's DataType.
-DTYPES = {1: np.dtype("<f4"), 2: np.dtype("<f8"), 3: np.dtype("<i4"), 9: np.dtype("<i8")}
+DTYPES: dict[int, np.dtype] = {
+    1: np.dtype("<f4"),
+    2: np.dtype("<f8"),
+    3: np.dtype("<i4"),
+    9: np.dtype("<i8"),
+}
 
 
 class Entry(NamedTuple):
@@ -77,10 +82,11 @@ class TensorBundle:
         with path.open("rb") as file:
             file.seek(entry.offset)
             content = file.read(entry.size)
-        values = np.frombuffer(content, DTYPES[entry.dtype]) if len(content) == entry.size else ()
-        if len(values) != int(np.prod(entry.shape)):
+        dtype = DTYPES[entry.dtype]
+        if not len(content) == entry.size == dtype.itemsize * int(np.prod(entry.shape)):
             raise ValueError(f"{path}: cut off in tensor {name}; fetch it again")
-        return np.asarray(values).reshape(entry.shape)
+        values: np.ndarray = np.frombuffer(content, dtype)
+        return values.reshape(entry.shape)
 
 
 def _table(content: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -17,10 +17,10 @@ GROUP_SHARE = 0.75
 class Group(NamedTuple):
     """Sequences of similar length, to be computed as one padded batch."""
 
-    index_GS: Tensor
-    """int64 into the T tokens; beyond a sequence's end, its last token again."""
-    real_GS: Tensor | None
-    """bool: False beyond a sequence's end; None where all have the same length."""
+    rows: Tensor
+    """(G, S) int64 into the T tokens; beyond a sequence's end, its last token again."""
+    real: Tensor | None
+    """(G, S) bool: False beyond a sequence's end; None where all have the same length."""
 
 
 class Plan(NamedTuple):
@@ -32,8 +32,8 @@ class Plan(NamedTuple):
     """No sequence is longer."""
     groups: tuple[Group, ...]
     """Every sequence once; empty where nested tensors are used."""
-    places_T: Tensor | None
-    """int64: where each token's result lies in the groups' results, put behind one another."""
+    places: Tensor | None
+    """(T,) int64: where each token's result lies in the groups' results, put behind one another."""
 
 
 def plan_attention(cu_seqlens: Tensor, max_length: int, *, nested: bool | None = None) -> Plan:
@@ -61,7 +61,7 @@ def plan_attention(cu_seqlens: Tensor, max_length: int, *, nested: bool | None =
             members.append([])
         members[-1].append(n)
     groups = tuple(_group(starts, lengths, each, cu_seqlens.device) for each in members)
-    token_T = torch.cat([g.index_GS.flatten() for g in groups])
+    token_T = torch.cat([g.rows.flatten() for g in groups])
     keep = torch.cat([_all_real(g).flatten() for g in groups])
     places_T = torch.empty(starts[-1], dtype=torch.int64, device=cu_seqlens.device)
     places_T[token_T[keep]] = torch.arange(token_T.numel(), device=cu_seqlens.device)[keep]
@@ -83,17 +83,17 @@ def varlen_attention(
     Returns:
         result_THD: Same shape.
     """
-    if plan.places_T is None:
+    if plan.places is None:
         return _nested(query_THD, key_THD, value_THD, plan, dropout)
     results = []
     for group in plan.groups:
         q, k, v = (
-            _gather(each, group.index_GS).transpose(1, 2) for each in (query_THD, key_THD, value_THD)
+            _gather(each, group.rows).transpose(1, 2) for each in (query_THD, key_THD, value_THD)
         )
-        mask = None if group.real_GS is None else group.real_GS[:, None, None, :]
+        mask = None if group.real is None else group.real[:, None, None, :]
         result_GHSD = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
         results.append(result_GHSD.transpose(1, 2).flatten(0, 1))
-    return torch.cat(results).index_select(0, plan.places_T)
+    return torch.cat(results).index_select(0, plan.places)
 
 
 def _nested(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, plan: Plan, dropout: float) -> Tensor:
@@ -120,9 +120,9 @@ def _group(starts: list[int], lengths: list[int], each: list[int], device: torch
 
 def _all_real(group: Group) -> Tensor:
     """Which positions are no padding."""
-    if group.real_GS is None:
-        return torch.ones_like(group.index_GS, dtype=torch.bool)
-    return group.real_GS
+    if group.real is None:
+        return torch.ones_like(group.rows, dtype=torch.bool)
+    return group.real
 
 
 def _gather(rows_THD: Tensor, index_GS: Tensor) -> Tensor:

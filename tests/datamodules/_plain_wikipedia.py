@@ -81,7 +81,9 @@ def plain_samples(articles, ids, size, *, length=512, predictions=76, prob=0.15,
     return samples
 
 
-def _article(articles, number, rng, ids, size, length, predictions, prob, short):
+def _article(  # noqa: C901
+    articles, number, rng, ids, size, length, predictions, prob, short
+):
     article, limit, samples = articles[number], length - 3, []
     target = limit
     if rng.random() < short:

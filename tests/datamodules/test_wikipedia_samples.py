@@ -1,6 +1,5 @@
 """Samples equal the specification's algorithm to the bit, and are made much faster."""
 
-import hashlib
 import importlib.util
 import random
 import time
@@ -12,7 +11,7 @@ import pytest
 from datamodules._wikipedia_random import below, seeded, shuffle, uniform
 from datamodules._wikipedia_samples import Recipe, SpecialIds, make_samples
 from datamodules._wikipedia_text import tokenise
-from datamodules._wikipedia_tokens import Vocabulary, WordPieces, normalise
+from datamodules._wikipedia_tokens import Vocabulary, WordPieces
 
 _spec = importlib.util.spec_from_file_location(
     "plain_wikipedia", Path(__file__).parent / "_plain_wikipedia.py"
@@ -63,18 +62,18 @@ def article_text(seed, articles=3, sentences=(1, 12), words=(3, 30)):
 
 def as_dicts(samples):
     out = []
-    for n in range(samples.first_lengths_N.size):
+    for n in range(samples.first_lengths.size):
         a, b = samples.token_starts[n : n + 2]
         c, d = samples.mask_starts[n : n + 2]
         out.append(
             {
-                "tokens": samples.tokens_T[a:b].tolist(),
-                "first": int(samples.first_lengths_N[n]),
+                "tokens": samples.tokens[a:b].tolist(),
+                "first": int(samples.first_lengths[n]),
                 "masked": list(
-                    zip(samples.positions_M[c:d].tolist(), samples.labels_M[c:d].tolist(),
+                    zip(samples.positions[c:d].tolist(), samples.labels[c:d].tolist(),
                         strict=True)
                 ),
-                "random_next": int(samples.random_next_N[n]),
+                "random_next": int(samples.random_next[n]),
             }
         )  # fmt: skip
     return out
@@ -110,7 +109,6 @@ def test_word_pieces_of_random_characters_follow_the_rules():
         characters = [chr(rng.randrange(*rng.choice(blocks))) for _ in range(60)]
         line = "".join(c for c in characters if c != "\n" and not "\ud800" <= c <= "\udfff")
         assert list(WordPieces(vocab).lines(line)) == [plain.plain_pieces(line, vocab.ids)]
-
 
 
 @pytest.mark.parametrize(
@@ -155,5 +153,5 @@ def test_generation_is_at_least_five_times_faster_than_a_plain_loop():
     theirs = plain.plain_samples(articles, vocab.ids, len(vocab))
     slow = time.perf_counter() - start
     print(f"\nsample generation: {slow / fast:.0f} times faster than the plain loop")
-    assert len(theirs) == ours.first_lengths_N.size
+    assert len(theirs) == ours.first_lengths.size
     assert slow / fast >= 5

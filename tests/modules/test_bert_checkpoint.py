@@ -86,7 +86,9 @@ def write_bundle(prefix, tensors):
     content, index = b"", []
     for at in range(0, len(pairs), 7):  # several blocks, as large checkpoints have
         body = block(pairs[at : at + 7])
-        index.append((pairs[min(at + 6, len(pairs) - 1)][0], varint(len(content)) + varint(len(body))))
+        index.append(
+            (pairs[min(at + 6, len(pairs) - 1)][0], varint(len(content)) + varint(len(body)))
+        )
         content += body + b"\0" + b"\0\0\0\0"
     meta = block([])
     meta_handle = varint(len(content)) + varint(len(meta))
@@ -189,7 +191,7 @@ def test_missing_and_broken_files_get_one_line(tmp_path, tf_checkpoint):
     with pytest.raises(FileNotFoundError, match="nowhere.index: missing"):
         load_checkpoint(net(0), tmp_path / "nowhere")
     data = prefix.with_name(prefix.name + ".data-00000-of-00001")
-    data.write_bytes(data.read_bytes()[:-100])
+    data.write_bytes(data.read_bytes()[:3000])
     with pytest.raises(ValueError, match="cut off in tensor"):
         load_checkpoint(net(0), prefix)
     (tmp_path / "bad.index").write_bytes(b"x" * 100)

@@ -51,7 +51,9 @@ def inputs(batch):
 
 def loss_of(net, batch):
     words, nexts = net(*inputs(batch))
-    return masked_lm_loss(words, batch["masked_labels"]) + cross_entropy(nexts, batch["random_next"])
+    return masked_lm_loss(words, batch["masked_labels"]) + cross_entropy(
+        nexts, batch["random_next"]
+    )
 
 
 def theirs(config=None, **settings):
@@ -210,7 +212,9 @@ def lengths_of_the_spec(count):
 @pytest.mark.slow
 def test_step_is_faster_than_transformers_padded_one():
     width = {"vocab_size": 2000, "hidden_size": 256, "intermediate_size": 1024}
-    ours = Bert(**width, num_layers=2, num_heads=4, max_positions=512, dropout=0, attention_dropout=0)
+    ours = Bert(
+        **width, num_layers=2, num_heads=4, max_positions=512, dropout=0, attention_dropout=0
+    )
     from transformers import BertConfig, BertForPreTraining
 
     config = BertConfig(

@@ -1,0 +1,328 @@
+"""Wikipedia's preparation: layout, picking, restarts, bad input; and its batches."""
+
+import hashlib
+import os
+import random
+from collections import Counter
+
+import pytest
+import torch
+
+from datamodules import _wikipedia_build as builder
+from datamodules._wikipedia_samples import Recipe, SpecialIds, make_samples
+from datamodules._wikipedia_shards import open_shard
+from datamodules._wikipedia_text import MAX_LINE_CHARACTERS, find_parts, tokenise
+from datamodules._wikipedia_tokens import Vocabulary, WordPieces
+from datamodules.demo.wikipedia import VOCAB_SIZE, Language, write_text
+from datamodules.wikipedia import WikipediaDataModule
+
+SMALL = {"max_seq_length": 64, "max_predictions": 10, "dupe_factor": 2, "num_parts": 3,
+         "num_eval_samples": 120, "vocab_size": VOCAB_SIZE, "batch_size": 8,
+         "published_text": False}  # fmt: skip
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A small data set in the published layout."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    write_text(folder)
+    for path in (folder / "results4").glob("part-*"):
+        articles = path.read_text().split("\n\n")[:20]
+        path.write_text("\n\n".join(articles) + "\n")
+    return folder
+
+
+def module(root, **settings):
+    return WikipediaDataModule(root=root, **{**SMALL, **settings})
+
+
+def eval_md5(folder):
+    articles = (folder / "eval.txt").read_text().removesuffix("\n").split("\n\n")
+    return [hashlib.md5(a.encode()).hexdigest() for a in articles]
+
+
+def test_vocabulary_of_the_demo_has_its_size():
+    words = Language().vocabulary()
+    assert len(words) == len(set(words)) == VOCAB_SIZE
+
+
+def test_evaluation_samples_are_picked_by_the_rule(root):
+    data = module(root)
+    data.prepare_data()
+    vocab = Vocabulary.read(root / "vocab.txt", VOCAB_SIZE)
+    text = (root / "results4" / "eval.txt").read_text()
+    special = SpecialIds(vocab["[CLS]"], vocab["[SEP]"], vocab["[MASK]"], len(vocab))
+    every = make_samples(tokenise(text, WordPieces(vocab)), Recipe(64, 10, dupe_factor=2), special)
+    shard = open_shard(data._prepared / "eval.safetensors")
+    total = every.first_lengths.size
+    for i in range(120):
+        n = int(i * (total / 120))
+        mine = shard["tokens"][slice(*shard["token_starts"][i : i + 2])]
+        theirs = every.tokens[slice(*every.token_starts[n : n + 2])]
+        assert mine.tolist() == theirs.tolist()
+    assert len(shard["first_lengths"]) == 120
+
+
+def test_golden_samples_of_a_small_text():
+    # Recorded from tests/datamodules/_plain_wikipedia.py, which was written from the description
+    # of the reference's algorithm only; see test_wikipedia_samples.py for the comparison itself.
+    rng = random.Random(3)
+    language = Language()
+    text = "\n\n".join(language.article(rng) for _ in range(3))
+    vocab = Vocabulary(language.vocabulary())
+    special = SpecialIds(vocab["[CLS]"], vocab["[SEP]"], vocab["[MASK]"], len(vocab))
+    samples = make_samples(tokenise(text, WordPieces(vocab)), Recipe(), special)
+    parts = (samples.tokens, samples.token_starts, samples.positions, samples.labels)
+    content = b"".join(part.astype("<i8").tobytes() for part in parts)
+    assert hashlib.md5(content).hexdigest() == GOLDEN
+
+
+GOLDEN = "3223863ed73fc8e896ee6931a196089e"
+
+
+def test_only_the_parts_of_a_run_are_prepared_and_more_parts_extend_them(root):
+    data = module(root)
+    data.prepare_data()
+    shards = {p.name for p in data._prepared.glob("train-*")}
+    assert len(shards) == 3
+    stamps = {p.name: p.stat().st_mtime_ns for p in data._prepared.glob("train-*")}
+    more = module(root, num_parts=5)
+    more.prepare_data()
+    assert len(list(more._prepared.glob("train-*"))) == 5
+    for name, stamp in stamps.items():
+        assert (more._prepared / name).stat().st_mtime_ns == stamp
+    first = find_parts(root / "results4", 3)
+    assert set(first) < set(find_parts(root / "results4", 5))
+
+
+def test_killed_preparation_goes_on_where_it_was(root, monkeypatch):
+    data = module(root)
+    original, calls = builder.build_shard, []
+
+    def dies(name, **rest):
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(name)
+        return original(name, **rest)
+
+    monkeypatch.setattr(builder, "build_shard", dies)
+    with pytest.raises(KeyboardInterrupt):
+        data.prepare_data()
+    done = {p.name: p.stat().st_mtime_ns for p in data._prepared.glob("*.safetensors")}
+    assert len(done) == 2
+    monkeypatch.setattr(builder, "build_shard", original)
+    module(root).prepare_data()
+    for name, stamp in done.items():
+        assert (data._prepared / name).stat().st_mtime_ns == stamp
+    assert len(list(data._prepared.glob("*.safetensors"))) == 4
+
+
+def test_prepared_folder_is_used_without_opening_samples_or_text(root, monkeypatch):
+    module(root).prepare_data()
+    opened = []
+    real = os.open
+
+    import builtins
+
+    original = builtins.open
+    monkeypatch.setattr(
+        builtins, "open", lambda f, *a, **k: (opened.append(str(f)), original(f, *a, **k))[1]
+    )
+    monkeypatch.setattr(os, "open", lambda f, *a, **k: (opened.append(str(f)), real(f, *a, **k))[1])
+    data = module(root)
+    data.prepare_data()
+    assert data.samples_per_epoch > 0
+    assert not [name for name in opened if "safetensors" in name or "part-" in name]
+
+
+def test_interrupted_write_leaves_no_shard(root, monkeypatch):
+    import safetensors.numpy
+
+    def full(arrays, path, metadata):
+        path.write_bytes(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(safetensors.numpy, "save_file", full)
+    data = module(root)
+    with pytest.raises(OSError, match="no space"):
+        data.prepare_data()
+    assert list(data._prepared.iterdir()) == []
+
+
+def test_batches_hold_the_samples_packed(root):
+    data = module(root)
+    data.prepare_data()
+    batch = next(iter(data.train_dataloader()))
+    starts = batch["cu_seqlens"].tolist()
+    assert len(starts) == 9
+    assert starts[-1] == len(batch["input_ids"]) == len(batch["position_ids"])
+    vocab = Vocabulary.read(root / "vocab.txt", VOCAB_SIZE)
+    for a, b in zip(starts[:-1], starts[1:], strict=True):
+        assert batch["input_ids"][a] == vocab["[CLS]"]
+        assert batch["input_ids"][b - 1] == vocab["[SEP]"]
+        assert batch["position_ids"][a:b].tolist() == list(range(b - a))
+        segments = batch["segment_ids"][a:b]
+        first = int((segments == 0).sum())
+        assert segments.tolist() == [0] * first + [1] * (b - a - first)
+        assert batch["input_ids"][a + first - 1] == vocab["[SEP]"]
+        inside = (batch["masked_index"] >= a) & (batch["masked_index"] < b)
+        assert int(inside.sum()) == min(10, max(1, round((b - a) * 0.15)))
+    masked = batch["input_ids"][batch["masked_index"]]
+    assert (masked == vocab["[MASK]"]).float().mean() > 0.6
+    assert len(batch["masked_samples"]) == len(batch["masked_labels"])
+
+
+def test_synthetic_batch_has_a_training_batchs_structure(root):
+    data = module(root)
+    data.prepare_data()
+    real, made = next(iter(data.train_dataloader())), data.synthetic_batch()
+    assert real.keys() == made.keys()
+    for name, tensor in real.items():
+        assert (tensor.dtype, tensor.ndim) == (made[name].dtype, made[name].ndim)
+    assert len(made["cu_seqlens"]) == 9
+    lengths = float(real["cu_seqlens"].diff().float().mean())
+    assert float(made["cu_seqlens"].diff().float().mean()) == pytest.approx(lengths, rel=0.4)
+
+
+def test_every_evaluation_sample_comes_once_over_two_ranks(root):
+    class Trainer:
+        world_size, accumulate_grad_batches = 2, 1
+        strategy = type("S", (), {"root_device": torch.device("cpu")})()
+
+        def __init__(self, rank):
+            self.global_rank = rank
+
+    seen = Counter()
+    single = [b["index"].tolist() for b in _prepared(root).val_dataloader()]
+    for rank in (0, 1):
+        data = _prepared(root)
+        data.trainer = Trainer(rank)
+        batches = [b["index"].tolist() for b in data.val_dataloader()]
+        assert all(batch in single for batch in batches)  # the same batches, so the same rounding
+        seen.update(i for batch in batches for i in batch)
+    assert seen == Counter(range(120))
+
+
+def _prepared(root):
+    data = module(root, evaluation_batch_size=50)
+    data.prepare_data()
+    return data
+
+
+def test_vocabulary_of_another_size_is_refused(root):
+    with pytest.raises(ValueError, match=f"{VOCAB_SIZE} lines, but data.vocab_size is 30522"):
+        module(root, vocab_size=30522).prepare_data()
+
+
+def test_text_that_is_not_utf8_names_file_and_line(root):
+    path = next(iter(find_parts(root / "results4", 3).values()))
+    lines = path.read_bytes().split(b"\n")
+    lines[4] = b"caf\xe9"
+    path.write_bytes(b"\n".join(lines))
+    with pytest.raises(ValueError, match=rf"{path.name}: line 5 is not UTF-8"):
+        module(root).prepare_data()
+
+
+def test_over_long_line_is_refused(root):
+    path = next(iter(find_parts(root / "results4", 3).values()))
+    lines = path.read_text().split("\n")
+    lines[7] = "x" * (MAX_LINE_CHARACTERS + 1)
+    path.write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=rf"{path.name}: line 8 has more than 1,000,000 char"):
+        module(root).prepare_data()
+    lines[7] = "x " * (MAX_LINE_CHARACTERS // 2)
+    path.write_text("\n".join(lines))
+    module(root).prepare_data()
+
+
+def test_missing_part_is_named(root):
+    path = next(iter(find_parts(root / "results4", 3).values()))
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=f"1 of the 3 parts needed .*{path.name}"):
+        module(root).prepare_data()
+    assert any(path.name in line for line in module(root).problems())
+
+
+def test_changed_held_out_article_is_named(root):
+    text = root / "results4" / "eval.txt"
+    articles = text.read_text().split("\n\n")
+    articles[3] += "\nMore."
+    text.write_text("\n\n".join(articles))
+    with pytest.raises(ValueError, match="article 3 has MD5"):
+        module(root).prepare_data()
+
+
+def test_text_that_is_not_the_published_one_is_refused_by_default(root):
+    with pytest.raises(ValueError, match="eval.txt: MD5 .*published file has 2a220f79"):
+        module(root, published_text=True).prepare_data()
+
+
+def test_empty_held_out_articles_are_accepted(root):
+    text = root / "results4" / "eval.txt"
+    text.write_text("\n\n".join(["", *text.read_text().split("\n\n"), ""]))
+    (root / "results4" / "eval.md5").write_text("\n".join(eval_md5(root / "results4")) + "\n")
+    module(root).prepare_data()
+
+
+def test_identical_parts_are_refused(root):
+    first, second, *_ = find_parts(root / "results4", 3).values()
+    second.write_bytes(first.read_bytes())
+    with pytest.raises(ValueError, match=f"{second.name} and {first.name} are identical"):
+        module(root).prepare_data()
+
+
+def test_mostly_repeated_articles_are_refused(root):
+    parts = list(find_parts(root / "results4", 3).values())
+    articles = parts[0].read_text().removesuffix("\n").split("\n\n")
+    for seed, path in enumerate(parts):
+        mixed = articles * 20
+        random.Random(seed).shuffle(mixed)
+        path.write_text("\n\n".join(mixed) + "\n")
+    with pytest.raises(ValueError, match="articles are repetitions"):
+        module(root).prepare_data()
+
+
+def test_doctor_lists_everything_that_lacks(root):
+    (root / "results4" / "eval.md5").unlink()
+    lines = module(root).problems()
+    assert len(lines) == 3  # eval.md5 and the two files of the checkpoint
+    assert all("missing" in line for line in lines)
+
+
+def test_numbers_out_of_range_get_one_line_each():
+    with pytest.raises(ValueError, match="batch_size") as caught:
+        WikipediaDataModule(batch_size=0, masked_lm_prob=2, max_seq_length=3)
+    assert len(str(caught.value).splitlines()) == 3
+
+
+def test_demo_is_far_above_the_target_for_who_knows_the_language_and_far_below_by_frequency():
+    """The expert sees all other words and knows the habits; he does not know departures."""
+    language, right, common = Language(), 0, Counter()
+    rng, total = random.Random(999), 0
+    noun_of = {verb: noun for noun, verb in enumerate(language.verb_of)}
+    for _ in range(150):
+        sentences = [s.lower().rstrip(".").split() for s in language.article(rng).split("\n")]
+        places = Counter(words[-1] for words in sentences)
+        for words in sentences:
+            plural = words[3].endswith("n") and words[3][:-1] in language.verbs
+            stem = [w[:-1] if plural and i in (1, 2, 3) else w for i, w in enumerate(words)]
+            noun, verb = language.nouns.index(stem[2]), language.verbs.index(stem[3])
+            patient = language.nouns.index(stem[5])
+            here = places - Counter([stem[7]])
+            guess = [
+                language.articles[language.gender[noun]][plural],
+                language.adjectives[language.adjective_of[noun]],
+                language.nouns[noun_of[verb]],
+                language.verbs[language.verb_of[noun]],
+                language.articles[language.gender[patient]][0],
+                language.nouns[language.object_of[verb]],
+                language.prepositions[language.preposition_of[verb]],
+                here.most_common(1)[0][0],
+            ]
+            sure = 1 + 3 * plural  # the full stop and the endings
+            right += sure + sum(a == b for a, b in zip(guess, stem, strict=True))
+            total += sure + 8
+            common.update([*stem, *["##n"] * (3 * plural), "."])
+    assert right / total > 0.9
+    assert common.most_common(1)[0][1] / total < 0.25

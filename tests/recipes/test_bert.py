@@ -1,0 +1,199 @@
+"""BERT end to end: closed log in samples, schedule, resume, ranks, foreign nets, wrong learning."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from datamodules.wikipedia import WikipediaDataModule
+from modules.bert import BertModule
+from modules.nets.bert import Bert
+from recipes._cli import run
+from recipes.bert import BENCHMARK, evaluation_interval
+from tests.closed_log import compliance, write_log
+
+ROOT = Path(__file__).parents[2]
+DEMO = ["--config", str(ROOT / "recipes/presets/bert/demo.yaml")]
+CPU = ["--trainer.accelerator", "cpu"]
+TINY = ["--data.batch_size", "16", "--data.num_eval_samples", "60", "--data.num_parts", "2",
+        "--data.dupe_factor", "1"]  # fmt: skip
+SHORT = [*TINY, "--evaluation.every", "80", "--evaluation.limit", "160"]
+
+
+def fit(tmp_path, *extra):
+    args = ["fit", *DEMO, *CPU, "--output_root", str(tmp_path), "--seed_everything", "5", *extra]
+    status = run(BENCHMARK, args)
+    folders = sorted((tmp_path / "bert").glob("*"))
+    return status, folders[-1] if folders else None
+
+
+def record(folder):
+    return json.loads((folder / "run.json").read_text())
+
+
+def events(folder, key):
+    lines = [json.loads(s.removeprefix(":::MLLOG ")) for s in (folder / "result.txt").open()]
+    return [line for line in lines if line["key"] == key]
+
+
+def losses(folder):
+    with (folder / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["train/loss"]]
+    return {int(row["step"]): row["train/loss"] for row in rows}
+
+
+def closed_facts():
+    module = BertModule(net=lambda: Bert(hidden_size=16, num_layers=1, intermediate_size=16))
+    return module.mllog_facts(), WikipediaDataModule(root=Path("/data/wiki")).mllog_facts()
+
+
+@pytest.mark.parametrize(
+    ("batch", "samples"),
+    [(256, 150_000), (448, 150_000), (2048, 150_000), (3072, 175_000), (4096, 175_000),
+     (8192, 225_000)],
+)  # fmt: skip
+def test_evaluation_interval_follows_the_rule(batch, samples):
+    assert evaluation_interval(batch) == samples
+
+
+def test_closed_log_passes_the_official_checker(tmp_path):
+    module, data = closed_facts()
+    path = write_log(tmp_path, BENCHMARK, module_facts=module, data_facts=data)
+    valid, messages = compliance(path)
+    assert valid, messages
+    facts = {"opt_base_learning_rate": 3.5e-4, "opt_learning_rate_training_steps": 13700,
+             "opt_lamb_weight_decay_rate": 0.01}  # fmt: skip
+    assert module.items() >= facts.items()
+    assert data["eval_samples"] == 10_000
+
+
+@pytest.mark.parametrize("missing", ["opt_lamb_beta_2", "start_warmup_step", "eval_samples"])
+def test_closed_log_without_a_required_key_is_rejected(tmp_path, missing):
+    module, data = closed_facts()
+    module.pop(missing, None), data.pop(missing, None)
+    path = write_log(tmp_path, BENCHMARK, module_facts=module, data_facts=data)
+    valid, messages = compliance(path)
+    assert not valid
+    assert any(missing in message for message in messages)
+
+
+def test_short_run_counts_samples_and_shows_predictions(tmp_path):
+    status, folder = fit(tmp_path, *SHORT)
+    assert status == 3
+    assert [e["metadata"]["epoch_num"] for e in events(folder, "eval_accuracy")] == [80, 160]
+    assert [e["value"] for e in events(folder, "train_samples")] == [160]
+    facts = record(folder)
+    assert (facts["samples"], facts["demo"], facts["division"]) == (160, True, "open")
+    assert set(facts["quality"]) == {"masked_lm_accuracy"}
+    assert facts["flops_per_sample"] > 1e6
+
+
+def test_reached_target_leaves_readable_predictions(tmp_path):
+    status, folder = fit(tmp_path, *SHORT, "--target.metrics", '{"masked_lm_accuracy": 0.0001}')
+    assert status == 0
+    valid, messages = compliance(folder / "result.txt")
+    assert valid, messages
+    text = (folder / "predictions.txt").read_text()
+    assert "[MASK]" in text
+    assert text.count("sample ") == 10
+
+
+def test_resumed_run_equals_an_uninterrupted_one(tmp_path):
+    every = ["--trainer.log_every_n_steps", "1"]
+    _, whole = fit(tmp_path / "whole", *SHORT, *every)
+    _, half = fit(tmp_path / "cut", *TINY, *every, "--evaluation.every", "80", "--evaluation.limit",
+                  "80")  # fmt: skip
+    checkpoint = str(half / "checkpoints" / "last.ckpt")
+    _, rest = fit(tmp_path / "rest", *SHORT, *every, "--ckpt_path", checkpoint)
+    after = list(losses(rest).values())
+    assert len(after) == 5
+    assert list(losses(whole).values())[-5:] == after
+    assert record(rest)["status"] == "RESUMED"
+
+
+@pytest.mark.slow
+def test_two_ranks_evaluate_exactly_like_one(tmp_path):
+    _, folder = fit(tmp_path, *SHORT)
+    checkpoint, figures = str(folder / "checkpoints" / "last.ckpt"), []
+    for devices in ("1", "2"):
+        command = [sys.executable, "recipes/bert.py", "validate", "--ckpt_path", checkpoint]
+        command += [*CPU, "--trainer.devices", devices, "--trainer.strategy", "ddp"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 3, done.stderr
+        figures.append([line for line in done.stdout.splitlines() if "masked" in line][:2])
+    assert figures[0] == figures[1]
+    assert len(figures[0]) == 2
+
+
+@pytest.mark.slow
+def test_two_ranks_train_alike_with_ddp_and_fsdp2(tmp_path):
+    fsdp2 = "lightning.pytorch.strategies.ModelParallelStrategy"
+    ways = [["--trainer.strategy", "ddp"], ["--trainer.strategy.class_path", fsdp2]]
+    values = []
+    for number, strategy in enumerate(ways):
+        command = [sys.executable, "recipes/bert.py", "fit", *DEMO, *CPU, *TINY, *strategy]
+        command += ["--trainer.devices", "2", "--data.batch_size", "8", "--evaluation.every", "80"]
+        command += ["--evaluation.limit", "80", "--seed_everything", "3"]
+        command += ["--output_root", str(tmp_path / str(number))]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 3, done.stderr
+        folder = next((tmp_path / str(number) / "bert").glob("*"))
+        facts = record(folder)
+        assert (facts["devices"], facts["samples"], facts["global_batch_size"]) == (2, 80, 16)
+        with (folder / "metrics.csv").open() as file:
+            rows = [row for row in csv.DictReader(file) if row["val/masked_lm_loss"]]
+        values.append(float(rows[-1]["val/masked_lm_loss"]))
+    # Norms over shards instead of whole tensors would change LAMB's steps by far more.
+    assert values[0] == pytest.approx(values[1], rel=1e-4)
+
+
+def test_transformers_model_by_dotted_path_runs_in_the_open_division(tmp_path):
+    shape = {"vocab_size": 112, "hidden_size": 32, "num_hidden_layers": 1,
+             "num_attention_heads": 2, "intermediate_size": 32, "embedding_size": 16}  # fmt: skip
+    preset = DEMO[1]
+    text = Path(preset).read_text()
+    start, end = text.index("  net:"), text.index("  learning_rate")
+    own = tmp_path / "open.yaml"
+    own.write_text(text[:start] + text[end:])
+    net = ["--model.net", "modules.nets.masked_lm_adapter.MaskedLMAdapter"]
+    net += ["--model.net.model", "ElectraForMaskedLM", "--model.net.config", json.dumps(shape)]
+    args = ["fit", "--config", str(own), *CPU, *net, *SHORT, "--output_root", str(tmp_path)]
+    assert run(BENCHMARK, args) == 3
+    folder = next((tmp_path / "bert").glob("*"))
+    facts = record(folder)
+    assert facts["net"] == "modules.nets.masked_lm_adapter.MaskedLMAdapter"
+    assert facts["division"] == "open"
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--data.max_seq_length", "128"], "max_sequence_length is fixed"),
+        (["--model.from_scratch", "true"], "given checkpoint"),
+        (["--data.published_text", "false"], "published"),
+        (["--target.metrics", '{"masked_lm_accuracy": 0.7}'], "target.metrics"),
+        (["--evaluation.every", "100000"], "evaluation"),
+    ],
+)
+def test_declaring_closed_against_a_rule_is_refused(tmp_path, capsys, flags, words):
+    args = ["fit", "--data.root", str(tmp_path), "--submission.division", "closed", *flags]
+    assert run(BENCHMARK, args) == 1
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_shuffled_labels_do_not_reach_the_target(tmp_path, monkeypatch):
+    original = BertModule.training_step
+
+    def shuffled(self, batch, batch_idx):
+        labels = batch["masked_labels"]
+        return original(self, batch | {"masked_labels": labels[torch.randperm(len(labels))]}, 0)
+
+    monkeypatch.setattr(BertModule, "training_step", shuffled)
+    status, folder = fit(tmp_path, "--evaluation.every", "6400", "--evaluation.limit", "6400")
+    assert status == 3
+    assert record(folder)["quality"]["masked_lm_accuracy"] < 0.3
