@@ -113,7 +113,8 @@ class COCODataModule(L.LightningDataModule):
         facts = self._manifest
         print(
             f"COCO{' demo' if self.demo else ''} is ready in {self.folder}: "
-            f"{self.num_train_samples} of {facts['train']['images']} training images, {facts['val']['images']} evaluation "
+            f"{self.num_train_samples} of {facts['train']['images']} training images, "
+            f"{facts['val']['images']} evaluation "
             f"images, {len(facts['categories'])} categories"
         )
 

@@ -15,7 +15,8 @@ def check_detector(
     """Refuse a network that does not follow the detectors' contract.
 
     In training ``net(*inputs, targets)`` gives a dict of scalar losses; in evaluation
-    ``net(*inputs)`` gives one dict of tensors per image. Random state and modes are as before afterwards.
+    ``net(*inputs)`` gives one dict of tensors per image. Random state and modes are as before
+    afterwards.
 
     Args:
         net: The network.

@@ -1,0 +1,315 @@
+"""COCO: reading, bad input, crops, sizes, the order of batches; what is opened when."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datamodules import _coco_mask_images as mask_images
+from datamodules import _coco_ssd_images as ssd_images
+from datamodules import _coco_store as store
+from datamodules._coco_annotations import load_annotations, parse, read_json
+from datamodules._coco_aspect_sampler import AspectSampler
+from datamodules._sampling import SampleKey
+from datamodules.coco import COCO300DataModule, COCOMaskDataModule
+from datamodules.demo.coco import write_scenes
+
+
+@pytest.fixture
+def root(tmp_path):
+    write_scenes(tmp_path, image_size=64, num_train=12, num_val=4)
+    return tmp_path
+
+
+def edit(root, change, split="train"):
+    path = store.annotation_file(root, split)
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_annotations_survive_the_round_trip(root, tmp_path):
+    path = store.annotation_file(root, "train")
+    content = read_json(path)
+    annotations = parse(content, path)
+    annotations.save(tmp_path / "a.npz")
+    again = load_annotations(tmp_path / "a.npz")
+    assert again.file_name == annotations.file_name
+    assert again.category_id.tolist() == [1, 3, 90]
+    labels = {1: 1, 3: 2, 90: 3}
+    for index, image_id in enumerate(again.image_id):
+        own = [a for a in content["annotations"] if a["image_id"] == image_id]
+        part = again.of_image(index)
+        assert again.box[part].tolist() == [a["bbox"] for a in own]
+        assert again.label[part].tolist() == [labels[a["category_id"]] for a in own]
+        assert again.crowd[part].tolist() == [bool(a["iscrowd"]) for a in own]
+        for rings, record in zip(again.polygons(index), own, strict=True):
+            stored = [] if record["iscrowd"] else record["segmentation"]
+            assert [len(r) * 2 for r in rings] == [len(s) for s in stored]
+            for ring, flat in zip(rings, stored, strict=True):
+                np.testing.assert_allclose(ring.reshape(-1), flat, rtol=1e-6)
+
+
+BROKEN = {
+    "unknown image": (
+        lambda c: c["annotations"][0].update(image_id=10**9), "image_id 1000000000 is not in images"
+    ),
+    "unknown category": (
+        lambda c: c["annotations"][0].update(category_id=2), "category_id 2 is not in categories"
+    ),
+    "short polygon": (
+        lambda c: c["annotations"][0].update(segmentation=[[1, 2, 3, 4]]), "4 numbers"
+    ),
+    "NaN box": (
+        lambda c: c["annotations"][0].update(bbox=[0, float("nan"), 2, 3]), "not four finite"
+    ),
+    "entry without image": (
+        lambda c: c["images"].append({"id": 999, "file_name": "x.jpg", "width": 1, "height": 1}),
+        "1 annotated images are missing, e.g. x.jpg",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_broken_annotations_give_one_clear_line(root, fault):
+    change, words = BROKEN[fault]
+    edit(root, change)
+    data = COCO300DataModule(root=root)
+    with pytest.raises(ValueError, match=words.replace(".", r"\.")) as error:
+        data.prepare_data()
+    assert len(str(error.value).splitlines()) == 1
+    assert str(root) in str(error.value)
+    assert data.problems() == str(error.value).splitlines()
+
+
+def test_many_problems_are_told_at_once_and_counted(root):
+    def change(content):
+        for record in content["annotations"]:
+            record["category_id"] = 7
+
+    edit(root, change)
+    edit(root, lambda c: c["annotations"][0].update(image_id=10**9), "val")
+    lines = COCO300DataModule(root=root).problems()
+    assert any("more annotations with unknown categories" in line for line in lines)
+    assert any("instances_val2017" in line for line in lines)
+
+
+def test_image_without_entry_is_told(root):
+    Image.new("RGB", (8, 8)).save(root / "val2017" / "stray.jpg")
+    assert (
+        "1 images are not in instances_val2017.json, e.g. stray.jpg"
+        in (COCO300DataModule(root=root).problems()[0])
+    )
+
+
+def test_json_cut_short_is_told(root):
+    path = store.annotation_file(root, "train")
+    path.write_text(path.read_text()[:-200])
+    with pytest.raises(ValueError, match="cut short or damaged"):
+        COCOMaskDataModule(root=root).prepare_data()
+
+
+def test_missing_parts_say_where_to_get_them(tmp_path):
+    lines = COCO300DataModule(root=tmp_path).problems()
+    assert len(lines) == 4
+    assert all("images.cocodataset.org" in line for line in lines)
+    with pytest.raises(FileNotFoundError):
+        COCO300DataModule(root=tmp_path).prepare_data()
+
+
+def test_damaged_image_is_named(root):
+    data = COCO300DataModule(root=root)
+    data.prepare_data()
+    victim = next((root / "val2017").glob("*.jpg"))
+    victim.write_bytes(victim.read_bytes()[:100])
+    with pytest.raises(ValueError, match=f"{victim.name} cannot be decoded"):
+        list(data.val_dataloader())
+
+
+def test_ready_folder_opens_no_sample(root):
+    COCO300DataModule(root=root).prepare_data()
+    opened = []
+    sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
+    data = COCO300DataModule(root=root)
+    data.prepare_data()
+    assert data.mllog_facts()["train_samples"] == 12
+    assert [p for p in opened if p.startswith(str(root)) and not p.endswith("manifest.json")] == []
+
+
+def test_changed_annotations_are_prepared_again(root):
+    COCO300DataModule(root=root).prepare_data()
+    edit(root, lambda c: c["annotations"].pop(0))
+    data = COCO300DataModule(root=root)
+    assert store.ready_manifest(root, root / store.PREPARED) is None
+    data.prepare_data()
+    assert data._manifest["train"]["annotations"] == len(store.load(data._prepared, "train").box)
+
+
+def test_one_pixel_image_is_a_sample(root):
+    def change(content):
+        Image.new("RGB", (1, 1)).save(root / "train2017" / "dot.jpg")
+        content["images"].append({"id": 0, "file_name": "dot.jpg", "width": 1, "height": 1})
+        box = {"id": 999, "image_id": 0, "category_id": 1, "iscrowd": 0, "area": 1.0}
+        ring = [[0.0, 0.0, 1.0, 0.0, 1.0, 1.0]]
+        content["annotations"].append({**box, "bbox": [0.0, 0.0, 1.0, 1.0], "segmentation": ring})
+
+    edit(root, change)
+    data = COCO300DataModule(root=root, batch_size=4)
+    data.prepare_data()
+    assert data.num_train_samples == 13
+    assert COCOMaskDataModule(root=root).num_train_samples == 12  # no side exceeds a pixel
+    annotations = store.load(data._prepared, "train")
+    images = ssd_images.TrainingImages(
+        root / "train2017", annotations, np.arange(1), seed=0, crop_attempts=1
+    )
+    for epoch in range(20):
+        assert images[SampleKey(0, epoch, 0)]["image"].shape == (3, 300, 300)
+    assert mask_images.ImageSize(800, 1333).of(1, 1) == (800, 800)
+
+
+def test_batches_have_the_promised_shapes_and_synthetic_ones_too(root):
+    data = COCO300DataModule(root=root, batch_size=4)
+    data.prepare_data()
+    batch, fake = next(iter(data.train_dataloader())), data.synthetic_batch()
+    for key in ("image", "boxes", "labels"):
+        assert batch[key].shape[0] == fake[key].shape[0] == 4
+        assert batch[key].shape[1:] == fake[key].shape[1:]
+        assert batch[key].dtype == fake[key].dtype
+    real = batch["labels"] > 0
+    assert real.any()
+    assert ((batch["boxes"][real] >= 0) & (batch["boxes"][real] <= 1)).all()
+    masks = COCOMaskDataModule(root=root, batch_size=3, min_image_size=64, max_image_size=96)
+    batch, fake = next(iter(masks.train_dataloader())), masks.synthetic_batch()
+    assert batch.keys() == fake.keys()
+    assert batch["image"].shape[2] % 32 == batch["image"].shape[3] % 32 == 0
+    for box, label, polygons in zip(
+        batch["boxes"], batch["labels"], batch["polygons"], strict=True
+    ):
+        assert len(box) == len(label) == len(polygons)
+
+
+def test_masks_and_boxes_stay_together_when_flipped_and_scaled(root):
+    data = COCOMaskDataModule(root=root)
+    data.prepare_data()
+    annotations = store.load(data._prepared, "train")
+    samples = mask_images.usable(annotations)
+    size = mask_images.ImageSize(100, 200)
+    images = mask_images.TrainingImages(root / "train2017", annotations, samples, size=size, seed=0)
+    seen = 0
+    for number in range(len(samples)):
+        sample = images[SampleKey(number, 0, 0)]
+        for box, rings in zip(sample["boxes"].numpy(), sample["polygons"], strict=True):
+            outline = np.concatenate(rings)
+            np.testing.assert_allclose(outline.min(0), box[:2], atol=2.5)
+            np.testing.assert_allclose(outline.max(0), box[2:], atol=2.5)
+            seen += 1
+    assert seen >= 10
+
+
+@pytest.mark.parametrize(
+    ("original", "resized"),
+    [((480, 640), (800, 1066)), ((200, 640), (417, 1334)), ((640, 480), (1066, 800)),
+     ((800, 900), (800, 900)), ((100, 100), (800, 800))],
+)  # fmt: skip
+def test_sizes_are_the_reference_ones(original, resized):
+    assert mask_images.ImageSize(800, 1333).of(*original) == resized
+
+
+def test_boxes_are_inclusive_and_crowds_left_out(root):
+    data = COCOMaskDataModule(root=root)
+    data.prepare_data()
+    annotations = store.load(data._prepared, "train")
+    images = mask_images.TrainingImages(
+        root, annotations, np.arange(1), size=mask_images.ImageSize(64, 96), seed=0
+    )
+    box, label, polygons = images.targets(0)
+    part = annotations.of_image(0)
+    x, y, w, h = annotations.box[part][0]
+    np.testing.assert_allclose(box[0], [x, y, x + w - 1, y + h - 1])
+    assert annotations.crowd[part].sum() == 1
+    assert len(label) == len(polygons) == int((~annotations.crowd[part]).sum())
+
+
+def test_crop_keeps_the_rule_and_is_a_function_of_the_draw():
+    boxes = np.array([[0.1, 0.2, 0.4, 0.6], [0.5, 0.3, 0.9, 0.8]])
+    labels = np.array([1, 2])
+    kept_whole, windows = 0, 0
+    for seed in range(400):
+        window, out, out_labels = ssd_images.crop(
+            np.random.default_rng(seed), boxes, labels, attempts=1
+        )
+        again = ssd_images.crop(np.random.default_rng(seed), boxes, labels, attempts=1)
+        assert again[0] == window
+        if window is None:
+            kept_whole += 1
+            assert out is boxes
+            continue
+        windows += 1
+        w, h = window[2] - window[0], window[3] - window[1]
+        assert min(w, h) >= 0.3
+        assert 0.5 <= w / h <= 2
+        centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+        inside = ((centre > window[:2]) & (centre < window[2:])).all(1)
+        assert out_labels.tolist() == labels[inside].tolist()
+        assert out.min() >= 0
+        assert out.max() <= 1
+    assert kept_whole > 150  # strict bounds nearly never hold for two boxes
+    assert windows > 40
+
+
+def collect(sampler):
+    return [[(k.index, k.epoch) for k in batch] for batch in sampler]
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_aspect_batches_hold_one_orientation_and_every_image_once_a_pass(world_size):
+    portrait = np.random.default_rng(0).random(50) < 0.3
+    arguments = {"batch_size": 4, "batches_per_epoch": 5, "world_size": world_size, "seed": 3}
+    seen = []
+    for rank in range(world_size):
+        sampler = AspectSampler(portrait, rank=rank, **arguments)
+        for epoch in range(8):
+            sampler.set_epoch(epoch)
+            batches = collect(sampler)
+            assert len(batches) == len(sampler) == 5
+            for batch in batches:
+                assert len({bool(portrait[index]) for index, _ in batch}) == 1
+                assert 1 <= len(batch) <= 4
+            seen += [key for batch in batches for key in batch]
+    first = [index for index, number in seen if number == 0]
+    assert set(first) == set(range(50))
+    assert len(first) == -(-50 // world_size) * world_size
+
+
+def test_aspect_order_resumes_in_the_middle():
+    portrait = np.random.default_rng(0).random(50) < 0.3
+    arguments = {"batch_size": 4, "batches_per_epoch": 9, "rank": 0, "world_size": 1, "seed": 3}
+    whole = AspectSampler(portrait, **arguments)
+    whole.set_epoch(4)
+    expected = collect(whole)[5:]
+    resumed = AspectSampler(portrait, **arguments, start_epoch=4, start_batch=5)
+    assert collect(resumed) == expected
+    resumed.set_epoch(5)
+    whole.set_epoch(5)
+    assert collect(resumed) == collect(whole)
+
+
+def test_epochs_have_the_reference_number_of_steps(monkeypatch):
+    data = COCOMaskDataModule(batch_size=96)
+    counts = {"train": {"images_with_usable_box": 117_266}, "val": {"images": 5000}}
+    monkeypatch.setattr(data, "_facts", counts)
+    assert data.steps_per_epoch == 1222
+    light = COCO300DataModule(batch_size=1024)
+    monkeypatch.setattr(light, "_facts", {"train": {"annotated_images": 117_266}})
+    assert light.samples_per_epoch // light.global_batch_size == 115
+
+
+def test_evaluation_batches_cover_all_images_also_the_empty_ones(root):
+    data = COCOMaskDataModule(root=root, evaluation_batch_size=3)
+    data.prepare_data()
+    index = torch.cat([batch["index"] for batch in data.val_dataloader()])
+    assert index.tolist() == list(range(6))
+    assert len(data.evaluation_truth()["images"]) == 6
