@@ -68,5 +68,7 @@ def read_net(path: Path) -> DualNet:
         net.load_state_dict(state)
     except Exception as error:  # torch raises many kinds for a damaged file
         reason = str(error).splitlines()[0]
-        raise ValueError(f"--ckpt_path {path}: no checkpoint of a dual network: {reason}") from error
+        raise ValueError(
+            f"--ckpt_path {path}: no checkpoint of a dual network: {reason}"
+        ) from error
     return net

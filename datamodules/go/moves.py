@@ -247,8 +247,8 @@ def prune(trees: Trees, tree: int, owner: np.ndarray) -> None:
             n[action] = 0
         elif action != best and n[action] > 0:
             gap = top - w[action] * sign / (1.0 + n[action])
-            bound = int(c * p[action] * np.sqrt(total) / gap) if gap > 0 else 0
-            n[action] = max(0, min(n[action], bound))
+            bound = c * p[action] * np.sqrt(total) / gap if gap > 0 else 0.0
+            n[action] = int(min(float(n[action]), bound))
     if n.max() == 0:
         n[last] = 1
 

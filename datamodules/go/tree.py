@@ -193,10 +193,21 @@ def _release(trees: Trees, node: int) -> None:
 @njit(nogil=True, cache=True)
 def _free_below(trees: Trees, node: int, keep: int) -> None:
     """Free all nodes below one, but for the branch of one child."""
+    # The stack of free nodes is the queue of nodes whose children are still to be freed: numba
+    # cannot load recursive functions from its cache.
+    at = trees.top[0]
+    _release_children(trees, node, keep)
+    while at < trees.top[0]:
+        _release_children(trees, trees.free[at], -1)
+        at += 1
+
+
+@njit(nogil=True, cache=True)
+def _release_children(trees: Trees, node: int, keep: int) -> None:
+    """Give the children of a node back to the pool, but for one."""
     for action in range(trees.child.shape[1]):
         child = trees.child[node, action]
         if child >= 0 and child != keep:
-            _free_below(trees, child, -1)
             _release(trees, child)
     trees.child[node] = -1
 

@@ -1,0 +1,206 @@
+"""A network as a player that speaks the Go Text Protocol, version 2.
+
+Source: G. Farneback, "Specification of the Go Text Protocol, version 2, draft 2" (2002).
+"""
+
+from collections.abc import Callable, Iterable
+from typing import TextIO
+
+import numpy as np
+
+from datamodules.go import board as go
+from datamodules.go import moves as mv
+from datamodules.go import tree as mcts
+from datamodules.go.score import area_score, pass_alive
+from datamodules.go.selfplay import MATCH_TRIES, Network
+from datamodules.go.sgf import COLUMNS, action_of, vertex
+
+COLOURS = {"b": go.BLACK, "black": go.BLACK, "w": go.WHITE, "white": go.WHITE}
+
+
+class Player:
+    """One game on one board, played by a search with a network.
+
+    Args:
+        network: Values positions of this board size.
+        size: Points per side; no other is accepted.
+        komi: Points that White gets, until the controller names others.
+        readouts: Searches per move, at least 1.
+        virtual_losses: Leaves in one batch of the network.
+
+    Raises:
+        ValueError: If there would be no search.
+    """
+
+    def __init__(
+        self, network: Network, size: int, *, komi: float = 7.5, readouts: int = 100,
+        virtual_losses: int = 4,
+    ) -> None:  # fmt: skip
+        if readouts < 1:
+            raise ValueError(f"readouts must be at least 1, got {readouts}")
+        self.network, self.size, self.readouts = network, size, readouts
+        self._trees = mcts.make_trees(size, 1, readouts + 4 * MATCH_TRIES, komi)
+        self._leaves = mcts.make_leaves(size, virtual_losses)
+        self._virtual_losses = virtual_losses
+        self.moves: list[int] = []
+        self.commands: dict[str, Callable[[list[str]], str]] = {
+            "protocol_version": lambda _: "2",
+            "name": lambda _: "finishline",
+            "version": lambda _: "Mini Go",
+            "known_command": lambda words: str(words[0] in self.commands).lower(),
+            "list_commands": lambda _: "\n".join(sorted(self.commands)),
+            "quit": lambda _: "",
+            "boardsize": self._boardsize,
+            "clear_board": self._clear,
+            "komi": self._komi,
+            "play": self._play,
+            "genmove": self._genmove,
+            "undo": self._undo,
+            "showboard": self._show,
+            "final_score": self._final_score,
+        }
+
+    def answer(self, line: str) -> str | None:
+        """Answer one line of a controller.
+
+        Args:
+            line: A command, perhaps with a number in front.
+
+        Returns:
+            The answer with its empty line, or None where none is due.
+        """
+        words = line.partition("#")[0].split()
+        if not words:
+            return None
+        number = words.pop(0) if words[0].isdigit() else ""
+        if not words:
+            return f"?{number} unknown command\n\n"
+        name = words.pop(0)
+        if name not in self.commands:
+            return f"?{number} unknown command\n\n"
+        try:
+            text = self.commands[name](words)
+        except (IndexError, KeyError):
+            return f"?{number} syntax error\n\n"
+        except ValueError as error:
+            return f"?{number} {error}\n\n"
+        return f"={number}{' ' if text else ''}{text}\n\n"
+
+    def serve(self, lines: Iterable[str], out: TextIO) -> None:
+        """Answer until the controller quits or hangs up.
+
+        Args:
+            lines: What the controller sends.
+            out: Where answers go.
+        """
+        for line in lines:
+            if (text := self.answer(line)) is not None:
+                out.write(text)
+                out.flush()
+            if "quit" in line.split()[:2]:
+                return
+
+    # Commands.
+
+    def _boardsize(self, words: list[str]) -> str:
+        if int(words[0]) != self.size:
+            raise ValueError("unacceptable size")
+        return self._clear(words)
+
+    def _clear(self, words: list[str]) -> str:
+        self._start()
+        self.moves = []
+        return ""
+
+    def _komi(self, words: list[str]) -> str:
+        self._trees.komi[0] = float(words[0])
+        return ""
+
+    def _play(self, words: list[str]) -> str:
+        colour = COLOURS[words[0].lower()]
+        try:
+            action = action_of(words[1], self.size)
+        except ValueError as error:
+            raise ValueError("illegal move") from error
+        self._turn_to(colour)
+        root = self._trees.root[0]
+        if not go.is_legal(
+            self._trees.board[root], self._trees.info[root], self._trees.history[0], action
+        ):
+            raise ValueError("illegal move")
+        self._advance(action)
+        return ""
+
+    def _genmove(self, words: list[str]) -> str:
+        self._turn_to(COLOURS[words[0].lower()])
+        trees, root = self._trees, self._trees.root[0]
+        if trees.info[root, go.PASSES] >= 2:
+            self._advance(self.size * self.size)
+            return "PASS"
+        goal = int(trees.root_n[0]) + self.readouts
+        while self._trees.root_n[0] < goal:
+            self._search(goal)
+        trees, root = self._trees, self._trees.root[0]
+        owner = np.zeros(trees.board.shape[2], np.int8)
+        pass_alive(trees.board[root], trees.info[root], owner)
+        action = mv.most_visited(trees, 0, owner)
+        self._advance(action)
+        return vertex(action, self.size)
+
+    def _undo(self, words: list[str]) -> str:
+        if not self.moves:
+            raise ValueError("cannot undo")
+        moves = self.moves[:-1]
+        self._start()
+        self.moves = []
+        for action in moves:
+            self._advance(action)
+        return ""
+
+    def _show(self, words: list[str]) -> str:
+        colours = self._trees.board[self._trees.root[0], go.COLOUR]
+        rows = [
+            f"{self.size - row:2} "
+            + " ".join(
+                ".XO"[colours[go.cell_of(row * self.size + column, self.size)]]
+                for column in range(self.size)
+            )
+            for row in range(self.size)
+        ]
+        return "\n" + "\n".join([*rows, "   " + " ".join(COLUMNS[: self.size])])
+
+    def _final_score(self, words: list[str]) -> str:
+        trees, root = self._trees, self._trees.root[0]
+        score = area_score(trees.board[root], trees.info[root], trees.komi[0])
+        return "0" if score == 0 else f"{'B' if score > 0 else 'W'}+{abs(score):g}"
+
+    # The tree.
+
+    def _start(self) -> None:
+        mcts.new_game(self._trees, 0, self.size, 1)
+
+    def _turn_to(self, colour: int) -> None:
+        """Let a colour move out of turn, as GTP allows: the other one passes."""
+        if self._trees.info[self._trees.root[0], go.TO_PLAY] != colour:
+            self._advance(self.size * self.size)
+
+    def _advance(self, action: int) -> None:
+        self._make_room()
+        root = self._trees.root[0]
+        if self._trees.state[root] == mcts.OVER:
+            # The protocol goes on after two passes; to the search the game is over.
+            self._trees.state[root] = mcts.UNEXPANDED
+        mcts.advance(self._trees, 0, action)
+        self.moves.append(action)
+
+    def _make_room(self) -> None:
+        while self._trees.top[0] < 4 * MATCH_TRIES:
+            self._trees = mcts.grow(self._trees)
+
+    def _search(self, goal: int) -> None:
+        self._make_room()
+        trees, leaves = self._trees, self._leaves
+        count = mcts.select(trees, 0, goal, self._virtual_losses, MATCH_TRIES, leaves, 0)
+        if count:
+            planes = leaves.planes[:count].reshape(count, -1, self.size, self.size)
+            mcts.expand(trees, leaves, 0, count, *self.network(planes))

@@ -1,0 +1,129 @@
+"""Games as SGF text (FF[4]) and as a list of vertex names."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from datamodules.go import board as go
+from datamodules.go.score import area_score
+from datamodules.go.selfplay import MatchGame
+
+COLUMNS = "ABCDEFGHJKLMNOPQRST"  # GTP leaves out I
+LETTERS = "abcdefghijklmnopqrs"
+
+
+def vertex(action: int, size: int) -> str:
+    """Name of a move, as people and GTP write it.
+
+    Args:
+        action: 0 to n*n.
+        size: Points per side.
+
+    Returns:
+        Such as ``D4``, counted from the lower left corner, or ``PASS``.
+    """
+    if action == size * size:
+        return "PASS"
+    return f"{COLUMNS[action % size]}{size - action // size}"
+
+
+def action_of(name: str, size: int) -> int:
+    """Move of a name.
+
+    Args:
+        name: Such as ``d4`` or ``pass``.
+        size: Points per side.
+
+    Returns:
+        The action.
+
+    Raises:
+        ValueError: If the name is no point of the board.
+    """
+    word = name.upper()
+    if word == "PASS":
+        return size * size
+    column, row = COLUMNS.find(word[:1] or "?"), word[1:]
+    if not 0 <= column < size or not row.isdigit() or not 1 <= int(row) <= size:
+        raise ValueError(f"{name!r} is no point of a {size} x {size} board")
+    return (size - int(row)) * size + column
+
+
+def replay(moves: Sequence[int] | np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The position after some moves.
+
+    Args:
+        moves: Legal actions from the empty board on.
+        size: Points per side.
+
+    Returns:
+        board (4, C) and info (INFO,), see ``datamodules.go.board``.
+
+    Raises:
+        ValueError: If a move is illegal.
+    """
+    board, info, history = go.new_position(size)
+    for number, action in enumerate(moves):
+        if not go.is_legal(board, info, history, int(action)):
+            raise ValueError(f"move {number + 1} ({vertex(int(action), size)}) is illegal")
+        go.play(board, info, int(action))
+        go.remember(history, info[go.HASH])
+    return board, info
+
+
+def game_text(
+    moves: Sequence[int] | np.ndarray,
+    size: int,
+    komi: float,
+    *,
+    players: tuple[str, str] = ("Black", "White"),
+    outcome: float,
+    resigned: bool = False,
+) -> str:
+    """Write a game as SGF.
+
+    Args:
+        moves: Actions, Black's first.
+        size: Points per side.
+        komi: Points that White gets.
+        players: Names of Black and White.
+        outcome: 1.0 if Black won, -1.0 if White did.
+        resigned: Whether the other side gave up; else the score is counted.
+
+    Returns:
+        Text of one game.
+    """
+    margin = "R" if resigned else f"{abs(area_score(*replay(moves, size), komi)):g}"
+    head = (
+        f"(;FF[4]GM[1]CA[UTF-8]AP[finishline]SZ[{size}]KM[{komi:g}]RU[Tromp-Taylor]"
+        f"PB[{players[0]}]PW[{players[1]}]RE[{'B' if outcome > 0 else 'W'}+{margin}]"
+    )
+    body = [f";{'BW'[i % 2]}[{_point(int(action), size)}]" for i, action in enumerate(moves)]
+    lines = ["".join(body[i : i + 10]) for i in range(0, len(body), 10)]
+    return "\n".join([head, *lines]) + ")\n"
+
+
+def clearest_win(games: Sequence[MatchGame], size: int, komi: float) -> MatchGame | None:
+    """The game that the candidate won by the most points.
+
+    Args:
+        games: Games of a match.
+        size: Points per side.
+        komi: Points that White gets.
+
+    Returns:
+        The game; if none was won, the one lost by the fewest points; None without games.
+    """
+
+    def lead(game: MatchGame) -> float:
+        score = area_score(*replay(game.moves, size), komi)
+        return float(score if game.number % 2 == 0 else -score)
+
+    return max(games, key=lead, default=None)
+
+
+def _point(action: int, size: int) -> str:
+    """A move in SGF's letters; empty for a pass."""
+    if action == size * size:
+        return ""
+    return LETTERS[action % size] + LETTERS[action // size]

@@ -1,0 +1,408 @@
+"""Mini Go: how MLPerf Training v1.0 trains its network and what it measures.
+
+Shapes: B positions, n points per side, A = n*n + 1 actions. A training batch is a dict: ``planes``
+(B, 13, n, n) uint8, ``pi`` (B, A) float32 and ``outcome`` (B,) float32. An evaluation batch is a
+tensor of game numbers. The data module's games are played by this module's network, see ``playing``.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, ClassVar, TypedDict
+
+import lightning as L
+import numpy as np
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from datamodules.go.selfplay import MatchGame, MatchRules, Network, play_match
+from modules.nets.minigo import PLANES, DualNet
+from modules.ops.check_net import check_net
+from modules.ops.minigo_checkpoint import load_bundle
+
+COLOURS = ("black", "white")
+
+
+class Batch(TypedDict):
+    """Examples of a training step."""
+
+    planes: Tensor
+    pi: Tensor
+    outcome: Tensor
+
+
+class WinRate(Metric):
+    """Share of games that the candidate has won, from counts per colour."""
+
+    full_state_update = False
+    won: Tensor
+    played: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for state in ("won", "played"):
+            self.add_state(state, torch.zeros(2, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, colour: int, won: bool) -> None:
+        """Add a game.
+
+        Args:
+            colour: 0 if the candidate had Black, 1 if White.
+            won: Whether it has won.
+        """
+        self.played[colour] += 1
+        self.won[colour] += won
+
+    def compute(self) -> dict[str, Tensor]:
+        """Rates over all ranks.
+
+        Returns:
+            ``win_rate``, ``win_rate_black`` and ``win_rate_white``: float64 scalars on the CPU in
+            [0, 1], NaN where no game was played.
+        """
+        won, played = self.won.cpu().double(), self.played.cpu().double()
+        rates = {f"win_rate_{name}": won[i] / played[i] for i, name in enumerate(COLOURS)}
+        return {"win_rate": won.sum() / played.sum(), **rates}
+
+
+class MiniGoModule(L.LightningModule):
+    """Trains the dual network on games of its own; the defaults are the closed reference.
+
+    Args:
+        net: Builds the network: (B, 13, n, n) in, policy logits (B, A) and values (B,) out.
+        size: Points per side, 5 to 19; the data module's must be the same.
+        komi: Points that White gets.
+        lr_boundaries: Global steps up to which each but the last rate holds, inclusive.
+        lr_rates: Learning rates, one more than boundaries.
+        momentum: Of SGD.
+        weight_decay: L2 penalty of kernels and normalisation gains; biases have none.
+        value_weight: Weight of the value's squared error.
+        eval_readouts: Searches per move of an evaluation game.
+        eval_virtual_losses: Leaves of one game in a batch of the network.
+        pass_alive_plies: Moves from which on a game ends when nothing is left to play for.
+        max_plies: Moves after which an evaluation game is scored as it stands.
+
+    Raises:
+        ValueError: If rates and boundaries do not fit, or there would be no search.
+
+    Source:
+        mlcommons/training @ 9947bdf2, reinforcement/tensorflow/minigo (ml_perf/flags/19).
+    """
+
+    metric_names: ClassVar[tuple[str, ...]] = ("win_rate", "win_rate_black", "win_rate_white")
+
+    def __init__(
+        self,
+        *,
+        net: Callable[[], nn.Module] = DualNet,
+        size: int = 19,
+        komi: float = 7.5,
+        lr_boundaries: Sequence[int] = (128, 10_000, 20_000),
+        lr_rates: Sequence[float] = (0.016, 0.16, 0.016, 0.0016),
+        momentum: float = 0.9,
+        weight_decay: float = 1e-4,
+        value_weight: float = 0.5,
+        eval_readouts: int = 100,
+        eval_virtual_losses: int = 4,
+        pass_alive_plies: int = 133,
+        max_plies: int = 1444,
+    ) -> None:
+        super().__init__()
+        problems = []
+        if len(lr_rates) != len(lr_boundaries) + 1:
+            problems.append(
+                f"lr_rates must be one more than lr_boundaries, got {len(lr_rates)} and "
+                f"{len(lr_boundaries)}"
+            )
+        if eval_readouts < 1 or eval_virtual_losses < 1:
+            problems.append(
+                f"eval_readouts and eval_virtual_losses must be at least 1, got {eval_readouts} "
+                f"and {eval_virtual_losses}"
+            )
+        if problems:
+            raise ValueError("\n".join(problems))
+        self.net, self.target_net = net(), DualNetHolder()
+        self.size, self.komi = size, komi
+        self.lr_boundaries, self.lr_rates = tuple(lr_boundaries), tuple(lr_rates)
+        self.momentum, self.weight_decay = momentum, weight_decay
+        self.value_weight = value_weight
+        self.match_rules = MatchRules(
+            eval_readouts, eval_virtual_losses, pass_alive_plies, max_plies
+        )
+        self.start_step = 0
+        self.wins = WinRate()
+        self._momentum: dict[str, Tensor] = {}
+        self._games: list[MatchGame] = []
+
+    # Starting weights, and the link to the data.
+
+    def setup(self, stage: str) -> None:
+        """Load the given checkpoint and the target, and lend the network to the data module.
+
+        Args:
+            stage: Not used.
+
+        Raises:
+            FileNotFoundError: If a checkpoint is missing.
+            ValueError: If one does not fit the network, or the board sizes differ.
+        """
+        datamodule: Any = getattr(self.trainer, "datamodule", None)
+        if datamodule is None:
+            return
+        if datamodule.size != self.size:
+            raise ValueError(f"data.size is {datamodule.size} but model.size is {self.size}")
+        datamodule.playing = self.playing
+        target = reference_net(datamodule.target)
+        load_bundle(target, datamodule.target)
+        self.target_net.set(target)
+        if isinstance(self.net, DualNet):
+            momentum, self.start_step = load_bundle(self.net, datamodule.checkpoint)
+            self._momentum = momentum
+
+    @contextmanager
+    def playing(self) -> Iterator[Network]:
+        """The network as the search calls it, for the length of a block.
+
+        Yields:
+            A function that any thread may call.
+        """
+        yield network_of(self.net, self.device)
+
+    # Training.
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of a batch, without its L2 part, which the optimizer applies.
+
+        Args:
+            batch: Examples.
+            batch_idx: Not used.
+
+        Returns:
+            loss: float32 scalar.
+        """
+        logits_BA, value_B = self.net(batch["planes"].float())
+        policy = F.cross_entropy(logits_BA.float(), batch["pi"])
+        value = F.mse_loss(value_B.float(), batch["outcome"])
+        loss = policy + self.value_weight * value
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and (self.global_step + 1) % every == 0:
+            self.log("train/loss", loss.detach())
+        return loss
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """SGD with momentum that goes on from the given checkpoint.
+
+        Returns:
+            Optimizer and a scheduler that Lightning steps once per step.
+        """
+        decayed: list[nn.Parameter] = []
+        plain: list[nn.Parameter] = []
+        for module in self.net.modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                (plain if name == "bias" else decayed).append(parameter)
+        # Base rate 1, so that the lambda is the rate itself.
+        optimizer = torch.optim.SGD(
+            [
+                {"params": decayed, "weight_decay": self.weight_decay},
+                {"params": plain, "weight_decay": 0.0},
+            ],
+            lr=1.0,
+            momentum=self.momentum,
+        )
+        for name, parameter in self.net.named_parameters():
+            if name in self._momentum:
+                slot = self._momentum[name].to(parameter.device)
+                optimizer.state[parameter]["momentum_buffer"] = slot
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.step_learning_rate)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def step_learning_rate(self, steps_done: int) -> float:
+        """Learning rate of the step after some finished ones.
+
+        Args:
+            steps_done: Steps of this run; those of the given checkpoint are added.
+
+        Returns:
+            The rate.
+        """
+        step = self.start_step + steps_done
+        passed = sum(step > boundary for boundary in self.lr_boundaries)
+        return float(self.lr_rates[passed])
+
+    # Evaluation.
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the games of the evaluation before."""
+        self.wins.reset()
+        self._games = []
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        """Play a part of the match against the target.
+
+        Args:
+            batch: (B,) int64 game numbers; the candidate has Black in even ones.
+            batch_idx: Not used.
+        """
+        games = play_match(
+            network_of(self.net, self.device),
+            network_of(self.target_net.net, self.device),
+            [int(number) for number in batch],
+            size=self.size,
+            komi=self.komi,
+            rules=self.match_rules,
+            seed=int(os.environ.get("PL_GLOBAL_SEED", "0")),
+        )
+        for game in games:
+            self.wins.update(game.number % 2, game.won)
+        self._games += games
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the win rates as ``val/<name>``, equal on every rank."""
+        rates = self.wins.compute()
+        self.log_dict({f"val/{name}": rate for name, rate in rates.items()}, sync_dist=False)
+
+    def write_artifacts(self, folder: Path) -> None:
+        """Write the clearest win of the last evaluation as ``game.sgf`` and ``board.png``.
+
+        Args:
+            folder: The run's folder.
+        """
+        from datamodules.go.picture import draw_board
+        from datamodules.go.sgf import clearest_win, game_text
+
+        game = clearest_win(self._games, self.size, self.komi)
+        if game is None:
+            return
+        players = ("finishline", "target") if game.number % 2 == 0 else ("target", "finishline")
+        text = game_text(game.moves, self.size, self.komi, players=players, outcome=game.outcome)
+        (folder / "game.sgf").write_text(text)
+        draw_board(game.moves, self.size, folder / "board.png", title=f"{' - '.join(players)}")
+
+    def check_net(self) -> None:
+        """Refuse, with a ValueError, a network without a policy over all actions."""
+        check_net(
+            _PolicyOnly(self.net),
+            input_shape=(2, PLANES, self.size, self.size),
+            output_shape=(2, self.size * self.size + 1),
+        )
+
+    def mllog_facts(self) -> dict[str, object]:
+        """Hyperparameters under the names of the v1.0 compliance checker.
+
+        Returns:
+            What the module knows; facts of the games come from the data module.
+        """
+        return {
+            "lr_boundaries": list(self.lr_boundaries),
+            "lr_rates": list(self.lr_rates),
+            "opt_weight_decay": self.weight_decay,
+            "eval_num_readouts": self.match_rules.readouts,
+            "eval_virtual_losses": self.match_rules.virtual_losses,
+        }
+
+
+class DualNetHolder(nn.Module):
+    """Keeps the target out of the parameters and checkpoints; it is loaded, never trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kept: list[nn.Module] = []
+
+    def set(self, net: nn.Module) -> None:
+        """Take a network.
+
+        Args:
+            net: The target.
+        """
+        self._kept = [net.requires_grad_(False)]
+
+    @property
+    def net(self) -> nn.Module:
+        """The target."""
+        return self._kept[0]
+
+
+class _PolicyOnly(nn.Module):
+    """First output of a network, for the shape check."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, planes: Tensor) -> Tensor:
+        return self.net(planes)[0]
+
+
+def reference_net(prefix: Path) -> DualNet:
+    """An untrained dual network of the shape that a published checkpoint has.
+
+    Args:
+        prefix: Checkpoint without its ending.
+
+    Returns:
+        The network.
+
+    Raises:
+        FileNotFoundError: If the checkpoint is missing.
+        ValueError: If it is none of such a network.
+    """
+    from modules.ops.tensor_bundle import TensorBundle
+
+    entries = TensorBundle(prefix).entries
+    try:
+        kernel, hidden = entries["conv2d/kernel"].shape, entries["dense_1/kernel"].shape
+    except KeyError as error:
+        raise ValueError(f"{prefix}: no tensor {error}; not a checkpoint of Mini Go") from error
+    convs = sum(name.startswith("conv2d") and name.endswith("/kernel") for name in entries)
+    size = round(hidden[0] ** 0.5)
+    return DualNet(size=size, width=kernel[3], blocks=(convs - 3) // 2, fc_width=hidden[1])
+
+
+def network_of(net: nn.Module, device: torch.device) -> Network:
+    """A frozen copy of a network as the search calls it.
+
+    Args:
+        net: The network, in any mode; it stays as it is.
+        device: Where to run it.
+
+    Returns:
+        planes (B, 13, n, n) uint8 -> priors (B, A) float32 and values (B,) float32, as arrays.
+    """
+    frozen = deepcopy(net).to(device).eval().requires_grad_(False)
+    if device.type == "cpu":
+        frozen = fused(frozen)
+
+    @torch.inference_mode()
+    def evaluate(planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        logits, value = frozen(torch.from_numpy(planes).to(device).float())
+        priors = torch.softmax(logits.float(), dim=1)
+        return priors.cpu().numpy(), value.float().cpu().numpy()
+
+    return evaluate
+
+
+def fused(net: nn.Module) -> nn.Module:
+    """Fold the normalisation of a dual network into its convolutions; other nets stay as they are.
+
+    Args:
+        net: A network in evaluation mode; changed in place.
+
+    Returns:
+        The network.
+    """
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+    pairs = [("conv", "bn"), ("policy_conv", "policy_bn"), ("value_conv", "value_bn")]
+    places: list[tuple[nn.Module, str, str]] = []
+    if isinstance(net, DualNet):
+        places = [(net, conv, bn) for conv, bn in pairs]
+        places += [(b, f"conv{i}", f"bn{i}") for b in net.blocks for i in (1, 2)]
+    for owner, conv, bn in places:
+        setattr(owner, conv, fuse_conv_bn_eval(getattr(owner, conv), getattr(owner, bn)))
+        setattr(owner, bn, nn.Identity())
+    return net

@@ -1,0 +1,56 @@
+"""Mini Go: learn 19 x 19 Go by self-play (MLPerf Training v1.0 "minigo").
+
+Target    win at least 50 % of 256 games against a fixed network
+Data      games of the network against itself; a starting checkpoint with 5 generations of games
+          and the target are given (public bucket minigo-pub, folder ml_perf/0.7)
+Network   13 planes, 6 residual blocks of 64 channels, 736,671 parameters, 0.33 GFLOP per position
+Expect    demo (5 x 5 board): about a minute on 2 CPU cores; closed division: 35 to 46 generations of
+          8,192 games
+
+    python recipes/minigo.py fit                                        demo, no download
+    python recipes/minigo.py prepare --data.root DIR                    check the given files
+    python recipes/minigo.py fit --data.root DIR                        closed reference
+    python recipes/minigo.py fit --config recipes/presets/minigo/h100x1.yaml --data.root DIR
+    python recipes/minigo.py gtp --ckpt_path FILE                       play against it (GTP 2)
+"""
+
+from datamodules.selfplay import SelfPlayDataModule
+from modules.minigo import MiniGoModule
+from recipes._benchmark import Benchmark, Rule
+from recipes._cli import main
+
+FIXED = (
+    "size", "komi", "window", "train_filter", "eval_games", "virtual_losses", "slow_readouts",
+    "fast_readouts", "fast_share", "noise_alpha", "noise_mix", "soft_plies", "pass_alive_plies",
+    "resign_threshold", "max_plies",
+)  # fmt: skip
+
+BENCHMARK = Benchmark(
+    name="minigo",
+    area="reinforcement learning",
+    dataset="self-play on 19 x 19",
+    module=MiniGoModule,
+    datamodule=SelfPlayDataModule,
+    metrics={"win_rate": 0.5},
+    mode="max",
+    runs=10,
+    dropped=1,
+    # An epoch is a generation; none may be skipped.
+    evaluation={"every": 1, "limit": 100},
+    closed=(
+        Rule("data.games_per_generation", "at least 8192 games", lambda games: games >= 8192),
+        *(Rule(f"data.{name}", "search, window and filter are fixed") for name in FIXED),
+        Rule("model.size", "the board is 19 x 19"),
+        Rule("model.komi", "komi is fixed at 7.5"),
+        Rule("model.momentum", "the optimizer is SGD with momentum 0.9"),
+        Rule("model.weight_decay", "the L2 penalty is fixed at 1e-4"),
+        Rule("model.value_weight", "the value's weight is fixed at 0.5"),
+        Rule("model.eval_readouts", "evaluation searches 100 times per move"),
+        Rule("model.eval_virtual_losses", "virtual losses are fixed at 4"),
+    ),
+    trainer={"reload_dataloaders_every_n_epochs": 1},
+    source="mlcommons/training @ 9947bdf2 reinforcement/tensorflow/minigo; training_rules v1.0",
+)
+
+if __name__ == "__main__":
+    main(BENCHMARK, __doc__)

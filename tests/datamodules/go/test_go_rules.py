@@ -1,0 +1,264 @@
+"""The rules: golden positions, and random games against a plain implementation."""
+
+import numpy as np
+import pytest
+from tests.datamodules.go.slow_go import SlowGo
+
+from datamodules.go import board as go
+from datamodules.go.features import symmetries, write_planes
+from datamodules.go.score import area_score, pass_alive
+from datamodules.go.sgf import action_of, replay
+
+
+def set_up(picture: str, to_play: int = go.BLACK) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A position from rows of ``.XO``, built by moves and passes."""
+    rows = picture.split()
+    size = len(rows)
+    board, info, history = go.new_position(size)
+    for colour, letter in ((go.BLACK, "X"), (go.WHITE, "O")):
+        for action, char in enumerate("".join(rows)):
+            if char == letter:
+                info[go.TO_PLAY] = colour
+                assert go.is_legal(board, info, history, action)
+                go.play(board, info, action)
+                go.remember(history, info[go.HASH])
+    info[go.TO_PLAY] = to_play
+    return board, info, history
+
+
+def try_move(position: tuple[np.ndarray, np.ndarray, np.ndarray], name: str) -> int:
+    """Play a move if it is legal and give the captured stones; -1 if it is illegal."""
+    board, info, history = position
+    action = action_of(name, int(info[go.SIZE]))
+    if not go.is_legal(board, info, history, action):
+        return -1
+    captured = go.play(board, info, action)
+    go.remember(history, info[go.HASH])
+    return captured
+
+
+def owners(picture: str) -> str:
+    """Pass-alive owners of a position as rows of ``.XO``."""
+    board, info, _ = set_up(picture)
+    owner = np.zeros(board.shape[1], np.int8)
+    pass_alive(board, info, owner)
+    size = int(info[go.SIZE])
+    return "".join(".XO"[owner[go.cell_of(a, size)]] for a in range(size * size))
+
+
+def test_single_stone_suicide_is_illegal_for_one_side_only():
+    picture = ".X... X.... ..... ..... ....."
+    assert try_move(set_up(picture, go.WHITE), "A5") == -1
+    assert try_move(set_up(picture, go.BLACK), "A5") == 0
+
+
+def test_multi_stone_suicide_is_illegal_and_the_capture_there_legal():
+    picture = ".OX.. XX... ..... ..... ....."
+    assert try_move(set_up(picture, go.WHITE), "A5") == -1
+    assert try_move(set_up(picture, go.BLACK), "A5") == 1
+
+
+def test_simple_ko_may_not_be_retaken_at_once_but_after_another_move():
+    position = set_up(".XO.. X.XO. .XO.. ..... .....", go.WHITE)
+    assert try_move(position, "B4") == 1
+    assert try_move(position, "C4") == -1
+    assert try_move(position, "E1") == 0
+    assert try_move(position, "E2") == 0
+    assert try_move(position, "C4") == 1
+
+
+def test_snapback_takes_the_takers():
+    position = set_up("..OX. OOOX. XXXX. ..... .....")
+    assert try_move(position, "B5") == 0
+    assert try_move(position, "A5") == 1
+    assert try_move(position, "B5") == 5
+
+
+def test_sending_two_returning_one_is_barred_by_superko():
+    position = set_up(".X.X. OOX.. ..... ..... .....")
+    assert try_move(position, "A5") == 0
+    assert try_move(position, "C5") == 2
+    assert try_move(position, "B5") == -1  # it would take one and bring the first position back
+    assert try_move(position, "E1") == 0
+    assert try_move(position, "E2") == 0
+    assert try_move(position, "B5") == 1
+
+
+def test_no_position_comes_twice_in_a_long_game():
+    board, info, history = go.new_position(5)
+    seen = set()
+    rng = np.random.default_rng(3)
+    legal = np.zeros(26, np.uint8)
+    for _ in range(400):
+        go.legal_moves(board, info, history, legal)
+        moves = np.flatnonzero(legal[:25])
+        action = int(rng.choice(moves)) if len(moves) else 25
+        go.play(board, info, action)
+        stones = board[go.COLOUR].tobytes()
+        if action < 25:
+            assert stones not in seen
+            seen.add(stones)
+            go.remember(history, info[go.HASH])
+
+
+@pytest.mark.parametrize(
+    ("picture", "expected"),
+    [
+        # Two one-point eyes in the corner.
+        (".X.X. XXXX. ..... ..... .....", "X.X............" + "." * 10),
+        # One eye is not enough.
+        (".X... XX... ..... ..... .....", "." * 25),
+        # Two chains that share two eyes live together.
+        (".XX.X XX.XX .X.X. XXXXX .....", None),
+    ],
+)
+def test_benson_finds_what_lives(picture, expected):
+    game = SlowGo(5)
+    for action, char in enumerate("".join(picture.split())):
+        if char != ".":
+            game.stones[action] = ".XO".index(char)
+    slow = game.pass_alive(1)
+    plain = "".join("X" if p in slow else "." for p in range(25))
+    assert owners(picture) == plain
+    if expected is not None:
+        assert plain == expected
+
+
+def test_points_between_the_colours_are_nobodys():
+    board, info, _ = set_up("XX.OO XX.OO XX.OO XX.OO XX.OO")
+    assert area_score(board, info, 0.5) == -0.5
+
+
+def test_dead_stones_in_a_pass_alive_region_are_their_owners():
+    # White's stone in the right region cannot live; without Benson it would count for White.
+    board, info, _ = set_up(".XX.. XXXXX ..... ..... .....".replace(".XX..", ".X.XO"))
+    game = SlowGo(5)
+    for action, char in enumerate(".X.XOXXXXX..............."):
+        if char != ".":
+            game.stones[action] = ".XO".index(char)
+    assert area_score(board, info, 0.0) == game.score(0.0) == 25.0
+
+
+@pytest.mark.parametrize(("size", "games"), [(5, 12), (6, 5), (9, 3)])
+def test_random_games_agree_with_plain_sets(size, games):
+    rng = np.random.default_rng(size)
+    identity = symmetries(size)[0]
+    planes = np.zeros((13, size * size), np.uint8)
+    for _ in range(games):
+        board, info, history = go.new_position(size)
+        slow, past = SlowGo(size), []
+        legal = np.zeros(size * size + 1, np.uint8)
+        while slow.passes < 2 and slow.plies < 3 * size * size:
+            go.legal_moves(board, info, history, legal)
+            expected = [slow.legal(a) for a in range(size * size + 1)]
+            assert legal.tolist() == expected
+            old = np.zeros((3, board.shape[1]), np.int16)
+            for i, colours in enumerate(past[:3]):
+                old[i] = colours
+            write_planes(planes, board, info, old, min(3, len(past)), legal, identity)
+            assert (planes == slow.planes()).all()
+            if slow.plies % 7 == 0:
+                assert area_score(board, info, 7.5) == slow.score(7.5)
+            past.insert(0, board[go.COLOUR].copy())
+            # Passes only now and then, so that games get long and full of captures.
+            moves = np.flatnonzero(legal[:-1])
+            action = int(rng.choice(moves)) if len(moves) and rng.random() > 0.01 else size * size
+            go.play(board, info, action)
+            go.remember(history, info[go.HASH])
+            slow.play(action)
+        assert area_score(board, info, 7.5) == slow.score(7.5)
+
+
+def test_counts_of_move_sequences_equal_plain_ones():
+    def fast(board, info, history, depth):
+        legal = np.zeros(26, np.uint8)
+        count = go.legal_moves(board, info, history, legal)
+        if depth == 1:
+            return count
+        total = 0
+        for action in np.flatnonzero(legal):
+            b, i, h = board.copy(), info.copy(), history.copy()
+            go.play(b, i, int(action))
+            go.remember(h, i[go.HASH])
+            total += fast(b, i, h, depth - 1)
+        return total
+
+    def slow(game, depth):
+        moves = [a for a in range(26) if game.legal(a)]
+        if depth == 1:
+            return len(moves)
+        total = 0
+        for action in moves:
+            child = game.copy()
+            child.play(action)
+            total += slow(child, depth - 1)
+        return total
+
+    assert fast(*go.new_position(5), 2) == 25 * 25 + 26  # 25 replies to a stone, 26 to a pass
+    board, info, history = go.new_position(5)
+    game, rng = SlowGo(5), np.random.default_rng(11)
+    for _ in range(40):
+        action = int(rng.choice([a for a in range(25) if game.legal(a)] or [25]))
+        game.play(action)
+        go.play(board, info, action)
+        go.remember(history, info[go.HASH])
+    assert info[go.CAPTURES] > 5
+    assert fast(board, info, history, 3) == slow(game, 3)
+
+
+def recomputed(board: np.ndarray, info: np.ndarray) -> None:
+    """Assert hash, chains and liberties from nothing but the colours."""
+    size = int(info[go.SIZE])
+    game = SlowGo(size)
+    key = go.EMPTY_BOARD
+    cells = [go.cell_of(a, size) for a in range(size * size)]
+    for action, cell in enumerate(cells):
+        if colour := int(board[go.COLOUR, cell]):
+            game.stones[action] = colour
+            key ^= int(go.ZOBRIST[colour, cell])
+    assert key == info[go.HASH]
+    for action in game.stones:
+        chain, free = game.chain(game.stones, action)
+        head = board[go.HEAD, cells[action]]
+        assert {board[go.HEAD, cells[p]] for p in chain} == {head}
+        assert board[go.LIBS, head] == len(free) > 0
+
+
+@pytest.mark.parametrize("size", [5, 9, 13, 19])
+def test_chains_and_hash_stay_true_in_long_random_games(size):
+    rng = np.random.default_rng(7)
+    board, info, history = go.new_position(size)
+    legal = np.zeros(size * size + 1, np.uint8)
+    for ply in range(8 * size * size):
+        go.legal_moves(board, info, history, legal)
+        moves = np.flatnonzero(legal[:-1])
+        action = int(rng.choice(moves)) if len(moves) else size * size
+        go.play(board, info, action)
+        go.remember(history, info[go.HASH])
+        if ply % (size * 4) == 0:
+            recomputed(board, info)
+
+
+@pytest.mark.slow
+def test_engine_plays_100000_moves_a_second_on_19x19():
+    import time
+
+    go.random_games(19, 100, 1)
+    best = 0.0
+    for seed in range(3):
+        start = time.perf_counter()
+        games, captured = go.random_games(19, 100_000, seed + 2)
+        best = max(best, 100_000 / (time.perf_counter() - start))
+    assert games > 50 and captured > 10_000
+    assert best >= 100_000, f"{best:.0f} moves/s"
+
+
+def test_replay_refuses_an_illegal_move():
+    with pytest.raises(ValueError, match="move 2 .C3. is illegal"):
+        replay([12, 12], 5)
+
+
+@pytest.mark.parametrize("size", [4, 20])
+def test_board_size_outside_5_to_19_is_refused(size):
+    with pytest.raises(ValueError, match=f"got {size}"):
+        go.new_position(size)

@@ -1,0 +1,217 @@
+"""The search against the plain implementation of the same formulas, and its own rules."""
+
+import math
+
+import numpy as np
+import pytest
+from tests.datamodules.go.slow_go import SlowGo, SlowNode
+
+from datamodules.go import board as go
+from datamodules.go import moves as mv
+from datamodules.go import tree as mcts
+from datamodules.go.features import symmetries
+from datamodules.go.selfplay import MatchRules, SelfPlay, play_match
+
+SIZE, KOMI = 5, 7.5
+RULES = mv.Rules(32, 8, 0.75, 0.43, 0.3, 2, 0.98, 10, -1.0, -0.9, 1, 100)
+
+
+def noise_of(planes: np.ndarray) -> tuple[np.ndarray, float]:
+    """Priors and value that depend on the position alone and are random to the eye."""
+    seed = int.from_bytes(planes.astype(np.uint8).tobytes()[:325], "little") % (2**63)
+    rng = np.random.default_rng(seed)
+    priors = rng.dirichlet(np.full(26, 0.5)).astype(np.float32)
+    return priors, np.float32(rng.uniform(-1, 1))
+
+
+def fast_network(planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    parts = [noise_of(p.reshape(13, 25)) for p in planes]
+    return np.array([p for p, _ in parts]), np.array([v for _, v in parts], np.float32)
+
+
+def slow_network(game: SlowGo) -> tuple[np.ndarray, float]:
+    priors, value = noise_of(game.planes())
+    return priors.astype(np.float64), float(value)
+
+
+def position(moves: list[int]) -> tuple[mcts.Trees, SlowGo]:
+    """The same game in a tree and in plain sets; every symmetry is the identity."""
+    trees, game = mcts.make_trees(SIZE, 1, 4000, KOMI), SlowGo(SIZE)
+    trees.sym[:] = trees.sym[0]
+    for action in moves:
+        mcts.advance(trees, 0, action)
+        game.play(action)
+    return trees, game
+
+
+def run(trees: mcts.Trees, readouts: int, virtual_losses: int, tries: int) -> None:
+    leaves = mcts.make_leaves(SIZE, virtual_losses)
+    while trees.root_n[0] < readouts:
+        count = mcts.select(trees, 0, readouts, virtual_losses, tries, leaves, 0)
+        if count:
+            planes = leaves.planes[:count].reshape(count, 13, SIZE, SIZE)
+            mcts.expand(trees, leaves, 0, count, *fast_network(planes))
+
+
+def random_opening(seed: int, plies: int) -> list[int]:
+    game, rng = SlowGo(SIZE), np.random.default_rng(seed)
+    moves = []
+    for _ in range(plies):
+        action = int(rng.choice([a for a in range(25) if game.legal(a)] or [25]))
+        game.play(action)
+        moves.append(action)
+    return moves
+
+
+@pytest.mark.parametrize(("seed", "plies", "losses"), [(1, 0, 1), (2, 7, 4), (3, 30, 4), (4, 61, 2)])
+def test_search_equals_the_plain_one(seed, plies, losses):
+    moves = random_opening(seed, plies)
+    trees, game = position(moves)
+    root = SlowNode(game, None, 1.0, 0.0)
+    run(trees, 150, losses, 16)
+    root.search(slow_network, 150, losses, 16, KOMI)
+    node = trees.root[0]
+    assert trees.root_n[0] == root.n
+    assert trees.n[node].tolist() == [root.children[a].n for a in range(26)]
+    assert trees.w[node] == pytest.approx([root.children[a].w for a in range(26)], abs=1e-5)
+    assert trees.root_w[0] == pytest.approx(root.w, abs=1e-5)
+
+
+@pytest.mark.parametrize("n", [0, 1, 800])
+def test_exploration_weight_follows_its_formula(n):
+    assert mcts.exploration(n) == pytest.approx(2 * (math.log((1 + n + 19652) / 19652) + 1.25))
+
+
+def test_pending_leaves_change_w_only_and_leave_no_trace():
+    trees, _ = position([12])
+    run(trees, 20, 1, 8)
+    before_n, before_w = trees.n.copy(), trees.w.copy()
+    leaves = mcts.make_leaves(SIZE, 4)
+    count = mcts.select(trees, 0, 1000, 4, 8, leaves, 0)
+    assert (trees.n == before_n).all()
+    assert (trees.w != before_w).any()
+    for place in range(count):
+        mcts._virtual_loss(trees, 0, leaves.node[place], -1.0)
+    assert trees.w == pytest.approx(before_w, abs=1e-12)
+
+
+def test_a_leaf_twice_in_a_batch_is_backed_up_once():
+    trees, _ = position([])
+    run(trees, 1, 1, 8)
+    leaves = mcts.make_leaves(SIZE, 2)
+    mcts.select(trees, 0, 10, 1, 8, leaves, 0)
+    leaves.node[1], leaves.tree[1], leaves.turn[1] = leaves.node[0], 0, leaves.turn[0]
+    mcts._virtual_loss(trees, 0, leaves.node[0], 1.0)
+    planes = np.stack([leaves.planes[0]] * 2).reshape(2, 13, SIZE, SIZE)
+    priors, values = fast_network(planes)
+    mcts.expand(trees, leaves, 0, 2, priors, values)
+    assert trees.root_n[0] == 2
+
+
+def test_priors_come_back_from_every_symmetry():
+    maps = symmetries(SIZE)
+    assert {tuple(m) for m in maps}.__len__() == 8
+    for turn in range(8):
+        trees, _ = position([])
+        leaves = mcts.make_leaves(SIZE, 1)
+        trees.sym[:] = maps[turn]
+        mcts.select(trees, 0, 1, 1, 8, leaves, 0)
+        wanted = np.random.default_rng(0).dirichlet(np.ones(26)).astype(np.float32)
+        mcts.expand(trees, leaves, 0, 1, wanted[maps[turn]][None], np.zeros(1, np.float32))
+        assert trees.p[trees.root[0]] == pytest.approx(wanted, abs=1e-6)
+
+
+def test_pruning_follows_its_formula():
+    trees, _ = position([])
+    run(trees, 120, 4, 16)
+    root, total = trees.root[0], int(trees.root_n[0])
+    n, w, p = trees.n[root].copy(), trees.w[root].copy(), trees.p[root].astype(float)
+    c = mcts.exploration(total)
+    best = int(n.argmax())
+    top = w[best] / (1 + n[best]) + c * math.sqrt(1 + total) * p[best] / (1 + n[best])
+    expected = []
+    for a in range(26):
+        gap = top - w[a] / (1 + n[a])
+        bound = int(c * p[a] * math.sqrt(total) / gap) if gap > 0 else 0
+        expected.append(int(n[a]) if a == best else max(0, min(int(n[a]), bound)))
+    mv.prune(trees, 0, np.zeros(trees.board.shape[2], np.int8))
+    assert trees.n[root].tolist() == expected
+    assert sum(expected) < n.sum()
+
+
+def test_a_slow_search_counts_the_cleared_visits():
+    trees, games = mcts.make_trees(SIZE, 1, 4000, KOMI), mv.make_games(1, 100)
+    rules = RULES._replace(fast_share=0.0, resign_low=-2.0, resign_high=-2.0)
+    mv.begin(games, 0, 1, rules)
+    events = mv.make_events(1, SIZE)
+    run(trees, 32, 1, 8)
+    root = trees.root[0]
+    kept = int(trees.n[root].max())
+    mv.finish_moves(trees, games, rules, events)
+    assert events.example[0] == 1
+    assert trees.root_n[0] == 0
+    assert 32 <= games.target[0] <= 32 + kept
+
+
+def test_noise_mixes_legal_moves_only_and_stays_a_distribution():
+    trees, _ = position(random_opening(3, 20))
+    run(trees, 1, 1, 8)
+    root = trees.root[0]
+    before = trees.p[root].copy()
+    mv.add_noise(trees, 0, np.full(1, 5, np.uint64), 0.43, 0.3)
+    after = trees.p[root]
+    assert after.sum() == pytest.approx(1.0, abs=1e-5)
+    assert (after[trees.legal[root] == 0] == 0).all()
+    assert (after >= 0.7 * before - 1e-6).all()
+
+
+def test_gamma_variates_have_their_mean_and_variance():
+    random = np.full(1, 9, np.uint64)
+    for shape in (0.43, 3.0):
+        drawn = np.array([mv.gamma(random, shape) for _ in range(20_000)])
+        assert drawn.mean() == pytest.approx(shape, rel=0.05)
+        assert drawn.var() == pytest.approx(shape, rel=0.1)
+
+
+def test_self_play_is_the_same_again_and_its_examples_are_sound():
+    first, second = (SelfPlay(SIZE, KOMI, 8, RULES, seed=3).play(fast_network, 6) for _ in range(2))
+    assert [g.moves.tolist() for g in first] == [g.moves.tolist() for g in second]
+    for game in first:
+        assert game.pi.sum(axis=1) == pytest.approx(np.ones(len(game.pi)), abs=1e-5)
+        assert len(game.planes) == len(game.pi) == len(game.n) <= len(game.moves) + 1
+        replayed = SlowGo(SIZE)
+        for action in game.moves:
+            assert replayed.legal(int(action))
+            replayed.play(int(action))
+        if not game.resigned:
+            assert game.outcome == (1.0 if replayed.score(KOMI) > 0 else -1.0)
+
+
+def test_without_passing_games_go_on_until_nothing_else_is_legal():
+    rules = RULES._replace(pass_alive_plies=1000, resign_low=-2.0, resign_high=-2.0)
+    player = SelfPlay(SIZE, KOMI, 4, rules, seed=3, allow_pass=False)
+    for game in player.play(fast_network, 4):
+        replayed = SlowGo(SIZE)
+        for action in game.moves:
+            if action == 25:
+                assert not any(replayed.legal(a) for a in range(25))
+            replayed.play(int(action))
+
+
+def test_match_games_depend_on_their_number_alone():
+    rules = MatchRules(16, 2, 10, 100)
+    settings = {"size": SIZE, "komi": KOMI, "rules": rules, "seed": 1}
+    other = lambda planes: (fast_network(planes)[0], -fast_network(planes)[1])  # noqa: E731
+    together = play_match(fast_network, other, range(6), **settings)
+    apart = [play_match(fast_network, other, [n], **settings)[0] for n in range(6)]
+    assert [g.moves.tolist() for g in together] == [g.moves.tolist() for g in apart]
+    assert [g.won for g in together] == [g.won for g in apart]
+
+
+def test_a_pool_that_runs_out_grows():
+    small = mcts.make_trees(SIZE, 1, 4, KOMI)
+    bigger = mcts.grow(small)
+    assert len(bigger.parent) == 8
+    assert bigger.top[0] == 7
+    assert len({int(x) for x in bigger.free[:7]} | {int(bigger.root[0])}) == 8
+    assert go.BLACK == bigger.info[bigger.root[0], go.TO_PLAY]
