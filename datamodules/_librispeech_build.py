@@ -30,6 +30,7 @@ from datamodules._process_pool import outcomes, processes_for
 FORMAT = 1
 MANIFEST, TOKENIZER = "manifest.json", "tokenizer.model"
 SPLITS = ("train", "dev")
+PARTS = ("index", "labels")  # tables of each split
 SHARD_UTTERANCES = 1000  # about 200 MB
 WORKER_BYTES = 500_000_000
 # Below this many recordings a process's start costs more than the work.
@@ -43,13 +44,13 @@ class Manifest:
     Attributes:
         vocab_size: Pieces of its vocabulary.
         shards: Shard names by split, in order.
-        counts: Utterances by split.
+        num_samples: Audio samples of every utterance, by split.
         most_labels: Labels of the longest training transcript.
     """
 
     vocab_size: int
     shards: dict[str, list[str]]
-    counts: dict[str, int]
+    num_samples: dict[str, list[int]]
     most_labels: int
 
 
@@ -82,9 +83,6 @@ def read_manifest(folder: Path, vocab_size: int) -> Manifest | None:
     needed = {f"{name}.tar" for names in manifest.shards.values() for name in names}
     needed |= {TOKENIZER} | {f"{split}-{part}.npz" for split in SPLITS for part in PARTS}
     return manifest if needed <= present else None
-
-
-PARTS = ("index", "labels")
 
 
 def build(
@@ -205,6 +203,7 @@ def _finish(
     places: dict[str, list[Place]],
 ) -> Manifest:
     """Tables and, last, the manifest."""
+    lengths: dict[str, list[int]] = {}
     for split in SPLITS:
         names = [plan.name for plan in plans[split]]
         rows = [
@@ -214,7 +213,10 @@ def _finish(
         ]
         columns = ("shard", "offset", "size", "num_samples")
         table = np.array(rows, dtype=np.int64).reshape(-1, len(columns))
-        index = {name: table[:, column] for column, name in enumerate(columns)}
+        index: dict[str, np.ndarray] = {
+            name: table[:, column] for column, name in enumerate(columns)
+        }
+        lengths[split] = index["num_samples"].tolist()
         _save(out / f"{split}-index.npz", index)
         ends = np.cumsum([len(ids) for ids in labels[split]], dtype=np.int64)
         flat = np.array([label for ids in labels[split] for label in ids], dtype=np.int32)
@@ -223,10 +225,10 @@ def _finish(
     manifest = Manifest(
         vocab_size=vocab_size,
         shards={split: [plan.name for plan in plans[split]] for split in SPLITS},
-        counts={split: len(splits[split]) for split in SPLITS},
+        num_samples=lengths,
         most_labels=max(map(len, labels["train"])),
     )
-    text = json.dumps({"format": FORMAT, **vars(manifest)}, indent=1)
+    text = json.dumps({"format": FORMAT, **vars(manifest)})
     _write_whole(out / MANIFEST, text.encode())
     return manifest
 
@@ -234,7 +236,7 @@ def _finish(
 def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write a table whole or not at all."""
     fresh: Any = path.with_name(f".{path.stem}.{os.getpid()}.npz")
-    np.savez(fresh, **arrays)
+    np.savez(fresh, **arrays)  # type: ignore[arg-type]
     fresh.replace(path)
 
 

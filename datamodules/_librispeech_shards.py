@@ -133,7 +133,7 @@ def checked_recording(path: Path) -> tuple[bytes, int]:
         with soundfile.SoundFile(io.BytesIO(content)) as sound:
             rate, channels, promised = sound.samplerate, sound.channels, sound.frames
             samples = len(sound.read(dtype="int16"))
-    except (soundfile.LibsndfileError, RuntimeError) as error:
+    except (soundfile.LibsndfileError, RuntimeError, ValueError, MemoryError) as error:
         reason = str(error).rpartition(":")[2].strip().rstrip(".")
         raise ValueError(f"{path}: cannot be decoded ({reason}); extract it anew") from error
     if rate != SAMPLE_RATE or channels != 1:

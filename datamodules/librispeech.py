@@ -120,8 +120,9 @@ class LibriSpeechDataModule(L.LightningDataModule):
         manifest = self._prepare(show_progress=True)
         print(
             f"LibriSpeech{' demo' if self.demo else ''} is ready in {self._prepared}: "
-            f"{manifest.counts['train']} training utterances, {len(self._train_numbers)} of them "
-            f"up to {self.max_duration} s, and {manifest.counts['dev']} evaluation utterances"
+            f"{len(manifest.num_samples['train'])} training utterances, "
+            f"{len(self._train_numbers)} of them up to {self.max_duration} s, and "
+            f"{len(manifest.num_samples['dev'])} evaluation utterances"
         )
 
     def problems(self) -> list[str]:
@@ -148,7 +149,7 @@ class LibriSpeechDataModule(L.LightningDataModule):
         row = self._row_size
         return {
             "train_samples": len(self._train_numbers) // row * row,
-            "eval_samples": self._manifest.counts["dev"],
+            "eval_samples": len(self._manifest.num_samples["dev"]),
             "data_train_max_duration": self.max_duration,
             "data_train_num_buckets": self.num_buckets,
         }
@@ -269,9 +270,8 @@ class LibriSpeechDataModule(L.LightningDataModule):
         return Tokenizer(self._prepared / builder.TOKENIZER, self.vocab_size)
 
     def _num_samples(self, split: str) -> np.ndarray:
-        """Audio samples of every utterance of a split, from the table beside the manifest."""
-        with np.load(self._prepared / f"{split}-index.npz") as index:
-            return index["num_samples"]
+        """Audio samples of every utterance of a split."""
+        return np.array(self._manifest.num_samples[split])
 
     @cached_property
     def _train_numbers(self) -> np.ndarray:

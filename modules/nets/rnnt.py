@@ -40,7 +40,7 @@ class DropoutLSTM(nn.Module):
             for name, weight in self.lstm.named_parameters():
                 if name.startswith("bias"):
                     weight[forget] = 1.0 if name.startswith("bias_ih") else 0.0
-                weight *= init_scale
+                weight.mul_(init_scale)
 
     def forward(self, x_BTF: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Outputs of the last layer and the state of all layers.
@@ -101,7 +101,7 @@ class RNNT(nn.Module):
     ) -> None:
         super().__init__()
         self.num_labels, self.stack, self.init_scale = num_labels, stack, init_scale
-        encoder = {"dropout": encoder_dropout, "init_scale": init_scale}
+        encoder: dict[str, float] = {"dropout": encoder_dropout, "init_scale": init_scale}
         self.pre_rnn = DropoutLSTM(input_size, encoder_size, pre_layers, **encoder)
         self.post_rnn = DropoutLSTM(stack * encoder_size, encoder_size, post_layers, **encoder)
         self.pred_embed = nn.Embedding(num_labels, prediction_size)

@@ -159,7 +159,7 @@ class _GroupedLoss(torch.autograd.Function):
         *parameters: Tensor,
     ) -> Tensor:
         wants_gradient = any(ctx.needs_input_grad)
-        sums = [torch.zeros_like(p) if wants_gradient else None for p in parameters]
+        sums: list[Any] = [torch.zeros_like(p) if wants_gradient else None for p in parameters]
         encoded_grad, predicted_grad = (
             torch.zeros_like(encoded_BTJ),
             torch.zeros_like(predicted_BUJ),

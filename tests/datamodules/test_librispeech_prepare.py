@@ -1,0 +1,288 @@
+"""Preprocessing of LibriSpeech: shards that others read too, restarts, one line per problem."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+import webdataset
+
+from datamodules import _librispeech_build as builder
+from datamodules._librispeech_audio import Utterances
+from datamodules._librispeech_raw import find_data, scan
+from datamodules._librispeech_text import Tokenizer, train_tokenizer
+from datamodules.librispeech import LibriSpeechDataModule
+from tests.datamodules._tiny_librispeech import VOCABULARY, write_tiny
+
+
+@pytest.fixture
+def root(tmp_path):
+    return write_tiny(tmp_path / "LibriSpeech")
+
+
+def data(root, **settings):
+    return LibriSpeechDataModule(
+        root=root, **{"batch_size": 4, "vocab_size": VOCABULARY, **settings}
+    )
+
+
+def problem(root, **settings):
+    with pytest.raises((ValueError, FileNotFoundError)) as caught:
+        data(root, **settings).prepare_data()
+    return str(caught.value)
+
+
+def first_flac(root, subset="train-clean-100"):
+    return sorted((root / subset).rglob("*.flac"))[0]
+
+
+def test_shards_are_read_by_the_webdataset_library_and_by_offset_alike(root, monkeypatch):
+    monkeypatch.setattr(builder, "SHARD_UTTERANCES", 10)
+    module = data(root)
+    module.prepare_data()
+    folder = root / f"finishline-rnnt-{VOCABULARY}"
+    names = sorted(path.name for path in folder.glob("train-*.tar"))
+    assert names == [f"train-{n:06d}.tar" for n in range(4)]
+    utterances = Utterances(folder, "train", module._manifest, seed=0)
+    urls = [str(folder / name) for name in names]
+    stream = list(webdataset.WebDataset(urls, shardshuffle=False))
+    assert [sample["__key__"] for sample in stream] == utterances.keys.tolist()
+    subsets, _ = scan(root)
+    raw = [u for name, some in subsets.items() if name != "dev-clean" for u in some]
+    for number, (sample, utterance) in enumerate(zip(stream, raw, strict=True)):
+        assert sample["flac"] == utterance.path.read_bytes()
+        assert sample["txt"].decode() == utterance.text
+        wanted, _ = soundfile.read(utterance.path, dtype="int16")
+        np.testing.assert_array_equal(utterances[number].audio.numpy(), wanted)
+        assert module.decode(utterances[number].labels.tolist()) == utterance.text
+
+
+def test_prepared_folder_is_complete_or_made_anew(root):
+    data(root).prepare_data()
+    folder = root / f"finishline-rnnt-{VOCABULARY}"
+    before = (folder / "manifest.json").read_bytes()
+    for name in ("train-000000.tar", "dev-labels.npz", "tokenizer.model", "manifest.json"):
+        (folder / name).unlink()
+        data(root).prepare_data()
+        assert (folder / "manifest.json").read_bytes() == before
+    left = {path.suffix for path in folder.iterdir()}
+    assert left <= {".tar", ".json", ".npz", ".model", ""}
+
+
+def test_restart_keeps_finished_shards_and_writes_the_rest(root, monkeypatch):
+    monkeypatch.setattr(builder, "SHARD_UTTERANCES", 10)
+    bad = sorted((root / "train-other-500").rglob("*.flac"))[-1]
+    whole = bad.read_bytes()
+    bad.write_bytes(whole[: len(whole) // 2])
+    assert str(bad) in problem(root)
+    folder = root / f"finishline-rnnt-{VOCABULARY}"
+    done = {path: path.stat().st_mtime_ns for path in folder.glob("*.tar")}
+    assert len(done) == 5  # all but the last training shard
+    assert not (folder / "manifest.json").exists()
+    bad.write_bytes(whole)
+    data(root).prepare_data()
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    assert len(list(folder.glob("*.tar"))) == 6
+
+
+def test_changed_transcript_rewrites_its_shard(root):
+    data(root).prepare_data()
+    path = sorted(root.rglob("*.trans.txt"))[0]
+    path.write_text(path.read_text().replace(" ", " NOTE ", 1))
+    folder = root / f"finishline-rnnt-{VOCABULARY}"
+    (folder / "manifest.json").unlink()
+    data(root).prepare_data()
+    stream = webdataset.WebDataset(str(folder / "dev-000000.tar"), shardshuffle=False)
+    assert next(iter(stream))["txt"].decode().startswith("note")
+
+
+def test_ready_data_opens_only_the_manifest(root):
+    data(root).prepare_data()
+    for path in root.rglob("*.flac"):
+        path.unlink()
+    module = data(root)
+    module.prepare_data()
+    assert module.samples_per_epoch == 36
+    assert module.problems() == []
+
+
+def test_root_may_be_the_folder_above(root):
+    assert find_data(root.parent) == root == find_data(root)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("LibriSpeech/dev-clean", "one level too low: give"),
+        ("LibriSpeech/nothing", "is not a folder"),
+    ],
+)
+def test_root_at_another_level_is_named(root, given, words):
+    assert words in problem(root.parent / given)
+
+
+def test_root_one_level_too_high_is_named(root, tmp_path):
+    (tmp_path / "outer" / "deeper").mkdir(parents=True)
+    shutil.move(root, tmp_path / "outer" / "deeper" / "LibriSpeech")
+    text = problem(tmp_path / "outer")
+    assert "one level too high: give" in text
+    assert text.endswith("LibriSpeech")
+
+
+def test_archive_extracted_into_its_own_subset_is_named(root):
+    inner = root / "train-clean-100" / "LibriSpeech" / "train-clean-100"
+    inner.mkdir(parents=True)
+    shutil.move(root / "train-clean-100" / "10", inner / "10")
+    assert "one level too deep" in problem(root)
+
+
+def test_missing_subset_says_which_archive_and_how_big(root):
+    shutil.rmtree(root / "dev-clean")
+    shutil.rmtree(root / "train-clean-360")
+    lines = problem(root).splitlines()
+    assert len(lines) == 2
+    assert "train-clean-360.tar.gz (23 GB)" in lines[0]
+    assert "dev-clean.tar.gz (337 MB)" in lines[1]
+    assert data(root).problems() == lines
+
+
+def test_recording_without_transcript_and_the_reverse_are_named(root):
+    lone = first_flac(root)
+    lone.rename(lone.with_name("10-1-9999.flac"))
+    text = problem(root)
+    assert "10-1-9999.flac: no transcript" in text
+    assert f"{lone}: missing, though it has a transcript" in text
+
+
+def test_strange_letter_and_empty_transcript_are_named(root):
+    paths = sorted(root.rglob("*.trans.txt"))
+    paths[0].write_text(paths[0].read_text().replace("A", "É", 1))
+    lines = paths[1].read_text().splitlines()
+    paths[1].write_text("\n".join([lines[0].split()[0], *lines[1:]]) + "\n")
+    text = problem(root)
+    assert "has 'É', allowed are A-Z" in text
+    assert "is empty" in text
+
+
+def cut_short(path):
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 2 // 3])
+
+
+def header_only(path):
+    content = bytearray(path.read_bytes()[:42])
+    content[4] |= 0x80  # this block of facts is the last one
+    content[21] &= 0xF0  # and gives 0 as the number of samples
+    content[22:26] = bytes(4)
+    path.write_bytes(content)
+
+
+def no_sound(path):
+    with path.open("wb") as file:
+        soundfile.write(file, np.zeros(0), 16000, format="WAV")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (cut_short, "extract it anew"),
+        (lambda path: path.write_bytes(b""), "empty file"),
+        (lambda path: path.write_bytes(b"no sound at all" * 99), "cannot be decoded"),
+        (lambda path: soundfile.write(path, np.zeros(100), 8000), "8000 Hz, 1 channels"),
+        (lambda path: soundfile.write(path, np.zeros((100, 2)), 16000), "16000 Hz, 2 channels"),
+        (header_only, "cannot be decoded"),
+        (no_sound, "0 samples"),
+    ],
+)
+def test_bad_recording_gets_one_line(root, spoil, words):
+    path = first_flac(root)
+    spoil(path)
+    lines = problem(root).splitlines()
+    assert len(lines) == 1
+    assert str(path) in lines[0]
+    assert words in lines[0]
+
+
+def test_many_bad_recordings_are_summed_up(root):
+    for path in (root / "train-clean-100").rglob("*.flac"):
+        path.write_bytes(b"")
+    lines = problem(root).splitlines()
+    assert len(lines) == 7
+    assert lines[-1].startswith("... and 6 more")
+
+
+def test_tokenizer_of_another_size_is_refused(root, tmp_path):
+    texts = [u.text for some in scan(root)[0].values() for u in some]
+    path = tmp_path / "other.model"
+    path.write_bytes(train_tokenizer(texts, 16))
+    assert "has 16 pieces, data.vocab_size is 20" in problem(root, tokenizer_model=path)
+    path.write_bytes(b"nonsense")
+    assert "is not a SentencePiece model" in problem(root, tokenizer_model=path)
+    assert "is not a file" in problem(root, tokenizer_model=tmp_path / "none.model")
+
+
+def test_tokenizer_that_lacks_a_letter_is_refused(root, tmp_path):
+    path = tmp_path / "few.model"
+    path.write_bytes(train_tokenizer(["on a note"] * 20, 8))
+    assert "characters outside of the vocabulary" in problem(
+        root, tokenizer_model=path, vocab_size=8
+    )
+
+
+def test_given_tokenizer_is_used(root, tmp_path):
+    texts = [u.text for some in scan(root)[0].values() for u in some]
+    path = tmp_path / "mine.model"
+    path.write_bytes(train_tokenizer(texts, 16))
+    module = data(root, tokenizer_model=path, vocab_size=16)
+    module.prepare_data()
+    kept = root / "finishline-rnnt-16" / "tokenizer.model"
+    assert kept.read_bytes() == path.read_bytes()
+    assert Tokenizer(kept, 16).decode(Tokenizer(path, 16).encode("near a star")) == "near a star"
+
+
+def test_vocabulary_too_large_for_the_text_is_one_line(root):
+    text = problem(root, vocab_size=1023)
+    assert "data.vocab_size 1023 does not fit" in text
+    assert "\n" not in text
+
+
+def test_prepared_folder_of_another_vocabulary_is_refused(root, tmp_path):
+    data(root, prepared_dir=tmp_path / "p").prepare_data()
+    assert "was prepared with 20 pieces" in problem(
+        root, prepared_dir=tmp_path / "p", vocab_size=16
+    )
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_folder_that_cannot_be_written_is_one_line(root):
+    root.chmod(0o555)
+    try:
+        assert "cannot be written" in problem(root)
+    finally:
+        root.chmod(0o755)
+
+
+def test_damaged_shard_is_named_when_read(root):
+    module = data(root)
+    module.prepare_data()
+    folder = root / f"finishline-rnnt-{VOCABULARY}"
+    shard = folder / "dev-000000.tar"
+    content = bytearray(shard.read_bytes())
+    content[512:3000] = bytes(2488)
+    shard.write_bytes(content)
+    utterances = Utterances(folder, "dev", module._manifest, seed=0)
+    with pytest.raises(ValueError, match="dev-000000.tar: damaged at byte 512"):
+        utterances[0]
+
+
+def test_manifest_counts_what_the_log_needs(root):
+    module = data(root, batch_size=5)
+    module.prepare_data()
+    assert module.mllog_facts() == {
+        "train_samples": 35, "eval_samples": 12,
+        "data_train_max_duration": 16.7, "data_train_num_buckets": 6,
+    }  # fmt: skip
+    folder = root / f"finishline-rnnt-{VOCABULARY}"
+    assert json.loads((folder / "manifest.json").read_text())["vocab_size"] == VOCABULARY
