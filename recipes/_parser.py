@@ -41,10 +41,13 @@ class RecipeCLI(LightningCLI):
         benchmark: The data sheet.
         command: Name of the command, for ``--help``.
         args: Arguments after the command.
+        build: Build module and data module; without, only the flags are parsed.
     """
 
-    def __init__(self, benchmark: Benchmark, command: str, args: list[str]) -> None:
-        self.benchmark, self.command = benchmark, command
+    def __init__(
+        self, benchmark: Benchmark, command: str, args: list[str], *, build: bool = True
+    ) -> None:
+        self.benchmark, self.command, self._build = benchmark, command, build
         super().__init__(
             benchmark.module,
             benchmark.datamodule,
@@ -148,6 +151,8 @@ class RecipeCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Build module, datamodule and the groups; the trainer comes later."""
+        if not self._build:
+            return
         self.config_init: Namespace = self.parser.instantiate(self.config)
         self.datamodule = self.config_init.data
         self.model = self.config_init.model

@@ -68,7 +68,6 @@ def test_no_data_file_is_opened_before_the_clock_starts(stem, tmp_path):
     sheet = benchmark(stem)
     preset = str(demo_preset(sheet))
     # The demo data exists before the watched process starts, as prepared real data would.
-    sheet.datamodule(**RecipeCLI(sheet, "fit", ["--config", preset]).config.data.as_dict())
     assert run(sheet, ["prepare"]) == 0
     args = ["fit", "--config", preset, *CPU, "--output_root", str(tmp_path)]
     args += ["--trainer.limit_train_batches", "3", "--trainer.max_epochs", "1"]
@@ -110,7 +109,7 @@ def test_preset_parses_and_says_why(path):
     text = path.read_text()
     assert text.startswith("#"), "a preset begins with a comment that says why it exists"
     assert yaml.safe_load(text), "a preset holds differences"
-    cli = RecipeCLI(sheet, "fit", ["--config", str(path)])
+    cli = RecipeCLI(sheet, "fit", ["--config", str(path)], build=False)
     assert cli.config.target.metrics == dict(sheet.metrics), "presets never lower the target"
 
 
