@@ -1,0 +1,168 @@
+"""Records, SGF, the picture and the GTP player."""
+
+import io
+import subprocess
+import zlib
+
+import numpy as np
+import pytest
+
+from datamodules.demo.selfplay import first_games
+from datamodules.go.gtp import Player
+from datamodules.go.picture import draw_board
+from datamodules.go.records import masked_crc, read_game, write_game
+from datamodules.go.selfplay import MatchGame
+from datamodules.go.sgf import action_of, clearest_win, game_text, vertex
+
+
+@pytest.fixture(scope="module")
+def game():
+    return first_games(5, 7.5, 2)[0]
+
+
+def equal_priors(planes):
+    actions = planes.shape[2] ** 2 + 1
+    return np.full((len(planes), actions), 1 / actions, np.float32), np.zeros(len(planes), np.float32)
+
+
+def test_checksum_is_the_published_one():
+    # RFC 3720, B.4: CRC-32C of 32 zero bytes is 0x8a9136aa; TFRecord turns and shifts it.
+    crc = 0x8A9136AA
+    assert masked_crc(bytes(32)) == ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def test_game_records_come_back_as_written(game, tmp_path):
+    write_game(tmp_path / "a.tfrecord.zz", game)
+    back = read_game(tmp_path / "a.tfrecord.zz", 5)
+    assert (back.planes == game.planes).all()
+    assert (back.pi == game.pi).all()
+    assert (back.outcome == game.outcome).all()
+    assert len(back.outcome) == len(game.moves)
+
+
+@pytest.mark.parametrize("damage", ["cut", "bit", "size", "text"])
+def test_damaged_record_is_refused_in_one_line(game, tmp_path, damage):
+    path = tmp_path / "a.tfrecord.zz"
+    write_game(path, game)
+    content, size = path.read_bytes(), 5
+    if damage == "cut":
+        plain = zlib.decompress(content)
+        path.write_bytes(zlib.compress(plain[:-3]))
+    elif damage == "bit":
+        plain = bytearray(zlib.decompress(content))
+        plain[40] ^= 1
+        path.write_bytes(zlib.compress(bytes(plain)))
+    elif damage == "size":
+        size = 9
+    else:
+        path.write_text("no record")
+    with pytest.raises(ValueError, match=r"a\.tfrecord\.zz: not a readable record") as caught:
+        read_game(path, size)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("size", "action", "name"),
+    [(5, 0, "A5"), (5, 24, "E1"), (9, 8, "J9"), (19, 19 * 18, "A1"), (5, 25, "PASS")],
+)
+def test_vertex_names(size, action, name):
+    assert vertex(action, size) == name
+    assert action_of(name.lower(), size) == action
+
+
+@pytest.mark.parametrize("name", ["I5", "F1", "A6", "A0", "5A", ""])
+def test_bad_vertex_is_refused(name):
+    with pytest.raises(ValueError, match="no point of a 5 x 5 board"):
+        action_of(name, 5)
+
+
+def test_sgf_names_players_result_and_moves():
+    text = game_text([12, 13, 25, 25], 5, 7.5, players=("a", "b"), outcome=-1.0)
+    assert text.startswith("(;FF[4]GM[1]")
+    assert "SZ[5]KM[7.5]" in text
+    assert "RE[W+7.5]" in text
+    assert ";B[cc];W[dc];B[];W[])" in text
+
+
+def test_clearest_win_looks_from_the_candidates_side():
+    black_only = np.array([12, 25, 25])
+    games = [MatchGame(0, black_only, 1.0), MatchGame(1, black_only, 1.0)]
+    assert clearest_win(games, 5, 7.5).number == 0
+    assert clearest_win([], 5, 7.5) is None
+
+
+def test_picture_is_a_png_with_stones(game, tmp_path):
+    draw_board(game.moves, 5, tmp_path / "board.png")
+    assert (tmp_path / "board.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_gtp_answers_as_the_protocol_says():
+    player = Player(equal_priors, 5, readouts=20)
+    assert player.answer("protocol_version") == "= 2\n\n"
+    assert player.answer("7 name") == "=7 finishline\n\n"
+    assert player.answer("") is None
+    assert player.answer("# only a remark") is None
+    assert player.answer("boardsize 9") == "? unacceptable size\n\n"
+    assert player.answer("boardsize 5") == "=\n\n"
+    assert player.answer("play b C3") == "=\n\n"
+    assert player.answer("play w C3") == "? illegal move\n\n"
+    assert player.answer("play w Z9") == "? illegal move\n\n"
+    assert player.answer("12 dance") == "?12 unknown command\n\n"
+    assert player.answer("play") == "? syntax error\n\n"
+    assert player.answer("known_command genmove") == "= true\n\n"
+    answer = player.answer("genmove w")
+    assert answer.startswith("= ")
+    assert len(player.moves) == 2
+    assert player.answer("undo") == "=\n\n"
+    assert player.moves == [12]
+    assert "X" in player.answer("showboard")
+    assert player.answer("final_score") == "= B+17.5\n\n"
+
+
+def test_gtp_plays_a_whole_game_against_itself():
+    player = Player(equal_priors, 5, readouts=12)
+    out = io.StringIO()
+    player.serve(["genmove b\n", "genmove w\n"] * 40 + ["quit\n", "name\n"], out)
+    answers = out.getvalue().strip().split("\n\n")
+    assert len(answers) == 81
+    assert all(a.startswith("=") for a in answers)
+
+
+def test_gtp_refuses_no_search():
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        Player(equal_priors, 5, readouts=0)
+
+
+@pytest.mark.slow
+def test_gtp_plays_gnu_go_to_the_end():
+    import shutil
+
+    gnugo = shutil.which("gnugo") or shutil.which("gnugo", path="/usr/games")
+    if gnugo is None:
+        pytest.skip("gnugo is not installed (Debian: apt-get install gnugo)")
+    player = Player(equal_priors, 9, readouts=30)
+    args = [gnugo, "--mode", "gtp", "--level", "1", "--boardsize", "9", "--komi", "7.5"]
+    with subprocess.Popen(args, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+
+        def ask(line: str) -> str:
+            other.stdin.write(line + "\n")
+            other.stdin.flush()
+            lines = iter(other.stdout.readline, "\n")
+            return " ".join(text.strip() for text in lines)
+
+        passes = moves = 0
+        while passes < 2 and moves < 300:
+            name, colour = ("finishline", "b") if moves % 2 == 0 else ("gnugo", "w")
+            if name == "finishline":
+                move = player.answer(f"genmove {colour}")[2:].strip()
+                assert ask(f"play {colour} {move}").startswith("=")
+            else:
+                move = ask(f"genmove {colour}")[2:].strip()
+                if move.lower() == "resign":
+                    break
+                assert player.answer(f"play {colour} {move}").startswith("=")
+            passes = passes + 1 if move.upper() == "PASS" else 0
+            moves += 1
+        ask("quit")
+    assert moves > 20
+    assert passes == 2 or move.lower() == "resign"

@@ -1,0 +1,142 @@
+"""The self-play data module: window, choice, ranks, symmetry, files."""
+
+import contextlib
+
+import numpy as np
+import pytest
+import torch
+
+from datamodules._sampling import SampleKey
+from datamodules.go.features import symmetries
+from datamodules.go.records import Examples
+from datamodules.selfplay import (
+    SelfPlayDataModule,
+    WindowExamples,
+    _generation,
+    find_files,
+)
+
+
+def games_of(model: int, num: int, length: int = 4):
+    """Games whose examples are marked with model and game."""
+    parts = []
+    for game in range(num):
+        planes = np.zeros((length, 13, 25), np.uint8)
+        pi = np.zeros((length, 26), np.float32)
+        pi[:, game % 26] = 1
+        parts.append(Examples(planes, pi, np.full(length, model * 1000 + game, np.float32)))
+    return _generation(model, parts)
+
+
+def small(**settings) -> SelfPlayDataModule:
+    return SelfPlayDataModule(
+        **{
+            "size": 5, "batch_size": 16, "games_per_generation": 8, "games_at_once": 4,
+            "window": 3, "train_filter": 1.0, "slow_readouts": 8, "fast_readouts": 4,
+            "pass_alive_plies": 10, "max_plies": 60, "eval_games": 4, **settings,
+        }
+    )  # fmt: skip
+
+
+def test_window_takes_exactly_the_wanted_games_of_each_generation():
+    data = small()
+    data._generations = [games_of(1, 8), games_of(2, 11), games_of(3, 30)]
+    examples, chosen = data._choose(1)
+    marks = examples.outcome[chosen].astype(int)
+    for model in (1, 2, 3):
+        games = {m % 1000 for m in marks if m // 1000 == model}
+        assert len(games) == 8
+    assert len(marks) == 3 * 8 * 4
+    assert len(set(chosen.tolist())) == len(chosen)
+
+
+def test_filter_keeps_each_example_with_its_probability():
+    data = small(train_filter=0.3, games_per_generation=400)
+    data._generations = [games_of(1, 400)]
+    _, chosen = data._choose(1)
+    assert 0.25 < len(chosen) / 1600 < 0.35
+
+
+def test_too_few_games_are_refused():
+    data = small()
+    data._generations = [games_of(4, 7)]
+    with pytest.raises(ValueError, match="model 4 has 7 games but a generation needs 8"):
+        data._choose(0)
+
+
+def test_a_batch_is_turned_alike_in_planes_and_policy():
+    rng = np.random.default_rng(0)
+    planes = rng.integers(0, 2, (40, 13, 25)).astype(np.uint8)
+    pi = np.concatenate([planes[:, 3].astype(np.float32), np.full((40, 1), 7.0, np.float32)], 1)
+    data = WindowExamples(
+        Examples(planes, pi, np.ones(40, np.float32)), np.arange(40), 5, seed=3
+    )
+    batch = data.__getitems__([SampleKey(i, 2, 0) for i in range(40)])
+    turned = batch["planes"].numpy().reshape(40, 13, 25)
+    assert (batch["pi"].numpy()[:, :25] == turned[:, 3]).all()
+    assert (batch["pi"][:, 25] == 7).all()
+    found = set()
+    for before, after in zip(planes, turned, strict=True):
+        found |= {s for s, m in enumerate(symmetries(5)) if (before[:, m[:25]] == after).all()}
+    assert len(found) == 8
+    again = data.__getitems__([SampleKey(5, 2, 0)])
+    assert torch.equal(again["planes"][0], batch["planes"][5])
+
+
+def test_demo_files_lie_in_the_published_layout_and_are_found():
+    data = small()
+    data.prepare_data()
+    files = find_files(data._source)
+    assert files.checkpoint.name == "model.ckpt-0"
+    assert files.target.name == "target"
+    assert list(files.games) == [0]
+    assert len(files.games[0]) == 8
+    assert "/cpu/2026-01-01-00/" in files.games[0][0].as_posix()
+
+
+def test_first_epoch_takes_the_given_games_and_later_ones_are_played():
+    data = small()
+    data.prepare_data()
+    loader = data.train_dataloader()
+    assert len(loader) == data.samples_per_epoch // 16 > 0
+    batch = next(iter(loader))
+    assert batch["planes"].shape == (16, 13, 5, 5)
+    synthetic = data.synthetic_batch()
+    assert {k: (v.shape, v.dtype) for k, v in batch.items()} == {
+        k: (v.shape, v.dtype) for k, v in synthetic.items()
+    }
+
+    @contextlib.contextmanager
+    def playing():
+        yield lambda planes: (
+            np.full((len(planes), 26), 1 / 26, np.float32), np.zeros(len(planes), np.float32),
+        )  # fmt: skip
+
+    data.playing = playing
+    generation = data._play(1, 1)
+    assert generation.games >= 8
+    assert generation.starts[-1] == len(generation.examples.outcome)
+
+
+def test_state_brings_the_games_back():
+    data, other = small(), small()
+    data._generations = [games_of(1, 8), games_of(2, 9)]
+    data._generations[0].examples.planes[:, 3] = 1
+    other.load_state_dict(data.state_dict())
+    for ours, theirs in zip(data._generations, other._generations, strict=True):
+        assert ours.model == theirs.model
+        assert (ours.starts == theirs.starts).all()
+        assert all((a == b).all() for a, b in zip(ours.examples, theirs.examples, strict=True))
+
+
+def test_missing_files_are_named_all_at_once(tmp_path):
+    lines = SelfPlayDataModule(root=tmp_path).problems()
+    assert len(lines) == 3
+    assert any("work_dir" in line for line in lines)
+    assert any("target.index" in line for line in lines)
+
+
+def test_bad_numbers_are_refused_all_at_once():
+    with pytest.raises(ValueError, match="size must be 5 to 19, got 4") as caught:
+        SelfPlayDataModule(size=4, slow_readouts=0, eval_games=3)
+    assert len(str(caught.value).splitlines()) == 3

@@ -1,0 +1,128 @@
+"""Mini Go's network, checkpoints, loss, schedule and match."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from modules.minigo import MiniGoModule, WinRate, network_of, reference_net
+from modules.nets.minigo import DualNet
+from modules.ops.minigo_checkpoint import load_bundle, save_bundle
+from modules.ops.tensor_bundle import TensorBundle
+
+
+def small(**settings) -> DualNet:
+    torch.manual_seed(0)
+    return DualNet(**{"size": 5, "width": 8, "blocks": 1, "fc_width": 4, **settings})
+
+
+def used(net: DualNet) -> DualNet:
+    """The net after a few training passes, so that its running statistics are not 0 and 1."""
+    net.train()
+    for _ in range(3):
+        net(torch.randint(0, 2, (16, 13, net.size, net.size)).float())
+    return net.eval()
+
+
+def test_reference_net_has_the_published_size():
+    net = DualNet()
+    assert sum(p.numel() for p in net.parameters()) == 736_671
+    statistics = [b for n, b in net.named_buffers() if "running" in n]
+    assert sum(b.numel() for b in statistics) == 1_670
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        logits, value = net.eval()(torch.zeros(1, 13, 19, 19))
+    assert counter.get_total_flops() == pytest.approx(2 * 162.75e6, rel=1e-3)
+    assert logits.shape == (1, 362)
+    assert value.shape == (1,)
+    assert [m.momentum for m in net.modules() if isinstance(m, nn.BatchNorm2d)] == [0.05] * 15
+
+
+def test_checkpoint_comes_back_as_written(tmp_path):
+    net = used(small())
+    save_bundle(net, tmp_path / "model.ckpt-7", step=7)
+    other = reference_net(tmp_path / "model.ckpt-7")
+    assert (other.size, other.conv.weight.shape[0], len(other.blocks)) == (5, 8, 1)
+    momentum, step = load_bundle(other, tmp_path / "model.ckpt-7")
+    assert (momentum, step) == ({}, 7)
+    planes = torch.randint(0, 2, (4, 13, 5, 5)).float()
+    for ours, theirs in zip(net(planes), other.eval()(planes), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_checkpoint_has_tensorflows_names_and_order_of_axes(tmp_path):
+    net = small()
+    save_bundle(net, tmp_path / "c")
+    bundle = TensorBundle(tmp_path / "c")
+    assert bundle.entries["conv2d/kernel"].shape == (3, 3, 13, 8)
+    assert bundle.entries["conv2d_3/kernel"].shape == (1, 1, 8, 2)
+    assert bundle.entries["dense/kernel"].shape == (50, 26)
+    assert "batch_normalization_3/gamma" not in bundle.entries
+    kernel = bundle.read("dense_1/kernel")
+    assert (kernel.T == net.value_fc1.weight.detach().numpy()).all()
+
+
+def test_checkpoint_of_another_board_is_refused(tmp_path):
+    save_bundle(small(size=7), tmp_path / "c")
+    with pytest.raises(ValueError, match="another board size than 5 x 5"):
+        load_bundle(small(), tmp_path / "c")
+
+
+def test_a_frozen_copy_gives_the_nets_own_answers():
+    net = used(small())
+    planes = np.random.default_rng(0).integers(0, 2, (6, 13, 5, 5)).astype(np.uint8)
+    priors, values = network_of(net, torch.device("cpu"))(planes)
+    logits, value = net(torch.from_numpy(planes).float())
+    assert priors == pytest.approx(torch.softmax(logits, 1).detach().numpy(), abs=1e-5)
+    assert values == pytest.approx(value.detach().numpy(), abs=1e-5)
+    assert isinstance(net.bn, nn.BatchNorm2d)
+
+
+@pytest.mark.parametrize(
+    ("step", "rate"), [(0, 0.016), (128, 0.016), (129, 0.16), (10_000, 0.16), (20_001, 0.0016)]
+)
+def test_learning_rate_counts_from_the_checkpoints_step(step, rate):
+    module = MiniGoModule(net=small, size=5)
+    assert module.step_learning_rate(step) == rate
+    module.start_step = step
+    assert module.step_learning_rate(0) == rate
+
+
+def test_one_step_equals_the_written_loss_with_its_l2_part():
+    torch.manual_seed(1)
+    module = MiniGoModule(net=small, size=5)
+    module.trainer = type("T", (), {"log_every_n_steps": 0})()  # type: ignore[assignment]
+    twin = small()
+    twin.load_state_dict(module.net.state_dict())
+    batch = {
+        "planes": torch.randint(0, 2, (8, 13, 5, 5), dtype=torch.uint8),
+        "pi": torch.softmax(torch.randn(8, 26), 1),
+        "outcome": torch.tensor([1.0, -1.0] * 4),
+    }
+    optimizer = module.configure_optimizers()["optimizer"]
+    MiniGoModule.training_step(module, batch, 0).backward()
+    optimizer.step()
+    logits, value = twin(batch["planes"].float())
+    policy = -(batch["pi"] * F.log_softmax(logits, 1)).sum(1).mean()
+    loss = policy + 0.5 * ((value - batch["outcome"]) ** 2).mean()
+    weights = [p for n, p in twin.named_parameters() if not n.endswith("bias")]
+    loss = loss + 1e-4 * sum((p**2).sum() for p in weights) / 2
+    loss.backward()
+    for ours, theirs in zip(module.net.parameters(), twin.parameters(), strict=True):
+        assert torch.allclose(ours, theirs - 0.016 * theirs.grad, atol=1e-7)
+
+
+def test_win_rate_counts_games_of_both_colours():
+    rate = WinRate()
+    for colour, won in ((0, True), (0, True), (1, False), (1, True)):
+        rate.update(colour, won)
+    values = {name: float(value) for name, value in rate.compute().items()}
+    assert values == {"win_rate": 0.75, "win_rate_black": 1.0, "win_rate_white": 0.5}
+    assert rate.compute()["win_rate"].dtype == torch.float64
+
+
+def test_bad_settings_are_refused_together():
+    with pytest.raises(ValueError, match="lr_rates.*\n.*eval_readouts"):
+        MiniGoModule(net=small, size=5, lr_rates=[0.1], eval_readouts=0)

@@ -1,0 +1,138 @@
+"""Mini Go end to end on the demo's files, small."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tests.closed_log import compliance, write_log
+from torch import nn
+
+from datamodules.selfplay import SelfPlayDataModule
+from modules.minigo import MiniGoModule
+from modules.nets.minigo import DualNet
+from recipes._cli import run
+from recipes._minigo_gtp import read_net
+from recipes.minigo import BENCHMARK
+
+DEMO = Path(__file__).parents[2] / "recipes/presets/minigo/demo.yaml"
+SMALL = [
+    "--config", str(DEMO), "--data.games_per_generation", "24", "--data.games_at_once", "16",
+    "--data.eval_games", "8", "--data.batch_size", "32", "--trainer.accelerator", "cpu",
+]  # fmt: skip
+
+
+class Passive(nn.Module):
+    """A net that knows nothing and cannot learn it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, planes_BPnn):
+        logits = self.bias * 0 + torch.zeros(len(planes_BPnn), 26, device=planes_BPnn.device)
+        return logits, logits[:, 0]
+
+
+def only_run(root: Path) -> Path:
+    folders = list((root / "minigo").iterdir())
+    assert len(folders) == 1
+    return folders[0]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of three generations that does not reach its target."""
+    root = tmp_path_factory.mktemp("runs")
+    status = run(BENCHMARK, [
+        "fit", *SMALL, "--output_root", str(root), "--seed_everything", "3",
+        "--evaluation.limit", "3", "--target.metrics", '{"win_rate": 1.1}',
+    ])  # fmt: skip
+    return status, only_run(root)
+
+
+def test_a_short_run_plays_trains_evaluates_and_leaves_its_files(finished):
+    status, folder = finished
+    assert status == 3
+    record = json.loads((folder / "run.json").read_text())
+    assert record["demo"] is True
+    assert record["epochs"] == 3
+    keys = [json.loads(x.split(" ", 1)[1])["key"] for x in (folder / "result.txt").open()]
+    assert keys.count("eval_accuracy") == 3
+    assert "actual_selfplay_games_per_generation" in keys
+
+
+def test_the_start_loses_to_the_target(finished):
+    _, folder = finished
+    lines = [json.loads(x.split(" ", 1)[1]) for x in (folder / "result.txt").open()]
+    rates = [line["value"] for line in lines if line["key"] == "eval_accuracy"]
+    assert rates[0] <= 0.3
+
+
+def test_a_killed_run_resumes_with_its_games(finished, tmp_path):
+    _, folder = finished
+    status = run(BENCHMARK, [
+        "fit", *SMALL, "--output_root", str(tmp_path), "--seed_everything", "3",
+        "--ckpt_path", str(folder / "checkpoints/last.ckpt"),
+        "--evaluation.limit", "4", "--target.metrics", '{"win_rate": 1.1}',
+    ])  # fmt: skip
+    assert status == 3
+    assert json.loads((only_run(tmp_path) / "run.json").read_text())["resumed"] is True
+
+
+def test_the_checkpoint_plays_go(finished):
+    _, folder = finished
+    net = read_net(folder / "checkpoints/last.ckpt")
+    assert (net.size, len(net.blocks)) == (5, 2)
+    with pytest.raises(ValueError, match="no checkpoint of a dual network"):
+        read_net(folder / "config.yaml")
+
+
+def test_a_net_that_knows_nothing_does_not_reach_the_target(tmp_path):
+    status = run(BENCHMARK, [
+        "fit", "--config", str(DEMO), "--data.games_per_generation", "24",
+        "--data.games_at_once", "16", "--data.batch_size", "32", "--data.eval_games", "16",
+        "--trainer.accelerator", "cpu", "--output_root", str(tmp_path), "--seed_everything", "1",
+        "--evaluation.limit", "2", "--model.net", f"{__name__}.Passive",
+    ])  # fmt: skip
+    assert status == 3
+
+
+def test_closed_log_passes_the_official_checker(tmp_path):
+    module, data = MiniGoModule(), SelfPlayDataModule(root=tmp_path)
+    path = write_log(
+        tmp_path, BENCHMARK, module_facts=module.mllog_facts(), data_facts=data.mllog_facts()
+    )
+    valid, messages = compliance(path)
+    assert valid, messages
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        (["--data.slow_readouts", "0"], "slow_readouts must be at least 1, got 0"),
+        (["--model.eval_readouts", "0"], "eval_readouts"),
+        (["--data.size", "9"], "networks are for 5"),
+        (["--data.root", "/nowhere/at/all"], "no such folder"),
+    ],
+)
+def test_bad_input_gets_one_clear_line(flags, text, capsys, tmp_path):
+    status = run(BENCHMARK, ["fit", *SMALL, "--output_root", str(tmp_path), *flags])
+    assert status in (1, 2)
+    assert text in capsys.readouterr().err
+
+
+def test_closed_rules_refuse_other_games():
+    from recipes._division import violations
+
+    defaults = {f"data.{r.key.split('.')[1]}": 0 for r in BENCHMARK.closed}
+    assert isinstance(violations, object)
+    assert "data.games_per_generation" in defaults
+    rule = next(r for r in BENCHMARK.closed if r.key == "data.games_per_generation")
+    assert rule.allows is not None
+    assert rule.allows(9000)
+    assert not rule.allows(8191)
+
+
+def test_default_net_is_the_reference():
+    assert isinstance(MiniGoModule().net, DualNet)
