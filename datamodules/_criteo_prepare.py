@@ -283,7 +283,7 @@ def scatter_day(work: Work, day: int) -> int:
             rows_NF = rows_NF[np.argsort(bucket_N, kind="stable")]
             count_K = np.bincount(bucket_N, minlength=num_buckets)
             for bucket, part in enumerate(np.split(rows_NF, count_K.cumsum()[:-1])):
-                os.pwrite(file, memoryview(part).cast("B"), int(starts_K[bucket]) * part.strides[0])
+                os.pwrite(file, part.tobytes(), int(starts_K[bucket]) * part.strides[0])
             starts_K += count_K
     finally:
         os.close(file)

@@ -9,6 +9,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -170,7 +171,7 @@ def open_split(folder: Path, split: str, *, writable: bool = False) -> dict[str,
     Raises:
         OSError: If a file is missing.
     """
-    mode = "r+" if writable else "r"
+    mode: Literal["r+", "r"] = "r+" if writable else "r"
     return {name: np.load(folder / f"{split}_{name}.npy", mmap_mode=mode) for name in COLUMNS}
 
 

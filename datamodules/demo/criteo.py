@@ -32,7 +32,7 @@ class Day(NamedTuple):
     """(N,) bool, clicked."""
     dense: np.ndarray
     """(N, 13) int64; -2 is a missing value, -1 a negative one."""
-    index: np.ndarray
+    category: np.ndarray
     """(N, 26) int64 category of each column; -1 is a missing one."""
     log_odds: np.ndarray
     """(N,) float64 of a click: the best score that any model could give."""
@@ -107,7 +107,7 @@ def write_day(path: Path, day: Day, words: list[list[bytes]]) -> None:
     columns += [[integers[value] for value in column] for column in day.dense.T.tolist()]
     columns += [
         [texts[value] for value in column]
-        for texts, column in zip(words, day.index.T.tolist(), strict=True)
+        for texts, column in zip(words, day.category.T.tolist(), strict=True)
     ]
     path.write_bytes(b"\n".join(map(b"\t".join, zip(*columns, strict=True))) + b"\n")
 

@@ -30,6 +30,8 @@ class FusedEmbedding(nn.Module):
         weight, own random stream that does not depend on the number of ranks.
     """
 
+    offsets: Tensor
+
     def __init__(self, table_sizes: Sequence[int], width: int, *, dtype: str = "float32") -> None:
         """Allocate this rank's rows and fill them with U(-1/sqrt(n), 1/sqrt(n)), n a table's rows.
 
