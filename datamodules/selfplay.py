@@ -1,4 +1,4 @@
-"""Mini Go's data: games that the network under training plays against itself, one epoch a generation.
+"""Mini Go's data: games of the network under training against itself, one epoch a generation.
 
 The data root is the benchmark's given checkpoint, unpacked (see ``find_files``). The first epoch
 trains on the checkpoint's games; before each later one the games of the newest network are played,

@@ -2,7 +2,7 @@
 
 Shapes: B positions, n points per side, A = n*n + 1 actions. A training batch is a dict: ``planes``
 (B, 13, n, n) uint8, ``pi`` (B, A) float32 and ``outcome`` (B,) float32. An evaluation batch is a
-tensor of game numbers. The data module's games are played by this module's network, see ``playing``.
+tensor of game numbers. The data module's games are played by this module's network (``playing``).
 """
 
 import os
@@ -20,7 +20,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from datamodules.go.selfplay import MatchGame, MatchRules, Network, play_match
+from datamodules.go.selfplay import MatchGame, MatchRules, Network, compile_search, play_match
 from modules.nets.minigo import PLANES, DualNet
 from modules.ops.check_net import check_net
 from modules.ops.minigo_checkpoint import load_bundle
@@ -86,6 +86,8 @@ class MiniGoModule(L.LightningModule):
         eval_virtual_losses: Leaves of one game in a batch of the network.
         pass_alive_plies: Moves from which on a game ends when nothing is left to play for.
         max_plies: Moves after which an evaluation game is scored as it stands.
+        bfloat16_play: Let the network play its training games in bfloat16; evaluation games are
+            always in single precision.
 
     Raises:
         ValueError: If rates and boundaries do not fit, or there would be no search.
@@ -111,6 +113,7 @@ class MiniGoModule(L.LightningModule):
         eval_virtual_losses: int = 4,
         pass_alive_plies: int = 133,
         max_plies: int = 1444,
+        bfloat16_play: bool = False,
     ) -> None:
         super().__init__()
         problems = []
@@ -134,6 +137,7 @@ class MiniGoModule(L.LightningModule):
         self.match_rules = MatchRules(
             eval_readouts, eval_virtual_losses, pass_alive_plies, max_plies
         )
+        self.play_dtype = torch.bfloat16 if bfloat16_play else torch.float32
         self.start_step = 0
         self.wins = WinRate()
         self._momentum: dict[str, Tensor] = {}
@@ -156,6 +160,7 @@ class MiniGoModule(L.LightningModule):
             return
         if datamodule.size != self.size:
             raise ValueError(f"data.size is {datamodule.size} but model.size is {self.size}")
+        compile_search()  # before the clock starts; an instant once it is cached
         datamodule.playing = self.playing
         target = reference_net(datamodule.target)
         load_bundle(target, datamodule.target)
@@ -171,7 +176,7 @@ class MiniGoModule(L.LightningModule):
         Yields:
             A function that any thread may call.
         """
-        yield network_of(self.net, self.device)
+        yield network_of(self.net, self.device, self.play_dtype)
 
     # Training.
 
@@ -219,7 +224,10 @@ class MiniGoModule(L.LightningModule):
                 slot = self._momentum[name].to(parameter.device)
                 optimizer.state[parameter]["momentum_buffer"] = slot
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.step_learning_rate)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
 
     def step_learning_rate(self, steps_done: int) -> float:
         """Learning rate of the step after some finished ones.
@@ -363,23 +371,23 @@ def reference_net(prefix: Path) -> DualNet:
     return DualNet(size=size, width=kernel[3], blocks=(convs - 3) // 2, fc_width=hidden[1])
 
 
-def network_of(net: nn.Module, device: torch.device) -> Network:
+def network_of(net: nn.Module, device: torch.device, dtype: torch.dtype = torch.float32) -> Network:
     """A frozen copy of a network as the search calls it.
 
     Args:
         net: The network, in any mode; it stays as it is.
         device: Where to run it.
+        dtype: Type to compute in.
 
     Returns:
         planes (B, 13, n, n) uint8 -> priors (B, A) float32 and values (B,) float32, as arrays.
     """
-    frozen = deepcopy(net).to(device).eval().requires_grad_(False)
-    if device.type == "cpu":
-        frozen = fused(frozen)
+    # The folding is exact only in single precision.
+    frozen = fused(deepcopy(net).to(device).eval().requires_grad_(False)).to(dtype)
 
     @torch.inference_mode()
     def evaluate(planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        logits, value = frozen(torch.from_numpy(planes).to(device).float())
+        logits, value = frozen(torch.from_numpy(planes).to(device).to(dtype))
         priors = torch.softmax(logits.float(), dim=1)
         return priors.cpu().numpy(), value.float().cpu().numpy()
 

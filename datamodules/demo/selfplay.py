@@ -50,7 +50,10 @@ def write_demo(folder: Path, data: Any) -> None:
             "or name a data.root"
         )
     (folder / "work_dir").mkdir()
-    for name, target in (("start", folder / "work_dir" / "model.ckpt-0"), ("target", folder / "target")):
+    for name, target in (
+        ("start", folder / "work_dir" / "model.ckpt-0"),
+        ("target", folder / "target"),
+    ):
         for ending in (".index", ".data-00000-of-00001"):
             shutil.copyfile(NETS / f"{name}{ending}", target.with_name(target.name + ending))
     games = folder / "data" / "selfplay" / "000000" / DEVICE_FOLDER

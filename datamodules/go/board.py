@@ -206,9 +206,7 @@ def is_legal(board: np.ndarray, info: np.ndarray, history: np.ndarray, action: i
 
 
 @njit(nogil=True, cache=True)
-def legal_moves(
-    board: np.ndarray, info: np.ndarray, history: np.ndarray, legal: np.ndarray
-) -> int:
+def legal_moves(board: np.ndarray, info: np.ndarray, history: np.ndarray, legal: np.ndarray) -> int:
     """Find all legal moves, superko included.
 
     Args:
@@ -380,9 +378,7 @@ def play(board: np.ndarray, info: np.ndarray, action: int) -> int:
 
 
 @njit(nogil=True, cache=True)
-def _result_hash_of_legal(
-    board: np.ndarray, key: int, cell: int, me: int, step: int
-) -> int:
+def _result_hash_of_legal(board: np.ndarray, key: int, cell: int, me: int, step: int) -> int:
     """Hash after a legal move, read off before it is played."""
     key ^= ZOBRIST[me, cell]
     taken0 = taken1 = taken2 = -1

@@ -68,6 +68,6 @@ def write_planes(
         elif legal[action]:
             for direction in range(4):
                 near = cell + (1, -1, step, -step)[direction]
-                if board[COLOUR, near] == BLACK + WHITE - me:
-                    if board[LIBS, board[HEAD, near]] == 1:
-                        planes[12, point] = 1
+                theirs = board[COLOUR, near] == BLACK + WHITE - me
+                if theirs and board[LIBS, board[HEAD, near]] == 1:
+                    planes[12, point] = 1

@@ -296,9 +296,7 @@ def _winner(trees: Trees, tree: int) -> float:
 
 
 @njit(nogil=True, cache=True)
-def _choose(
-    trees: Trees, game: int, games: Games, rules: Rules, events: Events, me: int
-) -> int:
+def _choose(trees: Trees, game: int, games: Games, rules: Rules, events: Events, me: int) -> int:
     """Pick self-play's move and, on slow moves, write the example."""
     root = trees.root[game]
     soft = trees.info[root, go.PLIES] < rules.soft_plies

@@ -97,34 +97,69 @@ def _borders(
 
 
 @njit(nogil=True, cache=True)
+def _sound_regions(border: np.ndarray, touched: np.ndarray, empties: np.ndarray) -> np.ndarray:
+    """Drop chains with less than two vital regions, and the regions beside them, until none is."""
+    regions, chains = border.shape[0] - 1, border.shape[1] - 1
+    alive, sound = np.ones(chains + 1, np.uint8), np.ones(regions + 1, np.uint8)
+    changed = True
+    while changed:
+        changed = False
+        for chain in range(1, chains + 1):
+            vital = 0
+            for region in range(1, regions + 1):
+                if sound[region] and border[region, chain]:
+                    vital += touched[region, chain] == empties[region]
+            if alive[chain] and vital < 2:
+                alive[chain], changed = 0, True
+                for region in range(1, regions + 1):
+                    if border[region, chain]:
+                        sound[region] = 0
+    return sound
+
+
+@njit(nogil=True, cache=True)
 def _pass_alive_of(board: np.ndarray, size: int, colour: int, owner: np.ndarray) -> None:
     """Mark the pass-alive regions of one colour in ``owner``."""
     label = np.zeros(board.shape[1], np.int32)
     stack = np.zeros(board.shape[1], np.int32)
     regions = _label_regions(board, size, colour, label, stack)
     border, touched, empties, lonely, _ = _borders(board, size, colour, label, regions)
-    chains = border.shape[1] - 1
-    alive, sound = np.ones(chains + 1, np.uint8), np.ones(regions + 1, np.uint8)
-    changed = True
-    while changed:
-        changed = False
-        for chain in range(1, chains + 1):
-            if alive[chain] == 0:
-                continue
-            vital = 0
-            for region in range(1, regions + 1):
-                if sound[region] and border[region, chain]:
-                    vital += touched[region, chain] == empties[region]
-            if vital < 2:
-                alive[chain], changed = 0, True
-                for region in range(1, regions + 1):
-                    if border[region, chain]:
-                        sound[region] = 0
+    sound = _sound_regions(border, touched, empties)
     for action in range(size * size):
         cell = cell_of(action, size)
         region = label[cell]
         if region and sound[region] and lonely[region] <= 1 and border[region].max() > 0:
             owner[cell] = colour
+
+
+@njit(nogil=True, cache=True)
+def _flood(
+    board: np.ndarray,
+    owner: np.ndarray,
+    size: int,
+    start: int,
+    reached: np.ndarray,
+    stack: np.ndarray,
+) -> tuple[int, int]:
+    """Points of an unowned region, and the colours beside it (BLACK, WHITE or both bits)."""
+    step = size + 1
+    reached[start] = 1
+    stack[0], top, points, seen = start, 1, 0, 0
+    while top > 0:
+        top -= 1
+        cell = stack[top]
+        points += 1
+        for direction in range(4):
+            near = cell + (1, -1, step, -step)[direction]
+            if board[COLOUR, near] == EDGE or reached[near]:
+                continue
+            if owner[near] != EMPTY:
+                seen |= owner[near]
+            else:
+                reached[near] = 1
+                stack[top] = near
+                top += 1
+    return points, seen
 
 
 @njit(nogil=True, cache=True)
@@ -139,38 +174,20 @@ def area_score(board: np.ndarray, info: np.ndarray, komi: float) -> float:
     Returns:
         The difference; Black wins if it is greater than 0.
     """
-    size, step = info[SIZE], info[SIZE] + 1
+    size = info[SIZE]
     owner = np.zeros(board.shape[1], np.int8)
     pass_alive(board, info, owner)
-    label, stack = np.zeros(board.shape[1], np.int32), np.zeros(board.shape[1], np.int32)
+    reached, stack = np.zeros(board.shape[1], np.int32), np.zeros(board.shape[1], np.int32)
     for action in range(size * size):
         cell = cell_of(action, size)
         if owner[cell] == 0:
             owner[cell] = board[COLOUR, cell]
     score = -komi
     for action in range(size * size):
-        start = cell_of(action, size)
-        if owner[start] != EMPTY:
-            score += 1.0 if owner[start] == BLACK else -1.0
-        elif label[start] == 0:
-            label[start] = 1
-            stack[0], top, points, seen = start, 1, 0, 0
-            while top > 0:
-                top -= 1
-                cell = stack[top]
-                points += 1
-                for direction in range(4):
-                    near = cell + (1, -1, step, -step)[direction]
-                    if board[COLOUR, near] == EDGE:
-                        continue
-                    if owner[near] != EMPTY:
-                        seen |= owner[near]
-                    elif label[near] == 0:
-                        label[near] = 1
-                        stack[top] = near
-                        top += 1
-            if seen == BLACK:
-                score += points
-            elif seen == WHITE:
-                score -= points
+        cell = cell_of(action, size)
+        if owner[cell] == EMPTY and reached[cell] == 0:
+            points, seen = _flood(board, owner, size, cell, reached, stack)
+            score += points * ((seen == BLACK) - (seen == WHITE))
+        elif owner[cell] != EMPTY:
+            score += 1.0 if owner[cell] == BLACK else -1.0
     return score

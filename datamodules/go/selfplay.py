@@ -264,6 +264,20 @@ def play_match(
     ]
 
 
+def compile_search() -> None:
+    """Compile everything that games need, or load it from numba's cache, by playing two of them."""
+
+    def knows_nothing(planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        actions = planes.shape[2] ** 2 + 1
+        priors = np.full((len(planes), actions), 1.0 / actions, np.float32)
+        return priors, np.zeros(len(planes), np.float32)
+
+    rules = mv.Rules(slow_readouts=2, fast_readouts=1, pass_alive_plies=8, max_plies=10)
+    SelfPlay(go.MIN_SIZE, 7.5, 1, rules, seed=0).play(knows_nothing, 1)
+    match = MatchRules(readouts=2, virtual_losses=1, pass_alive_plies=8, max_plies=10)
+    play_match(knows_nothing, knows_nothing, [0], size=go.MIN_SIZE, komi=7.5, rules=match, seed=0)
+
+
 def _ask_both(
     candidate: Network,
     target: Network,

@@ -388,9 +388,7 @@ def _planes(trees: Trees, tree: int, node: int, order: np.ndarray, planes: np.nd
             past[count] = trees.past[tree, from_game]
             from_game += 1
         count += 1
-    write_planes(
-        planes, trees.board[node], trees.info[node], past, count, trees.legal[node], order
-    )
+    write_planes(planes, trees.board[node], trees.info[node], past, count, trees.legal[node], order)
 
 
 @njit(nogil=True, cache=True)
@@ -470,9 +468,7 @@ def expand(
 
 
 @njit(nogil=True, cache=True)
-def _open(
-    trees: Trees, node: int, order: np.ndarray, priors: np.ndarray, value: float
-) -> None:
+def _open(trees: Trees, node: int, order: np.ndarray, priors: np.ndarray, value: float) -> None:
     """Set priors over legal moves and first-play values; the node is expanded then."""
     total, count = 0.0, 0
     for point in range(len(priors)):

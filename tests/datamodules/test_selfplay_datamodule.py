@@ -68,9 +68,7 @@ def test_a_batch_is_turned_alike_in_planes_and_policy():
     rng = np.random.default_rng(0)
     planes = rng.integers(0, 2, (40, 13, 25)).astype(np.uint8)
     pi = np.concatenate([planes[:, 3].astype(np.float32), np.full((40, 1), 7.0, np.float32)], 1)
-    data = WindowExamples(
-        Examples(planes, pi, np.ones(40, np.float32)), np.arange(40), 5, seed=3
-    )
+    data = WindowExamples(Examples(planes, pi, np.ones(40, np.float32)), np.arange(40), 5, seed=3)
     batch = data.__getitems__([SampleKey(i, 2, 0) for i in range(40)])
     turned = batch["planes"].numpy().reshape(40, 13, 25)
     assert (batch["pi"].numpy()[:, :25] == turned[:, 3]).all()

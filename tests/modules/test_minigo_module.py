@@ -61,7 +61,7 @@ def test_checkpoint_has_tensorflows_names_and_order_of_axes(tmp_path):
     assert bundle.entries["dense/kernel"].shape == (50, 26)
     assert "batch_normalization_3/gamma" not in bundle.entries
     kernel = bundle.read("dense_1/kernel")
-    assert (kernel.T == net.value_fc1.weight.detach().numpy()).all()
+    assert (net.value_fc1.weight.detach().numpy() == kernel.T).all()
 
 
 def test_checkpoint_of_another_board_is_refused(tmp_path):

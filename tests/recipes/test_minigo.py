@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.closed_log import compliance, write_log
 from torch import nn
 
 from datamodules.selfplay import SelfPlayDataModule
@@ -14,6 +13,7 @@ from modules.nets.minigo import DualNet
 from recipes._cli import run
 from recipes._minigo_gtp import read_net
 from recipes.minigo import BENCHMARK
+from tests.closed_log import compliance, write_log
 
 DEMO = Path(__file__).parents[2] / "recipes/presets/minigo/demo.yaml"
 SMALL = [

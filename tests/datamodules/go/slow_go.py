@@ -110,7 +110,8 @@ class SlowGo:
         owned: set[int] = set()
         for region, _ in sound:
             lonely = [
-                p for p in empties(region)
+                p
+                for p in empties(region)
                 if not any(self.stones.get(q) == colour for q in self.near(p))
             ]
             if len(lonely) <= 1:
@@ -200,33 +201,43 @@ class SlowNode:
             child = SlowNode(None, self, float(shares[a]), fpu)
             child.action, child.legal = a, bool(legal[a])
             self.children[a] = child
+        self.add(value)
+
+    def add(self, value: float) -> None:
+        """Back up to this root."""
         for node in self.path():
             node.n += 1
             node.w += value
 
+    def lose(self, sign: float) -> None:
+        """Virtual loss (1) or its end (-1)."""
+        for node in self.path():
+            node.w += sign * node.sign
+
+    def leaf(self) -> SlowNode:
+        node = self
+        while node.position() and node.children is not None and node.game.passes < 2:
+            node = node.children[node.best()]
+        return node
+
+    def batch(self, readouts: int, virtual_losses: int, tries: int, komi: float) -> list[SlowNode]:
+        leaves = []
+        while tries and len(leaves) < virtual_losses and self.n < readouts:
+            tries -= 1
+            node = self.leaf()
+            if node.game.passes >= 2:
+                node.add(1.0 if node.game.score(komi) > 0 else -1.0)
+                continue
+            node.lose(1.0)
+            leaves.append(node)
+            if node is self:
+                break
+        return leaves
+
     def search(self, network, readouts: int, virtual_losses: int, tries: int, komi: float) -> None:
         """Search from this root; ``network`` maps a game to priors and value."""
         while self.n < readouts:
-            leaves = []
-            for _ in range(tries):
-                if len(leaves) == virtual_losses or self.n >= readouts:
-                    break
-                node = self
-                while node.position() and node.children is not None and node.game.passes < 2:
-                    node = node.children[node.best()]
-                if node.game.passes >= 2:
-                    value = 1.0 if node.game.score(komi) > 0 else -1.0
-                    for above in node.path():
-                        above.n += 1
-                        above.w += value
-                    continue
-                for above in node.path():
-                    above.w += above.sign
-                leaves.append(node)
-                if node is self:
-                    break
-            for leaf in leaves:
-                for above in leaf.path():
-                    above.w -= above.sign
+            for leaf in self.batch(readouts, virtual_losses, tries, komi):
+                leaf.lose(-1.0)
                 if leaf.children is None:
                     leaf.expand(*network(leaf.game))

@@ -22,7 +22,9 @@ def game():
 
 def equal_priors(planes):
     actions = planes.shape[2] ** 2 + 1
-    return np.full((len(planes), actions), 1 / actions, np.float32), np.zeros(len(planes), np.float32)
+    return np.full((len(planes), actions), 1 / actions, np.float32), np.zeros(
+        len(planes), np.float32
+    )
 
 
 def test_checksum_is_the_published_one():

@@ -4,13 +4,13 @@ import math
 
 import numpy as np
 import pytest
-from tests.datamodules.go.slow_go import SlowGo, SlowNode
 
 from datamodules.go import board as go
 from datamodules.go import moves as mv
 from datamodules.go import tree as mcts
 from datamodules.go.features import symmetries
 from datamodules.go.selfplay import MatchRules, SelfPlay, play_match
+from tests.datamodules.go.slow_go import SlowGo, SlowNode
 
 SIZE, KOMI = 5, 7.5
 RULES = mv.Rules(32, 8, 0.75, 0.43, 0.3, 2, 0.98, 10, -1.0, -0.9, 1, 100)
@@ -63,7 +63,9 @@ def random_opening(seed: int, plies: int) -> list[int]:
     return moves
 
 
-@pytest.mark.parametrize(("seed", "plies", "losses"), [(1, 0, 1), (2, 7, 4), (3, 30, 4), (4, 61, 2)])
+@pytest.mark.parametrize(
+    ("seed", "plies", "losses"), [(1, 0, 1), (2, 7, 4), (3, 30, 4), (4, 61, 2)]
+)
 def test_search_equals_the_plain_one(seed, plies, losses):
     moves = random_opening(seed, plies)
     trees, game = position(moves)
@@ -215,4 +217,4 @@ def test_a_pool_that_runs_out_grows():
     assert len(bigger.parent) == 8
     assert bigger.top[0] == 7
     assert len({int(x) for x in bigger.free[:7]} | {int(bigger.root[0])}) == 8
-    assert go.BLACK == bigger.info[bigger.root[0], go.TO_PLAY]
+    assert bigger.info[bigger.root[0], go.TO_PLAY] == go.BLACK
