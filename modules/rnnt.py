@@ -262,7 +262,10 @@ class RNNTModule(L.LightningModule):
         self.errors.reset()
         self.log("val/word_error_rate", rate, sync_dist=False)
         if self.trainer.state.fn == "validate" and self.trainer.ckpt_path:
-            self.write_hypotheses(Path(self.trainer.ckpt_path).parent.parent / HYPOTHESES)
+            checkpoint = Path(self.trainer.ckpt_path)
+            run_folder = checkpoint.parent.parent
+            in_a_run = (run_folder / "config.yaml").is_file()
+            self.write_hypotheses((run_folder if in_a_run else checkpoint.parent) / HYPOTHESES)
 
     def write_hypotheses(self, path: Path) -> None:
         """Write what was heard in the last evaluation beside what was said.

@@ -120,12 +120,18 @@ def test_loss_without_gradient_needs_none():
     torch.testing.assert_close(loss, plain_loss(*values).detach())
 
 
-def test_loss_is_float32_under_bfloat16_autocast():
+@pytest.mark.parametrize("max_nodes", [1, 10**6])
+def test_loss_is_float32_under_bfloat16_autocast(max_nodes):
     values = problem()
     with torch.autocast("cpu", torch.bfloat16):
-        loss = transducer_loss(*values)
+        loss = transducer_loss(*values, max_nodes=max_nodes)
         assert values[0].join(values[1][:, :1, None], values[3][:, None]).dtype == torch.bfloat16
     assert loss.dtype == torch.float32
+    loss.backward()
+    weight = values[0].joint_net.weight
+    assert weight.grad.dtype == torch.float32
+    (wanted,) = torch.autograd.grad(plain_loss(*values), weight)
+    torch.testing.assert_close(weight.grad, wanted, atol=0.02, rtol=0.1)
     assert float(loss.detach()) == pytest.approx(float(plain_loss(*values).detach()), rel=0.02)
 
 
