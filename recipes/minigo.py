@@ -18,6 +18,7 @@ from datamodules.selfplay import SelfPlayDataModule
 from modules.minigo import MiniGoModule
 from recipes._benchmark import Benchmark, Rule
 from recipes._cli import main
+from recipes._minigo_gtp import gtp
 
 FIXED = (
     "size", "komi", "window", "train_filter", "eval_games", "virtual_losses", "slow_readouts",
@@ -49,6 +50,7 @@ BENCHMARK = Benchmark(
         Rule("model.eval_virtual_losses", "virtual losses are fixed at 4"),
     ),
     trainer={"reload_dataloaders_every_n_epochs": 1},
+    commands={"gtp": gtp},
     source="mlcommons/training @ 9947bdf2 reinforcement/tensorflow/minigo; training_rules v1.0",
 )
 
