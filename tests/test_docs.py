@@ -28,7 +28,7 @@ def words(text):
 
 def joined(text):
     """Commands over several lines as one line each."""
-    return re.sub(r"\s*\\\n\s*", " ", text)
+    return re.sub(r"\s*\\+\n\s*", " ", text)
 
 
 def found(pattern):
