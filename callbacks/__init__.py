@@ -1,1 +1,1 @@
-"""The clock, the quality target, the MLPerf log and the run record: none of them knows a benchmark's name."""
+"""The clock, the quality target, the log and the run record: none knows a benchmark's name."""

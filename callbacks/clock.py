@@ -1,4 +1,4 @@
-"""The run's clock: monotonic, never paused, started by the operating system when the process starts."""
+"""The run's clock: monotonic, never paused, started by the system when the process starts."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""One LightningDataModule per data set: checks, preprocessing and reading of the real on-disk layout."""
+"""One LightningDataModule per data set: checks, preprocessing and reading of the real layout."""
