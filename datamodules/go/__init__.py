@@ -21,7 +21,7 @@ def _own_cache() -> None:
         return
     text = b"".join(path.read_bytes() for path in sorted(here.glob("*.py")))
     folder = here / "__pycache__" / f"numba-{hashlib.sha256(text).hexdigest()[:12]}"
-    numba.config.CACHE_DIR = str(folder)
+    numba.config.CACHE_DIR = str(folder)  # type: ignore[attr-defined]
 
 
 _own_cache()

@@ -179,7 +179,7 @@ def _result_hash(board: np.ndarray, info: np.ndarray, cell: int) -> int:
                 alive = True
                 key ^= _chain_hash(board, head, colour)
                 taken0, taken1, taken2 = head, taken0, taken1
-    return key if alive else np.int64(0)
+    return key if alive else np.int64(0)  # type: ignore[return-value]
 
 
 @njit(nogil=True, cache=True)

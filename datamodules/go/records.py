@@ -199,7 +199,7 @@ def _example(features: dict[str, bytes]) -> bytes:
 
 
 def _crc_table() -> np.ndarray:
-    table = np.arange(256, dtype=np.uint32)
+    table: np.ndarray = np.arange(256, dtype=np.uint32)
     for _ in range(8):
         table = table >> 1 ^ np.where(table & 1, np.uint32(0x82F63B78), np.uint32(0))
     return table
@@ -227,4 +227,4 @@ def _crc(content: np.ndarray, table: np.ndarray) -> int:
     crc = np.uint32(0xFFFFFFFF)
     for byte in content:
         crc = table[(crc ^ byte) & np.uint32(0xFF)] ^ (crc >> np.uint32(8))
-    return crc ^ np.uint32(0xFFFFFFFF)
+    return crc ^ np.uint32(0xFFFFFFFF)  # type: ignore[return-value]

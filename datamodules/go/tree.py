@@ -288,7 +288,7 @@ def visits(trees: Trees, tree: int, node: int) -> int:
     """
     if trees.parent[node] < 0:
         return trees.root_n[tree]
-    return np.int64(trees.n[trees.parent[node], trees.move[node]])
+    return np.int64(trees.n[trees.parent[node], trees.move[node]])  # type: ignore[return-value]
 
 
 @njit(nogil=True, cache=True)
@@ -371,7 +371,7 @@ def _symmetry(trees: Trees, tree: int, node: int) -> int:
     """One of 8 symmetries, from the stones and the game's seed."""
     key = np.uint64(trees.info[node, go.HASH]) ^ trees.seed[tree]
     key *= np.uint64(0xBF58476D1CE4E5B9)
-    return np.int64(key >> np.uint64(61))
+    return np.int64(key >> np.uint64(61))  # type: ignore[return-value]
 
 
 @njit(nogil=True, cache=True)

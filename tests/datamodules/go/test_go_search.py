@@ -9,7 +9,7 @@ from datamodules.go import board as go
 from datamodules.go import moves as mv
 from datamodules.go import tree as mcts
 from datamodules.go.features import symmetries
-from datamodules.go.selfplay import MatchRules, SelfPlay, play_match
+from datamodules.go.selfplay import MatchRules, SelfPlay, play_match, play_together
 from tests.datamodules.go.slow_go import SlowGo, SlowNode
 
 SIZE, KOMI = 5, 7.5
@@ -218,3 +218,29 @@ def test_a_pool_that_runs_out_grows():
     assert bigger.top[0] == 7
     assert len({int(x) for x in bigger.free[:7]} | {int(bigger.root[0])}) == 8
     assert bigger.info[bigger.root[0], go.TO_PLAY] == go.BLACK
+
+
+@pytest.mark.slow
+def test_search_does_15000_readouts_a_second_on_19x19():
+    import time
+
+    rng = np.random.default_rng(0)
+    priors = rng.dirichlet(np.full(362, 0.3), size=64).astype(np.float32)
+    values = rng.uniform(-0.3, 0.3, 64).astype(np.float32)
+    player = SelfPlay(19, KOMI, 16, mv.Rules(), seed=1)
+    best = 0.0
+    for _ in range(4):
+        before, start = player.readouts, time.perf_counter()
+        for _ in range(300):
+            player.step(lambda planes: (priors[: len(planes)], values[: len(planes)]))
+        best = max(best, (player.readouts - before) / (time.perf_counter() - start))
+    assert best >= 15_000, f"{best:.0f} readouts/s"
+
+
+def test_two_workers_play_the_same_games_as_each_alone():
+    def workers() -> list[SelfPlay]:
+        return [SelfPlay(SIZE, KOMI, 4, RULES, seed=seed) for seed in (1, 2)]
+
+    together = play_together(workers(), fast_network, 6)
+    apart = [game for worker in workers() for game in worker.play(fast_network, 3)]
+    assert [g.moves.tolist() for g in together] == [g.moves.tolist() for g in apart]
