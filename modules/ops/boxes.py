@@ -8,6 +8,8 @@ the reference of Mask R-CNN: width = x2 - x1 + pixel.
 import torch
 from torch import Tensor
 
+GROUPS_AT_ONCE = 1280  # of 200 boxes each: about 1 GB
+
 
 def box_area(box_N4: Tensor, *, pixel: int = 0) -> Tensor:
     """Area of boxes.
@@ -78,6 +80,12 @@ def grouped_nms(box_GN4: Tensor, valid_GN: Tensor, iou_threshold: float) -> Tens
     Returns:
         keep_GN: bool.
     """
+    parts = zip(box_GN4.split(GROUPS_AT_ONCE), valid_GN.split(GROUPS_AT_ONCE), strict=True)
+    return torch.cat([_suppress(boxes, valid, iou_threshold) for boxes, valid in parts])
+
+
+def _suppress(box_GN4: Tensor, valid_GN: Tensor, iou_threshold: float) -> Tensor:
+    """Suppression in as many groups as memory holds."""
     keep = valid_GN.clone()
     close = box_iou(box_GN4, box_GN4) >= iou_threshold
     for i in range(box_GN4.shape[1] - 1):

@@ -1,0 +1,67 @@
+"""Training steps beside torchvision's at the same image sizes, as ratios within one run."""
+
+import statistics
+import time
+
+import pytest
+import torch
+from torchvision.models import detection
+from torchvision.ops import FrozenBatchNorm2d
+
+from datamodules.coco import COCO300DataModule, COCOMaskDataModule
+from modules.nets.maskrcnn import MaskRCNN
+from modules.nets.ssd import SSD300
+from modules.nets.torchvision_detectors import TorchvisionMaskRCNN, TorchvisionSSD
+from modules.ops.detector_contract import sum_of
+
+ROUNDS = 3
+
+
+def step(net, optimizer, inputs, targets):
+    start = time.perf_counter()
+    optimizer.zero_grad()
+    sum_of(net(*inputs, targets)).backward()
+    optimizer.step()
+    return time.perf_counter() - start
+
+
+def median_ratio(ours, theirs, inputs, targets):
+    """Neighbours in time share the machine's load: the ratio of each pair, then their median."""
+    optimizers = [
+        torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=1e-4)
+        for net in (ours, theirs)
+    ]
+    ratios = []
+    for _ in range(ROUNDS + 1):
+        mine, other = (
+            step(net, optimizer, inputs, targets)
+            for net, optimizer in zip((ours, theirs), optimizers, strict=True)
+        )
+        ratios.append(mine / other)
+    return statistics.median(ratios[1:])  # the first round warms up
+
+
+@pytest.mark.slow
+def test_ssd_step_is_no_slower_than_torchvision():
+    batch = COCO300DataModule(batch_size=2).synthetic_batch()
+    theirs = TorchvisionSSD("ssd300_vgg16")
+    ratio = median_ratio(SSD300(), theirs, [batch["image"]], batch)
+    print(f"SSD training step against torchvision's ssd300_vgg16: {ratio:.2f}")
+    assert ratio <= 1.0
+
+
+@pytest.mark.slow
+def test_mask_rcnn_step_is_no_slower_than_torchvision():
+    data = COCOMaskDataModule(batch_size=2, min_image_size=256, max_image_size=427)
+    batch = data.synthetic_batch()
+    theirs = TorchvisionMaskRCNN("maskrcnn_resnet50_fpn")
+    theirs.detector = detection.MaskRCNN(
+        detection.backbone_utils.resnet_fpn_backbone(
+            backbone_name="resnet50", weights=None, norm_layer=FrozenBatchNorm2d,
+            trainable_layers=3,
+        ),
+        num_classes=81, _skip_resize=True,
+    )  # fmt: skip
+    ratio = median_ratio(MaskRCNN(), theirs, [batch["image"], batch["size"]], batch)
+    print(f"Mask R-CNN training step against torchvision's maskrcnn_resnet50_fpn: {ratio:.2f}")
+    assert ratio <= 1.0
