@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
 
 
@@ -20,11 +21,19 @@ def build_strategy(name: str | Strategy, module: L.LightningModule) -> str | Str
 
     Returns:
         What the trainer takes.
+
+    Raises:
+        ValueError: If ``fsdp2`` is asked for and the module builds its network by itself.
     """
     if name == "ddp":
         # Broadcasting buffers in evaluation would hang ranks with unequal numbers of samples.
         return DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
     if name == "fsdp2":
+        if is_overridden("configure_model", module):
+            raise ValueError(
+                f"--trainer.strategy fsdp2: {type(module).__name__} shards its network by itself; "
+                "use --trainer.strategy ddp"
+            )
         module.configure_model = lambda: shard(module)  # type: ignore[method-assign]
         return ModelParallelStrategy(save_distributed_checkpoint=False)
     return name
