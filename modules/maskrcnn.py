@@ -117,7 +117,8 @@ class MaskRCNNModule(L.LightningModule):
                 f"{path} is missing: the backbone starts from ImageNet weights; download "
                 f"{WEIGHTS_SOURCE} to there or name another file with --model.backbone_weights"
             )
-        self.net.load_backbone(read_blobs(path))
+        load: Any = self.net.load_backbone
+        load(read_blobs(path))
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """Loss of a batch.
@@ -182,9 +183,8 @@ class MaskRCNNModule(L.LightningModule):
         real = image_CHW[None, :, : size[0], : size[1]].float().cpu()
         pixels = nn.functional.interpolate(real, tuple(original))[0].permute(1, 2, 0)
         masks = np.array(pasted, dtype=bool).reshape(len(pasted), *original)
-        arrays = [box, found["scores"], found["labels"]]
-        shown = Shown(pixels.byte().numpy(), *(a.cpu().numpy() for a in arrays), mask=masks)
-        self.shown.append(shown)
+        arrays = (a.cpu().numpy() for a in (box, found["scores"], found["labels"]))
+        self.shown.append(Shown(pixels.byte().numpy(), *arrays, masks))
 
     def on_validation_epoch_end(self) -> None:
         """Log ``val/box_ap``, ``val/mask_ap`` and their parts, equal on every rank."""
@@ -221,7 +221,7 @@ class MaskRCNNModule(L.LightningModule):
         ]
         groups = [group for group in groups if group["params"]]
         optimizer = torch.optim.SGD(groups, lr=1.0, momentum=self.momentum)
-        lambdas = [
+        lambdas: Any = [
             lambda step, factor=group["factor"]: self.step_learning_rate(step, factor)
             for group in groups
         ]

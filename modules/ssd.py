@@ -106,7 +106,8 @@ class SSDModule(L.LightningModule):
                 f"{path} is missing: the backbone starts from ImageNet weights; download "
                 f"{WEIGHTS_SOURCE} to there or name another file with --model.backbone_weights"
             )
-        self.net.load_backbone(torch.load(path, map_location="cpu", weights_only=True))
+        load: Any = self.net.load_backbone
+        load(torch.load(path, map_location="cpu", weights_only=True))
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Loss of a batch.
@@ -153,7 +154,7 @@ class SSDModule(L.LightningModule):
         """Keep the first images of an evaluation for the picture."""
         if len(self.shown) < SHOWN_IMAGES:
             arrays = [found[key].cpu().numpy() for key in ("boxes", "scores", "labels")]
-            self.shown.append(Shown(image_CHW.permute(1, 2, 0).cpu().numpy(), *arrays, mask=None))
+            self.shown.append(Shown(image_CHW.permute(1, 2, 0).cpu().numpy(), *arrays, None))
 
     def on_validation_epoch_end(self) -> None:
         """Log ``val/box_ap`` and its parts over all images, equal on every rank."""

@@ -52,6 +52,8 @@ class MaskRCNN(nn.Module):
         44,347,573 parameters, 44,125,173 of them trained.
     """
 
+    pixel_mean: Tensor
+
     def __init__(
         self,
         num_classes: int = 81,

@@ -56,6 +56,10 @@ class SSD300(nn.Module):
         19,972,534 parameters.
     """
 
+    defaults: Tensor
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
     def __init__(self, num_classes: int = 81, width: int = 64) -> None:
         super().__init__()
         self.num_classes = num_classes
@@ -75,7 +79,7 @@ class SSD300(nn.Module):
             for module in part.modules():
                 if isinstance(module, nn.Conv2d):
                     nn.init.xavier_uniform_(module.weight)
-        self.register_buffer("default_A4", default_boxes(), persistent=False)
+        self.register_buffer("defaults", default_boxes(), persistent=False)
         for name, value in (("pixel_mean", PIXEL_MEAN), ("pixel_std", PIXEL_STD)):
             self.register_buffer(name, torch.tensor(value).view(3, 1, 1), persistent=False)
 
@@ -96,8 +100,8 @@ class SSD300(nn.Module):
         location, logits = self.predict(image_BCHW)
         if targets is not None:
             boxes, labels = targets["boxes"], targets["labels"]
-            return ssd_loss(location, logits, self.default_A4, boxes, labels)
-        found = ssd_detections(location, logits, self.default_A4)
+            return ssd_loss(location, logits, self.defaults, boxes, labels)
+        found = ssd_detections(location, logits, self.defaults)
         return [{**image, "boxes": image["boxes"] * IMAGE_SIZE} for image in found]
 
     def predict(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
@@ -161,10 +165,10 @@ def _stage(inputs: int, outputs: int, *, blocks: int, stride: int) -> nn.Sequent
 
 def _extra(inputs: int, inner: int, outputs: int, strided: bool) -> nn.Sequential:
     """Two convolutions that make the next, smaller feature map."""
-    size = {"stride": 2, "padding": 1} if strided else {"stride": 1, "padding": 0}
+    stride, padding = (2, 1) if strided else (1, 0)
     return nn.Sequential(
         nn.Conv2d(inputs, inner, 1),
         nn.ReLU(inplace=True),
-        nn.Conv2d(inner, outputs, 3, **size),
+        nn.Conv2d(inner, outputs, 3, stride=stride, padding=padding),
         nn.ReLU(inplace=True),
     )

@@ -74,7 +74,7 @@ class TorchvisionMaskRCNN(nn.Module):
         # The data module has resized the images already.
         self.detector = _build(model, num_classes, _skip_resize=True)
         # Masks stay small: pasting them is the evaluation's work.
-        self.detector.transform.postprocess = _as_found
+        self.detector.transform.postprocess = _as_found  # type: ignore[union-attr, assignment]
 
     def forward(
         self,

@@ -95,7 +95,8 @@ class CocoAP(Metric):
         box, score = dim_zero_cat(self.box).tolist(), dim_zero_cat(self.score).tolist()
         label = dim_zero_cat(self.label).tolist()
         segmentation = self._run_lengths() if self.masks else []
-        start, of_image = 0, {}
+        start = 0
+        of_image: dict[int, range] = {}
         for i, n in zip(index, count, strict=True):
             of_image.setdefault(i, range(start, start + n))
             start += n

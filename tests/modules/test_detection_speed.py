@@ -14,7 +14,7 @@ from modules.nets.ssd import SSD300
 from modules.nets.torchvision_detectors import TorchvisionMaskRCNN, TorchvisionSSD
 from modules.ops.detector_contract import sum_of
 
-ROUNDS = 3
+ROUNDS = 2
 
 
 def step(net, optimizer, inputs, targets):
@@ -43,7 +43,7 @@ def median_ratio(ours, theirs, inputs, targets):
 
 @pytest.mark.slow
 def test_ssd_step_is_no_slower_than_torchvision():
-    batch = COCO300DataModule(batch_size=2).synthetic_batch()
+    batch = COCO300DataModule(batch_size=1).synthetic_batch()
     theirs = TorchvisionSSD("ssd300_vgg16")
     ratio = median_ratio(SSD300(), theirs, [batch["image"]], batch)
     print(f"SSD training step against torchvision's ssd300_vgg16: {ratio:.2f}")
@@ -52,7 +52,7 @@ def test_ssd_step_is_no_slower_than_torchvision():
 
 @pytest.mark.slow
 def test_mask_rcnn_step_is_no_slower_than_torchvision():
-    data = COCOMaskDataModule(batch_size=2, min_image_size=256, max_image_size=427)
+    data = COCOMaskDataModule(batch_size=1, min_image_size=160, max_image_size=267)
     batch = data.synthetic_batch()
     theirs = TorchvisionMaskRCNN("maskrcnn_resnet50_fpn")
     theirs.detector = detection.MaskRCNN(
