@@ -264,8 +264,12 @@ class SelfPlayDataModule(L.LightningDataModule):
             The loader of this rank for the epoch that comes.
 
         Raises:
-            ValueError: If there are too few games or examples.
+            ValueError: If there are too few games or examples, or no call would follow.
         """
+        if self.trainer is not None and self.trainer.reload_dataloaders_every_n_epochs != 1:  # type: ignore[attr-defined]
+            raise ValueError(
+                "trainer.reload_dataloaders_every_n_epochs must be 1: every epoch has its own games"
+            )
         epoch, done = resume_position(self.trainer)
         if not self._generations:
             self._generations = self._given_generations()

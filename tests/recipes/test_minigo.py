@@ -122,16 +122,27 @@ def test_bad_input_gets_one_clear_line(flags, text, capsys, tmp_path):
     assert text in capsys.readouterr().err
 
 
-def test_closed_rules_refuse_other_games():
-    from recipes._division import violations
-
-    defaults = {f"data.{r.key.split('.')[1]}": 0 for r in BENCHMARK.closed}
-    assert isinstance(violations, object)
-    assert "data.games_per_generation" in defaults
+def test_closed_division_takes_more_games_but_not_fewer():
     rule = next(r for r in BENCHMARK.closed if r.key == "data.games_per_generation")
     assert rule.allows is not None
     assert rule.allows(9000)
     assert not rule.allows(8191)
+
+
+def test_every_closed_rule_names_a_setting_that_exists():
+    import inspect
+
+    known = {
+        f"{group}.{name}"
+        for group, kind in (("data", SelfPlayDataModule), ("model", MiniGoModule))
+        for name in inspect.signature(kind).parameters
+    }
+    assert {rule.key for rule in BENCHMARK.closed} <= known
+
+
+def test_gtp_command_names_a_missing_checkpoint(capsys):
+    assert run(BENCHMARK, ["gtp", "--ckpt_path", "/nowhere.ckpt"]) == 1
+    assert "/nowhere.ckpt: no such file" in capsys.readouterr().err
 
 
 def test_default_net_is_the_reference():
