@@ -156,8 +156,8 @@ class MiniGoModule(L.LightningModule):
             ValueError: If one does not fit the network, or the board sizes differ.
         """
         datamodule: Any = getattr(self.trainer, "datamodule", None)
-        if datamodule is None:
-            return
+        if not hasattr(datamodule, "playing"):
+            return  # no data module, or one that only serves batches again
         if datamodule.size != self.size:
             raise ValueError(f"data.size is {datamodule.size} but model.size is {self.size}")
         compile_search()  # before the clock starts; an instant once it is cached
