@@ -249,13 +249,13 @@ def test_crop_keeps_the_rule_and_is_a_function_of_the_draw():
             continue
         windows += 1
         w, h = window[2] - window[0], window[3] - window[1]
-        assert min(w, h) >= 0.3
+        assert min(w, h) >= 0.3 - 1e-9
         assert 0.5 <= w / h <= 2
         centre = (boxes[:, :2] + boxes[:, 2:]) / 2
         inside = ((centre > window[:2]) & (centre < window[2:])).all(1)
         assert out_labels.tolist() == labels[inside].tolist()
         assert out.min() >= 0
-        assert out.max() <= 1
+        assert out.max() <= 1 + 1e-9
     assert kept_whole > 150  # strict bounds nearly never hold for two boxes
     assert windows > 40
 

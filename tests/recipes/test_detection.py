@@ -24,7 +24,8 @@ COUNTS = {
     "train": {"images": 118_287, "annotated_images": 117_266, "images_with_usable_box": 117_266},
     "val": {"images": 5_000},
 }
-ONE = ["--evaluation.first", "1", "--evaluation.every", "1", "--evaluation.limit", "1"]
+FEW = ["--trainer.limit_train_batches", "5"]
+ONE = [*FEW, "--evaluation.first", "1", "--evaluation.every", "1", "--evaluation.limit", "1"]
 
 
 def demo(stem):
@@ -111,10 +112,8 @@ def test_reached_target_leaves_every_file_and_a_picture(stem, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("stem", SHEETS)
 def test_resumed_run_trains_on_as_if_never_stopped(stem, tmp_path):
-    every = ["--trainer.log_every_n_steps", "1", "--checkpoint.every_seconds", "0"]
+    every = [*FEW, "--trainer.log_every_n_steps", "1", "--checkpoint.every_seconds", "0"]
     every += ["--evaluation.first", "2", "--evaluation.every", "2"]
-    if stem == "ssd":
-        every += ["--data.batch_size", "32"]
     _, whole = fit(stem, tmp_path / "whole", *every, "--evaluation.limit", "2")
     _, half = fit(
         stem, tmp_path / "half", *every, "--evaluation.limit", "2", "--trainer.max_epochs", "1"
@@ -132,8 +131,7 @@ def test_resumed_run_trains_on_as_if_never_stopped(stem, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("stem", SHEETS)
 def test_two_ranks_evaluate_exactly_like_one(stem, tmp_path):
-    short = [*ONE, "--data.batch_size", "32"] if stem == "ssd" else ONE
-    _, folder = fit(stem, tmp_path, *short)
+    _, folder = fit(stem, tmp_path, *ONE)
     checkpoint = str(folder / "checkpoints" / "last.ckpt")
     figures = []
     for devices in ("1", "2"):
@@ -156,7 +154,7 @@ NETS = {
 @pytest.mark.parametrize("stem", SHEETS)
 def test_torchvision_detector_swaps_in(stem, tmp_path):
     args = [f"--config={demo(stem)[1]}", *CPU, "--output_root", str(tmp_path), *ONE]
-    args += ["--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "2"]
+    args += ["--trainer.limit_val_batches", "2"]
     config = tmp_path / "net.yaml"
     config.write_text(
         f"model:\n  net:\n    class_path: {NETS[stem]}\n    init_args:\n      num_classes: 4\n"
@@ -182,7 +180,7 @@ def test_shuffled_classes_do_not_reach_the_target(stem, tmp_path, monkeypatch):
         return sample | {"labels": torch.randint(1, 4, sample["labels"].shape, generator=g)}
 
     monkeypatch.setattr(images, "__getitem__", shuffled)
-    epochs = {"ssd": "3", "maskrcnn": "4"}[stem]
+    epochs = {"ssd": "2", "maskrcnn": "3"}[stem]
     status, folder = fit(stem, tmp_path, "--evaluation.first", epochs, "--evaluation.limit", epochs)
     assert status == 3
     facts = record(folder)
