@@ -19,6 +19,7 @@ RATIOS = ((2,), (2, 3), (2, 3), (2, 3), (2,), (2,))
 BOXES_PER_CELL = tuple(2 + 2 * len(ratios) for ratios in RATIOS)
 CENTRE_VARIANCE, SIZE_VARIANCE = 0.1, 0.2
 MATCH_IOU = 0.5
+MAX_LOG_SIZE = 10.0  # 22,000 times the default box: no real one, but finite
 
 
 def default_boxes() -> Tensor:
@@ -107,6 +108,9 @@ def encode(default_A4: Tensor, box_BA4: Tensor) -> Tensor:
 def decode(default_A4: Tensor, code_BA4: Tensor) -> Tensor:
     """Undo ``encode``.
 
+    An untrained network may ask for sizes that overflow; they stop at ``exp(10)`` times the default
+    box, where the reference makes infinite boxes.
+
     Args:
         default_A4: Centre form.
         code_BA4: What the network predicts.
@@ -115,5 +119,5 @@ def decode(default_A4: Tensor, code_BA4: Tensor) -> Tensor:
         box_BA4: Corners, not clipped to the image.
     """
     centre = CENTRE_VARIANCE * code_BA4[..., :2] * default_A4[:, 2:] + default_A4[:, :2]
-    size = (SIZE_VARIANCE * code_BA4[..., 2:]).exp() * default_A4[:, 2:]
+    size = (SIZE_VARIANCE * code_BA4[..., 2:]).clamp(max=MAX_LOG_SIZE).exp() * default_A4[:, 2:]
     return centre_to_corners(torch.cat([centre, size], -1))

@@ -123,6 +123,11 @@ def test_decode_undoes_encode():
     torch.testing.assert_close(decode(default, encode(default, target)), target, atol=1e-5, rtol=0)
 
 
+def test_wild_predictions_make_finite_boxes():
+    default = default_boxes()
+    assert decode(default, torch.full((1, 8732, 4), 1e6)).isfinite().all()
+
+
 def test_detections_equal_a_plain_loop():
     default = default_boxes()
     g = torch.Generator().manual_seed(5)

@@ -154,7 +154,7 @@ NETS = {
 @pytest.mark.parametrize("stem", SHEETS)
 def test_torchvision_detector_swaps_in(stem, tmp_path):
     args = [f"--config={demo(stem)[1]}", *CPU, "--output_root", str(tmp_path), *ONE]
-    args += ["--trainer.limit_val_batches", "2"]
+    args += ["--trainer.limit_val_batches", "1", "--data.batch_size", "1"]
     config = tmp_path / "net.yaml"
     config.write_text(
         f"model:\n  net:\n    class_path: {NETS[stem]}\n    init_args:\n      num_classes: 4\n"
@@ -165,7 +165,7 @@ def test_torchvision_detector_swaps_in(stem, tmp_path):
     assert facts["division"] == "open"
 
 
-@pytest.mark.slow
+@pytest.mark.demo
 @pytest.mark.parametrize("stem", SHEETS)
 def test_shuffled_classes_do_not_reach_the_target(stem, tmp_path, monkeypatch):
     """Boxes are right, names are drawn at random: the AP of a class must stay low."""
@@ -180,7 +180,7 @@ def test_shuffled_classes_do_not_reach_the_target(stem, tmp_path, monkeypatch):
         return sample | {"labels": torch.randint(1, 4, sample["labels"].shape, generator=g)}
 
     monkeypatch.setattr(images, "__getitem__", shuffled)
-    epochs = {"ssd": "2", "maskrcnn": "3"}[stem]
+    epochs = {"ssd": "15", "maskrcnn": "6"}[stem]  # enough to reach it with the right names
     status, folder = fit(stem, tmp_path, "--evaluation.first", epochs, "--evaluation.limit", epochs)
     assert status == 3
     facts = record(folder)
@@ -198,7 +198,7 @@ def test_shuffled_classes_do_not_reach_the_target(stem, tmp_path, monkeypatch):
 )
 def test_declaring_closed_against_a_rule_is_refused(stem, flags, words, tmp_path, capsys):
     args = ["fit", "--data.root", str(tmp_path), "--submission.division", "closed", *flags]
-    assert run(SHEETS[stem], args) == 1
+    assert run(SHEETS[stem], args) == 2
     assert words in capsys.readouterr().err
 
 
