@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from scoring.logs import RunLog
+from scoring.logs import RunLog, has_events
 from scoring.official import Compliance, compliance
 from scoring.plain_words import Finding, explain
 from scoring.result_sets import ResultSet, Run, find_result_sets
@@ -26,6 +28,8 @@ class CheckedRun:
     passed: bool
     """The official checker accepts the log, and none of our own rules is broken."""
     official: bool
+    converged: bool
+    """The run says that it reached its target; one that did not may still keep every rule."""
     findings: tuple[Finding, ...]
     notes: tuple[str, ...]
     """Worth knowing, no rule broken."""
@@ -84,6 +88,7 @@ def _checked(
         division=found.division,
         passed=official and not findings,
         official=official,
+        converged=run.log.status == "success",
         findings=tuple(findings),
         notes=tuple(notes),
     )
@@ -169,7 +174,7 @@ def run(args: argparse.Namespace) -> int:
     from scoring.cli import print_json
 
     rules = load_round(args.round)
-    checked = check_sets(find_result_sets(args.run, rules), rules)
+    checked = check_sets(find_result_sets(_without_other_files(args.run), rules), rules)
     if args.json:
         print_json({"round": rules.name, "runs": [asdict(item) for item in checked]})
     else:
@@ -180,8 +185,30 @@ def run(args: argparse.Namespace) -> int:
     return 0 if all(item.passed for item in checked) else 1
 
 
+def _without_other_files(paths: Sequence[Path]) -> list[Path]:
+    """Paths less the files that are no logs, as ``runs/*`` names them; a lone path is kept.
+
+    A result_*.txt without a line is a broken log and not another file, so it is kept too.
+    """
+    others = [
+        path
+        for path in paths
+        if path.is_file()
+        and path.name != "run.json"
+        and not (path.name.startswith("result") and path.suffix == ".txt")
+        and not has_events(path)
+    ]
+    if not others or len(others) == len(paths):
+        return list(paths)
+    names = ", ".join(path.name for path in others)
+    print(f"check: skipped, as they hold no ':::MLLOG' line: {names}", file=sys.stderr)
+    return [path for path in paths if path not in others]
+
+
 def _print(item: CheckedRun) -> None:
     verdict = "passes" if item.passed else "FAILS"
+    if item.passed and not item.converged:
+        verdict += " (did not converge)"
     official = "accepted" if item.official else "rejected"
     print(
         f"{item.path} ({item.benchmark}, {item.division or 'no division'}): {verdict}; "

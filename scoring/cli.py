@@ -66,8 +66,8 @@ def _collect(commands: Any) -> None:
         "collect",
         "Make N runs, each in its own process with its own seed",
         "Killed and started again with the same arguments it goes on where it was. A failed run "
-        "is kept and counts as not converged; an interrupted one is made again. What stands "
-        "after -- is handed to the recipe's fit.",
+        "is kept and counts as not converged; an interrupted one is made again, and so is, twice "
+        "at most, one that was killed. What stands after -- is handed to the recipe's fit.",
     )
     command.usage = "python -m scoring collect RECIPE --runs N [options] [-- fit arguments]"
     command.add_argument("recipe", type=Path, help="the recipe, such as recipes/unet3d.py")

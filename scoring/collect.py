@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -31,10 +32,19 @@ GRACE_SECONDS = 30
 # A seed in the environment would make every run the same run.
 SEED_VARIABLES = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
 WAITING, RUNNING, ENDED, TO_REPEAT = "waiting", "running", "ended", "to repeat"
+GIVEN_UP = "given up"
+# A run that a full memory or a preemption killed is made again this often by one collection.
+REPEATS = 2
+# Arguments of fit that would make the runs one run -> what to do instead.
+SET_BY_COLLECT = {
+    "--output_root": "give --output_root before --",
+    "--seed_everything": "every run has a seed of its own",
+    "--ckpt_path": "every run begins anew",
+}
 
 
 class CollectionStopped(Exception):  # noqa: N818  (an orderly end, told to the user in one line)
-    """A run failed before it began, so every other would as well."""
+    """The first run failed before it began, so every other would as well."""
 
 
 @dataclass
@@ -51,15 +61,26 @@ class Slot:
     began: float = 0.0
     """Wall-clock seconds since the epoch at which the latest attempt began."""
     took: float | None = None
+    failures: int = 0
+    """Attempts of this collection that left no ended run."""
+
+    def runs(self) -> list[Run]:
+        """Every attempt that left a run folder."""
+        return list(find_runs(self.root)) if self.root.is_dir() else []
 
     def ended_run(self) -> Run | None:
         """The run that fills this slot: not interrupted, not resumed, ended."""
-        for run in find_runs(self.root) if self.root.is_dir() else ():
+        for run in self.runs():
             if not run.is_own or run.fact("status") in ("running", None) or run.fact("resumed"):
                 continue
             if run.fact("stop_reason") != "INTERRUPTED":
                 return run
         return None
+
+    def failure(self) -> str:
+        """How the latest attempt failed, in words."""
+        last = _last_line(self.root / OUTPUT)
+        return f"left no finished run (exit status {self.exit_code}): {last}"
 
     @property
     def state(self) -> str:
@@ -67,6 +88,8 @@ class Slot:
             return RUNNING
         if self.ended_run() is not None:
             return ENDED
+        if self.failures > REPEATS:
+            return GIVEN_UP
         return TO_REPEAT if self.root.is_dir() and self.began else WAITING
 
 
@@ -99,9 +122,9 @@ class Collection:
         temporary.replace(self.folder / MANIFEST)
 
     def run(self) -> None:
-        """Fill every slot, ``parallel`` at a time."""
+        """Fill every slot, ``parallel`` at a time; one that fails again and again stays empty."""
         try:
-            while any(slot.state != ENDED for slot in self.slots):
+            while any(slot.state not in (ENDED, GIVEN_UP) for slot in self.slots):
                 self._start_more()
                 self._take_ended()
                 self.report(self)
@@ -144,10 +167,10 @@ class Collection:
             slot.took = time.time() - slot.began
             self.save()
             if slot.ended_run() is None:
-                last = _last_line(slot.root / OUTPUT)
-                raise CollectionStopped(
-                    f"run {slot.number} left no finished run (exit status {slot.exit_code}): {last}"
-                )
+                slot.took = None
+                slot.failures += 1
+                if not any(run.record for other in self.slots for run in other.runs()):
+                    raise CollectionStopped(f"run {slot.number} {slot.failure()}")
 
     def _stop_all(self) -> None:
         """Let running processes end as interrupted; kill those that do not."""
@@ -175,7 +198,7 @@ class Collection:
             state = slot.state
             if state == RUNNING:
                 left += max(0.0, mean - (time.time() - slot.began))
-            elif state != ENDED:
+            elif state not in (ENDED, GIVEN_UP):
                 left += mean
         return left / self.parallel
 
@@ -196,6 +219,7 @@ def _last_line(path: Path) -> str:
 
 def _open(args: argparse.Namespace, report: Callable[[Collection], None]) -> Collection:
     """The collection in the output root: a new one, or the one that is already there."""
+    _refuse_ours(args.fit_arguments)
     if not args.recipe.is_file():
         raise FileNotFoundError(f"{args.recipe} does not exist")
     if args.runs < 1 or args.parallel < 1:
@@ -213,6 +237,13 @@ def _open(args: argparse.Namespace, report: Callable[[Collection], None]) -> Col
         slot.exit_code, slot.pid = facts["exit_code"], facts["pid"]
     recipe, arguments = args.recipe.resolve(), list(args.fit_arguments)
     return Collection(folder, recipe, arguments, slots, args.parallel, report)
+
+
+def _refuse_ours(arguments: Sequence[str]) -> None:
+    for argument in arguments:
+        name = argument.partition("=")[0]
+        if name in SET_BY_COLLECT:
+            raise ValueError(f"{name} is set by collect; {SET_BY_COLLECT[name]}")
 
 
 def _refuse_other(known: dict[str, Any], args: argparse.Namespace, folder: Path) -> None:
@@ -264,6 +295,11 @@ def _finish(args: argparse.Namespace, collection: Collection, stopped: str | Non
     sets = find_result_sets([collection.folder], rules) if ended else []
     scores = [score(found, rules) for found in sets]
     problems = _repeated_seeds([run for found in sets for run in found.runs])
+    problems += [
+        f"run {slot.number} was given up after {slot.failures} attempts; it {slot.failure()}"
+        for slot in collection.slots
+        if slot.state == GIVEN_UP
+    ]
     if args.json:
         facts = {"folder": str(collection.folder), "runs": _rows(collection), "stopped": stopped}
         print_json({**facts, "problems": problems, "scores": [s.as_json() for s in scores]})
@@ -271,6 +307,9 @@ def _finish(args: argparse.Namespace, collection: Collection, stopped: str | Non
         print_scores(scores)
     for line in [*problems, *([stopped] if stopped else [])]:
         print(f"collect: {line}", file=sys.stderr)
+    if scores and not args.json:
+        rules_of = "" if args.round == "v1.0" else f" --round {args.round}"
+        print(f"next: python -m scoring score {shlex.quote(str(collection.folder))}{rules_of}")
     valid = bool(scores) and all(s.verdict == "valid" for s in scores)
     return 0 if valid and not problems and not stopped else 1
 
@@ -297,6 +336,7 @@ def _rows(collection: Collection) -> list[dict[str, Any]]:
                 "seed": run.fact("seed") if run else None,
                 "seconds_to_target": seconds,
                 "exit_code": slot.exit_code,
+                "repeats": min(slot.failures, REPEATS),
                 "folder": str(run.folder) if run else None,
             }
         )
@@ -304,11 +344,11 @@ def _rows(collection: Collection) -> list[dict[str, Any]]:
 
 
 class _Printer:
-    """Shows the table: redrawn in place on a terminal, one line per ended run elsewhere."""
+    """Shows the table: redrawn in place on a terminal, one line per ended attempt elsewhere."""
 
     def __init__(self, *, quiet: bool) -> None:
         self.quiet = quiet
-        self.states: list[str] = []
+        self.states: list[tuple[str, int]] = []
         self.live: Any = None
 
     def __enter__(self) -> _Printer:
@@ -324,16 +364,19 @@ class _Printer:
             self.live.stop()
 
     def __call__(self, collection: Collection) -> None:
-        states = [slot.state for slot in collection.slots]
+        states = [(slot.state, slot.failures) for slot in collection.slots]
         if self.quiet or states == self.states:
             return
         rows = _rows(collection)
         if self.live is not None:
             self.live.update(_table(rows, collection.seconds_left()).rich(), refresh=True)
         else:
-            for before, row in zip([*self.states, *states][: len(states)], rows, strict=True):
-                if row["state"] == ENDED and (before != ENDED or not self.states):
+            known = self.states or [(WAITING, 0)] * len(states)
+            for slot, before, row in zip(collection.slots, known, rows, strict=True):
+                if row["state"] == ENDED and before[0] != ENDED:
                     print(_line(row, collection), flush=True)
+                elif slot.failures > before[1]:
+                    print(_failure_line(slot, len(states)), flush=True)
         self.states = states
 
 
@@ -345,6 +388,11 @@ def _line(row: dict[str, Any], collection: Collection) -> str:
     return f"{head} (seed {row['seed']}); {ended} ended{left}"
 
 
+def _failure_line(slot: Slot, of: int) -> str:
+    then = "given up" if slot.failures > REPEATS else f"repeat {slot.failures} of {REPEATS}"
+    return f"run {slot.number} of {of}: {slot.failure()}; {then}"
+
+
 def _left(seconds: float | None) -> str:
     if not seconds:
         return ""
@@ -354,9 +402,11 @@ def _left(seconds: float | None) -> str:
 
 
 def _table(rows: Sequence[dict[str, Any]], seconds_left: float | None) -> Table:
-    columns = ["run", "state", "outcome", "seconds to target", "seed"]
-    table = Table(f"Runs{_left(seconds_left)}", columns, numeric=frozenset({"run", columns[3]}))
+    columns = ["run", "state", "outcome", "seconds to target", "seed", "repeats"]
+    table = Table(
+        f"Runs{_left(seconds_left)}", columns, numeric=frozenset({"run", columns[3], "repeats"})
+    )
     for row in rows:
         cells = [row["number"], row["state"], row["outcome"], row["seconds_to_target"], row["seed"]]
-        table.rows.append(cells)
+        table.rows.append([*cells, row["repeats"] or None])
     return table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -75,10 +76,16 @@ def _print(args: argparse.Namespace, data: dict[str, Any], tables: Sequence[Tabl
     if args.json:
         print_json(data)
     elif args.csv:
+        for line in data.get("context", []):
+            print(f"compare: {line}", file=sys.stderr)
         print("\n".join(table.csv() for table in tables), end="")
     elif args.markdown:
+        for line in data.get("context", []):
+            print(f"{line}\n")
         print("\n".join(table.markdown() for table in tables), end="")
     else:
+        for line in data.get("context", []):
+            print(line)
         for table in tables:
             table.show()
         for note in data.get("notes", []):
@@ -173,16 +180,17 @@ def _score_all(path: Path, round_name: str) -> list[tuple[ResultSet, Score]]:
 
 def _with_round(paths: Sequence[Path], round_name: str) -> Comparison:
     """Our results among a round's published systems, per benchmark and division."""
-    data: dict[str, Any] = {"round": round_name, "results": [], "notes": []}
+    data: dict[str, Any] = {"round": round_name, "results": [], "context": [], "notes": []}
     tables: list[Table] = []
     bars: Bars = []
     for path in paths:
         for _, own in _score_all(path, round_name):
             ranking = rank(own, round_name)
             data["results"].append(ranking)
+            data["context"] += _context_lines(ranking, round_name)
             data["notes"] += _rank_notes(own, ranking)
             tables.append(_ranking_table(own, ranking, round_name))
-            rows = [(row["name"], row["minutes"]) for row in ranking["rows"]]
+            rows = [(r["name"], r["minutes"]) for r in ranking["rows"] if r["minutes"] is not None]
             bars.append((f"{own.benchmark}: minutes", rows))
     return data, tables, bars
 
@@ -195,34 +203,45 @@ def rank(own: Score, round_name: str) -> dict[str, Any]:
         round_name: Which round's table.
 
     Returns:
-        ``rank`` (None if it has no minutes or is not comparable), ``of``, and ``rows`` in order of
-        minutes, each with ``name``, ``minutes``, ``accelerators``, ``accelerator_minutes`` and
-        ``ratio`` (its minutes over ours).
+        ``rank`` (None if it has no minutes or is not comparable), ``of``, ``shown_division``
+        (closed where nothing was published in its own), and ``rows`` in order of minutes, each with
+        ``name``, ``minutes``, ``accelerators``, ``accelerator_minutes`` and ``ratio`` (its minutes
+        over ours).
     """
     division = own.division or "closed"
+    others = [
+        r for r in published(round_name) if r.benchmark == own.benchmark and r.minutes is not None
+    ]
+    shown = division if any(r.division == division for r in others) else "closed"
     rows = [
         _row(r.name, r.minutes, r.accelerators, own, availability=r.availability)
-        for r in published(round_name)
-        if r.benchmark == own.benchmark and r.division == division and r.minutes is not None
+        for r in others
+        if r.division == shown
     ]
-    comparable = own.minutes is not None and not own.demo
+    of = len(rows) if shown == division else 0
+    comparable = not own.demo and of > 0
     place = None
     if comparable and own.minutes is not None:
         place = 1 + sum(
             row["minutes"] < own.minutes - 5e-4 for row in rows if row["name"] != own.name
         )
-    if own.minutes is not None:
-        mine = _row(own.name, own.minutes, own.accelerators, own, availability="")
-        rows.append({**mine, "own": True})
+    figure = own.provisional_minutes if own.minutes is None else own.minutes
     rows.sort(key=lambda row: row["minutes"])
+    if figure is not None:
+        mine = _row(own.name, own.minutes, own.accelerators, own, availability="")
+        above = sum(row["minutes"] <= figure for row in rows)
+        early = {"provisional": own.provisional, "provisional_minutes": own.provisional_minutes}
+        rows.insert(above, {**mine, **early, "own": True})
     return {
         "benchmark": own.benchmark,
         "division": division,
+        "shown_division": shown,
         "name": own.name,
         "minutes": own.minutes,
+        "provisional_minutes": own.provisional_minutes,
         "demo": own.demo,
         "rank": place,
-        "of": len(rows) - (own.minutes is not None),
+        "of": of,
         "rows": rows,
     }
 
@@ -230,9 +249,8 @@ def rank(own: Score, round_name: str) -> dict[str, Any]:
 def _row(
     name: str, minutes: float | None, accelerators: int | None, own: Score, *, availability: str
 ) -> dict[str, Any]:
-    assert minutes is not None
-    total = minutes * accelerators if accelerators else None
-    ratio = minutes / own.minutes if own.minutes else None
+    total = minutes * accelerators if minutes is not None and accelerators else None
+    ratio = minutes / own.minutes if minutes is not None and own.minutes else None
     return {
         "name": name,
         "minutes": minutes,
@@ -244,10 +262,21 @@ def _row(
     }
 
 
+def _context_lines(ranking: dict[str, Any], round_name: str) -> list[str]:
+    """One line where nothing was published that the result could be ranked among."""
+    if ranking["of"]:
+        return []
+    text = f"{ranking['benchmark']}: {round_name} has no result in the {ranking['division']} "
+    shown = any(not row["own"] for row in ranking["rows"])
+    return [text + "division" + ("; its closed results stand here for context" if shown else "")]
+
+
 def _rank_notes(own: Score, ranking: dict[str, Any]) -> list[str]:
     head = f"{own.benchmark}, {own.name}: "
     if own.demo:
         return [head + "demo data, so it has no rank among published results"]
+    if not ranking["of"]:
+        return [head + "no rank, as there is nothing of its division to rank it among"]
     if ranking["rank"] is None:
         return [head + "no minutes, so no rank: " + "; ".join(own.reasons)]
     text = f"rank {ranking['rank']} beside {ranking['of']} published {ranking['division']} results"
@@ -256,12 +285,16 @@ def _rank_notes(own: Score, ranking: dict[str, Any]) -> list[str]:
 
 def _ranking_table(own: Score, ranking: dict[str, Any], round_name: str) -> Table:
     columns = ["system", "availability", "minutes", "accelerators", "accelerator minutes", "ratio"]
-    title = f"{own.benchmark}, {ranking['division']} division: published in {round_name}"
+    title = f"{own.benchmark}, {ranking['shown_division']} division: published in {round_name}"
     table = Table(title, columns, numeric=frozenset(columns[2:]))
     for position, row in enumerate(ranking["rows"]):
         ratio = None if row["ratio"] is None else f"{row['ratio']:.2f}x"
-        name = f"> {row['name']} (yours)" if row["own"] else row["name"]
-        cells = [name, row["availability"], row["minutes"], row["accelerators"]]
+        name, minutes = row["name"], row["minutes"]
+        if row["own"]:
+            # The mark stands with the name, so that the minutes stay a number in CSV.
+            name = f"> {name} (yours) {row['provisional']}".rstrip()
+            minutes = row["provisional_minutes"] if minutes is None else minutes
+        cells = [name, row["availability"], minutes, row["accelerators"]]
         table.rows.append([*cells, row["accelerator_minutes"], ratio])
         if row["own"]:
             table.marked.add(position)
@@ -322,6 +355,8 @@ def _side(item: Score) -> dict[str, Any]:
         "division": item.division,
         "demo": item.demo,
         "minutes": item.minutes,
+        "provisional_minutes": item.provisional_minutes,
+        "provisional": item.provisional,
         "interval": list(item.interval),
         "runs": item.runs_found,
         "not_converged": item.not_converged,
@@ -340,8 +375,8 @@ def _pairs_table(pairs: Sequence[dict[str, Any]]) -> Table:
             cells = [
                 pair["benchmark"],
                 side.upper(),
-                it["name"],
-                it["minutes"],
+                f"{it['name']} {it['provisional']}".rstrip(),
+                it["provisional_minutes"] if it["minutes"] is None else it["minutes"],
                 interval(*it["interval"]),
             ]
             cells += [

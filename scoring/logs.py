@@ -113,6 +113,22 @@ class RunLog:
         return (self.stops[0].time_ms - self.start.time_ms) / 1000
 
 
+def has_events(path: Path) -> bool:
+    """Whether a file holds any mllog line; it is read no further than the first.
+
+    Args:
+        path: Any file.
+
+    Returns:
+        True also where it cannot be read, so that ``read_log`` can say why.
+    """
+    try:
+        with open(path, "rb") as file:
+            return any(TOKEN in line for line in _lines(file))
+    except OSError:
+        return True
+
+
 def read_log(path: Path) -> RunLog:
     """Read one log file, whatever state it is in.
 

@@ -260,7 +260,7 @@ def _neighbours(item: Score) -> str:
         return ""
     rows = ranking["rows"]
     own = next((i for i, row in enumerate(rows) if row["own"]), None)
-    if own is None or item.demo or len(rows) < 2:
+    if own is None or ranking["rank"] is None or len(rows) < 2:
         return ""
     first = max(0, own - NEIGHBOURS)
     near = rows[first : own + NEIGHBOURS + 1]

@@ -73,7 +73,8 @@ def _row(item: Score) -> list[object]:
     rcp = "/".join(rcp_word(item.rcp.get(f.name)) for f in FLAVOURS) if item.rcp else "-"
     runs = f"{item.runs_found}/{item.runs_required}"
     failed = f"{item.not_converged} of {item.not_converged_allowed} allowed"
-    minutes = number(item.minutes)
+    shown = item.provisional_minutes if item.minutes is None else item.minutes
+    minutes = f"{number(shown)} {item.provisional}".rstrip()
     row = [item.benchmark, item.name, division, minutes, interval(*item.interval)]
     row += [number(item.spread), runs]
     return [*row, failed, rcp, item.verdict]

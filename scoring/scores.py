@@ -58,6 +58,8 @@ class Score:
     reasons: tuple[str, ...]
     """Why it is not valid, one sentence each."""
     minutes: float | None
+    provisional_minutes: float | None
+    """Plain mean of the timed runs where runs are missing for ``minutes``; else None."""
     interval: tuple[float | None, float | None]
     """95 % bootstrap interval of the minutes."""
     fastest: float | None
@@ -86,6 +88,14 @@ class Score:
     def name(self) -> str:
         """What a table calls it."""
         return f"{self.submitter} {self.system}".strip()
+
+    @property
+    def provisional(self) -> str:
+        """How many runs the minutes rest on, where the rules want more; else empty."""
+        timed = [run for run in self.runs if run.outcome == CONVERGED]
+        if not self.runs_missing or (self.minutes is None and self.provisional_minutes is None):
+            return ""
+        return f"({len(timed)} of {self.runs_required} runs, provisional)"
 
     @property
     def times(self) -> list[float]:
@@ -271,6 +281,8 @@ def score(found: ResultSet, rules: Round) -> Score:
     missing = max(0, required - len(counted))
     verdict = "invalid" if reasons else "incomplete" if missing else "valid"
     converged = [run.minutes for run in counted if run.outcome == CONVERGED]
+    # More failures than may be dropped can never become a score, so they have no figure either.
+    early = best is None and missing > 0 and bool(converged) and failed <= drop
     progress = olympic([run.progress for run in counted], drop)
     return Score(
         benchmark=found.benchmark,
@@ -285,6 +297,7 @@ def score(found: ResultSet, rules: Round) -> Score:
         verdict=verdict,
         reasons=(*reasons, *_missing(missing, runs)),
         minutes=best.mean if best else None,
+        provisional_minutes=math.fsum(converged) / len(converged) if early else None,
         interval=bootstrap_interval([r.minutes for r in counted], drop) if best else (None, None),
         fastest=min(converged, default=None),
         slowest=max(converged, default=None),

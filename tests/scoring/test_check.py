@@ -139,3 +139,22 @@ def test_expressions_of_the_rule_files_in_words():
 
 def test_an_unknown_message_is_passed_on():
     assert explain("Something new happened", []).found == "Something new happened"
+
+
+def test_other_files_among_several_paths_are_skipped(tmp_path, make, cli):
+    good = make.write(tmp_path / "a.log", make.ssd())
+    page = make.write(tmp_path / "report.html", ["<html>"])
+    status, out, err = cli("check", good, page)
+    assert (status, "1 of 1 runs pass" in out) == (0, True)
+    assert err == "check: skipped, as they hold no ':::MLLOG' line: report.html\n"
+    empty = make.write(tmp_path / "result_1.txt", ["killed"])
+    assert cli("check", good, empty)[0] == 1  # a broken log is no other file
+    assert cli("check", page)[0] == 1
+
+
+def test_a_sound_log_that_missed_the_target_is_told(tmp_path, make, cli):
+    lines = make.ssd(evals=((40, 0.15), (50, 0.2)), status="aborted", submission_division="open")
+    _, out, _ = cli("check", make.write(tmp_path / "a.log", lines))
+    assert "passes (did not converge); accepted" in out
+    _, out, _ = cli("check", make.write(tmp_path / "b.log", make.ssd()))
+    assert "did not converge" not in out

@@ -36,6 +36,10 @@ def leave(status, reason, code):
     if code is not None:
         sys.exit(code)
 leave("running", None, None)
+if how == "second killed" and "02" in str(root) and len(list(folder.parent.iterdir())) < 3:
+    os.kill(os.getpid(), signal.SIGKILL)
+if how == "second always killed" and "02" in str(root):
+    os.kill(os.getpid(), signal.SIGKILL)
 signal.signal(signal.SIGINT, lambda *_: leave("aborted", "INTERRUPTED", 130))
 time.sleep(pause)
 if how == "third fails" and "03" in str(root):
@@ -167,3 +171,31 @@ def test_lines_tell_progress_where_there_is_no_terminal(tmp_path, recipe, cli):
     assert len(lines) == 2
     assert "converged in 600.0 s" in lines[0]
     assert "2 ended" in lines[1]
+    assert out.splitlines()[-1] == f"next: python -m scoring score {tmp_path / 'out'}"
+
+
+def test_a_killed_run_is_repeated_and_the_others_are_made(tmp_path, recipe, cli):
+    status, told, _ = collect(cli, recipe, tmp_path / "out", "--", "--how", "second killed")
+    assert status == 0
+    assert [run["outcome"] for run in told["runs"]] == ["converged"] * 5
+    assert [run["repeats"] for run in told["runs"]] == [0, 2, 0, 0, 0]
+
+
+def test_a_run_that_is_killed_every_time_is_given_up(tmp_path, recipe, cli):
+    command = ["collect", recipe, "--runs", 3, "--output_root", tmp_path / "out"]
+    status, out, err = cli(*command, "--", "--how", "second always killed")
+    assert status == 1
+    assert "run 2 of 3: left no finished run (exit status -9)" in out
+    assert "repeat 2 of 2" in out
+    assert "run 3 of 3: converged" in out
+    assert "run 2 was given up after 3 attempts" in err
+    assert len(list((tmp_path / "out").glob("02/ssd/*"))) == 3
+
+
+@pytest.mark.parametrize("argument", ["--output_root", "--seed_everything=3", "--ckpt_path"])
+def test_what_collect_sets_itself_is_refused(tmp_path, recipe, cli, argument):
+    out = tmp_path / "out"
+    command = ["collect", recipe, "--runs", 1, "--output_root", out, "--", argument, "x"]
+    status, _, err = cli(*command)
+    assert (status, err.count("\n"), out.exists()) == (2, 1, False)
+    assert f"{argument.partition('=')[0]} is set by collect; " in err

@@ -93,3 +93,32 @@ def test_wrong_use_says_what_to_give(tmp_path, make, cli):
     assert "nothing to compare" in err
     assert cli("compare", tmp_path, "--round", "v9")[0] == 2
     assert cli("compare", "v0.7", "v1.0", "--plot", tmp_path / "x.gif")[0] == 2
+
+
+def test_a_provisional_mean_is_compared_and_not_ranked(tmp_path, make, cli):
+    for side in "ab":
+        make.run(tmp_path / side, number=1, seconds=600)
+    _, out, _ = cli("compare", tmp_path / "a", "--round", "v1.0", "--csv")
+    (row,) = [row for row in csv.DictReader(out.splitlines()) if "(yours)" in row["system"]]
+    assert row["system"].endswith("(yours) (1 of 5 runs, provisional)")
+    assert float(row["minutes"]) == 10
+    data = json.loads(cli("compare", tmp_path / "a", "--round", "v1.0", "--json")[1])
+    (result,) = data["results"]
+    assert (result["minutes"], result["provisional_minutes"], result["rank"]) == (None, 10, None)
+    _, out, _ = cli("compare", tmp_path / "a", tmp_path / "b", "--markdown")
+    assert out.count("(1 of 5 runs, provisional) | 10.00 |") == 2
+
+
+def test_closed_rows_are_context_where_the_division_has_none(tmp_path, make, cli):
+    for number in range(1, 6):
+        make.run(tmp_path, number=number, division="open")
+    status, out, _ = cli("compare", tmp_path, "--round", "v1.0")
+    assert status == 0
+    assert out.splitlines()[0] == (
+        "ssd: v1.0 has no result in the open division; its closed results stand here for context"
+    )
+    assert "Google tpu-v4-4096-TF" in out
+    (result,) = json.loads(cli("compare", tmp_path, "--round", "v1.0", "--json")[1])["results"]
+    assert (result["rank"], result["of"], len(result["rows"])) == (None, 0, 23)
+    cli("report", tmp_path, "--out", tmp_path / "r.html")
+    assert "Published neighbours" not in (tmp_path / "r.html").read_text()

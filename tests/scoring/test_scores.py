@@ -213,3 +213,18 @@ def test_published_tables_are_complete():
     assert len(published("0.7")) == 138
     with pytest.raises(ValueError, match="there are v0.7, v1.0"):
         published("v9.9")
+
+
+def test_too_few_runs_show_a_provisional_mean(tmp_path, make, cli):
+    make.run(tmp_path, number=1, seconds=600)
+    make.run(tmp_path, number=2, seconds=720)
+    status, out, _ = cli("score", tmp_path)
+    assert status == 1
+    words = " ".join(out.replace("\n", " ").split())
+    assert "11.00 (2 of 5 runs, provisional)" in words
+    item = json.loads(cli("score", tmp_path, "--json")[1])["results"][0]
+    assert (item["minutes"], item["provisional_minutes"]) == (None, 11.0)
+    for number in (3, 4):
+        make.run(tmp_path, number=number, status="aborted")
+    (item,) = scores_of(tmp_path)  # two failures can never be a score
+    assert (item.minutes, item.provisional_minutes, item.provisional) == (None, None, "")
