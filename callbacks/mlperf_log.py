@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +17,9 @@ from callbacks.evaluation_schedule import EvaluationSchedule
 from callbacks.quality_target import RunState, StopReason
 
 DROP_CACHES = Path("/proc/sys/vm/drop_caches")
+INIT_LIMIT_SECONDS = 20 * 60
+
+_log = logging.getLogger(__name__)
 
 
 class MLPerfLog(Callback):
@@ -62,9 +66,18 @@ class MLPerfLog(Callback):
         self._logger: Any = None
         self._block_start: float | None = None
         self._data_logged: set[str] = set()
-        self._cache_cleared = clear_cache and _clear_page_cache()
+        self._clear_cache, self._cache_cleared = clear_cache, False
+        if clear_cache:
+            _refuse_without_permission()
 
     # What is logged before the clock starts.
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        # After prepare_data, which may have filled the cache again.
+        if self._clear_cache and trainer.local_rank == 0 and not self._cache_cleared:
+            os.sync()
+            DROP_CACHES.write_text("3")
+            self._cache_cleared = True
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.is_global_zero:
@@ -79,6 +92,12 @@ class MLPerfLog(Callback):
         self._event("cache_clear", self._cache_cleared, time_ms=start)
         self._interval("start", "init_start", time_ms=start)
         ready = clock.epoch_ms("init_stop")
+        if clock.between("init_start", "init_stop") > INIT_LIMIT_SECONDS:
+            _log.warning(
+                "initialisation took %.0f minutes, the rules allow 20 (the checker 30): "
+                "run the prepare command before fit",
+                clock.between("init_start", "init_stop") / 60,
+            )
         self._log_facts(trainer, pl_module, time_ms=ready)
         self._interval("end", "init_stop", time_ms=ready)
         if self._state.resumed:
@@ -191,7 +210,7 @@ class MLPerfLog(Callback):
         done: float = self._progress(trainer)
         if self._unit == "epochs":
             count = self._schedule.next_amount(trainer.current_epoch, samples_per_epoch)
-            count -= trainer.current_epoch
+            count = int(count) - trainer.current_epoch
         else:
             count = self._schedule.next_amount(self._state.samples, samples_per_epoch)
             count -= self._state.samples
@@ -237,15 +256,9 @@ class MLPerfLog(Callback):
             getattr(self._logger, edge)(key, metadata=metadata, time_ms=time_ms)
 
 
-def _clear_page_cache() -> bool:
-    import os
-
-    try:
-        os.sync()
-        DROP_CACHES.write_text("3")
-    except OSError as error:
+def _refuse_without_permission() -> None:
+    if not os.access(DROP_CACHES, os.W_OK):
         raise ValueError(
-            f"submission.clear_cache: {DROP_CACHES} cannot be written ({error.strerror}); "
+            f"submission.clear_cache: {DROP_CACHES} cannot be written; "
             "run as root, or clear the caches before the run and leave the option out"
-        ) from error
-    return True
+        )

@@ -23,7 +23,7 @@ def human_time(seconds: float) -> str:
     Returns:
         ``8.3 s``, ``2:05`` (minutes) or ``3:02:05`` (hours).
     """
-    if seconds < 60:
+    if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

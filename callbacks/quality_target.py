@@ -112,6 +112,7 @@ class QualityTarget(Callback):
         self.state = state or RunState()
         self._eval_start = 0.0
         self._step_end: float | None = None
+        self._steps = 0
 
     def reached(self, quality: Mapping[str, float]) -> bool:
         """Tell whether every target metric is at or past its value.
@@ -125,6 +126,11 @@ class QualityTarget(Callback):
         if self.mode == "max":
             return all(quality[name] >= value for name, value in self.metrics.items())
         return all(quality[name] <= value for name, value in self.metrics.items())
+
+    def text(self) -> str:
+        """The target in words, e.g. ``mean_dice >= 0.908``."""
+        sign = ">=" if self.mode == "max" else "<="
+        return " and ".join(f"{name} {sign} {value:g}" for name, value in self.metrics.items())
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         known = getattr(pl_module, "metric_names", None)
@@ -164,8 +170,10 @@ class QualityTarget(Callback):
         state = self.state
         self._step_end = state.clock.now()
         state.samples += state.global_batch_size // trainer.accumulate_grad_batches
+        self._steps += 1
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if every and (batch_idx + 1) % every == 0:
+        # Steps of the whole run: an epoch may have fewer than the logging interval.
+        if every and self._steps % every == 0:
             self._refuse_non_finite_loss(trainer, outputs)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -238,7 +246,7 @@ class QualityTarget(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Progress to keep in a checkpoint; plain numbers, as checkpoints load weights only."""
-        return {"samples": self.state.samples, "seconds": self.state.clock.seconds}
+        return {"samples": self.state.samples}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the progress of an earlier run; from then on the run counts as resumed."""

@@ -17,7 +17,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from callbacks.curve import save_curve
-from callbacks.quality_target import QualityTarget, StopReason
+from callbacks.quality_target import QualityTarget, StopReason, StopRun
 from callbacks.warm_up import WarmUp
 
 PACKAGES = ("finishline", "torch", "lightning", "torchmetrics", "numpy", "mlperf-logging")
@@ -61,6 +61,7 @@ class RunRecord(Callback):
             "versions": versions(),
             "git_revision": git_revision(),
             "started_at": self._started_at,
+            "process": {"pid": os.getpid(), "host": platform.node()},
         }
         self._write(trainer)
         for logger in trainer.loggers:
@@ -68,15 +69,20 @@ class RunRecord(Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.finish(trainer)
-        # The clock has stopped: a module may leave what a person wants to look at.
-        write = getattr(pl_module, "write_artifacts", None)
-        if callable(write) and trainer.is_global_zero:
-            write(self._folder())
+        self._write_artifacts(trainer, pl_module)
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
         self.finish(trainer)
+        if isinstance(exception, StopRun) and exception.reason is StopReason.BUDGET_EXHAUSTED:
+            self._write_artifacts(trainer, pl_module)
+
+    def _write_artifacts(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The clock has stopped: a module may leave what a person wants to look at."""
+        write = getattr(pl_module, "write_artifacts", None)
+        if callable(write) and trainer.is_global_zero:
+            write(self._folder())
 
     def finish(self, trainer: L.Trainer) -> None:
         """Write the final record and the curve, and hand the figures to the loggers.
@@ -125,7 +131,7 @@ class RunRecord(Callback):
             "quality": state.quality,
             "target": self._target.metrics,
             "target_mode": self._target.mode,
-            "epochs": state.evaluations[-1].epoch if state.evaluations else 0,
+            "epochs": state.samples // self._samples_per_epoch(trainer),
             "samples": state.samples,
             "samples_per_second": trained / train_seconds if train_seconds > 0 else None,
             "seconds": {
@@ -140,6 +146,11 @@ class RunRecord(Callback):
             **self._fixed,
             "resumed": state.resumed,
         }
+
+    @staticmethod
+    def _samples_per_epoch(trainer: L.Trainer) -> int:
+        datamodule: Any = getattr(trainer, "datamodule", None)
+        return max(1, int(getattr(datamodule, "samples_per_epoch", 1)))
 
     def _status(self) -> str:
         state = self._target.state

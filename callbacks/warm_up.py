@@ -74,7 +74,19 @@ class WarmUp(Callback):
                 net.compile()
             for _ in range(self.steps - 1 + self.compile):
                 synthetic_step(trainer, pl_module, batch)
+            self._warm_up_evaluation(trainer, pl_module)
         pl_module.zero_grad(set_to_none=True)
+
+    @staticmethod
+    def _warm_up_evaluation(trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Let a module that offers it run its evaluation's shapes once, in evaluation mode."""
+        warm_up = getattr(pl_module, "warm_up_evaluation", None)
+        if not callable(warm_up):
+            return
+        pl_module.eval()
+        with torch.no_grad(), trainer.precision_plugin.val_step_context():
+            warm_up()
+        pl_module.train()
 
     def _count_flops(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_size: int) -> None:
         with FlopCounterMode(display=False) as counter:

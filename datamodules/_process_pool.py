@@ -41,7 +41,7 @@ def outcomes(
     results = _serial(job, items) if processes == 1 else _parallel(job, items, processes)
     yield from track(
         results,
-        description=f"{title} {len(items)} cases",
+        description=f"{title} ({len(items)})",
         total=len(items),
         console=Console(stderr=True),
         disable=not show_progress or not items,

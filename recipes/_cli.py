@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from recipes._benchmark import Benchmark
+from recipes._usage import UsageError
 
 COMMANDS = {
     "fit": "train to the quality target and stop the clock",
@@ -134,7 +135,7 @@ def _unknown_command(word: str, known: Sequence[str]) -> str:
 def _usage_errors() -> tuple[type[BaseException], ...]:
     # jsonargparse is imported by the commands that parse flags; without it no such error exists.
     module = sys.modules.get("jsonargparse")
-    return (module.ArgumentError,) if module is not None else ()
+    return (UsageError, *((module.ArgumentError,) if module is not None else ()))
 
 
 def _one_line(error: BaseException) -> str:

@@ -13,6 +13,11 @@ TRAINER_RULES = {
     "limit_val_batches": "the whole evaluation set is used",
     "overfit_batches": "every training sample is used",
     "fast_dev_run": "the run trains until the target",
+    "gradient_clip_val": "the optimizer is the reference's",
+    "gradient_clip_algorithm": "the optimizer is the reference's",
+    "callbacks": "no callback may change the training",
+    "min_epochs": "the run ends when the clock stops",
+    "min_steps": "the run ends when the clock stops",
     "max_time": "the run trains until the target",
     "max_steps": "the run trains until the target",
 }
@@ -45,8 +50,10 @@ def violations(
         found.append(f"target.metrics is not the closed target {benchmark.target_text()}")
     if config["target.mode"] != benchmark.mode:
         found.append(f"target.mode is {config['target.mode']}, closed has {benchmark.mode}")
+    own_rules = {rule.key for rule in benchmark.closed}
     for key, value in config.items():
-        if key.startswith("evaluation.") and value != defaults[key]:
+        fixed = key.startswith("evaluation.") and key not in own_rules
+        if fixed and value != defaults[key]:
             found.append(f"{key} is {value}, but closed fixes the evaluation schedule")
     for name, rule in TRAINER_RULES.items():
         key = f"trainer.{name}"

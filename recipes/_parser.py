@@ -20,7 +20,7 @@ from recipes._benchmark import Benchmark
 from recipes._division import violations
 from recipes._loggers import prepare_wandb
 from recipes._strategy import build_strategy
-from recipes._usage import explain
+from recipes._usage import UsageError, explain
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "max_epochs": -1,  # the evaluation schedule's limit ends the run
@@ -146,14 +146,19 @@ class RecipeCLI(LightningCLI):
         defaults = flat(self.parser.get_defaults())
         found = violations(self.benchmark, flat(self.config), defaults, demo=self.demo)
         if wanted == "closed" and found:
-            raise ValueError("not a closed division run: " + "; ".join(found))
+            if self.demo:
+                found = ["this is demo data; name the real data with --data.root DIR"]
+            raise UsageError("not a closed division run: " + "; ".join(found))
         return "open" if found or wanted == "open" else "closed"
 
     def instantiate_classes(self) -> None:
         """Build module, datamodule and the groups; the trainer comes later."""
         if not self._build:
             return
-        self.config_init: Namespace = self.parser.instantiate(self.config)
+        try:
+            self.config_init: Namespace = self.parser.instantiate(self.config)
+        except ValueError as error:  # what a constructor says of its arguments
+            raise UsageError(str(error)) from error
         self.datamodule = self.config_init.data
         self.model = self.config_init.model
 
@@ -167,6 +172,9 @@ class RecipeCLI(LightningCLI):
             The trainer.
         """
         given = self.config_init.trainer.as_dict()
+        devices, cores = given["devices"], os.cpu_count() or 1
+        if given["accelerator"] == "cpu" and str(devices).isdigit() and int(devices) > cores:
+            raise UsageError(f"--trainer.devices {devices}: this machine has {cores} CPU cores")
         given["strategy"] = build_strategy(given["strategy"], self.model)
         return Trainer(**{**given, **settings})
 

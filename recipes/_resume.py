@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,11 +66,18 @@ def newest_unfinished(root: Path) -> Path:
         ValueError: If there is none; the message says what was found instead.
     """
     records = {path.parent: _read(path) for path in root.glob("*/run.json")}
-    continued = {str(record.get("resumed_from")) for record in records.values()}
+    # A continuation that left no checkpoint of its own does not use up the run it came from.
+    continued = {
+        Path(record["resumed_from"]).resolve()
+        for folder, record in records.items()
+        if record.get("resumed_from") and (folder / "checkpoints" / "last.ckpt").is_file()
+    }
     unfinished = [
         folder
         for folder, record in records.items()
-        if record.get("stop_reason") not in FINISHED and str(folder) not in continued
+        if record.get("stop_reason") not in FINISHED
+        and folder.resolve() not in continued
+        and not _alive(record)
     ]
     ready = [f for f in unfinished if (f / "checkpoints" / "last.ckpt").is_file()]
     if not ready:
@@ -161,6 +170,18 @@ def interrupts_as_stop(state: RunState) -> Iterator[None]:
     except (KeyboardInterrupt, SystemExit):
         if state.stop_reason is not StopReason.INTERRUPTED:
             raise
+
+
+def _alive(record: dict[str, Any]) -> bool:
+    """Whether the process of a run that has not ended still runs on this machine."""
+    process = record.get("process") or {}
+    if record.get("status") != "running" or process.get("host") != platform.node():
+        return False
+    try:
+        os.kill(int(process["pid"]), 0)
+    except (OSError, KeyError, ValueError):
+        return False
+    return True
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -149,6 +149,7 @@ def _lightning_round(
 
 def _plain_round(cli: RecipeCLI, trainer: L.Trainer, batches: list[Any], steps: int) -> list[float]:
     module, moments = cli.model, []
+    accumulation = trainer.accumulate_grad_batches
     configured: Any = module.configure_optimizers()
     optimizer = configured["optimizer"] if isinstance(configured, dict) else configured
     device = trainer.strategy.root_device
@@ -159,11 +160,13 @@ def _plain_round(cli: RecipeCLI, trainer: L.Trainer, batches: list[Any], steps: 
             batch = cli.datamodule.transfer_batch_to_device(
                 batches[index % len(batches)], device, 0
             )
-            optimizer.zero_grad(set_to_none=True)
             with trainer.precision_plugin.train_step_context():
                 loss: Any = module.training_step(batch, index)
-            (loss["loss"] if isinstance(loss, dict) else loss).backward()
-            optimizer.step()
+            loss = loss["loss"] if isinstance(loss, dict) else loss
+            (loss / accumulation).backward()
+            if (index + 1) % accumulation == 0 or index + 1 == steps:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
             synchronize()
             moments.append(time.perf_counter())
     return moments

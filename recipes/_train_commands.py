@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -24,6 +25,7 @@ from recipes._benchmark import Benchmark
 from recipes._division import net_name
 from recipes._noise import quiet
 from recipes._parser import RecipeCLI
+from recipes._usage import UsageError
 
 # Groups that only one command knows, or that name the run itself: not part of config.yaml.
 NOT_SAVED = ("config", "ckpt_path", "print_config")
@@ -48,6 +50,9 @@ def fit(benchmark: Benchmark, args: list[str]) -> int:
     cli = RecipeCLI(benchmark, "fit", resume.args)
     if cli.config.ckpt_path:
         refuse_foreign_checkpoint(benchmark, Path(cli.config.ckpt_path))
+    check_foreign_net(cli)
+    if cli.demo and _resume.option(args, "--config"):
+        rank_zero_only(print)("No data.root: training on generated demo data.")
     run = Run(benchmark, cli, state, resumed_from=resume.folder)
     stopped: StopRun | None = None
     with _resume.interrupts_as_stop(state):
@@ -78,9 +83,10 @@ def validate(benchmark: Benchmark, args: list[str]) -> int:
     """
     quiet()
     cli = RecipeCLI(benchmark, "validate", _resume.with_run_config(args))
-    if not cli.config.ckpt_path:
-        raise ValueError("validate needs --ckpt_path FILE (runs/.../checkpoints/last.ckpt)")
-    refuse_foreign_checkpoint(benchmark, Path(cli.config.ckpt_path))
+    if cli.config.ckpt_path:
+        refuse_foreign_checkpoint(benchmark, Path(cli.config.ckpt_path))
+    elif not getattr(cli.model, "checkpoint", None):  # some modules start from given weights
+        raise UsageError("validate needs --ckpt_path FILE (runs/.../checkpoints/last.ckpt)")
     target: QualityTarget = cli.config_init.target
     trainer = cli.build_trainer(logger=False, callbacks=[target], enable_progress_bar=False)
     trainer.strategy.strict_loading = True  # type: ignore[attr-defined]
@@ -96,7 +102,8 @@ def validate(benchmark: Benchmark, args: list[str]) -> int:
         rank_zero_only(print)(f"{name.removeprefix('val/'):24} {float(value):.6f}")
     reached = target.reached(quality)
     verdict = "reached" if reached else "not reached"
-    rank_zero_only(print)(f"Target {benchmark.target_text()} {verdict} by {cli.config.ckpt_path}.")
+    weights = cli.config.ckpt_path or "the starting weights"
+    rank_zero_only(print)(f"Target {target.text()} {verdict} by {weights}.")
     return 0 if reached else 3
 
 
@@ -115,7 +122,7 @@ def speed(benchmark: Benchmark, args: list[str]) -> int:
 
     cli = RecipeCLI(benchmark, "speed", args)
     if cli.config.steps <= SKIPPED + 1:
-        raise ValueError(f"--steps must be more than {SKIPPED + 1}, got {cli.config.steps}")
+        raise UsageError(f"--steps must be more than {SKIPPED + 1}, got {cli.config.steps}")
     measure(benchmark, cli, cli.config.steps)
     return 0
 
@@ -208,7 +215,9 @@ class Run:
 
     def _save_config(self) -> None:
         path = self.folder.path / "config.yaml"
-        if not path.exists():
+        if self.trainer.is_global_zero and not path.exists():
+            # Rank 0's seed is the run's, whatever each process drew before they met.
+            self.cli.config.seed_everything = torch.initial_seed() % 2**32
             text = config_text(self.cli)
             path.write_text(
                 f"# Run it again: python recipes/{self.benchmark.name}.py fit "
@@ -225,7 +234,7 @@ class Run:
             Exit status: 0 target reached, 3 not reached, 130 interrupted.
         """
         state, name = self.state, self.benchmark.name
-        quality = ", ".join(f"{key} {value:.4f}" for key, value in state.quality.items())
+        quality = ", ".join(f"{key} {value:.6g}" for key, value in state.quality.items())
         after = f"after {human_time(state.clock.seconds)}"
         where = self.folder.path if self.folder.created else "no folder"
         again = f"python recipes/{name}.py fit --ckpt_path last"
@@ -235,7 +244,9 @@ class Run:
             text = f"{name} {kind}: target reached{resumed}, {quality} {after}; see {where}"
             status = 0
         elif state.stop_reason is StopReason.INTERRUPTED:
-            text, status = f"{name}: interrupted {after}; resume with {again}; see {where}", 130
+            kept = self.folder.created and (self.folder.path / "checkpoints/last.ckpt").is_file()
+            hint = f"resume with {again}; " if kept else ""
+            text, status = f"{name}: interrupted {after}; {hint}see {where}", 130
         else:
             reason = f" ({stopped})" if stopped else ""
             best = quality or "no evaluation finished"
@@ -243,6 +254,21 @@ class Run:
             status = 3
         rank_zero_only(print)(text, flush=True)
         return status
+
+
+def check_foreign_net(cli: RecipeCLI) -> None:
+    """Try a foreign network's shapes before anything is trained.
+
+    Args:
+        cli: Parsed flags and the module, which may offer ``check_net``.
+
+    Raises:
+        ValueError: What shape was expected and what came.
+    """
+    default = cli.parser.get_defaults().model.net
+    check = getattr(cli.model, "check_net", None)
+    if callable(check) and net_name(cli.config.model.net) != net_name(default):
+        check()
 
 
 def net_arguments(net: Any) -> dict[str, Any]:
@@ -283,10 +309,10 @@ def refuse_foreign_checkpoint(benchmark: Benchmark, path: Path) -> None:
         ValueError: In one line: what is wrong with which file.
     """
     if not path.is_file():
-        raise ValueError(f"--ckpt_path: no file {path}")
+        raise UsageError(f"--ckpt_path: no file {path}")
     writer = read_benchmark(path)
     if writer != benchmark.name:
-        raise ValueError(
+        raise UsageError(
             f"--ckpt_path: {path} was written by "
             f"{'another program' if writer is None else writer}, not by {benchmark.name}"
         )

@@ -6,6 +6,11 @@ import difflib
 import re
 from collections.abc import Sequence
 
+
+class UsageError(ValueError):
+    """A setting that cannot work; the command ends with exit status 2."""
+
+
 UNRECOGNISED = re.compile(r"unrecognized arguments: (\S+)", re.IGNORECASE)
 IN_GROUP = re.compile(r"Group '([\w.]+)' does not accept option '([\w.]+)'")
 IN_NET = re.compile(r"Option '([\w.]+)' is not accepted.*class_path='([\w.]+)'")

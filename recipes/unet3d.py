@@ -1,9 +1,9 @@
 """3D U-Net on KiTS19: find kidneys and tumours in CT volumes (MLPerf Training v1.0 "unet3d").
 
 Target    mean Dice >= 0.908 over 42 held-out volumes, each volume weighing the same
-Data      KiTS19, 210 labelled cases, about 27 GB raw (github.com/neheller/kits19, CC BY-NC-SA 4.0)
+Data      KiTS19, 210 labelled cases, about 30 GB raw (github.com/neheller/kits19, CC BY-NC-SA 4.0)
 Network   3D U-Net, 31,190,243 parameters, about 2.9 TFLOP per training sample
-Expect    demo: about 2 minutes on 2 CPU cores; closed division: about 2,200 epochs of 168 samples
+Expect    demo: half a minute on 2 CPU cores; closed division: about 2,200 epochs of 168 samples
 
     python recipes/unet3d.py fit                                        demo, no download
     python recipes/unet3d.py prepare --data.root DIR                    check and preprocess KiTS19

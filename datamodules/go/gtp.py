@@ -10,6 +10,7 @@ import numpy as np
 
 from datamodules.go import board as go
 from datamodules.go import moves as mv
+from datamodules.go import search
 from datamodules.go import tree as mcts
 from datamodules.go.score import area_score, pass_alive
 from datamodules.go.selfplay import MATCH_TRIES, Network
@@ -200,7 +201,7 @@ class Player:
     def _search(self, goal: int) -> None:
         self._make_room()
         trees, leaves = self._trees, self._leaves
-        count = mcts.select(trees, 0, goal, self._virtual_losses, MATCH_TRIES, leaves, 0)
+        count = search.select(trees, 0, goal, self._virtual_losses, MATCH_TRIES, leaves, 0)
         if count:
             planes = leaves.planes[:count].reshape(count, -1, self.size, self.size)
-            mcts.expand(trees, leaves, 0, count, *self.network(planes))
+            search.expand(trees, leaves, 0, count, *self.network(planes))

@@ -12,7 +12,8 @@ from numba import njit
 
 from datamodules.go import board as go
 from datamodules.go.score import area_score, pass_alive
-from datamodules.go.tree import EXPANDED, Trees, advance, exploration, forget, root_planes, side
+from datamodules.go.search import exploration, root_planes, side
+from datamodules.go.tree import EXPANDED, Trees, advance, forget
 
 RUNNING, SCORED, RESIGNED = 0, 1, 2
 BARRED_AFTER_PASSES = 4

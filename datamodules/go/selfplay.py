@@ -13,6 +13,7 @@ from numba import njit
 
 from datamodules.go import board as go
 from datamodules.go import moves as mv
+from datamodules.go import search
 from datamodules.go import tree as mcts
 
 Network = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -51,7 +52,7 @@ def _select_all(
     """Leaves of all trees whose search is not done; gives their number."""
     at = 0
     for tree in range(len(targets)):
-        at = mcts.select(trees, tree, targets[tree], num_leaves, tries, leaves, at)
+        at = search.select(trees, tree, targets[tree], num_leaves, tries, leaves, at)
     return at
 
 
@@ -119,7 +120,7 @@ class SelfPlay:
         count = _select_all(trees, self._games.target, self.virtual_losses, MOST_TRIES, leaves)
         if count:
             priors, values = network(self._view(count))
-            mcts.expand(trees, leaves, 0, count, priors, values)
+            search.expand(trees, leaves, 0, count, priors, values)
             self.readouts += count
         mv.finish_moves(trees, self._games, self.rules, self._events)
         self._keep_examples()
@@ -252,7 +253,7 @@ def play_match(
         count = _select_all(trees, goals, rules.virtual_losses, MATCH_TRIES, leaves)
         if count:
             priors, values = _ask_both(candidate, target, leaves, count, players, size)
-            mcts.expand(trees, leaves, 0, count, priors, values)
+            search.expand(trees, leaves, 0, count, priors, values)
         mv.finish_match_moves(
             trees, goals, moves, ended, outcome,
             rules.readouts, rules.pass_alive_plies, rules.max_plies,

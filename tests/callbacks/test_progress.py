@@ -9,7 +9,7 @@ from tests.toy import FakeTime, fake_state
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0, "0.0 s"), (8.26, "8.3 s"), (59.96, "60.0 s"), (125, "2:05"), (10925.4, "3:02:05")],
+    [(0, "0.0 s"), (8.26, "8.3 s"), (59.96, "1:00"), (125, "2:05"), (10925.4, "3:02:05")],
 )
 def test_human_time(seconds, text):
     assert human_time(seconds) == text

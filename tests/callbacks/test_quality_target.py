@@ -72,6 +72,18 @@ def test_non_finite_training_loss_ends_the_run():
     assert state.stop_reason is StopReason.NON_FINITE
 
 
+def test_non_finite_loss_is_seen_with_fewer_steps_per_epoch_than_the_logging_interval():
+    class Broken(ToyModule):
+        def training_step(self, batch, batch_idx):
+            return super().training_step(batch, batch_idx) * math.nan
+
+    state = fake_state(FakeTime())
+    trainer = toy_trainer([QualityTarget({"score": 1.0}, "max", state=state)], log_every_n_steps=10)
+    with pytest.raises(StopRun, match="not finite at step 10"):
+        trainer.fit(Broken([0.0]), datamodule=ToyData())
+    assert state.stop_reason is StopReason.NON_FINITE
+
+
 def test_an_exception_stops_the_clock_as_failed():
     class Failing(ToyModule):
         def validation_step(self, batch, batch_idx):

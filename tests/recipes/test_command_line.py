@@ -1,5 +1,8 @@
 """Bad input gets one clear line and the right exit status."""
 
+import json
+import os
+import platform
 from pathlib import Path
 
 import pytest
@@ -22,11 +25,14 @@ DEMO = ["--config", str(Path(__file__).parents[2] / "recipes/presets/unet3d/demo
         (["fit", "--submission.division", "Closed"], 2, "allowed: auto, closed, open"),
         (["fit", *DEMO, "--target.metrics", '{"dicee": 0.5}'], 1, "this module measures: dice_"),
         (["fit", "--data.root", "/nowhere"], 1, "git clone https://github.com/neheller/kits19"),
-        (["fit", *DEMO, "--ckpt_path", "/nowhere.ckpt"], 1, "no file /nowhere.ckpt"),
+        (["fit", *DEMO, "--ckpt_path", "/nowhere.ckpt"], 2, "no file /nowhere.ckpt"),
         (["fit", *DEMO, "--trainer.devices", "9", "--trainer.accelerator", "cuda"], 1, "error"),
-        (["validate", *DEMO], 1, "validate needs --ckpt_path"),
+        (["fit", *DEMO, "--trainer.devices", "999", "--trainer.accelerator", "cpu"], 2, "cores"),
+        (["fit", *DEMO, "--data.batch_size", "0"], 2, "batch_size must be at least 1"),
+        (["fit", "--submission.division", "closed"], 2, "--data.root DIR"),
+        (["validate", *DEMO], 2, "validate needs --ckpt_path"),
         (["prepare", "--data.rot", "x"], 2, "did you mean --data.root?"),
-        (["speed", *DEMO, "--steps", "2"], 1, "--steps must be more than 4"),
+        (["speed", *DEMO, "--steps", "2"], 2, "--steps must be more than 4"),
     ],
 )
 def test_bad_input_gets_one_line(args, status, words, tmp_path, capsys):
@@ -83,6 +89,10 @@ def test_newest_unfinished_skips_finished_and_continued_runs(tmp_path):
         "20260103-000000-seed2",
         f'{{"stop_reason": "TARGET_REACHED", "resumed_from": "{continued}"}}',
     )
+    lost = f'{{"stop_reason": null, "resumed_from": "{wanted}"}}'
+    make("20260103-000001-seed3", lost, checkpoint=False)
+    alive = {"status": "running", "process": {"pid": os.getpid(), "host": platform.node()}}
+    make("20260106-000000-seed6", json.dumps(alive))
     make("20260104-000000-seed4", '{"stop_reason": null}', checkpoint=False)
     assert newest_unfinished(tmp_path) == wanted
     damaged = make("20260105-000000-seed5", "{cut sho")

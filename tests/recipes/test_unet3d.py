@@ -249,6 +249,14 @@ def test_foreign_net_by_dotted_path_runs_in_the_open_division(tmp_path):
     assert '"submission_division", "value": "open"' in (folder / "result.txt").read_text()
 
 
+@pytest.mark.parametrize("classes", ["2", "4"])
+def test_foreign_net_of_another_shape_is_refused_before_training(tmp_path, capsys, classes):
+    net = ["--model.net", "monai.networks.nets.SegResNet", "--model.net.spatial_dims", "3"]
+    status, folder = fit(tmp_path, *net, "--model.net.out_channels", classes)
+    assert (status, folder) == (1, None)
+    assert f"(1, {classes}, 32, 32, 32)" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -261,7 +269,7 @@ def test_foreign_net_by_dotted_path_runs_in_the_open_division(tmp_path):
 )
 def test_declaring_closed_against_a_rule_is_refused(tmp_path, capsys, flags, words):
     args = ["fit", "--data.root", str(tmp_path), "--submission.division", "closed", *flags]
-    assert run(BENCHMARK, args) == 1
+    assert run(BENCHMARK, args) == 2
     assert words in capsys.readouterr().err
 
 
@@ -276,7 +284,11 @@ def test_wandb_offline_without_a_key(tmp_path, monkeypatch, capsys):
     wandb.finish()
     runs = list((tmp_path / "wandb").glob("offline-run-*"))
     assert len(runs) == 1
-    text = next(runs[0].glob("*.wandb")).read_bytes()
+    written = next(runs[0].glob("*.wandb"))
+    deadline = time.monotonic() + 30  # W&B's own process writes the file
+    while b"warmup_epochs" not in written.read_bytes() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    text = written.read_bytes()
     for word in (b"time_to_target_seconds", b"stop_reason", b"BUDGET_EXHAUSTED", b"warmup_epochs"):
         assert word in text
 
@@ -284,7 +296,7 @@ def test_wandb_offline_without_a_key(tmp_path, monkeypatch, capsys):
 def test_checkpoint_of_another_benchmark_is_refused(tmp_path, capsys):
     path = tmp_path / "other.ckpt"
     torch.save({"finishline_benchmark": "rnnt"}, path)
-    assert run(BENCHMARK, ["fit", *DEMO, "--ckpt_path", str(path)]) == 1
+    assert run(BENCHMARK, ["fit", *DEMO, "--ckpt_path", str(path)]) == 2
     assert "was written by rnnt, not by unet3d" in capsys.readouterr().err
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from datamodules.go import board as go
 from datamodules.go import moves as mv
+from datamodules.go import search
 from datamodules.go import tree as mcts
 from datamodules.go.features import symmetries
 from datamodules.go.selfplay import MatchRules, SelfPlay, play_match, play_together
@@ -47,10 +48,10 @@ def position(moves: list[int]) -> tuple[mcts.Trees, SlowGo]:
 def run(trees: mcts.Trees, readouts: int, virtual_losses: int, tries: int) -> None:
     leaves = mcts.make_leaves(SIZE, virtual_losses)
     while trees.root_n[0] < readouts:
-        count = mcts.select(trees, 0, readouts, virtual_losses, tries, leaves, 0)
+        count = search.select(trees, 0, readouts, virtual_losses, tries, leaves, 0)
         if count:
             planes = leaves.planes[:count].reshape(count, 13, SIZE, SIZE)
-            mcts.expand(trees, leaves, 0, count, *fast_network(planes))
+            search.expand(trees, leaves, 0, count, *fast_network(planes))
 
 
 def random_opening(seed: int, plies: int) -> list[int]:
@@ -81,7 +82,7 @@ def test_search_equals_the_plain_one(seed, plies, losses):
 
 @pytest.mark.parametrize("n", [0, 1, 800])
 def test_exploration_weight_follows_its_formula(n):
-    assert mcts.exploration(n) == pytest.approx(2 * (math.log((1 + n + 19652) / 19652) + 1.25))
+    assert search.exploration(n) == pytest.approx(2 * (math.log((1 + n + 19652) / 19652) + 1.25))
 
 
 def test_pending_leaves_change_w_only_and_leave_no_trace():
@@ -89,11 +90,11 @@ def test_pending_leaves_change_w_only_and_leave_no_trace():
     run(trees, 20, 1, 8)
     before_n, before_w = trees.n.copy(), trees.w.copy()
     leaves = mcts.make_leaves(SIZE, 4)
-    count = mcts.select(trees, 0, 1000, 4, 8, leaves, 0)
+    count = search.select(trees, 0, 1000, 4, 8, leaves, 0)
     assert (trees.n == before_n).all()
     assert (trees.w != before_w).any()
     for place in range(count):
-        mcts._virtual_loss(trees, 0, leaves.node[place], -1.0)
+        search._virtual_loss(trees, 0, leaves.node[place], -1.0)
     assert trees.w == pytest.approx(before_w, abs=1e-12)
 
 
@@ -101,12 +102,12 @@ def test_a_leaf_twice_in_a_batch_is_backed_up_once():
     trees, _ = position([])
     run(trees, 1, 1, 8)
     leaves = mcts.make_leaves(SIZE, 2)
-    mcts.select(trees, 0, 10, 1, 8, leaves, 0)
+    search.select(trees, 0, 10, 1, 8, leaves, 0)
     leaves.node[1], leaves.tree[1], leaves.turn[1] = leaves.node[0], 0, leaves.turn[0]
-    mcts._virtual_loss(trees, 0, leaves.node[0], 1.0)
+    search._virtual_loss(trees, 0, leaves.node[0], 1.0)
     planes = np.stack([leaves.planes[0]] * 2).reshape(2, 13, SIZE, SIZE)
     priors, values = fast_network(planes)
-    mcts.expand(trees, leaves, 0, 2, priors, values)
+    search.expand(trees, leaves, 0, 2, priors, values)
     assert trees.root_n[0] == 2
 
 
@@ -117,9 +118,9 @@ def test_priors_come_back_from_every_symmetry():
         trees, _ = position([])
         leaves = mcts.make_leaves(SIZE, 1)
         trees.sym[:] = maps[turn]
-        mcts.select(trees, 0, 1, 1, 8, leaves, 0)
+        search.select(trees, 0, 1, 1, 8, leaves, 0)
         wanted = np.random.default_rng(0).dirichlet(np.ones(26)).astype(np.float32)
-        mcts.expand(trees, leaves, 0, 1, wanted[maps[turn]][None], np.zeros(1, np.float32))
+        search.expand(trees, leaves, 0, 1, wanted[maps[turn]][None], np.zeros(1, np.float32))
         assert trees.p[trees.root[0]] == pytest.approx(wanted, abs=1e-6)
 
 
@@ -128,7 +129,7 @@ def test_pruning_follows_its_formula():
     run(trees, 120, 4, 16)
     root, total = trees.root[0], int(trees.root_n[0])
     n, w, p = trees.n[root].copy(), trees.w[root].copy(), trees.p[root].astype(float)
-    c = mcts.exploration(total)
+    c = search.exploration(total)
     best = int(n.argmax())
     top = w[best] / (1 + n[best]) + c * math.sqrt(1 + total) * p[best] / (1 + n[best])
     expected = []

@@ -1,0 +1,238 @@
+"""Search in the trees: which leaf to look at next, and what the network's answer changes.
+
+Shapes: M nodes, T trees, A actions, C cells, L leaves of one batch.
+
+Facts: mlcommons/training @ 9947bdf2, reinforcement/tensorflow/minigo/cc/mcts_tree.cc.
+"""
+
+import numpy as np
+from numba import njit
+
+from datamodules.go import board as go
+from datamodules.go.features import write_planes
+from datamodules.go.tree import (
+    EXPANDED,
+    FPU_PENALTY,
+    ILLEGAL,
+    OVER,
+    PUCT_BASE,
+    PUCT_INIT,
+    UNEXPANDED,
+    Leaves,
+    Trees,
+    make_child,
+)
+
+
+@njit(nogil=True, cache=True)
+def visits(trees: Trees, tree: int, node: int) -> int:
+    """Visits of a node.
+
+    Args:
+        trees: All trees.
+        tree: Which one.
+        node: A node of it.
+
+    Returns:
+        N, from the edge above it.
+    """
+    if trees.parent[node] < 0:
+        return trees.root_n[tree]
+    return np.int64(trees.n[trees.parent[node], trees.move[node]])  # type: ignore[return-value]
+
+
+@njit(nogil=True, cache=True)
+def exploration(n: float) -> float:
+    """Weight of the prior in the choice of an edge.
+
+    Args:
+        n: Visits of the parent.
+
+    Returns:
+        c(N) = 2 (ln((1 + N + 19652) / 19652) + 1.25).
+    """
+    return 2.0 * (np.log((1.0 + n + PUCT_BASE) / PUCT_BASE) + PUCT_INIT)
+
+
+@njit(nogil=True, cache=True)
+def side(trees: Trees, node: int) -> float:
+    """Sign that turns Black's value into that of the player to move.
+
+    Args:
+        trees: All trees.
+        node: A node.
+
+    Returns:
+        1.0 if Black is to move, else -1.0.
+    """
+    return 1.0 if trees.info[node, go.TO_PLAY] == go.BLACK else -1.0
+
+
+@njit(nogil=True, cache=True)
+def best_edge(trees: Trees, tree: int, node: int) -> int:
+    """The edge that a descent takes.
+
+    Args:
+        trees: All trees.
+        tree: Which one.
+        node: An expanded node.
+
+    Returns:
+        The action with the highest score, the lowest number among equals.
+    """
+    total = visits(trees, tree, node)
+    weight = exploration(total) * np.sqrt(max(1.0, total - 1.0))
+    sign = side(trees, node)
+    n, w, p, legal = trees.n[node], trees.w[node], trees.p[node], trees.legal[node]
+    best, best_score = 0, -1e9
+    for action in range(len(n)):
+        score = (w[action] * sign + weight * p[action]) / (1.0 + n[action])
+        if legal[action] == 0:
+            score += ILLEGAL
+        if score > best_score:
+            best, best_score = action, score
+    return best
+
+
+@njit(nogil=True, cache=True)
+def _add(trees: Trees, tree: int, node: int, visits_added: int, value: float) -> None:
+    """Add visits and value to a node and all above it."""
+    while trees.parent[node] >= 0:
+        above, action = trees.parent[node], trees.move[node]
+        trees.n[above, action] += visits_added
+        trees.w[above, action] += value
+        node = above
+    trees.root_n[tree] += visits_added
+    trees.root_w[tree] += value
+
+
+@njit(nogil=True, cache=True)
+def _virtual_loss(trees: Trees, tree: int, node: int, sign: float) -> None:
+    """Make (1) or unmake (-1) a path unattractive, without touching visits."""
+    while trees.parent[node] >= 0:
+        above, action = trees.parent[node], trees.move[node]
+        trees.w[above, action] += sign * side(trees, node)
+        node = above
+    trees.root_w[tree] += sign * side(trees, node)
+
+
+@njit(nogil=True, cache=True)
+def _symmetry(trees: Trees, tree: int, node: int) -> int:
+    """One of 8 symmetries, from the stones and the game's seed."""
+    key = np.uint64(trees.info[node, go.HASH]) ^ trees.seed[tree]
+    key *= np.uint64(0xBF58476D1CE4E5B9)
+    return np.int64(key >> np.uint64(61))  # type: ignore[return-value]
+
+
+@njit(nogil=True, cache=True)
+def _planes(trees: Trees, tree: int, node: int, order: np.ndarray, planes: np.ndarray) -> None:
+    """Input planes of a node, its earlier boards from the path and from the game."""
+    past = np.zeros((3, trees.board.shape[2]), np.int16)
+    plies = trees.info[node, go.PLIES]
+    count, above, from_game = 0, trees.parent[node], 0
+    while count < min(3, plies):
+        if above >= 0:
+            past[count] = trees.board[above, go.COLOUR]
+            above = trees.parent[above]
+        else:
+            past[count] = trees.past[tree, from_game]
+            from_game += 1
+        count += 1
+    write_planes(planes, trees.board[node], trees.info[node], past, count, trees.legal[node], order)
+
+
+@njit(nogil=True, cache=True)
+def root_planes(trees: Trees, tree: int, planes: np.ndarray) -> None:
+    """Input planes of a tree's root, unturned: what a training example holds.
+
+    Args:
+        trees: All trees.
+        tree: Which one.
+        planes: (13, n*n) uint8, overwritten.
+    """
+    _planes(trees, tree, trees.root[tree], trees.sym[0], planes)
+
+
+@njit(nogil=True, cache=True)
+def select(
+    trees: Trees, tree: int, target: int, num_leaves: int, most_tries: int, leaves: Leaves, at: int
+) -> int:
+    """Descend to leaves of one tree until a batch's share is full.
+
+    Finished games are backed up at once and take no place.
+
+    Args:
+        trees: All trees; ``most_tries`` nodes must be free.
+        tree: Which one.
+        target: Visits of the root that end its search.
+        num_leaves: Places of this tree in the batch.
+        most_tries: Descents at most.
+        leaves: Filled from ``at`` on.
+        at: First free place of the batch.
+
+    Returns:
+        The next free place.
+    """
+    end, root = at + num_leaves, trees.root[tree]
+    # Backed-up visits grow in here only by finished games, which else might never fill the batch.
+    while at < end and most_tries > 0 and trees.root_n[tree] < target:
+        most_tries -= 1
+        node = root
+        while trees.state[node] == EXPANDED:
+            node = make_child(trees, tree, node, best_edge(trees, tree, node))
+        if trees.state[node] == OVER:
+            _add(trees, tree, node, 1, trees.value[node])
+            continue
+        turn = _symmetry(trees, tree, node)
+        _planes(trees, tree, node, trees.sym[turn], leaves.planes[at])
+        leaves.node[at], leaves.tree[at], leaves.turn[at] = node, tree, turn
+        _virtual_loss(trees, tree, node, 1.0)
+        at += 1
+        if node == root:
+            break
+    return at
+
+
+@njit(nogil=True, cache=True)
+def expand(
+    trees: Trees, leaves: Leaves, first: int, last: int, priors: np.ndarray, values: np.ndarray
+) -> None:
+    """Give leaves what the network said of them, and back it up to their roots.
+
+    Args:
+        trees: All trees.
+        leaves: What ``select`` filled.
+        first: First leaf to take.
+        last: The leaf after the last one.
+        priors: (last - first, A) float32 softmax output in the turned board.
+        values: (last - first,) float32 in [-1, 1], Black's view.
+    """
+    for place in range(first, last):
+        node, tree = leaves.node[place], leaves.tree[place]
+        _virtual_loss(trees, tree, node, -1.0)
+        if trees.state[node] == UNEXPANDED:
+            order = trees.sym[leaves.turn[place]]
+            value = np.float64(values[place - first])
+            _open(trees, node, order, priors[place - first], value)
+            _add(trees, tree, node, 1, value)
+
+
+@njit(nogil=True, cache=True)
+def _open(trees: Trees, node: int, order: np.ndarray, priors: np.ndarray, value: float) -> None:
+    """Set priors over legal moves and first-play values; the node is expanded then."""
+    total, count = 0.0, 0
+    for point in range(len(priors)):
+        action = order[point]
+        if trees.legal[node, action]:
+            total += priors[point]
+            count += 1
+    for point in range(len(priors)):
+        action = order[point]
+        if trees.legal[node, action] == 0:
+            trees.p[node, action] = 0.0
+        elif total > 0:
+            trees.p[node, action] = priors[point] / total
+        else:
+            trees.p[node, action] = 1.0 / count
+    trees.w[node] += min(1.0, max(-1.0, value - FPU_PENALTY * side(trees, node)))
+    trees.state[node] = EXPANDED
