@@ -5,6 +5,7 @@ generator here is an array of 625 words: the 624 of the twister and the position
 """
 
 import random
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -39,7 +40,7 @@ def _refill(state):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def word(state):  # type: ignore[no-untyped-def]
+def word(state: np.ndarray) -> Any:
     """Draw 32 bits.
 
     Args:
@@ -60,7 +61,7 @@ def word(state):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def uniform(state):  # type: ignore[no-untyped-def]
+def uniform(state: np.ndarray) -> Any:
     """Draw as ``random()`` does.
 
     Args:
@@ -75,7 +76,7 @@ def uniform(state):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def below(state, bound):  # type: ignore[no-untyped-def]
+def below(state: np.ndarray, bound: int) -> Any:
     """Draw as ``randrange(bound)`` does: as many bits as the bound has, again while too large.
 
     Args:
@@ -95,7 +96,7 @@ def below(state, bound):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def shuffle(state, values, count):  # type: ignore[no-untyped-def]
+def shuffle(state: np.ndarray, values: np.ndarray, count: int) -> None:
     """Shuffle the first values in place as ``shuffle`` does.
 
     Args:
