@@ -153,6 +153,7 @@ def test_folder_of_other_settings_or_damaged_file_is_refused(logs, tmp_path):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.speed
 @pytest.mark.slow
 def test_parsing_is_five_times_faster_than_pandas(tmp_path):
     pandas = pytest.importorskip("pandas")

@@ -72,6 +72,7 @@ def seconds(batches: Iterable[object]) -> float:
     return time.process_time() - start
 
 
+@pytest.mark.speed
 @pytest.mark.slow
 def test_pipeline_is_half_again_as_fast_as_torchvisions(root: Path) -> None:
     mine, theirs = ours(root), torchvisions(root)

@@ -25,6 +25,7 @@ def median_seconds(work: Callable[[int], object], repeats: int) -> float:
     return float(np.median(times))
 
 
+@pytest.mark.speed
 @pytest.mark.slow
 def test_balanced_crop_cached_boxes_are_20_times_faster(tmp_path: Path) -> None:
     label = np.zeros((1, *SHAPE), np.uint8)

@@ -136,6 +136,7 @@ def test_samples_equal_the_plain_algorithm(seed, articles, sentences, settings):
     assert ours == theirs
 
 
+@pytest.mark.speed
 @pytest.mark.slow
 def test_generation_is_at_least_five_times_faster_than_a_plain_loop():
     vocab = vocabulary()

@@ -209,6 +209,7 @@ def lengths_of_the_spec(count):
     return [512 if s > 2 / 3 else int(12 + 230 * s * 1.5) for s in shares]
 
 
+@pytest.mark.speed
 @pytest.mark.slow
 def test_step_is_faster_than_transformers_padded_one():
     width = {"vocab_size": 2000, "hidden_size": 256, "intermediate_size": 1024}

@@ -159,6 +159,7 @@ def test_ranks_and_duplicates_do_not_change_the_value(split):
     assert whole["mask_ap"].dtype == torch.float64
 
 
+@pytest.mark.speed
 @pytest.mark.slow
 def test_five_times_faster_than_pycocotools():
     """On 1,000 images with COCO's density; the ratio is flat in the number of images."""

@@ -41,6 +41,7 @@ def median_ratio(ours, theirs, inputs, targets):
     return statistics.median(ratios[1:])  # the first round warms up
 
 
+@pytest.mark.speed
 @pytest.mark.slow
 def test_ssd_step_is_no_slower_than_torchvision():
     batch = COCO300DataModule(batch_size=1).synthetic_batch()
@@ -50,6 +51,7 @@ def test_ssd_step_is_no_slower_than_torchvision():
     assert ratio <= 1.0
 
 
+@pytest.mark.speed
 @pytest.mark.slow
 def test_mask_rcnn_step_is_no_slower_than_torchvision():
     data = COCOMaskDataModule(batch_size=1, min_image_size=160, max_image_size=267)

@@ -214,6 +214,7 @@ class Bags(nn.Module):
         return torch.stack(vectors, 1)
 
 
+@pytest.mark.speed
 @pytest.mark.slow
 def test_fused_tables_train_faster_than_26_separate_ones():
     sizes = tuple(min(size, 20_000) for size in TABLE_SIZES)

@@ -85,6 +85,7 @@ def test_chance_margin_is_the_spread_of_random_scores():
     assert chance_margin(0, 5) == math.inf
 
 
+@pytest.mark.speed
 @pytest.mark.slow
 def test_auc_is_five_times_faster_than_scikit_learn():
     scores, labels = scores_and_labels(1_000_000)

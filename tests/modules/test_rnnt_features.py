@@ -191,6 +191,7 @@ def test_spec_augment_without_masks_changes_nothing():
     assert masked((20, 8), 20, num_freq_masks=0, num_time_masks=0).all()
 
 
+@pytest.mark.speed
 @pytest.mark.slow
 def test_features_are_300_times_faster_than_speech():
     audio = torch.randn(4, 16000 * 12) * 0.1

@@ -254,6 +254,7 @@ class PlainStep(nn.Module):
         )
 
 
+@pytest.mark.speed
 @pytest.mark.slow
 def test_full_size_step_is_no_slower_than_plain_torch(reference_net):
     module = RNNTModule(net=lambda: reference_net)

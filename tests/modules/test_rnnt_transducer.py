@@ -238,6 +238,7 @@ def test_batched_decoding_equals_the_loop_word_for_word():
     ]
 
 
+@pytest.mark.speed
 @pytest.mark.slow
 @torch.no_grad()
 def test_batched_decoding_is_10_times_faster_than_the_loop():

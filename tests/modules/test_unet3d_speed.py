@@ -18,6 +18,7 @@ def seconds(function):
     return time.perf_counter() - start
 
 
+@pytest.mark.speed
 @pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_sliding_window_is_no_slower_than_monai(batch_size):

@@ -8,6 +8,7 @@ from recipes.unet3d import BENCHMARK
 from tests.recipes.test_unet3d import CPU, DEMO
 
 
+@pytest.mark.speed
 @pytest.mark.slow
 def test_lightning_step_costs_at_most_3_percent_more_than_a_plain_loop():
     ratios = []

@@ -234,6 +234,7 @@ def test_chains_and_hash_stay_true_in_long_random_games(size):
             recomputed(board, info)
 
 
+@pytest.mark.speed
 @pytest.mark.slow
 def test_engine_plays_100000_moves_a_second_on_19x19():
     import time

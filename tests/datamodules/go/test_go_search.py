@@ -221,6 +221,7 @@ def test_a_pool_that_runs_out_grows():
     assert bigger.info[bigger.root[0], go.TO_PLAY] == go.BLACK
 
 
+@pytest.mark.speed
 @pytest.mark.slow
 def test_search_does_15000_readouts_a_second_on_19x19():
     import time
