@@ -183,8 +183,9 @@ class MaskRCNNModule(L.LightningModule):
         real = image_CHW[None, :, : size[0], : size[1]].float().cpu()
         pixels = nn.functional.interpolate(real, tuple(original))[0].permute(1, 2, 0)
         masks = np.array(pasted, dtype=bool).reshape(len(pasted), *original)
-        arrays = (a.cpu().numpy() for a in (box, found["scores"], found["labels"]))
-        self.shown.append(Shown(pixels.byte().numpy(), *arrays, masks))
+        score, label = found["scores"].cpu().numpy(), found["labels"].cpu().numpy()
+        shown = Shown(pixels.byte().numpy(), box.cpu().numpy(), score, label, masks)
+        self.shown.append(shown)
 
     def on_validation_epoch_end(self) -> None:
         """Log ``val/box_ap``, ``val/mask_ap`` and their parts, equal on every rank."""

@@ -20,7 +20,7 @@ from modules.ops.batch_norm_sync import average_running_statistics
 from modules.ops.coco_metric import CocoAP
 from modules.ops.default_boxes import IMAGE_SIZE
 from modules.ops.detection_picture import Shown, save_detections
-from modules.ops.detector_contract import check_detector, sum_of
+from modules.ops.detector_contract import DETECTION_KEYS, check_detector, sum_of
 from modules.ops.schedules import warmup_then_drops
 
 REFERENCE_BATCH = 32  # the base rate is per this many images
@@ -153,8 +153,9 @@ class SSDModule(L.LightningModule):
     def _show(self, image_CHW: Tensor, found: Mapping[str, Tensor]) -> None:
         """Keep the first images of an evaluation for the picture."""
         if len(self.shown) < SHOWN_IMAGES:
-            arrays = [found[key].cpu().numpy() for key in ("boxes", "scores", "labels")]
-            self.shown.append(Shown(image_CHW.permute(1, 2, 0).cpu().numpy(), *arrays, None))
+            box, score, label = (found[key].cpu().numpy() for key in DETECTION_KEYS)
+            pixels = image_CHW.permute(1, 2, 0).cpu().numpy()
+            self.shown.append(Shown(pixels, box, score, label, None))
 
     def on_validation_epoch_end(self) -> None:
         """Log ``val/box_ap`` and its parts over all images, equal on every rank."""

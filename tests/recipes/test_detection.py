@@ -24,7 +24,7 @@ COUNTS = {
     "train": {"images": 118_287, "annotated_images": 117_266, "images_with_usable_box": 117_266},
     "val": {"images": 5_000},
 }
-FEW = ["--trainer.limit_train_batches", "5"]
+FEW = ["--trainer.limit_train_batches", "5", "--trainer.limit_val_batches", "4"]
 ONE = [*FEW, "--evaluation.first", "1", "--evaluation.every", "1", "--evaluation.limit", "1"]
 
 
@@ -131,7 +131,8 @@ def test_resumed_run_trains_on_as_if_never_stopped(stem, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("stem", SHEETS)
 def test_two_ranks_evaluate_exactly_like_one(stem, tmp_path):
-    _, folder = fit(stem, tmp_path, *ONE)
+    # A limit on evaluation batches is one per rank, so it would change what two ranks see.
+    _, folder = fit(stem, tmp_path, *ONE, "--trainer.limit_val_batches", "1.0")
     checkpoint = str(folder / "checkpoints" / "last.ckpt")
     figures = []
     for devices in ("1", "2"):
@@ -154,10 +155,12 @@ NETS = {
 @pytest.mark.parametrize("stem", SHEETS)
 def test_torchvision_detector_swaps_in(stem, tmp_path):
     args = [f"--config={demo(stem)[1]}", *CPU, "--output_root", str(tmp_path), *ONE]
-    args += ["--trainer.limit_val_batches", "1", "--data.batch_size", "1"]
+    args += ["--trainer.limit_val_batches", "1", "--data.batch_size", "2"]
+    model = {"ssd": "ssdlite320_mobilenet_v3_large", "maskrcnn": "maskrcnn_resnet50_fpn"}[stem]
     config = tmp_path / "net.yaml"
     config.write_text(
         f"model:\n  net:\n    class_path: {NETS[stem]}\n    init_args:\n      num_classes: 4\n"
+        f"      model: {model}\n"
     )
     assert run(SHEETS[stem], ["fit", *args, "--config", str(config)]) == 3
     facts = record(next((tmp_path / stem).glob("*")))
