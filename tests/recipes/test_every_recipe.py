@@ -41,8 +41,8 @@ early = [path for when, path in opened if path.startswith(cache) and when < mome
 late = [path for when, path in opened if path.startswith(cache) and when > moments["run_start"]]
 print(json.dumps({"status": status, "early": early, "late": late}))
 """
-# Lists, labels and settings are no samples; everything else in the cache counts as data.
-NO_SAMPLES = (".json", ".lock", ".yaml", ".model", ".vocab", ".txt")
+# Lists, labels, settings and given weights are no samples; everything else in the cache counts as data.
+NO_SAMPLES = (".json", ".lock", ".yaml", ".model", ".vocab", ".txt", ".pkl")
 
 
 def benchmark(stem) -> Benchmark:
