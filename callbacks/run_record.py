@@ -131,7 +131,7 @@ class RunRecord(Callback):
             "quality": state.quality,
             "target": self._target.metrics,
             "target_mode": self._target.mode,
-            "epochs": state.samples // self._samples_per_epoch(trainer),
+            "epochs": max([trainer.current_epoch, *(e.epoch for e in state.evaluations[-1:])]),
             "samples": state.samples,
             "samples_per_second": trained / train_seconds if train_seconds > 0 else None,
             "seconds": {
@@ -146,11 +146,6 @@ class RunRecord(Callback):
             **self._fixed,
             "resumed": state.resumed,
         }
-
-    @staticmethod
-    def _samples_per_epoch(trainer: L.Trainer) -> int:
-        datamodule: Any = getattr(trainer, "datamodule", None)
-        return max(1, int(getattr(datamodule, "samples_per_epoch", 1)))
 
     def _status(self) -> str:
         state = self._target.state

@@ -51,6 +51,13 @@ BENCHMARK = Benchmark(
         Rule("data.num_classes", "ImageNet has 1000 classes"),
         Rule("data.num_train", "ImageNet has 1,281,167 training images"),
         Rule("data.num_val", "ImageNet has 50,000 evaluation images"),
+        # The offset of the evaluations and the number of epochs are the submitter's choice.
+        Rule(
+            "evaluation.first",
+            "evaluation starts at epoch 1, 2, 3 or 4",
+            lambda e: e in (1, 2, 3, 4),
+        ),
+        Rule("evaluation.limit", "any number of epochs", lambda limit: limit > 0),
         Rule("model.label_smoothing", "label smoothing is 0 or 0.1", lambda e: e in (0, 0.1)),
         Rule("model.weight_decay", "weight decay is 0.0001 * 2^N", power_of_two_decay),
     ),

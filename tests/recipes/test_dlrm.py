@@ -209,15 +209,15 @@ def test_foreign_net_by_dotted_path_runs_in_the_open_division(tmp_path, logs):
 
 
 @pytest.mark.parametrize(
-    ("flags", "words"),
+    ("flags", "status", "words"),
     [
-        (["--model.net.table_sizes", str([9] * 26)], "too small for the data's categories"),
-        (["--data.num_days", "5"], "day_4"),
-        (["--data.max_ind_range", "0"], "max_ind_range must be"),
+        (["--model.net.table_sizes", str([9] * 26)], 1, "too small for the data's categories"),
+        (["--data.num_days", "5"], 1, "day_4"),
+        (["--data.max_ind_range", "0"], 2, "max_ind_range must be"),
     ],
 )
-def test_bad_settings_get_one_clear_line(tmp_path, logs, capsys, flags, words):
-    assert run(BENCHMARK, arguments(logs, tmp_path, *flags)) == 1
+def test_bad_settings_get_one_clear_line(tmp_path, logs, capsys, flags, status, words):
+    assert run(BENCHMARK, arguments(logs, tmp_path, *flags)) == status
     error = capsys.readouterr().err.strip()
     assert words in error
     assert "\n" not in error
