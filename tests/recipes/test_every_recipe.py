@@ -41,7 +41,7 @@ early = [path for when, path in opened if path.startswith(cache) and when < mome
 late = [path for when, path in opened if path.startswith(cache) and when > moments["run_start"]]
 print(json.dumps({"status": status, "early": early, "late": late}))
 """
-# Lists, labels, settings and given weights are no samples; everything else in the cache counts as data.
+# Lists, labels, settings and given weights are no samples; all else in the cache counts as data.
 NO_SAMPLES = (".json", ".lock", ".yaml", ".model", ".vocab", ".txt", ".pkl")
 WEIGHTS = (".index", ".data-00000-of-00001")  # checkpoints that a benchmark starts from
 
