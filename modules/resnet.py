@@ -272,7 +272,6 @@ class ResNetModule(L.LightningModule):
         # Logged as the reference does, although its code adds 1e-7 in the place of a zero.
         return facts | ({"lars_epsilon": 0.0} if self.optimizer == "lars" else {})
 
-
     def _ranks_per_statistic(self) -> int:
         """All ranks where Lightning has made batch norms synchronous, else 1."""
         synchronous = any(isinstance(m, nn.SyncBatchNorm) for m in self.net.modules())
