@@ -183,9 +183,12 @@ def where_time_went(found: ResultSet) -> str:
 def _parts(run: Run) -> dict[str, float]:
     seconds = run.fact("seconds")
     if isinstance(seconds, dict):
-        return {
+        parts = {
             k: float(v) for k, v in seconds.items() if k in PARTS and isinstance(v, int | float)
         }
+        # A record's training time holds the waiting; the bar shows them one beside the other.
+        waited = min(parts.get("data_wait", 0.0), parts.get("train", 0.0))
+        return parts | {"train": parts.get("train", 0.0) - waited}
     log = run.log
     if log.seconds is None:
         return {}

@@ -5,9 +5,11 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import pytest
 
+from scoring.report_charts import _parts
 from scoring.svg import Line, curve_chart, ticks
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -78,6 +80,12 @@ def test_own_runs_show_where_the_time_went_and_the_verdict(tmp_path, make, cli):
     assert "demo data: generated" in text
     assert "<title>train: 590.00</title>" in text
     assert "Test CPU" in text
+
+
+def test_waiting_is_shown_beside_training_and_not_twice():
+    record = {"init": 2.0, "train": 10.0, "data_wait": 3.0, "eval": 1.0, "total": 11.0}
+    run = SimpleNamespace(fact=lambda name: record)
+    assert _parts(run) == {"init": 2.0, "train": 7.0, "data_wait": 3.0, "eval": 1.0}
 
 
 def test_names_from_logs_are_escaped(tmp_path, make, cli):
