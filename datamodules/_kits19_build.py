@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from datamodules._cache import cache_dir
 from datamodules._kits19_checksums import label_errors
@@ -53,8 +54,8 @@ def finished_cases(folder: Path, minimum: Sequence[int]) -> Cases:
     notes = (folder / MANIFEST, _far_manifest(folder), folder / PROGRESS)
     for note in (path for path in notes if path.is_file()):
         for line in note.read_text().splitlines():
-            entry = json.loads(line) if line.endswith("}") else None  # a killed run's half line
-            if entry is None or entry["format"] != FORMAT:
+            entry = _entry(line)
+            if entry is None or entry.get("format") != FORMAT:
                 continue
             if entry["minimum_shape"] != list(minimum):
                 raise ValueError(
@@ -69,6 +70,15 @@ def finished_cases(folder: Path, minimum: Sequence[int]) -> Cases:
         for case, record in records.items()
         if {image_path(folder, case).name, label_path(folder, case).name} <= present
     }
+
+
+def _entry(line: str) -> dict[str, Any] | None:
+    """One line of a note; ``None`` for half a line, which a killed run or a full disk leaves."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return None
+    return entry if isinstance(entry, dict) else None
 
 
 def build(
@@ -119,7 +129,8 @@ def build(
                 continue
             done[outcome.case] = outcome
             with (out / PROGRESS).open("a") as file:
-                file.write(_note([outcome], minimum))
+                # A line of its own, even behind half a line of a run that was cut.
+                file.write("\n" + _note([outcome], minimum))
         problems += _drop_wrong_labels(out, done, checksums)
         if problems:
             raise ValueError("\n".join(sorted(problems)))

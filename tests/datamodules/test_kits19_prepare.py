@@ -150,6 +150,15 @@ def test_build_killed_run_goes_on_without_redoing_cases(
     assert visible(out) == visible(tmp_path / "fresh")
 
 
+def test_progress_behind_half_a_line_is_still_read(raw: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = make(raw, out)
+    note = (out / "manifest.json").read_text()
+    (out / "manifest.json").unlink()
+    (out / "progress.jsonl").write_text('{"format": 1, "minimum' + "\n" + note + '{"cut": [}')
+    assert finished_cases(out, MINIMUM) == done
+
+
 def test_build_case_file_deleted_later_is_made_again(raw: Path, tmp_path: Path) -> None:
     done = make(raw, tmp_path / "out")
     label_path(tmp_path / "out", "00001").unlink()
