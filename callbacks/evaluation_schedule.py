@@ -9,6 +9,7 @@ from typing import Any, Literal
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
+from callbacks.batch_facts import global_batch_size, samples_per_epoch
 from callbacks.quality_target import StopReason, StopRun
 
 NEVER = 2**62  # a batch number that no epoch reaches
@@ -65,13 +66,13 @@ class EvaluationSchedule(Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         trainer.check_val_every_n_epoch = 1
         if self.every_of_batch is not None:
-            self.first = self.every = self.every_of_batch(_global_batch_size(trainer))
+            self.first = self.every = self.every_of_batch(global_batch_size(trainer))
         if self.limit is None:
             return
         if self.unit == "samples" and self.round_to == "step":
-            self._last_step = math.ceil(self.limit / _global_batch_size(trainer))
+            self._last_step = math.ceil(self.limit / global_batch_size(trainer))
         elif trainer.fit_loop.max_epochs in (None, -1):
-            per_epoch = _samples_per_epoch(trainer) if self.unit == "samples" else 1
+            per_epoch = samples_per_epoch(trainer) if self.unit == "samples" else 1
             trainer.fit_loop.max_epochs = math.ceil(self.limit / per_epoch)
 
     def on_train_batch_start(
@@ -116,27 +117,16 @@ class EvaluationSchedule(Callback):
 
     def _due(self, trainer: L.Trainer, batch_idx: int) -> bool:
         last = batch_idx + 1 == trainer.num_training_batches
-        samples_per_epoch = _samples_per_epoch(trainer)
+        per_epoch = samples_per_epoch(trainer)
         if self.unit == "samples" and self.round_to == "step":
             accumulation = trainer.accumulate_grad_batches
             if (batch_idx + 1) % accumulation and not last:
                 return False
-            per_step = samples_per_epoch / trainer.num_training_batches * accumulation
-            before_epoch = trainer.current_epoch * samples_per_epoch
-            done = before_epoch + samples_per_epoch * (batch_idx + 1) / trainer.num_training_batches
-            return self.next_amount(done - per_step, samples_per_epoch) <= done
+            per_step = per_epoch / trainer.num_training_batches * accumulation
+            before_epoch = trainer.current_epoch * per_epoch
+            done = before_epoch + per_epoch * (batch_idx + 1) / trainer.num_training_batches
+            return self.next_amount(done - per_step, per_epoch) <= done
         if not last:
             return False
         done = trainer.current_epoch + 1
-        return self.next_amount(done - 1, samples_per_epoch) == done
-
-
-def _samples_per_epoch(trainer: L.Trainer) -> int:
-    datamodule: Any = getattr(trainer, "datamodule", None)
-    return int(getattr(datamodule, "samples_per_epoch", 1))
-
-
-def _global_batch_size(trainer: L.Trainer) -> int:
-    datamodule: Any = getattr(trainer, "datamodule", None)
-    per_device = int(getattr(datamodule, "batch_size", 1))
-    return per_device * trainer.world_size * trainer.accumulate_grad_batches
+        return self.next_amount(done - 1, per_epoch) == done

@@ -13,6 +13,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from callbacks.batch_facts import global_batch_size, samples_per_epoch
 from callbacks.evaluation_schedule import EvaluationSchedule
 from callbacks.quality_target import RunState, StopReason
 
@@ -108,9 +109,7 @@ class MLPerfLog(Callback):
     def _log_facts(self, trainer: L.Trainer, pl_module: Any, *, time_ms: int) -> None:
         facts: dict[str, Any] = {"seed": torch.initial_seed() % 2**32}
         facts["gradient_accumulation_steps"] = trainer.accumulate_grad_batches
-        per_device = int(getattr(getattr(trainer, "datamodule", None), "batch_size", 1))
-        accumulated = trainer.world_size * trainer.accumulate_grad_batches
-        facts["global_batch_size"] = per_device * accumulated
+        facts["global_batch_size"] = global_batch_size(trainer)
         facts |= pl_module.mllog_facts() if hasattr(pl_module, "mllog_facts") else {}
         for key, value in facts.items():
             self._event(key, value, time_ms=time_ms)
@@ -194,8 +193,7 @@ class MLPerfLog(Callback):
         if self._unit == "samples":
             return self._state.samples
         if self._unit == "fraction":
-            datamodule: Any = getattr(trainer, "datamodule", None)
-            return 1 + self._state.samples / int(getattr(datamodule, "samples_per_epoch", 1))
+            return 1 + self._state.samples / samples_per_epoch(trainer)
         return trainer.current_epoch + 1
 
     def _quality(self) -> Any:
@@ -205,16 +203,15 @@ class MLPerfLog(Callback):
         return {self._quality_names.get(name, name): value for name, value in quality.items()}
 
     def _open_block(self, trainer: L.Trainer) -> None:
-        datamodule: Any = getattr(trainer, "datamodule", None)
-        samples_per_epoch = int(getattr(datamodule, "samples_per_epoch", 1))
+        per_epoch = samples_per_epoch(trainer)
         done: float = self._progress(trainer)
         if self._unit == "epochs":
-            count = self._schedule.next_amount(trainer.current_epoch, samples_per_epoch)
+            count = self._schedule.next_amount(trainer.current_epoch, per_epoch)
             count = int(count) - trainer.current_epoch
         else:
-            count = self._schedule.next_amount(self._state.samples, samples_per_epoch)
+            count = self._schedule.next_amount(self._state.samples, per_epoch)
             count -= self._state.samples
-            count = count / samples_per_epoch if self._unit == "fraction" else count
+            count = count / per_epoch if self._unit == "fraction" else count
         self._block_start = done
         where = {"first_epoch_num": done, "epoch_count": count}
         self._interval("start", "block_start", where)

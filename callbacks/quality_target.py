@@ -12,6 +12,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from callbacks.batch_facts import global_batch_size
 from callbacks.clock import RunClock
 
 
@@ -149,9 +150,7 @@ class QualityTarget(Callback):
         clock.mark("run_start")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        per_step = trainer.world_size * trainer.accumulate_grad_batches
-        datamodule: Any = getattr(trainer, "datamodule", None)
-        self.state.global_batch_size = int(getattr(datamodule, "batch_size", 1)) * per_step
+        self.state.global_batch_size = global_batch_size(trainer)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int

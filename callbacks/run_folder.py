@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import time
 from pathlib import Path
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
-
-FOLDER_VARIABLE = "FINISHLINE_RUN_DIR"
 
 
 def fresh_seed() -> int:
@@ -86,4 +83,3 @@ class RunFolder(Callback):
         if trainer.is_global_zero:
             path = new_run_folder(self._root, self._stem, seed)
         self._path = Path(str(trainer.strategy.broadcast(str(path))))
-        os.environ[FOLDER_VARIABLE] = str(self._path)

@@ -262,7 +262,9 @@ def test_empty_held_out_articles_are_accepted(root):
     text = root / "results4" / "eval.txt"
     text.write_text("\n\n".join(["", *text.read_text().split("\n\n"), ""]))
     (root / "results4" / "eval.md5").write_text("\n".join(eval_md5(root / "results4")) + "\n")
-    module(root).prepare_data()
+    data = module(root)
+    data.prepare_data()
+    assert data.mllog_facts()["eval_samples"] > 0
 
 
 def test_identical_parts_are_refused(root):
