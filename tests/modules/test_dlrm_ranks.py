@@ -61,6 +61,8 @@ def worker(rank, world, folder):
     result = {"first": first, "tables": whole, "area": area, "scores": scores}
     result["mlps"] = {k: v for k, v in net.state_dict().items() if "tables" not in k}
     torch.save(result, f"{folder}/{rank}.pt")
+    # A DDP module that outlives the group frees it while Python is locked, and can hang there.
+    del model
     dist.destroy_process_group()
 
 
