@@ -130,8 +130,13 @@ class MLPerfLog(Callback):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._block_start is None:
             self._open_block(trainer)
+        where = {"epoch_num": trainer.current_epoch + 1}
         if self._unit == "epochs":
-            self._interval("start", "epoch_start", {"epoch_num": trainer.current_epoch + 1})
+            self._interval("start", "epoch_start", where)
+        datamodule: Any = getattr(trainer, "datamodule", None)
+        if self._logger is not None and hasattr(datamodule, "mllog_epoch_facts"):
+            for key, value in datamodule.mllog_epoch_facts().items():
+                self._event(key, value, where)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.sanity_checking or self._logger is None:

@@ -64,6 +64,18 @@ def test_epochs_blocks_and_times(tmp_path):
     assert value(lines, "cache_clear") is False
 
 
+def test_facts_of_an_epoch_are_logged_as_it_starts(tmp_path):
+    class Played(ToyData):
+        def mllog_epoch_facts(self):
+            return {"games": 10 * (self.trainer.current_epoch + 1)}
+
+    lines = train(tmp_path, [0.1, 0.5], data=Played())
+    assert where(lines, "games") == [{"epoch_num": n} for n in (1, 2, 3, 4)]
+    assert [line["value"] for line in lines if line["key"] == "games"] == [10, 20, 30, 40]
+    keys = [line["key"] for line in lines]
+    assert all(keys[n - 1] == "epoch_start" for n, key in enumerate(keys) if key == "games")
+
+
 def test_samples_are_the_unit_and_train_samples_comes_last(tmp_path):
     class NoCount(ToyData):
         def mllog_facts(self):
