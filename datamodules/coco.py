@@ -8,7 +8,6 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
 
-import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,11 +16,11 @@ from torch.utils.data import DataLoader
 from datamodules import _coco_mask_images as masks
 from datamodules import _coco_ssd_images as ssd
 from datamodules import _coco_store as store
+from datamodules._base import BenchmarkDataModule
 from datamodules._cache import build_once, demo_folder
 from datamodules._coco_annotations import Annotations, read_json
 from datamodules._coco_aspect_sampler import AspectSampler
 from datamodules._sampling import (
-    EpochSampler,
     evaluation_indices,
     padded_length,
     ranks,
@@ -30,7 +29,7 @@ from datamodules._sampling import (
 )
 
 
-class COCODataModule(L.LightningDataModule):
+class COCODataModule(BenchmarkDataModule):
     """What both benchmarks share: the folder, its checks, the evaluation set's annotations.
 
     Args:
@@ -140,12 +139,6 @@ class COCODataModule(L.LightningDataModule):
         """Training samples per epoch, padded to whole global batches."""
         return padded_length(self.num_train_samples, self.global_batch_size)
 
-    @property
-    def global_batch_size(self) -> int:
-        """Samples per optimizer step over all ranks."""
-        accumulation = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
-        return self.batch_size * ranks(self.trainer)[1] * accumulation
-
     def mllog_facts(self) -> dict[str, Any]:
         """The log's data keys, from the manifest.
 
@@ -197,16 +190,6 @@ class COCODataModule(L.LightningDataModule):
         if self._facts is None:
             raise ValueError(f"{self.folder} is not prepared; run the recipe's prepare command")
         return self._facts
-
-    @property
-    def _loader_options(self) -> dict[str, Any]:
-        """Worker and memory settings of all loaders."""
-        on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return {
-            "num_workers": self.num_workers,
-            "persistent_workers": self.num_workers > 0,
-            "pin_memory": on_cuda,
-        }
 
 
 class COCO300DataModule(COCODataModule):
@@ -279,23 +262,14 @@ class COCO300DataModule(COCODataModule):
             seed=run_seed(),
             crop_attempts=self.crop_attempts,
         )
-        epoch, done = resume_position(self.trainer)
-        sampler = EpochSampler(
-            len(samples),
-            self.global_batch_size,
-            *ranks(self.trainer),
-            self.batch_size,
-            run_seed(),
-            start_batch=done,
-            start_epoch=epoch,
-        )
+        sampler = self.epoch_sampler(len(samples))
         return DataLoader(
-            dataset, batch_sampler=sampler, collate_fn=ssd.collate, **self._loader_options
+            dataset, batch_sampler=sampler, collate_fn=ssd.collate, **self.loader_options
         )
 
     def _evaluation_loader(self, annotations: Annotations, indices: range) -> DataLoader[Any]:
         dataset = ssd.EvaluationImages(store.image_folder(self.folder, "val"), annotations, indices)
-        return DataLoader(dataset, batch_size=self.evaluation_batch_size, **self._loader_options)
+        return DataLoader(dataset, batch_size=self.evaluation_batch_size, **self.loader_options)
 
     def synthetic_batch(self) -> dict[str, Tensor]:
         """A random training batch on the CPU, for warm-up and speed tests.
@@ -417,11 +391,10 @@ class COCOMaskDataModule(COCODataModule):
         )
         epoch, done = resume_position(self.trainer)
         rank, world_size = ranks(self.trainer)
-        accumulation = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
         sampler = AspectSampler(
             masks.landscape_or_portrait(annotations, samples),
             batch_size=self.batch_size,
-            batches_per_epoch=self.steps_per_epoch * accumulation,
+            batches_per_epoch=self.steps_per_epoch * self.accumulation,
             rank=rank,
             world_size=world_size,
             seed=run_seed(),
@@ -429,7 +402,7 @@ class COCOMaskDataModule(COCODataModule):
             start_epoch=epoch,
         )
         return DataLoader(
-            dataset, batch_sampler=sampler, collate_fn=masks.collate, **self._loader_options
+            dataset, batch_sampler=sampler, collate_fn=masks.collate, **self.loader_options
         )
 
     def _evaluation_loader(self, annotations: Annotations, indices: range) -> DataLoader[Any]:
@@ -439,7 +412,7 @@ class COCOMaskDataModule(COCODataModule):
             dataset,
             batch_size=self.evaluation_batch_size,
             collate_fn=masks.collate,
-            **self._loader_options,
+            **self.loader_options,
         )
 
     def synthetic_batch(self) -> dict[str, Any]:

@@ -9,26 +9,23 @@ Letters: B batch, S side of the square images.
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 from torch.utils.data import DataLoader
 
 from datamodules import _imagenet_prepare as builder
+from datamodules._base import BenchmarkDataModule
 from datamodules._cache import build_once, demo_folder
 from datamodules._imagenet_files import Counts, scan
 from datamodules._imagenet_samples import Batch, EvaluationImages, TrainingImages, as_is
 from datamodules._sampling import (
-    EpochSampler,
     evaluation_indices,
     padded_length,
-    ranks,
-    resume_position,
     run_seed,
 )
 from datamodules._shards import has_shards
 
 
-class ImageNetDataModule(L.LightningDataModule):
+class ImageNetDataModule(BenchmarkDataModule):
     """Random windows of the training images and centre crops of the evaluation images.
 
     A batch is a dict of ``image`` (B, 3, S, S) uint8 RGB with channels innermost in memory (the
@@ -90,7 +87,7 @@ class ImageNetDataModule(L.LightningDataModule):
     @property
     def samples_per_epoch(self) -> int:
         """Training images per epoch, padded to a whole number of global batches."""
-        return padded_length(self.counts.train, self._global_batch_size)
+        return padded_length(self.counts.train, self.global_batch_size)
 
     def prepare_data(self) -> None:
         """List the files, unless there are shards or a listing; opens no image.
@@ -146,9 +143,9 @@ class ImageNetDataModule(L.LightningDataModule):
         Raises:
             ValueError: If a global batch is larger than the training set.
         """
-        if self._global_batch_size > self.counts.train:
+        if self.global_batch_size > self.counts.train:
             raise ValueError(
-                f"the global batch of {self._global_batch_size} images (data.batch_size "
+                f"the global batch of {self.global_batch_size} images (data.batch_size "
                 f"{self.batch_size} x devices x accumulation) is larger than the training set of "
                 f"{self.counts.train}; lower data.batch_size"
             )
@@ -171,21 +168,10 @@ class ImageNetDataModule(L.LightningDataModule):
         Returns:
             The loader.
         """
-        epoch, done = resume_position(self.trainer)
-        rank, world_size = ranks(self.trainer)
-        sampler = EpochSampler(
-            self.counts.train,
-            self._global_batch_size,
-            rank,
-            world_size,
-            self.batch_size,
-            run_seed(),
-            start_batch=done,
-            start_epoch=epoch,
-        )
+        sampler = self.epoch_sampler(self.counts.train)
         source = builder.open_source(self._source, self._prepared, "train", self.counts)
         dataset = TrainingImages(source, self.image_size, run_seed())
-        return DataLoader(dataset, batch_sampler=sampler, **self._loader_options)
+        return DataLoader(dataset, batch_sampler=sampler, **self.loader_options)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Evaluation images of this rank, each exactly once over all ranks, none left out.
@@ -196,7 +182,7 @@ class ImageNetDataModule(L.LightningDataModule):
         source = builder.open_source(self._source, self._prepared, "val", self.counts)
         numbers = evaluation_indices(self.counts.val, self.trainer)
         dataset = EvaluationImages(source, self.image_size, numbers)
-        return DataLoader(dataset, batch_size=self.evaluation_batch_size, **self._loader_options)
+        return DataLoader(dataset, batch_size=self.evaluation_batch_size, **self.loader_options)
 
     def synthetic_batch(self) -> Batch:
         """A random training batch on the CPU, for warm-up and speed tests.
@@ -227,21 +213,9 @@ class ImageNetDataModule(L.LightningDataModule):
         return self.prepared_dir or self._source / "finishline-imagenet"
 
     @property
-    def _global_batch_size(self) -> int:
-        """Images per optimizer step over all ranks."""
-        accumulation = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
-        return self.batch_size * ranks(self.trainer)[1] * accumulation
-
-    @property
-    def _loader_options(self) -> dict[str, Any]:
-        """Worker and memory settings of both loaders."""
-        on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return {
-            "collate_fn": as_is,
-            "num_workers": self.num_workers,
-            "persistent_workers": self.num_workers > 0,
-            "pin_memory": on_cuda,
-        }
+    def loader_options(self) -> dict[str, Any]:
+        """Worker and memory settings of both loaders; a data set gives whole batches."""
+        return super().loader_options | {"collate_fn": as_is}
 
     def _write_demo(self) -> None:
         if self.demo:

@@ -10,11 +10,11 @@ Letters: B batch, D H W voxels of 1.6 x 1.2 x 1.2 mm.
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 from torch.utils.data import DataLoader
 
 from datamodules import _kits19_build as builder
+from datamodules._base import BenchmarkDataModule
 from datamodules._cache import build_once, demo_folder
 from datamodules._kits19_checksums import checksum_verdict, reference_checksums
 from datamodules._kits19_prepare import PreparedCase
@@ -29,11 +29,8 @@ from datamodules._kits19_volumes import (
     order_volumes,
 )
 from datamodules._sampling import (
-    EpochSampler,
     evaluation_indices,
     padded_length,
-    ranks,
-    resume_position,
     run_seed,
 )
 from datamodules._volume_transforms import BrightnessForm
@@ -41,7 +38,7 @@ from datamodules._volume_transforms import BrightnessForm
 REFERENCE_CROP = (128, 128, 128)
 
 
-class KiTS19DataModule(L.LightningDataModule):
+class KiTS19DataModule(BenchmarkDataModule):
     """Crops of the training volumes and whole evaluation volumes.
 
     A training batch is a dict of ``image`` (B, 1, D, H, W) float32, normalised; ``label``, same
@@ -110,7 +107,7 @@ class KiTS19DataModule(L.LightningDataModule):
     @property
     def samples_per_epoch(self) -> int:
         """Training samples per epoch, padded to a whole number of global batches."""
-        return padded_length(len(self._split.train), self._global_batch_size)
+        return padded_length(len(self._split.train), self.global_batch_size)
 
     def prepare_data(self) -> None:
         """Make the preprocessed files; when they are there, only the manifest is read.
@@ -178,8 +175,6 @@ class KiTS19DataModule(L.LightningDataModule):
         Returns:
             The loader; iterating it gives training batches.
         """
-        epoch, done = resume_position(self.trainer)
-        rank, world_size = ranks(self.trainer)
         cases = self._cases(self._split.train)
         dataset = TrainingVolumes(
             self._prepared,
@@ -190,23 +185,14 @@ class KiTS19DataModule(L.LightningDataModule):
             seed=run_seed(),
             draws_only=self.device_cache,
         )
-        sampler = EpochSampler(
-            len(cases),
-            self._global_batch_size,
-            rank,
-            world_size,
-            self.batch_size,
-            run_seed(),
-            start_batch=done,
-            start_epoch=epoch,
-        )
+        sampler = self.epoch_sampler(len(cases))
         if self.device_cache:
             self._train_volumes = DeviceVolumes(self._prepared, cases, torch.float16)
         return DataLoader(
             dataset,
             batch_sampler=sampler,
             collate_fn=order_draws if self.device_cache else None,
-            **self._loader_options,
+            **self.loader_options,
         )
 
     def val_dataloader(self) -> DataLoader[Any]:
@@ -219,7 +205,7 @@ class KiTS19DataModule(L.LightningDataModule):
         indices = evaluation_indices(len(cases), self.trainer)
         if not self.device_cache:
             volumes = EvaluationVolumes(self._prepared, cases, indices)
-            return DataLoader(volumes, batch_size=1, **self._loader_options)
+            return DataLoader(volumes, batch_size=1, **self.loader_options)
         # Evaluation keeps single precision: the quality must not depend on where volumes lie.
         self._evaluation_volumes = DeviceVolumes(self._prepared, cases, torch.float32)
         numbers: Any = indices
@@ -281,20 +267,10 @@ class KiTS19DataModule(L.LightningDataModule):
         return self.prepared_dir or source / f"finishline-unet3d{size}"
 
     @property
-    def _global_batch_size(self) -> int:
-        """Samples per optimizer step over all ranks."""
-        accumulation = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
-        return self.batch_size * ranks(self.trainer)[1] * accumulation
-
-    @property
-    def _loader_options(self) -> dict[str, Any]:
-        """Worker and memory settings of both loaders."""
-        on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return {
-            "num_workers": self.num_workers,
-            "persistent_workers": self.num_workers > 0,
-            "pin_memory": on_cuda and not self.device_cache,
-        }
+    def loader_options(self) -> dict[str, Any]:
+        """Worker and memory settings of both loaders; volumes on the device need no copy."""
+        options = super().loader_options
+        return options | {"pin_memory": options["pin_memory"] and not self.device_cache}
 
     def _prepare(self, *, show_progress: bool) -> builder.Cases:
         """Bring the prepared folder into being and give its cases."""

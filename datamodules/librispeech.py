@@ -12,12 +12,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
 from datamodules import _librispeech_build as builder
+from datamodules._base import BenchmarkDataModule
 from datamodules._cache import build_once, demo_folder
 from datamodules._librispeech_audio import Batch, Utterances, batches_by_length, collate
 from datamodules._librispeech_raw import find_data, scan
@@ -29,7 +29,7 @@ from datamodules._sampling import evaluation_indices, ranks, resume_position, ru
 REFERENCE_VOCABULARY = 1023
 
 
-class LibriSpeechDataModule(L.LightningDataModule):
+class LibriSpeechDataModule(BenchmarkDataModule):
     """Utterances as raw audio and label ids; features and augmentation are the module's.
 
     A batch is a dict of ``audio`` (B, N) int16 at 16 kHz, ``audio_lengths`` (B,), ``labels``
@@ -98,7 +98,7 @@ class LibriSpeechDataModule(L.LightningDataModule):
     @property
     def samples_per_epoch(self) -> int:
         """Training utterances per epoch: whole optimizer steps only."""
-        row, accumulation = self._row_size, self._accumulation
+        row, accumulation = self._row_size, self.accumulation
         return rows_per_epoch(len(self._train_numbers), row, accumulation) * row
 
     def prepare_data(self) -> None:
@@ -173,12 +173,12 @@ class LibriSpeechDataModule(L.LightningDataModule):
             world_size=world_size,
             seed=run_seed(),
             num_buckets=self.num_buckets,
-            accumulation=self._accumulation,
+            accumulation=self.accumulation,
             start_batch=done,
             start_epoch=epoch,
         )
         return DataLoader(
-            utterances, batch_sampler=sampler, collate_fn=collate, **self._loader_options
+            utterances, batch_sampler=sampler, collate_fn=collate, **self.loader_options
         )
 
     def val_dataloader(self) -> DataLoader[Any]:
@@ -195,9 +195,7 @@ class LibriSpeechDataModule(L.LightningDataModule):
             self.validation_batch_size,
         )
         plan: Any = batches
-        return DataLoader(
-            utterances, batch_sampler=plan, collate_fn=collate, **self._loader_options
-        )
+        return DataLoader(utterances, batch_sampler=plan, collate_fn=collate, **self.loader_options)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of label ids.
@@ -279,24 +277,9 @@ class LibriSpeechDataModule(L.LightningDataModule):
         return np.flatnonzero(self._num_samples("train") <= self.max_duration * SAMPLE_RATE)
 
     @property
-    def _accumulation(self) -> int:
-        """Micro-steps per optimizer step."""
-        return 1 if self.trainer is None else self.trainer.accumulate_grad_batches
-
-    @property
     def _row_size(self) -> int:
         """Utterances per micro-step over all ranks."""
         return self.batch_size * ranks(self.trainer)[1]
-
-    @property
-    def _loader_options(self) -> dict[str, Any]:
-        """Worker and memory settings of both loaders."""
-        on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return {
-            "num_workers": self.num_workers,
-            "persistent_workers": self.num_workers > 0,
-            "pin_memory": on_cuda,
-        }
 
     def _prepare(self, *, show_progress: bool) -> builder.Manifest:
         """Bring the prepared folder into being and give its manifest."""

@@ -1,0 +1,61 @@
+"""What the data of every benchmark has in common: the global batch and its loaders' settings."""
+
+from typing import Any
+
+import lightning as L
+
+from datamodules._sampling import EpochSampler, ranks, resume_position, run_seed
+
+
+class BenchmarkDataModule(L.LightningDataModule):
+    """A data module that shares its samples out over ranks by itself.
+
+    Attributes:
+        batch_size: Samples per device and micro-step.
+        num_workers: Loader processes per device; 0 loads in the training process.
+    """
+
+    batch_size: int
+    num_workers: int
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-steps per optimizer step."""
+        return 1 if self.trainer is None else self.trainer.accumulate_grad_batches
+
+    @property
+    def global_batch_size(self) -> int:
+        """Samples per optimizer step over all ranks."""
+        return self.batch_size * ranks(self.trainer)[1] * self.accumulation
+
+    @property
+    def loader_options(self) -> dict[str, Any]:
+        """Worker and memory settings of all loaders."""
+        on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return {
+            "num_workers": self.num_workers,
+            "persistent_workers": self.num_workers > 0,
+            "pin_memory": on_cuda,
+        }
+
+    def epoch_sampler(self, num_samples: int) -> EpochSampler:
+        """Shuffled batches of this rank, from where a resumed run stopped.
+
+        Args:
+            num_samples: Training samples of one epoch before padding.
+
+        Returns:
+            A batch sampler.
+        """
+        epoch, done = resume_position(self.trainer)
+        rank, world_size = ranks(self.trainer)
+        return EpochSampler(
+            num_samples,
+            self.global_batch_size,
+            rank,
+            world_size,
+            self.batch_size,
+            run_seed(),
+            start_batch=done,
+            start_epoch=epoch,
+        )
