@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import comb
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from scoring.scoreboard import scoreboard
 from scoring.scores import Score, score
 from scoring.tables import Table, interval, number
 
+SIGNIFICANT = 0.05
 # Two-round comparison: the definition's name -> which results it looks at.
 DEFINITIONS = {
     "best closed result, any scale, any availability": lambda r: r.division == "closed",
@@ -284,9 +286,9 @@ def _rank_notes(own: Score, ranking: dict[str, Any]) -> list[str]:
 
 
 def _ranking_table(own: Score, ranking: dict[str, Any], round_name: str) -> Table:
-    columns = ["system", "availability", "minutes", "accelerators", "accelerator minutes", "ratio"]
+    columns = ["system", "minutes", "accel.", "accel. minutes", "ratio"]
     title = f"{own.benchmark}, {ranking['shown_division']} division: published in {round_name}"
-    table = Table(title, columns, numeric=frozenset(columns[2:]))
+    table = Table(title, columns, numeric=frozenset(columns[1:]))
     for position, row in enumerate(ranking["rows"]):
         ratio = None if row["ratio"] is None else f"{row['ratio']:.2f}x"
         name, minutes = row["name"], row["minutes"]
@@ -294,7 +296,9 @@ def _ranking_table(own: Score, ranking: dict[str, Any], round_name: str) -> Tabl
             # The mark stands with the name, so that the minutes stay a number in CSV.
             name = f"> {name} (yours) {row['provisional']}".rstrip()
             minutes = row["provisional_minutes"] if minutes is None else minutes
-        cells = [name, row["availability"], minutes, row["accelerators"]]
+        elif row["availability"] != "available":
+            name = f"{name} ({row['availability']})"
+        cells = [name, minutes, row["accelerators"]]
         table.rows.append([*cells, row["accelerator_minutes"], ratio])
         if row["own"]:
             table.marked.add(position)
@@ -312,7 +316,7 @@ def _own(paths: Sequence[Path]) -> Comparison:
             "nothing to compare: give two folders with results of one benchmark, one with several "
             "networks, or --round v1.0"
         )
-    tables = [_pairs_table(pairs)] if pairs else []
+    tables = [_pair_table(pair) for pair in pairs]
     tables += [board.table() for board in boards]
     data: dict[str, Any] = {
         "pairs": pairs,
@@ -320,6 +324,7 @@ def _own(paths: Sequence[Path]) -> Comparison:
         "notes": [],
     }
     data["notes"] = [_pair_note(pair) for pair in pairs]
+    data["notes"] += [note for board in boards for note in board.notes()]
     bars: Bars = [
         (
             f"{p['benchmark']}: minutes",
@@ -335,14 +340,17 @@ def _pairs(sides: Sequence[Sequence[tuple[ResultSet, Score]]]) -> list[dict[str,
 
 
 def _pair(a: Score, b: Score) -> dict[str, Any]:
-    p_value = faster_p_value(a.times, b.times) if a.times and b.times else None
+    both = bool(a.times and b.times)
     ratio = b.minutes / a.minutes if a.minutes and b.minutes else None
     return {
         "benchmark": a.benchmark,
         "a": _side(a),
         "b": _side(b),
         "ratio": ratio,
-        "p_value_a_faster": p_value,
+        "p_value_a_faster": faster_p_value(a.times, b.times) if both else None,
+        "p_value_b_faster": faster_p_value(b.times, a.times) if both else None,
+        # What the test could say at most, with every run of one side before the other's.
+        "least_p_value": 1 / comb(len(a.times) + len(b.times), len(a.times)) if both else None,
         "comparable": a.demo == b.demo,
     }
 
@@ -365,41 +373,40 @@ def _side(item: Score) -> dict[str, Any]:
     }
 
 
-def _pairs_table(pairs: Sequence[dict[str, Any]]) -> Table:
-    columns = ["benchmark", "side", "result", "minutes", "95 % interval", "runs", "failed"]
-    columns += ["accelerators", "accelerator minutes", "B / A", "p (A faster)"]
-    table = Table("Side by side", columns, numeric=frozenset(columns[3:]))
-    for pair in pairs:
-        for side in "ab":
-            it = pair[side]
-            cells = [
-                pair["benchmark"],
-                side.upper(),
-                f"{it['name']} {it['provisional']}".rstrip(),
-                it["provisional_minutes"] if it["minutes"] is None else it["minutes"],
-                interval(*it["interval"]),
-            ]
-            cells += [
-                it["runs"],
-                it["not_converged"],
-                it["accelerators"],
-                it["accelerator_minutes"],
-            ]
-            last: list[object] = [None, None]
-            if side == "b":
-                ratio = pair["ratio"]
-                last = [f"{ratio:.2f}x" if ratio else None, pair["p_value_a_faster"]]
-            table.rows.append([*cells, *last])
+def _pair_table(pair: Mapping[str, Any]) -> Table:
+    """One benchmark's two results, a figure per row: narrow enough for any window."""
+    sides = [pair["a"], pair["b"]]
+    rows: list[tuple[str, list[object]]] = [
+        ("result", [it["name"] for it in sides]),
+        ("minutes", [_minutes(it) for it in sides]),
+        ("95 % interval", [interval(*it["interval"]) for it in sides]),
+        ("runs", [it["runs"] for it in sides]),
+        ("not converged", [it["not_converged"] for it in sides]),
+        ("accelerators", [it["accelerators"] for it in sides]),
+        ("accelerator minutes", [it["accelerator_minutes"] for it in sides]),
+    ]
+    table = Table(f"{pair['benchmark']}: side by side", ["", "A", "B"])
+    table.rows = [[name, *cells] for name, cells in rows if any(c is not None for c in cells)]
+    if pair["ratio"]:
+        table.rows.append(["B / A", None, f"{pair['ratio']:.2f}x"])
     return table
 
 
+def _minutes(side: Mapping[str, Any]) -> object:
+    if side["minutes"] is not None:
+        return side["minutes"]
+    return f"{number(side['provisional_minutes'])} {side['provisional']}".rstrip()
+
+
 def _pair_note(pair: dict[str, Any]) -> str:
-    p = pair["p_value_a_faster"]
-    runs = f"{pair['a']['runs']} runs against {pair['b']['runs']}"
+    runs = f"{pair['a']['runs']} run(s) against {pair['b']['runs']}"
     text = f"{pair['benchmark']}: "
     if not pair["comparable"]:
         return text + "one side is demo data, the other is not; the times mean different things"
-    if p is None:
-        return text + "too few runs for a test"
-    words = "A is faster" if p < 0.05 else "B is faster" if p > 0.95 else "no clear difference"
-    return text + f"{words} (p = {p:.3f} for A being faster by chance alone; rank test, {runs})"
+    faster = {"A": pair["p_value_a_faster"], "B": pair["p_value_b_faster"]}
+    if pair["least_p_value"] is None or pair["least_p_value"] >= SIGNIFICANT:
+        return text + f"too few runs to tell which is faster ({runs})"
+    for side, p in faster.items():
+        if p < SIGNIFICANT:
+            return text + f"{side} is faster (p = {p:.3f} for that by chance; rank test, {runs})"
+    return text + f"no clear difference (p = {min(faster.values()):.3f}; rank test, {runs})"

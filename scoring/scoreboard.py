@@ -9,9 +9,9 @@ from typing import Any
 from scoring.result_sets import ResultSet, Run
 from scoring.rounds import load_round
 from scoring.scores import CONVERGED, LEFT_OUT, Score, finite
-from scoring.tables import Table
+from scoring.tables import Table, number
 
-LONGEST_NAME = 70
+LONGEST_NAME = 24
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,9 @@ class NetRow:
     """What the runs with one network did."""
 
     net: str
+    """Dotted path and arguments."""
+    reference: bool
+    """Whether its class is the benchmark's reference network."""
     runs: int
     reached: int
     """Runs that reached the target."""
@@ -43,27 +46,51 @@ class Scoreboard:
         plain: dict[str, Any] = finite(asdict(self))
         return plain
 
+    @property
+    def names(self) -> list[str]:
+        """A short name per row, in their order: the class, numbered where several share it."""
+        classes = [_class_name(row.net) for row in self.rows]
+        names = []
+        for position, (name, row) in enumerate(zip(classes, self.rows, strict=True)):
+            number = f" #{classes[: position + 1].count(name)}" if classes.count(name) > 1 else ""
+            names.append(name + number + (" (reference)" if row.reference else ""))
+        return names
+
     def table(self) -> Table:
-        """The board as a table."""
-        columns = ["net", "target reached", "seconds to target", "best quality", "parameters"]
-        columns += ["FLOPs per sample", "samples/s"]
-        data = "demo data" if self.demo else "real data"
-        table = Table(
-            f"{self.benchmark}: networks ({data})", columns, numeric=frozenset(columns[1:])
-        )
-        for row in self.rows:
-            quality = ", ".join(f"{name} {value:.4g}" for name, value in row.best_quality.items())
-            cells = [_short(row.net), f"{row.reached}/{row.runs}", row.median_seconds, quality]
+        """The board as a table that fits into 80 columns where names are of usual length."""
+        metrics = list(dict.fromkeys(name for row in self.rows for name in row.best_quality))
+        columns = ["net", "target reached", "seconds to target", *(f"best {m}" for m in metrics)]
+        columns += ["params", "FLOPs per sample", "samples/s"]
+        title = f"{self.benchmark}: networks ({'demo' if self.demo else 'real'} data)"
+        table = Table(title, columns, numeric=frozenset(columns[1:]))
+        for name, row in zip(self.names, self.rows, strict=True):
+            quality = [row.best_quality.get(metric) for metric in metrics]
+            cells = [name, f"{row.reached}/{row.runs}", row.median_seconds, *quality]
             cells += [_count(row.parameters), _count(row.flops_per_sample), row.samples_per_second]
             table.rows.append(cells)
         return table
 
+    def notes(self) -> list[str]:
+        """What each short name stands for, and its time beside the reference's."""
+        references = [row for row in self.rows if row.reference]
+        base = references[0] if len(references) == 1 else None
+        lines = []
+        for name, row in zip(self.names, self.rows, strict=True):
+            line = f"{name}: {row.net}"
+            if base and row is not base and row.median_seconds and base.median_seconds:
+                ratio = number(base.median_seconds / row.median_seconds)
+                line += f"\n  {ratio}x as fast as the reference, "
+                line += f"median of {row.reached} against {base.reached} run(s)"
+            lines.append(line)
+        if any(row.reached < 3 for row in self.rows):
+            lines.append("Times of single seeds differ: three runs or more of each say more.")
+        return lines
 
-def _short(net: str) -> str:
-    """Class name and arguments, cut to what a table can hold; the JSON has all of it."""
-    path, bracket, arguments = net.partition("(")
-    net = path.rpartition(".")[2] + bracket + arguments if bracket else net
-    return net if len(net) <= LONGEST_NAME else net[: LONGEST_NAME - 3] + "..."
+
+def _class_name(net: str) -> str:
+    """The class's own name, cut to what a table can hold."""
+    name = net.partition("(")[0].rpartition(".")[2]
+    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 3] + "..."
 
 
 def _count(value: float | None) -> str | None:
@@ -107,6 +134,7 @@ def _net_row(benchmark: str, net: str, runs: Sequence[tuple[Run, str]]) -> NetRo
     seconds = [run.log.seconds for run in good if run.log.seconds is not None]
     return NetRow(
         net=net,
+        reference=any(run.fact("reference_net") == net.partition("(")[0] for run, _ in runs),
         runs=len(runs),
         reached=len(good),
         median_seconds=_median(seconds),

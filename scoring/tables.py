@@ -5,9 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+BETWEEN_COLUMNS = 2
+FIRST_COLUMN = 24
+# A table of so few columns is readable even where its cells break.
+FEW_COLUMNS = 4
 
 
 @dataclass
@@ -43,8 +49,16 @@ class Table:
         writer.writerows(["" if cell is None else cell for cell in row] for row in self.rows)
         return out.getvalue()
 
-    def rich(self) -> Any:
-        """The table as a rich renderable."""
+    def rich(self, width: int = 160) -> Any:
+        """The table as a rich renderable.
+
+        Args:
+            width: Characters per line to fit into: headings break at words where they must, then
+                the first column.
+
+        Returns:
+            The renderable.
+        """
         from rich.box import SIMPLE_HEAD
         from rich.table import Table as RichTable
         from rich.text import Text
@@ -54,23 +68,53 @@ class Table:
             title_justify="left",
             title_style="bold",
             pad_edge=False,
+            padding=(0, 1, 0, 0),
             box=SIMPLE_HEAD,
         )
-        for column in self.columns:
-            table.add_column(column, justify="right" if column in self.numeric else "left")
+        broken = sum(self._widths(str.splitlines)) > width
+        first = width - sum(self._widths(str.split)[1:])
+        for place, column in enumerate(self.columns):
+            table.add_column(
+                "\n".join(column.split()) if broken else column,
+                justify="right" if column in self.numeric else "left",
+                max_width=max(FIRST_COLUMN, first) if place == 0 else None,
+                no_wrap=place > 0 and len(self.columns) > FEW_COLUMNS,
+                vertical="bottom" if len(self.columns) > FEW_COLUMNS else "top",
+            )
         for number, row in enumerate(self.rows):
             style = "bold" if number in self.marked else ""
             table.add_row(*(Text(text(cell)) for cell in row), style=style)
         return table
 
     def show(self) -> None:
-        """Print the table; a pipe or file gets it wide."""
+        """Print the table, or each row as a list where it is too wide; a file gets it wide."""
         from rich.console import Console
 
         console = Console()
         if not console.is_terminal:
-            console = Console(width=160)
-        console.print(self.rich())
+            console = Console(width=int(os.environ.get("COLUMNS", 160)))
+        first, *others = self._widths(str.split)
+        least = min(first, FIRST_COLUMN) + sum(others)
+        if least <= console.width or len(self.columns) <= FEW_COLUMNS:
+            console.print(self.rich(console.width))
+        else:
+            console.print(self.title, style="bold", highlight=False, soft_wrap=True)
+            for row in self.rows:
+                console.print(self._as_list(row), highlight=False, markup=False, soft_wrap=True)
+            console.print()
+
+    def _widths(self, parts: Callable[[str], list[str]]) -> list[int]:
+        """Characters that each column needs with the space after it."""
+        cells = [[text(row[place]) for row in self.rows] for place in range(len(self.columns))]
+        return [
+            max(map(len, [*parts(heading), *column]), default=0) + BETWEEN_COLUMNS
+            for heading, column in zip(self.columns, cells, strict=True)
+        ]
+
+    def _as_list(self, row: Sequence[Any]) -> str:
+        told = [(name, text(cell)) for name, cell in zip(self.columns, row, strict=True)]
+        width = max(map(len, self.columns))
+        return "\n" + "\n".join(f"  {name:{width}}  {cell}" for name, cell in told if cell)
 
 
 def text(cell: Any) -> str:

@@ -106,7 +106,46 @@ def test_a_provisional_mean_is_compared_and_not_ranked(tmp_path, make, cli):
     (result,) = data["results"]
     assert (result["minutes"], result["provisional_minutes"], result["rank"]) == (None, 10, None)
     _, out, _ = cli("compare", tmp_path / "a", tmp_path / "b", "--markdown")
-    assert out.count("(1 of 5 runs, provisional) | 10.00 |") == 2
+    minutes = "10.00 (1 of 5 runs, provisional)"
+    assert f"| minutes | {minutes} | {minutes} |" in out
+
+
+def test_one_run_against_one_tells_nothing(tmp_path, make, cli):
+    make.run(tmp_path / "a", number=1, seconds=600)
+    make.run(tmp_path / "b", number=2, seconds=60)
+    _, out, _ = cli("compare", tmp_path / "a", tmp_path / "b")
+    assert "too few runs to tell which is faster (1 run(s) against 1)" in out
+
+
+def test_a_faster_b_is_named(tmp_path, make, cli):
+    for number in range(1, 5):
+        make.run(tmp_path / "a", number=number, seconds=600 + number)
+        make.run(tmp_path / "b", number=number, seconds=60 + number)
+    _, out, _ = cli("compare", tmp_path / "a", tmp_path / "b")
+    assert "B is faster (p = 0.014" in out  # 1 / 70: all of B's four before all of A's four
+
+
+def test_scoreboard_fits_80_columns_and_names_the_reference(tmp_path, make, cli, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    reference = {"reference_net": "modules.nets.ssd.SSD"}
+    make.run(tmp_path, number=1, seconds=600, **reference)
+    mine = {"net": "my.Net", "net_arguments": {"width": 8}, "division": "open", **reference}
+    make.run(tmp_path, number=2, seconds=300, **mine)
+    mine["net_arguments"] = {"width": 16}
+    make.run(tmp_path, number=3, seconds=1200, **mine)
+    _, out, _ = cli("compare", tmp_path)
+    assert all(len(line) <= 80 for line in out.splitlines())
+    for name in ("Net #1 ", "Net #2 ", "SSD (reference) "):
+        assert any(line.startswith(f" {name}") for line in out.splitlines()), name
+    assert "Net #1: my.Net(width=8)\n  2.000x as fast as the reference" in out
+    assert "Net #2: my.Net(width=16)\n  0.5000x as fast" in out
+
+
+def test_a_table_too_wide_becomes_a_list(tmp_path, make, cli, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    make.run(tmp_path, number=1, seconds=600)
+    _, out, _ = cli("score", tmp_path)
+    assert "  benchmark      ssd" in out.splitlines()
 
 
 def test_closed_rows_are_context_where_the_division_has_none(tmp_path, make, cli):
