@@ -63,13 +63,18 @@ class EvaluationSchedule(Callback):
         self.every_of_batch: Callable[[int], float] | None = None
         self._last_step = NEVER
 
+    @property
+    def counts_samples(self) -> bool:
+        """Whether ``next_amount`` counts samples; it counts epochs otherwise."""
+        return self.unit == "samples" and self.round_to == "step"
+
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         trainer.check_val_every_n_epoch = 1
         if self.every_of_batch is not None:
             self.first = self.every = self.every_of_batch(global_batch_size(trainer))
         if self.limit is None:
             return
-        if self.unit == "samples" and self.round_to == "step":
+        if self.counts_samples:
             self._last_step = math.ceil(self.limit / global_batch_size(trainer))
         elif trainer.fit_loop.max_epochs in (None, -1):
             per_epoch = samples_per_epoch(trainer) if self.unit == "samples" else 1
@@ -118,7 +123,7 @@ class EvaluationSchedule(Callback):
     def _due(self, trainer: L.Trainer, batch_idx: int) -> bool:
         last = batch_idx + 1 == trainer.num_training_batches
         per_epoch = samples_per_epoch(trainer)
-        if self.unit == "samples" and self.round_to == "step":
+        if self.counts_samples:
             accumulation = trainer.accumulate_grad_batches
             if (batch_idx + 1) % accumulation and not last:
                 return False

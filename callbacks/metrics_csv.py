@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +14,14 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from callbacks.quality_target import RunState
 
+SECONDS_BETWEEN_WRITES = 1.0
+
 
 class MetricsCSV(Logger):
     """Appends one row per logging step; a new metric rewrites the file with one more column.
+
+    Rows reach the file a second after the last ones at the latest, with the first row that comes
+    then: a killed run loses no more.
 
     Args:
         state: The run's shared state, for samples and timed seconds.
@@ -28,6 +34,7 @@ class MetricsCSV(Logger):
         self._columns = ["step", "samples", "seconds"]
         self._rows: list[dict[str, Any]] = []
         self._written = 0
+        self._written_at = -math.inf
 
     @property
     def name(self) -> str:
@@ -59,7 +66,7 @@ class MetricsCSV(Logger):
         if new:
             self._columns += new
             self._written = 0
-        if new or len(self._rows) - self._written >= 50:
+        if new or state.clock.now() - self._written_at >= SECONDS_BETWEEN_WRITES:
             self.save()
 
     @rank_zero_only
@@ -75,6 +82,7 @@ class MetricsCSV(Logger):
                 writer.writeheader()
             writer.writerows(pending)
         self._written = len(self._rows)
+        self._written_at = self._state.clock.now()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:

@@ -28,6 +28,10 @@ def main(benchmark: Benchmark, sheet: str | None) -> None:
         benchmark: The recipe's data sheet.
         sheet: The recipe's docstring, shown by ``--help``.
     """
+    # As with `python -m`, modules in the folder one stands in are found: --model.net my_nets.Net.
+    # At the end, so that no file there can take the place of another module.
+    if not sys.flags.safe_path:
+        sys.path.append(os.getcwd())
     status = run(benchmark, sys.argv[1:], sheet=sheet)
     # No clean-up that could hang or print: every file of the run is closed by now.
     sys.stdout.flush()
@@ -76,14 +80,17 @@ def _dispatch(benchmark: Benchmark, command: str, args: list[str]) -> int:
         return getattr(_data_commands, command)(benchmark, args)
     from recipes import _train_commands
 
-    return getattr(_train_commands, command)(benchmark, with_default_preset(benchmark, args))
+    return getattr(_train_commands, command)(
+        benchmark, with_default_preset(benchmark, command, args)
+    )
 
 
-def with_default_preset(benchmark: Benchmark, args: list[str]) -> list[str]:
+def with_default_preset(benchmark: Benchmark, command: str, args: list[str]) -> list[str]:
     """Choose the demo when neither data nor a configuration was named.
 
     Args:
         benchmark: The data sheet.
+        command: The command, for the line that says so.
         args: Arguments after the command.
 
     Returns:
@@ -92,12 +99,9 @@ def with_default_preset(benchmark: Benchmark, args: list[str]) -> list[str]:
     names = {arg.partition("=")[0] for arg in args}
     if names & {"--data.root", "--config", "-c", "--help", "-h", "--ckpt_path", "--print_config"}:
         return args
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(
-            f"No --data.root and no --config: running the demo on generated data. For the real "
-            f"benchmark: python recipes/{benchmark.name}.py fit --data.root DIR",
-            flush=True,
-        )
+    if rank() == 0:
+        real = f"python recipes/{benchmark.name}.py {command} --data.root DIR"
+        print(f"Demo on generated data (real: {real})", flush=True)
     return ["--config", str(demo_preset(benchmark)), *args]
 
 
@@ -148,7 +152,20 @@ def _one_line(error: BaseException) -> str:
     return f"{name}: {text}"
 
 
+def rank() -> int:
+    """Rank of this process, before torch is imported.
+
+    Returns:
+        What the launcher (torchrun, Lightning or SLURM) says; 0 without one.
+    """
+    names = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+    return int(next((os.environ[name] for name in names if name in os.environ), 0))
+
+
 def _fail(message: str, status: int) -> int:
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    # A wrong flag is wrong on every rank; anything else may be seen by one rank only.
+    if rank() == 0:
         print(f"error: {message}", file=sys.stderr, flush=True)
+    elif status == 1:
+        print(f"error on rank {rank()}: {message}", file=sys.stderr, flush=True)
     return status

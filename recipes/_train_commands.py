@@ -22,6 +22,7 @@ from callbacks.run_record import RunRecord
 from callbacks.warm_up import WarmUp
 from recipes import _resume
 from recipes._benchmark import Benchmark
+from recipes._cli import demo_preset
 from recipes._division import net_name
 from recipes._noise import quiet
 from recipes._parser import RecipeCLI
@@ -51,8 +52,9 @@ def fit(benchmark: Benchmark, args: list[str]) -> int:
     if cli.config.ckpt_path:
         refuse_foreign_checkpoint(benchmark, Path(cli.config.ckpt_path))
     check_foreign_net(cli)
-    if cli.demo and _resume.option(args, "--config"):
-        rank_zero_only(print)("No data.root: training on generated demo data.")
+    preset = _resume.option(args, "--config")
+    if cli.demo and preset not in (None, str(demo_preset(benchmark))):  # that one is announced
+        rank_zero_only(print)("No --data.root: training on generated demo data.")
     run = Run(benchmark, cli, state, resumed_from=resume.folder)
     stopped: StopRun | None = None
     with _resume.interrupts_as_stop(state):
@@ -184,7 +186,7 @@ class Run:
         ours = [self.folder, schedule, warm_up, self.target, log, record, checkpoint]
         settings: dict[str, Any] = {}
         if cli.config.trainer.enable_progress_bar in (None, True):
-            ours.append(Progress(self.target))
+            ours.append(Progress(self.target, schedule))
         settings["callbacks"] = [*self._users("callbacks"), *ours]
         settings["logger"] = [MetricsCSV(state, folder), *self._users("logger")]
         return cli.build_trainer(**settings)
@@ -210,6 +212,7 @@ class Run:
             "demo": self.demo,
             "net": net_name(self.cli.config.model.net),
             "net_arguments": net_arguments(self.cli.config.model.net),
+            "reference_net": net_name(self.cli.parser.get_defaults().model.net),
             "resumed_from": self.resumed_from and str(self.resumed_from),
         }
 

@@ -1,0 +1,23 @@
+"""What a killed run keeps of its metrics."""
+
+import csv
+
+from callbacks.metrics_csv import MetricsCSV
+from tests.toy import FakeTime, fake_state
+
+
+def test_rows_reach_the_file_within_a_second(tmp_path):
+    time = FakeTime()
+    state = fake_state(time)
+    state.clock.mark("run_start")
+    logger = MetricsCSV(state, lambda: tmp_path)
+    for step in range(1, 9):
+        time.now += 0.4
+        logger.log_metrics({"train/loss": 1.0 / step}, step)
+    # Nothing has called save or finalize: this is what a kill leaves.
+    rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
+    assert [int(row["step"]) for row in rows] == [1, 2, 3, 4, 5, 6, 7]
+    logger.finalize("failed")
+    rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
+    assert [float(row["train/loss"]) for row in rows] == [1.0 / step for step in range(1, 9)]
+    assert float(rows[-1]["seconds"]) == 3.2
