@@ -134,17 +134,6 @@ class BertModule(L.LightningModule):
                 "--model.checkpoint FILE, or start with --model.from_scratch true (open division)"
             ) from error
 
-    def configure_model(self) -> None:
-        """Shard the layers where the strategy is FSDP2 (``ModelParallelStrategy``)."""
-        if self.device_mesh is None:
-            return
-        from torch.distributed.fsdp import fully_shard
-
-        mesh = self.device_mesh["data_parallel"]
-        for layer in getattr(self.net, "layers", ()):
-            fully_shard(layer, mesh=mesh)
-        fully_shard(self.net, mesh=mesh)
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Sum of masked-word and next-sentence loss.
 

@@ -23,7 +23,8 @@ def build_strategy(name: str | Strategy, module: L.LightningModule) -> str | Str
         What the trainer takes.
 
     Raises:
-        ValueError: If ``fsdp2`` is asked for and the module builds its network by itself.
+        ValueError: If ``fsdp2`` is asked for and the module builds its network by itself, or if
+            another ``ModelParallelStrategy`` is given.
     """
     if name == "ddp":
         # Broadcasting buffers in evaluation would hang ranks with unequal numbers of samples.
@@ -35,8 +36,26 @@ def build_strategy(name: str | Strategy, module: L.LightningModule) -> str | Str
                 "use --trainer.strategy ddp"
             )
         module.configure_model = lambda: shard(module)  # type: ignore[method-assign]
-        return ModelParallelStrategy(save_distributed_checkpoint=False)
+        return FSDP2Strategy()
+    if isinstance(name, ModelParallelStrategy):
+        # Its defaults make one data-parallel rank of a whole node: gradients would stay apart.
+        raise ValueError(
+            "--trainer.strategy ModelParallelStrategy splits matrices over devices, which no "
+            "network here does; use --trainer.strategy fsdp2"
+        )
     return name
+
+
+class FSDP2Strategy(ModelParallelStrategy):
+    """Every rank trains on its own samples and keeps a share of every tensor."""
+
+    def __init__(self) -> None:
+        super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False)
+
+    def setup_environment(self) -> None:
+        """Make the mesh; how many ranks there are is known only now."""
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        super().setup_environment()
 
 
 def shard(module: Any) -> None:
@@ -57,11 +76,16 @@ def blocks(net: nn.Module) -> Iterator[nn.Module]:
     """The parts of a network that are worth sharding one by one.
 
     Args:
-        net: The network.
+        net: The network. Its own ``blocks_to_shard()`` decides, if it has one: a part whose
+            weights are also used outside of its ``forward`` must not be among them.
 
     Yields:
         Children with parameters; lists of modules are opened, as they have no forward of their own.
     """
+    own: Any = getattr(net, "blocks_to_shard", None)
+    if own is not None:
+        yield from own()
+        return
     for child in net.children():
         if isinstance(child, nn.ModuleList | nn.ModuleDict):
             yield from blocks(child)

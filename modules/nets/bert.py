@@ -201,6 +201,14 @@ class Bert(nn.Module):
         heads = num_masked * hidden * (hidden + self.vocab_size) + len(lengths) * hidden * hidden
         return 3 * 2 * (layers + heads)
 
+    def blocks_to_shard(self) -> Iterator[nn.Module]:
+        """Parts that FSDP2 may shard one by one.
+
+        Yields:
+            The layers; the word table is not among them, as the head uses it too.
+        """
+        yield from self.layers
+
     def tensor_names(self) -> Iterator[str]:
         """Names of all weights, for the log.
 

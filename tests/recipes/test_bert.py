@@ -131,25 +131,25 @@ def test_two_ranks_evaluate_exactly_like_one(tmp_path):
 
 @pytest.mark.slow
 def test_two_ranks_train_alike_with_ddp_and_fsdp2(tmp_path):
-    fsdp2 = "lightning.pytorch.strategies.ModelParallelStrategy"
-    ways = [["--trainer.strategy", "ddp"], ["--trainer.strategy.class_path", fsdp2]]
     values = []
-    for number, strategy in enumerate(ways):
-        command = [sys.executable, "recipes/bert.py", "fit", *DEMO, *CPU, *TINY, *strategy]
-        command += ["--trainer.devices", "2", "--data.batch_size", "8", "--evaluation.every", "80"]
+    for strategy in ("ddp", "fsdp2"):
+        command = [sys.executable, "recipes/bert.py", "fit", *DEMO, *CPU, *TINY]
+        command += ["--trainer.strategy", strategy, "--trainer.devices", "2"]
+        command += ["--data.batch_size", "8", "--evaluation.every", "80"]
         command += ["--evaluation.limit", "80", "--seed_everything", "3"]
-        command += ["--output_root", str(tmp_path / str(number))]
+        command += ["--model.learning_rate", "0.1", "--output_root", str(tmp_path / strategy)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
         assert done.returncode == 3, done.stderr
-        folder = next((tmp_path / str(number) / "bert").glob("*"))
+        folder = next((tmp_path / strategy / "bert").glob("*"))
         facts = record(folder)
         assert (facts["devices"], facts["samples"], facts["global_batch_size"]) == (2, 80, 16)
+        assert facts["strategy"] == strategy
         with (folder / "metrics.csv").open() as file:
             rows = [row for row in csv.DictReader(file) if row["val/masked_lm_loss"]]
         values.append(float(rows[-1]["val/masked_lm_loss"]))
-    # Measured: 6e-4 apart after five steps. A single LAMB step on shards equals the whole one to
-    # 6e-8; where the rest comes from was not traced, so this only guards against gross errors.
-    assert values[0] == pytest.approx(values[1], rel=2e-3)
+    # The loss falls by 0.1 in these steps; ranks that keep their gradients differ by 6e-4 of it.
+    assert values[0] < 4.65
+    assert values[0] == pytest.approx(values[1], rel=1e-5)
 
 
 def test_transformers_model_by_dotted_path_runs_in_the_open_division(tmp_path):
