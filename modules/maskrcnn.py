@@ -10,30 +10,27 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
+from modules._base import out_of_range, scheduled
+from modules._detector import SHOWN_IMAGES, DetectorModule
 from modules.nets.maskrcnn import MaskRCNN
 from modules.nets.maskrcnn_backbone import read_blobs
 from modules.ops.coco_metric import CocoAP
-from modules.ops.detection_picture import Shown, save_detections
+from modules.ops.detection_picture import Shown
 from modules.ops.detector_contract import DETECTION_KEYS, check_detector, sum_of
 from modules.ops.instance_masks import paste_mask, run_lengths
 from modules.ops.schedules import absolute_warmup_drops
 
-SHOWN_IMAGES = 12
 DECAY_FACTOR = 0.1
 BIAS_RATE = 2.0  # biases learn twice as fast, without weight decay
 WEIGHTS_FILE = "R-50.pkl"
-WEIGHTS_SOURCE = (
-    "https://dl.fbaipublicfiles.com/detectron/ImageNetPretrained/MSRA/R-50.pkl (103 MB)"
-)
 
 
-class MaskRCNNModule(L.LightningModule):
+class MaskRCNNModule(DetectorModule):
     """Trains boxes and masks together; the defaults are the closed reference at batch 16.
 
     Args:
@@ -56,6 +53,10 @@ class MaskRCNNModule(L.LightningModule):
     metric_names: ClassVar[tuple[str, ...]] = (
         "box_ap", "box_ap50", "box_ap75", "mask_ap", "mask_ap50", "mask_ap75",
     )  # fmt: skip
+    title = "Mask R-CNN"
+    weights_source = (
+        "https://dl.fbaipublicfiles.com/detectron/ImageNetPretrained/MSRA/R-50.pkl (103 MB)"
+    )
 
     def __init__(
         self,
@@ -77,7 +78,7 @@ class MaskRCNNModule(L.LightningModule):
             ("momentum", momentum, "in [0, 1)", 0 <= momentum < 1),
             ("weight_decay", weight_decay, "at least 0", weight_decay >= 0),
         )
-        lines = [f"{n} must be {rule}, got {v}" for n, v, rule, good in checks if not good]
+        lines = out_of_range(checks)
         if warmup_steps * warmup_deficit > learning_rate * (1 + 1e-6):
             lines.append(
                 f"warmup_steps {warmup_steps} x warmup_deficit {warmup_deficit} exceeds the "
@@ -94,31 +95,28 @@ class MaskRCNNModule(L.LightningModule):
         self.average_precision = CocoAP(masks=True)
         self.shown: list[Shown] = []
 
-    def setup(self, stage: str) -> None:
-        """Load the pretrained backbone, before the clock starts.
+    def default_weights(self, datamodule: Any) -> Path | None:
+        """Detectron's file in the data's folder, which the demo writes as well.
 
         Args:
-            stage: Lightning's word for the command.
+            datamodule: The trainer's data module, or None.
 
-        Raises:
-            FileNotFoundError: If the reference network has no weights to start from.
-            ValueError: If the file is damaged or does not fit the network.
+        Returns:
+            The file, or None without a data folder.
         """
-        if stage != "fit" or not hasattr(self.net, "load_backbone"):
-            return
-        datamodule: Any = getattr(self.trainer, "datamodule", None)
-        path, folder = self.backbone_weights, getattr(datamodule, "folder", None)
-        if path is None and folder is not None:
-            path = folder / WEIGHTS_FILE
-        if path is None:
-            return
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{path} is missing: the backbone starts from ImageNet weights; download "
-                f"{WEIGHTS_SOURCE} to there or name another file with --model.backbone_weights"
-            )
-        load: Any = self.net.load_backbone
-        load(read_blobs(path))
+        folder = getattr(datamodule, "folder", None)
+        return None if folder is None else folder / WEIGHTS_FILE
+
+    def read_weights(self, path: Path) -> Any:
+        """Read Caffe2's arrays.
+
+        Args:
+            path: Pickle of named arrays.
+
+        Returns:
+            Arrays by name.
+        """
+        return read_blobs(path)
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """Loss of a batch.
@@ -131,17 +129,8 @@ class MaskRCNNModule(L.LightningModule):
             loss: float32 scalar, the sum of the network's losses.
         """
         loss = sum_of(self.net(batch["image"], batch["size"], batch))
-        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        # Logging costs more than a small step: only where Lightning would write it anyway.
-        if every and (self.global_step + 1) % every == 0:
-            self.log("train/loss", loss.detach())
+        self.log_loss(loss)
         return loss
-
-    def on_validation_epoch_start(self) -> None:
-        """Begin a new evaluation."""
-        datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        self.average_precision.begin(datamodule.evaluation_truth())
-        self.shown = []
 
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """Detect objects and keep boxes and masks in coordinates of the original images.
@@ -187,23 +176,6 @@ class MaskRCNNModule(L.LightningModule):
         shown = Shown(pixels.byte().numpy(), box.cpu().numpy(), score, label, masks)
         self.shown.append(shown)
 
-    def on_validation_epoch_end(self) -> None:
-        """Log ``val/box_ap``, ``val/mask_ap`` and their parts, equal on every rank."""
-        values = self.average_precision.compute()
-        self.average_precision.reset()
-        # The values are already those of all ranks; averaging could change the last bit.
-        self.log_dict({f"val/{name}": value for name, value in values.items()}, sync_dist=False)
-
-    def write_artifacts(self, folder: Path) -> None:
-        """Write ``detections.png``: the last evaluation's first images with what was found.
-
-        Args:
-            folder: The run folder.
-        """
-        names = [category["name"] for category in self.average_precision.truth["categories"]]
-        title = "Mask R-CNN on held-out images"
-        save_detections(folder / "detections.png", self.shown, names, title)
-
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """SGD with momentum; biases have twice the rate and no weight decay.
 
@@ -211,7 +183,6 @@ class MaskRCNNModule(L.LightningModule):
             Optimizer and a scheduler that Lightning steps after every optimizer step.
         """
         trained = [(name, p) for name, p in self.net.named_parameters() if p.requires_grad]
-        # Base rate 1, so that the lambda is the rate itself and no rounding comes between.
         groups = [
             {
                 "params": [p for name, p in trained if ("bias" in name) == is_bias],
@@ -222,15 +193,11 @@ class MaskRCNNModule(L.LightningModule):
         ]
         groups = [group for group in groups if group["params"]]
         optimizer = torch.optim.SGD(groups, lr=1.0, momentum=self.momentum)
-        lambdas: Any = [
+        rates: Any = [
             lambda step, factor=group["factor"]: self.step_learning_rate(step, factor)
             for group in groups
         ]
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambdas)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
+        return scheduled(optimizer, rates)
 
     def step_learning_rate(self, step: int, factor: float = 1.0) -> float:
         """Learning rate of a step.

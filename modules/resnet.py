@@ -8,13 +8,13 @@ import math
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, TypedDict
 
-import lightning as L
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from modules._base import BenchmarkModule, out_of_range, scheduled
 from modules.nets.resnet import ResNet
 from modules.ops.batch_norm_sync import average_running_statistics
 from modules.ops.check_net import check_net
@@ -66,7 +66,7 @@ class TopOne(Metric):
         return self.correct.double() / self.total
 
 
-class ResNetModule(L.LightningModule):
+class ResNetModule(BenchmarkModule):
     """Trains an image classifier; the defaults are the reference convergence point at batch 3264.
 
     Args:
@@ -129,10 +129,7 @@ class ResNetModule(L.LightningModule):
         """
         logits_BK = self.net(self.normalise(batch["image"])).float()
         loss = F.cross_entropy(logits_BK, batch["label"], label_smoothing=self.label_smoothing)
-        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        # Logging costs more than a small step: only where Lightning would write it anyway.
-        if every and (self.global_step + 1) % every == 0:
-            self.log("train/loss", loss.detach())
+        self.log_loss(loss)
         return loss
 
     def normalise(self, image_BCHW: Tensor) -> Tensor:
@@ -194,16 +191,9 @@ class ResNetModule(L.LightningModule):
             {"params": plain, "weight_decay": 0.0, "adapt": False},
         ]
         groups = [group for group in groups if group["params"]]
-        # Base rate 1, so that the lambda is the rate itself and no rounding comes between.
         optimizer = LARS(groups, lr=1.0, momentum=self.momentum)
         steps_per_epoch = self.steps_per_epoch()
-        scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: self.step_learning_rate(step, steps_per_epoch)
-        )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
+        return scheduled(optimizer, lambda step: self.step_learning_rate(step, steps_per_epoch))
 
     def steps_per_epoch(self) -> int:
         """Optimizer steps of one epoch.
@@ -295,8 +285,5 @@ def _refuse_impossible(
         ("weight_decay", weight_decay, "at least 0", weight_decay >= 0),
         ("label_smoothing", label_smoothing, "in [0, 1)", 0 <= label_smoothing < 1),
     )
-    problems = [
-        f"{name} must be {rule}, got {value}" for name, value, rule, good in checks if not good
-    ]
-    if problems:
+    if problems := out_of_range(checks):
         raise ValueError("\n".join(problems))

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypedDict
 
-import lightning as L
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from modules._base import BenchmarkModule, scheduled
 from modules.nets.rnnt import RNNT
 from modules.ops.audio_features import LogMel, splice_frames
 from modules.ops.ema import averaged_copy, update_average
@@ -81,7 +81,7 @@ class WordErrorRate(Metric):
         return errors / words
 
 
-class RNNTModule(L.LightningModule):
+class RNNTModule(BenchmarkModule):
     """Trains a transducer to write what it hears; the defaults are the closed reference.
 
     Args:
@@ -193,10 +193,7 @@ class RNNTModule(L.LightningModule):
             batch["label_lengths"],
             max_nodes=self.max_joint_nodes,
         )
-        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        # Logging costs more than a small step: only where Lightning would write it anyway.
-        if every and (self.global_step + 1) % every == 0:
-            self.log("train/loss", loss.detach())
+        self.log_loss(loss)
         return loss
 
     def hear(self, batch: Batch, *, augment: bool) -> tuple[Tensor, Tensor]:
@@ -295,7 +292,6 @@ class RNNTModule(L.LightningModule):
             Optimizer and a scheduler that Lightning steps with it.
         """
         clip = self.gradient_clip_norm
-        # Base rate 1, so that the lambda is the rate itself and no rounding comes between.
         optimizer = Lamb(
             self.net.parameters(),
             lr=1.0,
@@ -304,11 +300,7 @@ class RNNTModule(L.LightningModule):
             weight_decay=self.weight_decay,
             max_grad_norm=None if math.isinf(clip) else clip,
         )
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.step_learning_rate)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
+        return scheduled(optimizer, self.step_learning_rate)
 
     def step_learning_rate(self, steps_done: int) -> float:
         """Learning rate of the step that comes after some finished ones.

@@ -10,26 +10,25 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
+from modules._base import out_of_range, scheduled
+from modules._detector import SHOWN_IMAGES, DetectorModule
 from modules.nets.ssd import SSD300
 from modules.ops.batch_norm_sync import average_running_statistics
 from modules.ops.coco_metric import CocoAP
 from modules.ops.default_boxes import IMAGE_SIZE
-from modules.ops.detection_picture import Shown, save_detections
+from modules.ops.detection_picture import Shown
 from modules.ops.detector_contract import DETECTION_KEYS, check_detector, sum_of
 from modules.ops.schedules import warmup_then_drops
 
 REFERENCE_BATCH = 32  # the base rate is per this many images
-SHOWN_IMAGES = 12
 WEIGHTS_FILE = "resnet34-333f7ec4.pth"
-WEIGHTS_SOURCE = "https://download.pytorch.org/models/resnet34-333f7ec4.pth (87 MB, BSD)"
 
 
-class SSDModule(L.LightningModule):
+class SSDModule(DetectorModule):
     """Trains a detector on images of 300 x 300 pixels; the defaults are the closed reference.
 
     Args:
@@ -51,6 +50,8 @@ class SSDModule(L.LightningModule):
     """
 
     metric_names: ClassVar[tuple[str, ...]] = ("box_ap", "box_ap50", "box_ap75")
+    title = "SSD"
+    weights_source = "https://download.pytorch.org/models/resnet34-333f7ec4.pth (87 MB, BSD)"
 
     def __init__(
         self,
@@ -72,7 +73,7 @@ class SSDModule(L.LightningModule):
             ("momentum", momentum, "in [0, 1)", 0 <= momentum < 1),
             ("weight_decay", weight_decay, "at least 0", weight_decay >= 0),
         )
-        if lines := [f"{n} must be {rule}, got {v}" for n, v, rule, good in checks if not good]:
+        if lines := out_of_range(checks):
             raise ValueError("\n".join(lines))
         self.net = net()
         self.backbone_weights = None if backbone_weights is None else Path(backbone_weights)
@@ -83,31 +84,28 @@ class SSDModule(L.LightningModule):
         self.average_precision = CocoAP()
         self.shown: list[Shown] = []
 
-    def setup(self, stage: str) -> None:
-        """Load the pretrained backbone, before the clock starts.
+    def default_weights(self, datamodule: Any) -> Path | None:
+        """torchvision's file in the data's root; demos start from random weights.
 
         Args:
-            stage: Lightning's word for the command.
+            datamodule: The trainer's data module, or None.
 
-        Raises:
-            FileNotFoundError: If the reference network has no weights to start from.
-            ValueError: If the file does not fit the network.
+        Returns:
+            The file, or None in a demo.
         """
-        if stage != "fit" or not hasattr(self.net, "load_backbone"):
-            return
-        datamodule: Any = getattr(self.trainer, "datamodule", None)
-        path, root = self.backbone_weights, getattr(datamodule, "root", None)
-        if path is None and root is not None:
-            path = root / WEIGHTS_FILE
-        if path is None:
-            return
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{path} is missing: the backbone starts from ImageNet weights; download "
-                f"{WEIGHTS_SOURCE} to there or name another file with --model.backbone_weights"
-            )
-        load: Any = self.net.load_backbone
-        load(torch.load(path, map_location="cpu", weights_only=True))
+        root = getattr(datamodule, "root", None)
+        return None if root is None else root / WEIGHTS_FILE
+
+    def read_weights(self, path: Path) -> Any:
+        """Read a state dict, without running code that a file may hold.
+
+        Args:
+            path: File written by ``torch.save``.
+
+        Returns:
+            Tensors by name.
+        """
+        return torch.load(path, map_location="cpu", weights_only=True)
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Loss of a batch.
@@ -120,18 +118,13 @@ class SSDModule(L.LightningModule):
             loss: float32 scalar, the sum of the network's losses.
         """
         loss = sum_of(self.net(batch["image"], batch))
-        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        # Logging costs more than a small step: only where Lightning would write it anyway.
-        if every and (self.global_step + 1) % every == 0:
-            self.log("train/loss", loss.detach())
+        self.log_loss(loss)
         return loss
 
     def on_validation_epoch_start(self) -> None:
         """Share the running statistics of all ranks and begin a new evaluation."""
         average_running_statistics(self.net)
-        datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        self.average_precision.begin(datamodule.evaluation_truth())
-        self.shown = []
+        super().on_validation_epoch_start()
 
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """Detect objects and keep them in coordinates of the original images.
@@ -157,23 +150,6 @@ class SSDModule(L.LightningModule):
             pixels = image_CHW.permute(1, 2, 0).cpu().numpy()
             self.shown.append(Shown(pixels, box, score, label, None))
 
-    def on_validation_epoch_end(self) -> None:
-        """Log ``val/box_ap`` and its parts over all images, equal on every rank."""
-        values = self.average_precision.compute()
-        self.average_precision.reset()
-        # The values are already those of all ranks; averaging could change the last bit.
-        self.log_dict({f"val/{name}": value for name, value in values.items()}, sync_dist=False)
-
-    def write_artifacts(self, folder: Path) -> None:
-        """Write ``detections.png``: the last evaluation's first images with what was found.
-
-        Args:
-            folder: The run folder.
-        """
-        truth = self.average_precision.truth
-        names = [category["name"] for category in truth["categories"]]
-        save_detections(folder / "detections.png", self.shown, names, "SSD on held-out images")
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save what all ranks know of the running statistics, not rank 0's alone.
 
@@ -188,7 +164,6 @@ class SSDModule(L.LightningModule):
         Returns:
             Optimizer and a scheduler that Lightning steps after every optimizer step.
         """
-        # Base rate 1, so that the lambda is the rate itself and no rounding comes between.
         optimizer = torch.optim.SGD(
             self.net.parameters(), lr=1.0, momentum=self.momentum, weight_decay=self.weight_decay
         )
@@ -196,7 +171,7 @@ class SSDModule(L.LightningModule):
         steps_per_epoch = data.samples_per_epoch // data.global_batch_size
         boundaries = [epoch * steps_per_epoch for epoch in self.decay_boundary_epochs]
         rate, warmup_steps = self.scaled_learning_rate(), self.warmup_steps()
-        scheduler = torch.optim.lr_scheduler.LambdaLR(
+        return scheduled(
             optimizer,
             lambda step: warmup_then_drops(
                 step,
@@ -206,10 +181,6 @@ class SSDModule(L.LightningModule):
                 decay_boundary_steps=boundaries,
             ),
         )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
 
     def scaled_learning_rate(self) -> float:
         """Base rate for the global batch.

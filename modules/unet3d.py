@@ -8,13 +8,13 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import ClassVar, TypedDict
 
-import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from modules._base import BenchmarkModule, scheduled
 from modules.nets.unet3d import UNet3D
 from modules.ops.check_net import check_net
 from modules.ops.dice import dice_ce_loss, dice_from_counts, overlap_counts
@@ -92,7 +92,7 @@ class CaseDice(Metric):
         }
 
 
-class UNet3DModule(L.LightningModule):
+class UNet3DModule(BenchmarkModule):
     """Trains a network to segment kidneys and tumours; the defaults are the closed reference.
 
     Args:
@@ -154,10 +154,7 @@ class UNet3DModule(L.LightningModule):
             loss: float32 scalar.
         """
         loss = dice_ce_loss(self.net(batch["image"]), batch["label"])
-        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        # Logging costs more than a small step: only where Lightning would write it anyway.
-        if every and (self.global_step + 1) % every == 0:
-            self.log("train/loss", loss.detach())
+        self.log_loss(loss)
         return loss
 
     def on_validation_epoch_start(self) -> None:
@@ -204,7 +201,6 @@ class UNet3DModule(L.LightningModule):
         Returns:
             Optimizer and a scheduler that Lightning steps once per epoch.
         """
-        # Base rate 1, so that the lambda is the rate itself and no rounding comes between.
         optimizer = torch.optim.SGD(
             self.net.parameters(),
             lr=1.0,
@@ -212,11 +208,7 @@ class UNet3DModule(L.LightningModule):
             weight_decay=self.weight_decay,
             nesterov=True,
         )
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.epoch_learning_rate)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"},
-        }
+        return scheduled(optimizer, self.epoch_learning_rate, each="epoch")
 
     def epoch_learning_rate(self, epochs_done: int) -> float:
         """Learning rate of the epoch that comes after some finished ones.
