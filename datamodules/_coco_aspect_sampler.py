@@ -8,12 +8,11 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
-from torch.utils.data import Sampler
 
-from datamodules._sampling import SampleKey, epoch_order
+from datamodules._sampling import ResumableBatches, SampleKey, epoch_order
 
 
-class AspectSampler(Sampler[list[SampleKey]]):
+class AspectSampler(ResumableBatches):
     """Batches of landscape or of portrait images, one endless stream cut into epochs.
 
     Each pass over the data is a permutation that depends on (seed, pass) only. A rank takes one
@@ -50,24 +49,10 @@ class AspectSampler(Sampler[list[SampleKey]]):
         self.portrait, self.batch_size = portrait, batch_size
         self.batches_per_epoch = batches_per_epoch
         self.rank, self.world_size, self.seed = rank, world_size, seed
-        self.start_batch, self.start_epoch = start_batch, start_epoch
-        self.epoch = start_epoch
+        super().__init__(start_batch=start_batch, start_epoch=start_epoch)
         self._lengths: dict[int, int] = {}
         # Two passes are all that an epoch ever needs at a time.
         self._batches_of_pass = lru_cache(maxsize=2)(self._make_pass)
-
-    @property
-    def sampler(self) -> "AspectSampler":
-        """Itself: Lightning calls ``set_epoch`` on a batch sampler's ``sampler`` only."""
-        return self
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the part of the stream that comes next.
-
-        Args:
-            epoch: Epoch number, from 0.
-        """
-        self.epoch = epoch
 
     def __len__(self) -> int:
         """Batches of a full epoch."""
@@ -79,9 +64,8 @@ class AspectSampler(Sampler[list[SampleKey]]):
         Yields:
             One batch of keys; their epoch is the pass.
         """
-        skipped = self.start_batch if self.epoch == self.start_epoch else 0
-        first = self.epoch * self.batches_per_epoch + skipped
-        wanted = self.batches_per_epoch - skipped
+        first = self.epoch * self.batches_per_epoch + self.first_batch
+        wanted = self.batches_per_epoch - self.first_batch
         number = 0
         while wanted > 0:
             if self._lengths.get(number, first + 1) <= first:

@@ -3,14 +3,13 @@
 from collections.abc import Iterator
 
 import numpy as np
-from torch.utils.data import Sampler
 
-from datamodules._sampling import SampleKey
+from datamodules._sampling import ResumableBatches, SampleKey
 
 _BUCKET_STREAM = 3  # keeps the plan's draws apart from those of datamodules._sampling
 
 
-class BucketSampler(Sampler[list[SampleKey]]):
+class BucketSampler(ResumableBatches):
     """A batch sampler over rows of utterances that lie in the same bucket of lengths.
 
     A row is what all ranks take in one micro-step; gradient accumulation takes consecutive rows,
@@ -61,21 +60,7 @@ class BucketSampler(Sampler[list[SampleKey]]):
             )
         self.rank, self.world_size, self.seed = rank, world_size, seed
         self.num_buckets = num_buckets
-        self.start_batch, self.start_epoch = start_batch, start_epoch
-        self.epoch = start_epoch
-
-    @property
-    def sampler(self) -> "BucketSampler":
-        """Itself: Lightning calls ``set_epoch`` on a batch sampler's ``sampler`` only."""
-        return self
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the plan of the next iteration; Lightning calls this before every epoch.
-
-        Args:
-            epoch: Epoch number, from 0.
-        """
-        self.epoch = epoch
+        super().__init__(start_batch=start_batch, start_epoch=start_epoch)
 
     def __len__(self) -> int:
         """Batches per rank in a full epoch."""
@@ -104,8 +89,7 @@ class BucketSampler(Sampler[list[SampleKey]]):
             One batch of keys.
         """
         epoch = self.epoch
-        first = self.start_batch if epoch == self.start_epoch else 0
-        for row in self.plan(epoch)[first:]:
+        for row in self.plan(epoch)[self.first_batch :]:
             yield [SampleKey(int(n), epoch, 0) for n in row[self.rank :: self.world_size]]
 
 

@@ -33,7 +33,42 @@ class SampleKey(NamedTuple):
     repeat: int
 
 
-class EpochSampler(Sampler[list[SampleKey]]):
+class ResumableBatches(Sampler[list[SampleKey]]):
+    """A batch sampler that starts at a given batch of a given epoch, as a resumed run needs it.
+
+    Its length is that of a full epoch also when the first batches are skipped, which is what
+    Lightning counts with.
+
+    Attributes:
+        start_batch: Batches of ``start_epoch`` that are already done and are skipped.
+        start_epoch: Epoch to start with (both from ``resume_position``).
+        epoch: Epoch of the next iteration.
+    """
+
+    def __init__(self, *, start_batch: int, start_epoch: int) -> None:
+        self.start_batch, self.start_epoch = start_batch, start_epoch
+        self.epoch = start_epoch
+
+    @property
+    def sampler(self) -> "ResumableBatches":
+        """Itself: Lightning calls ``set_epoch`` on a batch sampler's ``sampler`` only."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of the next iteration; Lightning calls this before every epoch.
+
+        Args:
+            epoch: Epoch number, from 0.
+        """
+        self.epoch = epoch
+
+    @property
+    def first_batch(self) -> int:
+        """Batch of this epoch to begin with."""
+        return self.start_batch if self.epoch == self.start_epoch else 0
+
+
+class EpochSampler(ResumableBatches):
     """A batch sampler whose order depends on (seed, epoch) only and whose ranks never overlap.
 
     The epoch is padded to a whole number of global batches by repeating its own first entries;
@@ -86,21 +121,7 @@ class EpochSampler(Sampler[list[SampleKey]]):
         self.padded_length = padded_length(num_samples, global_batch_size)
         self.rank, self.world_size, self.batch_size = rank, world_size, batch_size
         self.seed, self.shuffle = seed, shuffle
-        self.start_batch, self.start_epoch = start_batch, start_epoch
-        self.epoch = start_epoch
-
-    @property
-    def sampler(self) -> "EpochSampler":
-        """Itself: Lightning calls ``set_epoch`` on a batch sampler's ``sampler`` only."""
-        return self
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order of the next iteration; Lightning calls this before every epoch.
-
-        Args:
-            epoch: Epoch number, from 0.
-        """
-        self.epoch = epoch
+        super().__init__(start_batch=start_batch, start_epoch=start_epoch)
 
     def __len__(self) -> int:
         """Batches per rank in a full epoch."""
@@ -114,7 +135,7 @@ class EpochSampler(Sampler[list[SampleKey]]):
         """
         epoch = self.epoch
         order = epoch_order(self.num_samples, self.seed, epoch) if self.shuffle else None
-        for batch in range(self.start_batch if epoch == self.start_epoch else 0, len(self)):
+        for batch in range(self.first_batch, len(self)):
             first = batch * self.batch_size * self.world_size + self.rank
             positions = range(first, first + self.batch_size * self.world_size, self.world_size)
             yield [self._key(order, epoch, position) for position in positions]
