@@ -33,7 +33,8 @@ from datamodules._wikipedia_text import find_parts, text_folder
 from datamodules._wikipedia_tokens import Vocabulary
 
 REFERENCE_VOCABULARY = 30_522
-CHECKPOINT = Path("tf1_ckpt") / "model.ckpt-28252"
+# The same weights twice, as TensorFlow 1 and 2 write them; either will do.
+CHECKPOINTS = (Path("tf1_ckpt") / "model.ckpt-28252", Path("tf2_ckpt") / "model.ckpt-28252")
 
 
 class WikipediaDataModule(L.LightningDataModule):
@@ -62,8 +63,8 @@ class WikipediaDataModule(L.LightningDataModule):
         """Defaults are the closed reference.
 
         Args:
-            root: Folder with ``vocab.txt``, ``tf1_ckpt/`` and the text, itself or in ``results4``.
-                None generates the demo data.
+            root: Folder with ``vocab.txt``, ``tf1_ckpt/`` or ``tf2_ckpt/``, and the text, itself or
+                in ``results4``. None generates the demo data.
             prepared_dir: Where shards go; default ``finishline-bert`` in the root.
             batch_size: Samples per device and step, before accumulation.
             evaluation_batch_size: Samples of one forward pass of an evaluation.
@@ -126,7 +127,10 @@ class WikipediaDataModule(L.LightningDataModule):
     @property
     def checkpoint(self) -> Path | None:
         """Where the starting checkpoint of the closed division lies; None for the demo."""
-        return None if self.root is None else self.root / CHECKPOINT
+        if self.root is None:
+            return None
+        paths = [self.root / name for name in CHECKPOINTS]
+        return next((path for path in paths if Path(f"{path}.index").is_file()), paths[0])
 
     def vocabulary(self) -> list[str]:
         """Word pieces by id.
@@ -183,7 +187,7 @@ class WikipediaDataModule(L.LightningDataModule):
         except (FileNotFoundError, ValueError) as error:
             lines.append(str(error))
         wanted = [folder / "eval.txt", folder / "eval.md5", self._vocab_path]
-        wanted += [self.root / f"{CHECKPOINT}{end}" for end in (".index", ".data-00000-of-00001")]
+        wanted += [Path(f"{self.checkpoint}{end}") for end in (".index", ".data-00000-of-00001")]
         for path in wanted:
             if not path.is_file():
                 lines.append(f"{path}: missing; see 'Data' in docs/bert.md for where to get it")

@@ -45,8 +45,8 @@ class BertModule(L.LightningModule):
     Args:
         net: Builds the network; see ``Bert.forward`` for what goes in and comes out. Other models
             of the transformers library fit through ``modules.nets.masked_lm_adapter``.
-        checkpoint: Starting weights: a TensorFlow 1 checkpoint, safetensors or torch file; by
-            default the published one in the data's root.
+        checkpoint: Starting weights: a TensorFlow checkpoint, safetensors or torch file; by default
+            the published one in the data's root.
         from_scratch: Start from random weights although there is a data root.
         learning_rate: Rate that the decay starts from.
         training_steps: Step at which the rate arrives at 0.

@@ -1,9 +1,10 @@
-"""Reads BERT's weights from the published TensorFlow 1 checkpoint, from safetensors or from torch.
+"""Reads BERT's weights from the published TensorFlow checkpoints, from safetensors or from torch.
 
 Only weights are taken: optimizer moments and step counts, which the published file also holds,
 start anew, as the rules say.
 """
 
+import pickle
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -16,11 +17,12 @@ from modules.ops.tensor_bundle import TensorBundle
 
 # Anything with such a part in its name belongs to the optimizer.
 OPTIMIZER = re.compile(
-    r"(^|/)(LAMB\w*|adam_[mv]|global_step|beta[12]_power|.*_power|Adam\w*)(_\d+)?(/|$)"
+    r"(^|/)(LAMB\w*|adam_[mv]|global_step|save_counter|.*_power|Adam\w*)(_\d+)?(/|$)"
 )
 # Duplicates of tied tensors and tables of constants that other writers keep.
 REDUNDANT = re.compile(r"predictions/decoder/(weight|bias|kernel)$|embeddings/position_ids$")
 _LAYER = r"bert/encoder/layer_(\d+)/"
+_KERAS_LAYER = r"transformer/layer_(\d+)/"
 RULES = tuple(
     (re.compile(pattern + "$"), ours)
     for pattern, ours in (
@@ -39,6 +41,20 @@ RULES = tuple(
         (r"cls/predictions/transform/LayerNorm/(\w+)", r"transform_norm.\1"),
         (r"cls/predictions/(output_)?bias", "output_bias"),
         (r"cls/seq_relationship/(output_)?(weights|weight|bias)", r"next_sentence.\2"),
+        # TensorFlow 2, as the converter calls them that the reference's page names.
+        (r"word_embeddings/embeddings", "embeddings.word.weight"),
+        (r"position_embedding/(position_)?embeddings", "embeddings.position.weight"),
+        (r"type_embeddings/embeddings", "embeddings.segment.weight"),
+        (r"embeddings/layer_norm/(\w+)", r"embeddings.norm.\1"),
+        (_KERAS_LAYER + r"self_attention/(query|key|value)/(\w+)", r"layers.\1.\2.\3"),
+        (_KERAS_LAYER + r"self_attention/attention_output/(\w+)", r"layers.\1.output.\2"),
+        (_KERAS_LAYER + r"self_attention_layer_norm/(\w+)", r"layers.\1.attention_norm.\2"),
+        (_KERAS_LAYER + r"intermediate/(\w+)", r"layers.\1.up.\2"),
+        (_KERAS_LAYER + r"output/(\w+)", r"layers.\1.down.\2"),
+        (_KERAS_LAYER + r"output_layer_norm/(\w+)", r"layers.\1.norm.\2"),
+        (r"pooler_transform/(\w+)", r"pooler.\1"),
+        (r"cls/predictions/output_bias/bias", "output_bias"),
+        (r"predictions/transform/logits/(\w+)", r"next_sentence.\1"),
     )
 )
 LEAVES = {"kernel": "weight", "gamma": "weight", "beta": "bias", "weights": "weight"}
@@ -70,7 +86,7 @@ def load_checkpoint(net: nn.Module, path: Path) -> None:
     Args:
         net: A ``Bert``.
         path: A ``.safetensors``, ``.pt`` or ``.ckpt`` file, or a TensorFlow checkpoint's prefix
-            (``model.ckpt-28252``, with or without ``.index``).
+            (``model.ckpt-28252``, with or without ``.index``), of TensorFlow 1 or 2.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -108,21 +124,26 @@ def _sources(path: Path) -> Mapping[str, Callable[[], Tensor]]:
 
 
 def _tensorflow(prefix: Path) -> Mapping[str, Callable[[], Tensor]]:
-    """Readers of a TensorFlow 1 checkpoint's weights."""
+    """Readers of a TensorFlow checkpoint's weights."""
     bundle = TensorBundle(prefix)
-    if any(name.startswith("_CHECKPOINTABLE_OBJECT_GRAPH") for name in bundle.entries):
-        raise ValueError(f"{prefix}: a TensorFlow 2 checkpoint; use the one in tf1_ckpt/")
+    sources = {}
+    for name, key in bundle.variables().items():
+        if (ours := our_name(name)) is not None:
+            sources[ours] = partial(_read_tensorflow, bundle, key, name)
+    return sources
 
-    def reader(name: str) -> Callable[[], Tensor]:
-        def read() -> Tensor:
-            tensor = torch.from_numpy(bundle.read(name).copy())
-            # Kernels are stored [in, out]; all else lies as torch has it.
-            return tensor.T if name.endswith("/kernel") else tensor
 
-        return read
-
-    named = {name: our_name(name) for name in bundle.entries}
-    return {ours: reader(name) for name, ours in named.items() if ours is not None}
+def _read_tensorflow(bundle: TensorBundle, key: str, name: str) -> Tensor:
+    """One weight as torch has it. Kernels are stored [in, out], all else lies alike."""
+    tensor = torch.from_numpy(bundle.read(key).copy())
+    if name.endswith("/bias"):
+        return tensor.flatten()
+    if not name.endswith("/kernel"):
+        return tensor
+    if tensor.ndim == 3:  # TensorFlow 2 keeps heads apart: [in, heads, out] or [heads, in, out]
+        into = "/attention_output/" in name
+        tensor = tensor.flatten(0, 1) if into else tensor.flatten(1)
+    return tensor.T
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -140,7 +161,11 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
     """Weights of a torch file: a state dict, or a Lightning checkpoint of ours."""
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        reason = str(error).splitlines()[0] if str(error) else "it is empty"
+        raise ValueError(f"{path}: not a torch file of weights ({reason})") from error
     state = content.get("state_dict", content)
     return {name.removeprefix("net."): tensor for name, tensor in state.items()}
 

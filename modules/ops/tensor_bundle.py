@@ -1,7 +1,8 @@
 """Reads TensorFlow checkpoints (`.index` and `.data-00000-of-00001`) without TensorFlow.
 
 The index is a table of sorted blocks: name -> a protocol buffer with type, shape, file and offset
-of a tensor. The data file holds the tensors' bytes.
+of a tensor. The data file holds the tensors' bytes. Checkpoints of TensorFlow 2 name tensors by
+their place in a tree of objects; one of the tensors is a protocol buffer that describes the tree.
 """
 
 import struct
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+from modules.ops.snappy import decompress
 
 MAGIC = 0xDB4775248B80FB57
 FOOTER_BYTES = 48
@@ -20,6 +23,8 @@ DTYPES: dict[int, np.dtype] = {
     3: np.dtype("<i4"),
     9: np.dtype("<i8"),
 }
+STRING = 7
+OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 
 
 class Entry(NamedTuple):
@@ -43,7 +48,7 @@ class TensorBundle:
 
         Raises:
             FileNotFoundError: If a file is missing.
-            ValueError: If the index is no such table, or compressed.
+            ValueError: If the index is no such table.
 
         Source:
             tensorflow/core/lib/io/format.cc and core/protobuf/tensor_bundle.proto (TensorFlow 2.4).
@@ -73,20 +78,48 @@ class TensorBundle:
             ValueError: If its type is none of float32, float64, int32, int64, or data is cut off.
         """
         entry = self.entries[name]
+        if entry.dtype not in DTYPES:
+            raise ValueError(
+                f"{self.prefix}: tensor {name} has type number {entry.dtype}, not a number"
+            )
+        content, dtype = self._content(name), DTYPES[entry.dtype]
+        if len(content) != dtype.itemsize * int(np.prod(entry.shape)):
+            raise ValueError(f"{self.prefix}: tensor {name} has another size than its shape says")
+        values: np.ndarray = np.frombuffer(content, dtype)
+        return values.reshape(entry.shape)
+
+    def variables(self) -> dict[str, str]:
+        """The keys of all variables, by the names that they had in the program.
+
+        Returns:
+            Name -> key for ``read``. A checkpoint of TensorFlow 1 has one name for both.
+
+        Raises:
+            FileNotFoundError: If the data file is missing.
+            ValueError: If the description of the objects is damaged.
+        """
+        if OBJECT_GRAPH not in self.entries:
+            return {name: name for name in self.entries}
+        content = self._content(OBJECT_GRAPH)
+        size, at = _varint(content, 0)
+        graph = content[at + 4 : at + 4 + size]  # four bytes check the size
+        if self.entries[OBJECT_GRAPH].dtype != STRING or len(graph) != size:
+            raise ValueError(f"{self.prefix}: damaged description of the objects")
+        return dict(_variables(graph))
+
+    def _content(self, name: str) -> bytes:
+        """Bytes of a tensor."""
+        entry = self.entries[name]
         ending = f".data-{entry.shard:05d}-of-{self.num_shards:05d}"
         path = self.prefix.with_name(self.prefix.name + ending)
         if not path.is_file():
             raise FileNotFoundError(f"{path}: missing")
-        if entry.dtype not in DTYPES:
-            raise ValueError(f"{path}: tensor {name} has type number {entry.dtype}, not a number")
         with path.open("rb") as file:
             file.seek(entry.offset)
             content = file.read(entry.size)
-        dtype = DTYPES[entry.dtype]
-        if not len(content) == entry.size == dtype.itemsize * int(np.prod(entry.shape)):
+        if len(content) != entry.size:
             raise ValueError(f"{path}: cut off in tensor {name}; fetch it again")
-        values: np.ndarray = np.frombuffer(content, dtype)
-        return values.reshape(entry.shape)
+        return content
 
 
 def _table(content: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -103,10 +136,12 @@ def _table(content: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 def _block(content: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]:
     """Keys and values of one block; keys leave out what they share with the one before."""
-    if content[offset + size] != 0:
-        raise ValueError("compressed, which TensorFlow never wrote by itself")
     block = content[offset : offset + size]
-    end = size - 4 * (struct.unpack("<I", block[-4:])[0] + 1)
+    if compression := content[offset + size]:
+        if compression != 1:
+            raise ValueError(f"compression of kind {compression}")
+        block = decompress(block)
+    end = len(block) - 4 * (struct.unpack("<I", block[-4:])[0] + 1)
     at, key = 0, b""
     while at < end:
         shared, at = _varint(block, at)
@@ -154,6 +189,18 @@ def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
             raise ValueError(f"field of kind {kind}")
         yield tag >> 3, message[at : at + length]
         at += length
+
+
+def _variables(graph: bytes) -> Iterator[tuple[str, str]]:
+    """Names and keys in a description of objects (TensorFlow's TrackableObjectGraph)."""
+    for number, node in _fields(graph):
+        if number != 1 or not isinstance(node, bytes):
+            continue
+        for kind, attribute in _fields(node):
+            if kind == 2 and isinstance(attribute, bytes):
+                texts = {n: v.decode() for n, v in _fields(attribute) if isinstance(v, bytes)}
+                if texts.get(1) == "VARIABLE_VALUE":
+                    yield texts[2], texts[3]
 
 
 def _header_shards(message: bytes) -> int:

@@ -292,6 +292,16 @@ def test_doctor_lists_everything_that_lacks(root):
     assert all("missing" in line for line in lines)
 
 
+def test_either_published_checkpoint_will_do(root):
+    data = module(root)
+    assert data.checkpoint == root / "tf1_ckpt" / "model.ckpt-28252"
+    (root / "tf2_ckpt").mkdir()
+    for ending in ("index", "data-00000-of-00001"):
+        (root / "tf2_ckpt" / f"model.ckpt-28252.{ending}").touch()
+    assert data.checkpoint == root / "tf2_ckpt" / "model.ckpt-28252"
+    assert data.problems() == []
+
+
 def test_numbers_out_of_range_get_one_line_each():
     with pytest.raises(ValueError, match="batch_size") as caught:
         WikipediaDataModule(batch_size=0, masked_lm_prob=2, max_seq_length=3)

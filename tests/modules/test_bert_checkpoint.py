@@ -1,17 +1,25 @@
 """Checkpoints of TensorFlow 1, transformers and torch load; optimizer state does not."""
 
+import shutil
 import struct
+import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from modules.nets.bert import Bert
-from modules.ops.bert_checkpoint import load_checkpoint, our_name
+from modules.ops.bert_checkpoint import RULES, load_checkpoint, our_name
+from modules.ops.snappy import decompress
 from modules.ops.tensor_bundle import MAGIC, TensorBundle
 
+DATA = Path(__file__).parent / "data" / "bert_checkpoints"
 SMALL = {"vocab_size": 31, "hidden_size": 8, "num_layers": 2, "num_heads": 2,
          "intermediate_size": 16, "max_positions": 12}  # fmt: skip
+# Of the files in DATA.
+TINY = {"vocab_size": 7, "hidden_size": 4, "num_layers": 2, "num_heads": 2,
+        "intermediate_size": 6, "max_positions": 5}  # fmt: skip
 
 TF_NAMES = {
     "embeddings.word.weight": "bert/embeddings/word_embeddings",
@@ -200,9 +208,73 @@ def test_missing_and_broken_files_get_one_line(tmp_path, tf_checkpoint):
     (tmp_path / "bad.safetensors").write_bytes(b"x" * 100)
     with pytest.raises(ValueError, match="not a safetensors file"):
         load_checkpoint(net(0), tmp_path / "bad.safetensors")
+    for number, content in enumerate((b"", b"x" * 100, b"PK\x03\x04" + b"x" * 100)):
+        (tmp_path / f"{number}.pt").write_bytes(content)
+        with pytest.raises(ValueError, match="not a torch file of weights"):
+            load_checkpoint(net(0), tmp_path / f"{number}.pt")
 
 
-def test_keras_checkpoint_points_to_the_other_one(tmp_path):
-    write_bundle(tmp_path / "tf2", {"_CHECKPOINTABLE_OBJECT_GRAPH": np.zeros(1, np.float32)})
-    with pytest.raises(ValueError, match="TensorFlow 2 checkpoint; use the one in tf1_ckpt"):
-        load_checkpoint(net(0), tmp_path / "tf2")
+def published_value(name, shape):
+    """The fixture's numbers; see data/bert_checkpoints/README.md."""
+    count = int(np.prod(shape))
+    return (zlib.crc32(name.encode()) % 97 + np.arange(count) / 16).reshape(shape)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("version", ["tf1", "tf2"])
+def test_files_that_tensorflow_wrote_load(tmp_path, version, compressed):
+    shutil.copytree(DATA, tmp_path / "files")
+    if compressed:
+        shutil.copy(DATA / "snappy" / f"{version}.index", tmp_path / "files")
+    loaded = Bert(**TINY)
+    load_checkpoint(loaded, tmp_path / "files" / version)
+    for name, weight in loaded.state_dict().items():
+        tf, shape = TF_NAMES[name], tuple(weight.shape)
+        wanted = published_value(tf, shape[::-1] if tf.endswith("kernel") else shape)
+        wanted = wanted.T if tf.endswith("kernel") else wanted
+        assert torch.equal(weight, torch.from_numpy(wanted).float()), name
+
+
+def test_unknown_variable_of_tensorflow_2_is_named(monkeypatch):
+    monkeypatch.setattr(
+        "modules.ops.bert_checkpoint.RULES", [r for r in RULES if r[1] != r"pooler.\1"]
+    )
+    with pytest.raises(ValueError, match="tensor pooler_transform/.* has no place in the net"):
+        load_checkpoint(Bert(**TINY), DATA / "tf2")
+
+
+def test_damaged_compressed_index_gets_one_line(tmp_path):
+    content = bytearray((DATA / "snappy" / "tf2.index").read_bytes())
+    content[200:260] = bytes(60)
+    (tmp_path / "bad.index").write_bytes(content)
+    with pytest.raises(ValueError, match="bad.index: not a TensorFlow checkpoint index"):
+        TensorBundle(tmp_path / "bad")
+
+
+PACKED = (
+    "9003f069000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f20212223"
+    "2425262728292a2b2c2d2e2f303132333435363738393a3b3c3d3e3f404142434445464748494a4b"
+    "4c4d4e4f505152535455565758595a5b5c5d5e5f606162632d2d2d2d2d2dfe0400feaa008eaa0000"
+    "78fe010062010000329a3601"
+)
+MIXED = bytes(range(100)) + b"-" * 70 + bytes(range(100)) + b"x" * 90 + bytes(range(50, 90))
+
+
+# Packed by cramjam 2.14.0: short and long literals, overlapping and far copies.
+@pytest.mark.parametrize(
+    ("packed", "plain"),
+    [
+        ("00", b""),
+        ("0614616263616263", b"abcabc"),
+        ("51046162fe0200360200007a", b"ab" * 40 + b"z"),
+        (PACKED, MIXED),
+    ],
+)
+def test_snappy_unpacks_what_another_library_packed(packed, plain):
+    assert decompress(bytes.fromhex(packed)) == plain
+
+
+@pytest.mark.parametrize("packed", ["", "ffffffffff", "05", "0501ff", "0a0061" + "11" * 4])
+def test_damaged_snappy_is_refused(packed):
+    with pytest.raises(ValueError, match="damaged"):
+        decompress(bytes.fromhex(packed))
