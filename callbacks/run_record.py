@@ -16,6 +16,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from callbacks import wandb_run
 from callbacks.curve import save_curve
 from callbacks.quality_target import QualityTarget, StopReason, StopRun
 from callbacks.warm_up import WarmUp
@@ -62,10 +63,15 @@ class RunRecord(Callback):
             "git_revision": git_revision(),
             "started_at": self._started_at,
             "process": {"pid": os.getpid(), "host": platform.node()},
+            "wandb_run": wandb_run.run_id(trainer),
         }
         self._write(trainer)
         for logger in trainer.loggers:
             logger.log_hyperparams(dict(self._config))
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn == "fit" and self._target.state.evaluations:
+            wandb_run.log_evaluation(trainer, self._target.state.evaluations[-1])
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.finish(trainer)
@@ -95,10 +101,7 @@ class RunRecord(Callback):
         record = self._write(trainer)
         metrics = self._target.metrics
         save_curve(self._folder() / "curve.png", self._target.state.evaluations, metrics)
-        for logger in trainer.loggers:
-            experiment: Any = getattr(logger, "experiment", None)
-            if hasattr(experiment, "summary"):  # W&B's; no import needed to recognise it
-                experiment.summary.update(_summary(record))
+        wandb_run.finish(trainer, record, self._folder())
 
     def _write(self, trainer: L.Trainer) -> dict[str, Any]:
         record = self.record(trainer)
@@ -154,13 +157,6 @@ class RunRecord(Callback):
         if state.resumed:
             return "RESUMED"
         return "success" if state.stop_reason is StopReason.TARGET_REACHED else "aborted"
-
-
-def _summary(record: Mapping[str, Any]) -> dict[str, Any]:
-    wanted = ("division", "stop_reason", "status", "samples_per_second", "parameters", "demo")
-    summary = {key: record[key] for key in wanted if key in record}
-    summary["time_to_target_seconds"] = record["seconds_to_target"]
-    return summary | {f"quality/{key}": value for key, value in record["quality"].items()}
 
 
 def system(device: torch.device) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import netrc
 import os
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -15,7 +17,8 @@ def prepare_wandb(config: Any, *, group: str, job_type: str) -> None:
     """Fill in what the user left open in every ``WandbLogger`` among the trainer's loggers.
 
     Project ``finishline``, files below the output root, group by benchmark, job type by
-    division; offline where no key is to be found, which is said once.
+    division; offline where no key is to be found, which is said once. A resumed training run
+    goes on in its W&B run.
 
     Args:
         config: Parsed flags; changed in place before anything is built.
@@ -27,18 +30,38 @@ def prepare_wandb(config: Any, *, group: str, job_type: str) -> None:
         if not str(getattr(logger, "class_path", "")).endswith("WandbLogger"):
             continue
         settings = logger.init_args
-        if settings.get("project") == LIGHTNING_PROJECT:
+        if settings.get("project") in (None, LIGHTNING_PROJECT) and not os.getenv("WANDB_PROJECT"):
             settings.project = "finishline"
         if str(settings.get("save_dir")) == ".":
             settings.save_dir = str(config.output_root)
         extra = logger.get("dict_kwargs") or {}
         logger.dict_kwargs = {"group": group, "job_type": job_type, **extra}
+        if settings.get("id") is None and config.ckpt_path:
+            settings.id = _earlier_run(Path(config.ckpt_path))
         if not settings.offline and not _has_key():
-            settings.offline = True
+            _go_offline(settings)
+            folder = Path(settings.save_dir) / "wandb"
             rank_zero_only(print)(
-                "No W&B key found (WANDB_API_KEY or `wandb login`): logging offline; "
-                f"send it later with `wandb sync {config.output_root}/wandb/offline-run-*`."
+                "No W&B key found (WANDB_API_KEY or `wandb login`): logging offline.\n"
+                f"Send it later: wandb sync {folder}/offline-run-*"
             )
+
+
+def _go_offline(settings: Any) -> None:
+    """Lightning refuses ``offline`` with ``log_model``, which W&B itself can do."""
+    if settings.log_model:
+        os.environ["WANDB_MODE"] = "offline"
+    else:
+        settings.offline = True
+
+
+def _earlier_run(checkpoint: Path) -> str | None:
+    """W&B's identifier in the record of the run that a checkpoint comes from."""
+    try:
+        record = json.loads((checkpoint.parent.parent / "run.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return record.get("wandb_run") if isinstance(record, dict) else None
 
 
 def _has_key() -> bool:

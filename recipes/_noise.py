@@ -20,6 +20,7 @@ SILENCED = (
     (".*Found .* module\\(s\\) in eval mode.*", "frozen layers are meant to be"),
     (".*No device id is provided via `init_process_group`.*", "one device per process is set"),
     (".*recommended to use .*sync_dist=True.*", "our metrics are equal on all ranks already"),
+    (".*Sparse invariant checks are implicitly disabled.*", "the indices are our own"),
     (".*deterministic.*non-deterministic.*", "speed is the default; the flag is the trainer's"),
 )
 

@@ -73,12 +73,16 @@ def fit(benchmark: Benchmark, args: list[str]) -> int:
 def validate(benchmark: Benchmark, args: list[str]) -> int:
     """Evaluate a checkpoint once and print what it measures.
 
+    A module that starts from given weights may offer ``starting_weights(datamodule)`` and
+    ``judge_start(quality)``; without a checkpoint these weights are evaluated and judged.
+
     Args:
         benchmark: The data sheet.
         args: Arguments after ``validate``.
 
     Returns:
-        0 if the checkpoint holds the target, else 3.
+        0 if the checkpoint holds the target, else 3; for judged starting weights 0 if they are
+        right, else 1.
 
     Raises:
         ValueError: If no checkpoint is named or it belongs to another benchmark.
@@ -87,7 +91,7 @@ def validate(benchmark: Benchmark, args: list[str]) -> int:
     cli = RecipeCLI(benchmark, "validate", _resume.with_run_config(args))
     if cli.config.ckpt_path:
         refuse_foreign_checkpoint(benchmark, Path(cli.config.ckpt_path))
-    elif not getattr(cli.model, "checkpoint", None):  # some modules start from given weights
+    elif given_start(cli) is None:
         raise UsageError("validate needs --ckpt_path FILE (runs/.../checkpoints/last.ckpt)")
     target: QualityTarget = cli.config_init.target
     trainer = cli.build_trainer(logger=False, callbacks=[target], enable_progress_bar=False)
@@ -104,9 +108,28 @@ def validate(benchmark: Benchmark, args: list[str]) -> int:
         rank_zero_only(print)(f"{name.removeprefix('val/'):24} {float(value):.6f}")
     reached = target.reached(quality)
     verdict = "reached" if reached else "not reached"
-    weights = cli.config.ckpt_path or "the starting weights"
+    weights = cli.config.ckpt_path or f"the starting weights {given_start(cli)}"
     rank_zero_only(print)(f"Target {target.text()} {verdict} by {weights}.")
-    return 0 if reached else 3
+    judge: Any = getattr(cli.model, "judge_start", None)
+    judgement = judge(quality) if judge and not cli.config.ckpt_path else None
+    if judgement is None:
+        return 0 if reached else 3
+    right, sentence = judgement
+    rank_zero_only(print)(sentence)
+    return 0 if right else 1
+
+
+def given_start(cli: RecipeCLI) -> Path | None:
+    """The weights that a module starts training from, where it is given some.
+
+    Args:
+        cli: The parsed command line.
+
+    Returns:
+        Their file; None for random ones.
+    """
+    find: Any = getattr(cli.model, "starting_weights", None)
+    return find(cli.datamodule) if find else None
 
 
 def speed(benchmark: Benchmark, args: list[str]) -> int:
@@ -298,6 +321,10 @@ def config_text(cli: RecipeCLI) -> str:
     """
     text = cli.parser.dump(cli.config, skip_unset=True, skip_validation=True)
     content = {k: v for k, v in yaml.safe_load(text).items() if k not in NOT_SAVED}
+    loggers = content["trainer"]["logger"]
+    for logger in loggers if isinstance(loggers, list) else [loggers]:
+        if cli.config.ckpt_path and isinstance(logger, dict):
+            logger.get("init_args", {}).pop("id", None)  # only this resumed run goes on in it
     return yaml.safe_dump(content, sort_keys=False)
 
 

@@ -1,4 +1,4 @@
-"""3D U-Net end to end: closed log, resume after SIGKILL, two ranks, foreign nets, W&B."""
+"""3D U-Net end to end: closed log, resume after SIGKILL, two ranks, foreign nets."""
 
 import csv
 import json
@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import wandb
 
 from datamodules.kits19 import KiTS19DataModule
 from modules.unet3d import UNet3DModule
@@ -271,26 +270,6 @@ def test_declaring_closed_against_a_rule_is_refused(tmp_path, capsys, flags, wor
     args = ["fit", "--data.root", str(tmp_path), "--submission.division", "closed", *flags]
     assert run(BENCHMARK, args) == 2
     assert words in capsys.readouterr().err
-
-
-def test_wandb_offline_without_a_key(tmp_path, monkeypatch, capsys):
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    short = ["--evaluation.first", "1", "--evaluation.limit", "1"]
-    status, folder = fit(tmp_path, *short, "--trainer.logger", "WandbLogger")
-    assert status == 3
-    assert capsys.readouterr().out.count("No W&B key found") == 1
-    wandb.finish()
-    runs = list((tmp_path / "wandb").glob("offline-run-*"))
-    assert len(runs) == 1
-    written = next(runs[0].glob("*.wandb"))
-    deadline = time.monotonic() + 30  # W&B's own process writes the file
-    while b"warmup_epochs" not in written.read_bytes() and time.monotonic() < deadline:
-        time.sleep(0.2)
-    text = written.read_bytes()
-    for word in (b"time_to_target_seconds", b"stop_reason", b"BUDGET_EXHAUSTED", b"warmup_epochs"):
-        assert word in text
 
 
 def test_checkpoint_of_another_benchmark_is_refused(tmp_path, capsys):
