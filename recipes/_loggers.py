@@ -34,8 +34,10 @@ def prepare_wandb(config: Any, *, group: str, job_type: str) -> None:
             settings.project = "finishline"
         if str(settings.get("save_dir")) == ".":
             settings.save_dir = str(config.output_root)
-        extra = logger.get("dict_kwargs") or {}
-        logger.dict_kwargs = {"group": group, "job_type": job_type, **extra}
+        given = {**settings.as_dict(), **(logger.get("dict_kwargs") or {})}
+        for key, value in {"group": group, "job_type": job_type}.items():
+            if given.get(key) is None:
+                settings[key] = value
         if settings.get("id") is None and config.ckpt_path:
             settings.id = _earlier_run(Path(config.ckpt_path))
         if not settings.offline and not _has_key():

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from recipes._parser import RecipeCLI
+from recipes.dlrm import BENCHMARK
 from tests.recipes.wandb_file import records, values
 
 ROOT = Path(__file__).parents[2]
@@ -135,6 +136,19 @@ def test_the_clients_banner_is_all_that_stderr_holds_beside_progress(world):
     _, _, first, _ = world
     own = re.compile(r"wandb: |epoch \d+ |AUC is ")
     assert [line for line in first.stderr.splitlines() if line and not own.match(line)] == []
+
+
+def test_what_the_user_chose_is_kept(monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_API_KEY", "none")
+    flags = ["group", "mine", "project", "lab"]
+    args = ["--trainer.logger", "WandbLogger"]
+    for name, value in zip(flags[::2], flags[1::2], strict=True):
+        args += [f"--trainer.logger.{name}", value]
+    logger = RecipeCLI(BENCHMARK, "fit", args, build=False).config.trainer.logger
+    settings = logger.init_args
+    assert (settings.group, settings.project, settings.job_type) == ("mine", "lab", "open")
+    assert settings.offline is False
+    assert capsys.readouterr().out == ""
 
 
 def combinations(sweep):
