@@ -33,8 +33,13 @@ from datamodules._wikipedia_text import find_parts, text_folder
 from datamodules._wikipedia_tokens import Vocabulary
 
 REFERENCE_VOCABULARY = 30_522
-# The same weights twice, as TensorFlow 1 and 2 write them; either will do.
-CHECKPOINTS = (Path("tf1_ckpt") / "model.ckpt-28252", Path("tf2_ckpt") / "model.ckpt-28252")
+DATA_ENDING = ".data-00000-of-00001"
+# The same weights twice, as TensorFlow 1 and 2 write them; either will do. Bytes of the published
+# files by ending: a cut-off copy is told before anything is read.
+CHECKPOINTS = {
+    Path("tf1_ckpt") / "model.ckpt-28252": {".index": 17_371, DATA_ENDING: 4_034_713_312},
+    Path("tf2_ckpt") / "model.ckpt-28252": {".index": 6_420, DATA_ENDING: 1_344_982_997},
+}
 
 
 class WikipediaDataModule(L.LightningDataModule):
@@ -127,10 +132,7 @@ class WikipediaDataModule(L.LightningDataModule):
     @property
     def checkpoint(self) -> Path | None:
         """Where the starting checkpoint of the closed division lies; None for the demo."""
-        if self.root is None:
-            return None
-        paths = [self.root / name for name in CHECKPOINTS]
-        return next((path for path in paths if Path(f"{path}.index").is_file()), paths[0])
+        return None if self.root is None else _checkpoint_in(self.root)
 
     def vocabulary(self) -> list[str]:
         """Word pieces by id.
@@ -186,11 +188,18 @@ class WikipediaDataModule(L.LightningDataModule):
             find_parts(folder, self.num_parts)
         except (FileNotFoundError, ValueError) as error:
             lines.append(str(error))
-        wanted = [folder / "eval.txt", folder / "eval.md5", self._vocab_path]
-        wanted += [Path(f"{self.checkpoint}{end}") for end in (".index", ".data-00000-of-00001")]
-        for path in wanted:
+        checkpoint = _checkpoint_in(self.root)
+        wanted = dict.fromkeys([folder / "eval.txt", folder / "eval.md5", self._vocab_path])
+        sizes = CHECKPOINTS[checkpoint.relative_to(self.root)]
+        wanted |= {Path(f"{checkpoint}{end}"): size for end, size in sizes.items()}
+        for path, size in wanted.items():
             if not path.is_file():
                 lines.append(f"{path}: missing; see 'Data' in docs/bert.md for where to get it")
+            elif size and self.published_text and path.stat().st_size != size:
+                lines.append(
+                    f"{path}: {path.stat().st_size:,} bytes, the published file has {size:,}; "
+                    "fetch it again"
+                )
         if self._vocab_path.is_file():
             try:
                 Vocabulary.read(self._vocab_path, self.vocab_size)
@@ -363,3 +372,9 @@ class WikipediaDataModule(L.LightningDataModule):
 def _as_it_is(batch: Any) -> Any:
     """The batch that the data set made; DataLoader's own collation would stack samples."""
     return batch
+
+
+def _checkpoint_in(root: Path) -> Path:
+    """The published checkpoint that is there, else where the first one should be."""
+    paths = [root / name for name in CHECKPOINTS]
+    return next((path for path in paths if Path(f"{path}.index").is_file()), paths[0])

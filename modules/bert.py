@@ -5,7 +5,7 @@ Shapes: B samples, T tokens of all of them in a row, M masked positions, V words
 ``masked_labels`` and ``masked_samples`` (M,), ``random_next`` and ``index`` (B,).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypedDict
 
@@ -23,6 +23,9 @@ from modules.ops.schedules import warmup_linear_decay
 
 # Samples of the evaluation set whose predictions are kept for reading.
 NUM_EXAMPLES = 10
+# Half precision moves the accuracy of the starting weights less than this; a wrong epsilon, kind of
+# GELU or transposed matrix moves it more.
+START_TOLERANCE = 1e-3
 
 
 class Batch(TypedDict):
@@ -48,6 +51,8 @@ class BertModule(L.LightningModule):
         checkpoint: Starting weights: a TensorFlow checkpoint, safetensors or torch file; by default
             the published one in the data's root.
         from_scratch: Start from random weights although there is a data root.
+        starting_accuracy: What ``validate`` without a run's checkpoint must find; None to have no
+            opinion, as for starting weights of your own.
         learning_rate: Rate that the decay starts from.
         training_steps: Step at which the rate arrives at 0.
         warmup_steps: Steps of linear rise; 0 has none.
@@ -77,6 +82,7 @@ class BertModule(L.LightningModule):
         net: Callable[[], nn.Module] = Bert,
         checkpoint: Path | None = None,
         from_scratch: bool = False,
+        starting_accuracy: float | None = 0.34085,
         learning_rate: float = 3.5e-4,
         training_steps: int = 13_700,
         warmup_steps: int = 0,
@@ -91,6 +97,7 @@ class BertModule(L.LightningModule):
             raise ValueError(f"training_steps must be at least 1, got {training_steps}")
         self.net = net()
         self.checkpoint, self.from_scratch = checkpoint, from_scratch
+        self.starting_accuracy = starting_accuracy
         self.learning_rate, self.training_steps = learning_rate, training_steps
         self.warmup_steps, self.start_warmup_step = warmup_steps, start_warmup_step
         self.betas, self.eps = betas, eps
@@ -115,13 +122,44 @@ class BertModule(L.LightningModule):
                 f"the net has {self.net.vocab_size} words (model.net.vocab_size), the data {size} "
                 "(data.vocab_size); they must be equal"
             )
-        if self.trainer.ckpt_path or self.from_scratch:
-            return
+        path = None if self.trainer.ckpt_path else self.starting_weights(datamodule)
+        if path is not None:
+            self._load(path)
+
+    def starting_weights(self, datamodule: Any) -> Path | None:
+        """Where training starts from.
+
+        Args:
+            datamodule: Knows the published checkpoint's place.
+
+        Returns:
+            A checkpoint; None for random weights.
+        """
+        if self.from_scratch:
+            return None
         path = self.checkpoint
         if path is None and isinstance(self.net, Bert):
             path = getattr(datamodule, "checkpoint", None)
-        if path is not None:
-            self._load(Path(path))
+        return None if path is None else Path(path)
+
+    def judge_start(self, quality: Mapping[str, float]) -> tuple[bool, str] | None:
+        """Say whether the starting weights and the data are what they should be.
+
+        Args:
+            quality: What an evaluation of the starting weights gave, by metric.
+
+        Returns:
+            Whether all is right, and a sentence; None without an expectation.
+        """
+        if self.starting_accuracy is None:
+            return None
+        found = quality["masked_lm_accuracy"]
+        right = abs(found - self.starting_accuracy) <= START_TOLERANCE
+        verdict = "are right" if right else "are not the expected ones"
+        return right, (
+            f"Starting checkpoint and evaluation data {verdict}: masked_lm_accuracy {found:.5f}, "
+            f"expected {self.starting_accuracy:.5f} to within {START_TOLERANCE}."
+        )
 
     def _load(self, path: Path) -> None:
         """Load starting weights."""

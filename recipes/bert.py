@@ -7,6 +7,7 @@ Expect    demo: about a minute on 2 CPU cores; closed division: about 2.5 millio
 
     python recipes/bert.py fit                                        demo, no download
     python recipes/bert.py prepare --data.root DIR                    check and tokenise the text
+    python recipes/bert.py validate --data.root DIR                   is the given checkpoint right?
     python recipes/bert.py fit --data.root DIR                        closed reference
     python recipes/bert.py fit --data.root DIR --model.net my.Net     open division
     python recipes/bert.py fit --config recipes/presets/bert/h100x1.yaml --data.root DIR

@@ -300,6 +300,11 @@ def test_either_published_checkpoint_will_do(root):
         (root / "tf2_ckpt" / f"model.ckpt-28252.{ending}").touch()
     assert data.checkpoint == root / "tf2_ckpt" / "model.ckpt-28252"
     assert data.problems() == []
+    assert module(root, published_text=True).problems() == [
+        f"{root}/tf2_ckpt/model.ckpt-28252{ending}: 0 bytes, the published file has {size}; "
+        "fetch it again"
+        for ending, size in ((".index", "6,420"), (".data-00000-of-00001", "1,344,982,997"))
+    ]
 
 
 def test_numbers_out_of_range_get_one_line_each():

@@ -151,6 +151,18 @@ def test_starting_weights_are_loaded_before_the_clock(tmp_path):
     assert float(module.net.pooler.weight.detach().min()) == 0.25
 
 
+def test_start_is_judged_by_its_accuracy():
+    module = BertModule(net=small_net)
+    right, sentence = module.judge_start({"masked_lm_accuracy": 0.3405})
+    assert right
+    assert sentence.startswith("Starting checkpoint and evaluation data are right: ")
+    for accuracy in (0.3395, 0.3422, float("nan")):
+        right, sentence = module.judge_start({"masked_lm_accuracy": accuracy})
+        assert not right
+        assert "not the expected ones" in sentence
+    assert BertModule(net=small_net, starting_accuracy=None).judge_start({}) is None
+
+
 def test_vocabularies_of_net_and_data_must_agree():
     module = attach(BertModule(net=small_net), checkpoint=None, vocab_size=30522)
     with pytest.raises(ValueError, match="the net has 97 words .* the data 30522"):

@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from datamodules.demo.wikipedia import write_text
 from datamodules.wikipedia import WikipediaDataModule
 from modules.bert import BertModule
 from modules.nets.bert import Bert
 from recipes._cli import run
 from recipes.bert import BENCHMARK, evaluation_interval
 from tests.closed_log import compliance, write_log
+from tests.modules.test_bert_checkpoint import tf_tensors, write_bundle
 
 ROOT = Path(__file__).parents[2]
 DEMO = ["--config", str(ROOT / "recipes/presets/bert/demo.yaml")]
@@ -113,6 +115,26 @@ def test_resumed_run_equals_an_uninterrupted_one(tmp_path):
     assert len(after) == 5
     assert list(losses(whole).values())[-5:] == after
     assert record(rest)["status"] == "RESUMED"
+
+
+def test_validate_tells_whether_the_given_checkpoint_and_data_are_right(tmp_path, capsys):
+    write_text(tmp_path)
+    torch.manual_seed(0)
+    shape = {"vocab_size": 112, "hidden_size": 8, "num_layers": 2, "num_heads": 2,
+             "intermediate_size": 16, "max_positions": 64}  # fmt: skip
+    (tmp_path / "tf1_ckpt").mkdir()
+    write_bundle(tmp_path / "tf1_ckpt" / "model.ckpt-28252", tf_tensors(Bert(**shape)))
+    args = ["validate", "--data.root", str(tmp_path), *TINY, *CPU, "--data.vocab_size", "112"]
+    args += ["--data.max_seq_length", "64", "--data.published_text", "false"]
+    for name, value in shape.items():
+        args += [f"--model.net.init_args.{name}", str(value)]
+    args[1:1] = ["--model.net", "modules.nets.bert.Bert"]
+    assert run(BENCHMARK, args) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].endswith("expected 0.34085 to within 0.001.")
+    accuracy = next(line.split()[-1] for line in lines if line.startswith("masked_lm_accuracy"))
+    assert run(BENCHMARK, [*args, "--model.starting_accuracy", accuracy]) == 0
+    assert "evaluation data are right: masked" in capsys.readouterr().out.splitlines()[-1]
 
 
 @pytest.mark.slow
