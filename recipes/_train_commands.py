@@ -321,7 +321,7 @@ def config_text(cli: RecipeCLI) -> str:
     """
     text = cli.parser.dump(cli.config, skip_unset=True, skip_validation=True)
     content = {k: v for k, v in yaml.safe_load(text).items() if k not in NOT_SAVED}
-    loggers = content["trainer"]["logger"]
+    loggers = content.get("trainer", {}).get("logger")
     for logger in loggers if isinstance(loggers, list) else [loggers]:
         if cli.config.ckpt_path and isinstance(logger, dict):
             logger.get("init_args", {}).pop("id", None)  # only this resumed run goes on in it
