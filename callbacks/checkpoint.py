@@ -50,6 +50,7 @@ class Checkpoint(Callback):
         self._signalled = False
         self._handlers: dict[int, Any] = {}
         self._random: dict[str, Any] | None = None
+        self._resumed = False
 
     # Signals.
 
@@ -66,6 +67,15 @@ class Checkpoint(Callback):
         own_generators(trainer)
         if self._random is not None:
             set_random_states(self._random)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self._resumed:
+            # The step that loggers are given: Lightning loses one where the checkpoint was written
+            # at the end of an evaluation.
+            trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+            self._resumed = False
 
     def _on_signal(self, number: int, frame: Any) -> None:
         if self._signalled:
@@ -152,6 +162,7 @@ class Checkpoint(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         self._random = checkpoint.get("finishline_random")
+        self._resumed = True
 
 
 def own_generators(trainer: L.Trainer) -> None:
