@@ -180,6 +180,24 @@ def adopt(
     return done
 
 
+def missing_files(folder: Path, cases: Sequence[str]) -> list[str]:
+    """Cases that a folder preprocessed elsewhere lacks.
+
+    Args:
+        folder: Folder with ``case_XXXXX_x.npy`` and ``_y.npy`` files.
+        cases: Cases wanted.
+
+    Returns:
+        One line per missing file, at most five of them.
+    """
+    paths = [path(folder, case) for case in cases for path in (image_path, label_path)]
+    lost = [path for path in paths if not path.is_file()]
+    lines = [f"{path}: missing; copy it again, or give the raw data's folder" for path in lost[:5]]
+    return (
+        lines if len(lost) <= 5 else [*lines, f"{folder}: {len(lost) - 5} more files are missing"]
+    )
+
+
 def space_problem(out: Path, needed: int) -> str | None:
     """Whether the disk has room.
 

@@ -148,7 +148,9 @@ class KiTS19DataModule(BenchmarkDataModule):
         except (FileNotFoundError, ValueError) as error:
             return str(error).splitlines()
         todo = [case for case in self._split.cases if case not in done]
-        if not todo or _is_preprocessed(folder):
+        if _is_preprocessed(folder):
+            return builder.missing_files(folder, todo)
+        if not todo:
             return []
         raws, lines = scan_cases(folder, todo)
         needed = sum(builder.prepared_bytes(raw, self.crop_size) for raw in raws)

@@ -22,6 +22,24 @@ class Rule:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What the closed division takes in disk, memory and time; ``doctor`` compares and prints."""
+
+    download_gb: float | None
+    """Raw data as it has to lie in the root, in 10^9 bytes; ``None`` where not known."""
+    prepared_gb: float
+    """Most that ``prepare`` adds to that while it runs."""
+    device_gib: float | None = None
+    """Memory of all GPUs together that the closed settings need; ``None`` where not known."""
+    demo_minutes: float
+    """Timed minutes of the demo, as measured for README.md on one or two threads."""
+    published_minutes: float
+    """Score of NVIDIA's eight A100-SXM4-80GB in round v1.0, in minutes."""
+    source: str
+    """Where the sizes come from."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Benchmark:
     """Facts of one benchmark in one place; a recipe builds exactly one."""
 
@@ -47,6 +65,8 @@ class Benchmark:
     """Settings that the closed division fixes."""
     progress_unit: Literal["epochs", "samples", "fraction"] = "epochs"
     """What ``epoch_num`` of an evaluation counts in the log."""
+    needs: Needs
+    """Disk, memory and time."""
     quality_names: Mapping[str, str] = field(default_factory=dict)
     """Metric name -> name in the log's value, where one event holds several."""
     trainer: Mapping[str, Any] = field(default_factory=dict)

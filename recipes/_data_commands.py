@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import shutil
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +10,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from recipes._benchmark import Benchmark
 from recipes._cli import demo_preset
+from recipes._doctor import examine, prepared_folder
 from recipes._resume import option, without
 from recipes._usage import explain
 
@@ -46,23 +43,20 @@ def doctor(benchmark: Benchmark, args: list[str]) -> int:
         0 if nothing stands in the way, else 1.
     """
     datamodule = _datamodule(benchmark, "doctor", args)
-    for line in _machine():
-        print(f"  has    {line}")
     root = getattr(datamodule, "root", None)
-    problems: list[str] = datamodule.problems()
-    if root is None:
-        print("  note   no --data.root: the demo needs no data; name a folder to check real data")
-    elif not problems:
-        print(f"  has    {benchmark.dataset} in {root}")
-    for line in problems:
-        print(f"  lacks  {line}")
+    lacking = 0
+    for finding in examine(benchmark, datamodule):
+        print(finding)
+        lacking += finding.kind == "lacks"
     again = f"python recipes/{benchmark.name}.py"
     flag = f" --data.root {root}" if root else ""
-    if problems:
-        print(f"Not ready: mend the {len(problems)} points above, then run {again} doctor{flag}")
+    if lacking:
+        points = "point" if lacking == 1 else f"{lacking} points"
+        print(f"Not ready: mend the {points} above, then run {again} doctor{flag}")
         return 1
-    step = "fit" if root is None else "prepare"
-    print(f"Ready: {again} {step}{flag}")
+    place = Path(getattr(datamodule, "prepared_dir", None) or root or ".")
+    ready = root is None or prepared_folder(place) is not None
+    print(f"Ready: {again} {'fit' if ready else 'prepare'}{flag}")
     return 0
 
 
@@ -89,18 +83,3 @@ def _datamodule(benchmark: Benchmark, command: str, args: list[str]) -> Any:
         known = [name for action in parser._actions for name in action.option_strings]
         raise ArgumentError(None, explain(str(error), known, args)) from error
     return parser.instantiate(config).data
-
-
-def _machine() -> Iterable[str]:
-    import torch
-
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    yield f"Python {platform.python_version()}, torch {torch.__version__}"
-    yield f"{os.cpu_count()} CPU cores, {pages / 2**30:.0f} GiB memory"
-    yield f"{shutil.disk_usage(Path.cwd()).free / 2**30:.0f} GiB free disk here"
-    if torch.cuda.is_available():
-        for index in range(torch.cuda.device_count()):
-            properties = torch.cuda.get_device_properties(index)
-            yield f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
-    else:
-        yield "no CUDA device: demos run here, the closed division would take months"

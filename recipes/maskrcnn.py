@@ -15,7 +15,7 @@ Expect    demo: about 1 minute on 2 CPU cores; closed division: about 14 epochs 
 
 from datamodules.coco import COCOMaskDataModule
 from modules.maskrcnn import MaskRCNNModule
-from recipes._benchmark import Benchmark, Rule
+from recipes._benchmark import Benchmark, Needs, Rule
 from recipes._cli import main
 
 BENCHMARK = Benchmark(
@@ -46,6 +46,13 @@ BENCHMARK = Benchmark(
             # Rounded to whole steps each, so the ratio of 3 to 4 holds only nearly.
             allows=lambda value: len(value) == 2 and abs(4 * value[0] - 3 * value[1]) <= 8,
         ),
+    ),
+    needs=Needs(
+        download_gb=20.5,
+        prepared_gb=0.5,
+        demo_minutes=0.6,
+        published_minutes=50.4,
+        source="sizes of the archives on images.cocodataset.org",
     ),
     source="mlcommons/training (v1.0) object_detection/pytorch; training_rules.adoc v1.0",
 )

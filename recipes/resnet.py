@@ -17,7 +17,7 @@ import math
 
 from datamodules.imagenet import ImageNetDataModule
 from modules.resnet import ResNetModule
-from recipes._benchmark import Benchmark, Rule
+from recipes._benchmark import Benchmark, Needs, Rule
 from recipes._cli import main
 
 
@@ -63,6 +63,13 @@ BENCHMARK = Benchmark(
     ),
     # 8 times 408 images make the batch of 3264 on one device; with eight, set it to 1.
     trainer={"accumulate_grad_batches": 8},
+    needs=Needs(
+        download_gb=155,
+        prepared_gb=155,
+        demo_minutes=0.8,
+        published_minutes=28.8,
+        source="sizes of the two archives; prepare copies every image",
+    ),
     source="mlcommons/training image_classification/tensorflow2 (v1.0); training_rules.adoc v1.0",
 )
 

@@ -18,7 +18,7 @@ from math import inf
 
 from datamodules.librispeech import LibriSpeechDataModule
 from modules.rnnt import RNNTModule
-from recipes._benchmark import Benchmark, Rule
+from recipes._benchmark import Benchmark, Needs, Rule
 from recipes._cli import main
 
 BENCHMARK = Benchmark(
@@ -52,6 +52,13 @@ BENCHMARK = Benchmark(
     ),
     # Global batch 1024 as the reference: 128 utterances, accumulated 8 times.
     trainer={"accumulate_grad_batches": 8},
+    needs=Needs(
+        download_gb=60,
+        prepared_gb=60,
+        demo_minutes=1.3,
+        published_minutes=38.7,
+        source="www.openslr.org/12; prepare copies every recording",
+    ),
     source="mlcommons/training @ 9947bdf2 rnn_speech_recognition/pytorch; training_rules.adoc v1.0",
 )
 

@@ -15,7 +15,7 @@ Expect    demo: 1 to 2 minutes on 2 CPU cores; closed division: about 50 epochs 
 
 from datamodules.coco import COCO300DataModule
 from modules.ssd import SSDModule
-from recipes._benchmark import Benchmark, Rule
+from recipes._benchmark import Benchmark, Needs, Rule
 from recipes._cli import main
 
 BENCHMARK = Benchmark(
@@ -43,6 +43,13 @@ BENCHMARK = Benchmark(
                 and value[0] >= 40
             ),
         ),
+    ),
+    needs=Needs(
+        download_gb=20.5,
+        prepared_gb=0.5,
+        demo_minutes=1.2,
+        published_minutes=8.5,
+        source="sizes of the archives on images.cocodataset.org",
     ),
     source="mlcommons/training (v1.0) single_stage_detector/ssd; training_rules.adoc v1.0",
 )

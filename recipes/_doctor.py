@@ -1,0 +1,192 @@
+"""What a machine and a folder of data have and lack for one benchmark."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from datamodules._cache import cache_dir
+from recipes._benchmark import Benchmark
+
+INDENT = 9
+
+
+class Finding(NamedTuple):
+    """One line of the doctor's report."""
+
+    kind: Literal["has", "lacks", "note"]
+    """``lacks`` keeps the benchmark from running here; ``note`` does not."""
+    text: str
+
+    def __str__(self) -> str:
+        line = f"  {self.kind:7}{self.text}"
+        if not sys.stdout.isatty():
+            return line  # one finding a line, for grep
+        return textwrap.fill(
+            line,
+            shutil.get_terminal_size().columns - 1,
+            subsequent_indent=" " * INDENT,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+
+
+def examine(benchmark: Benchmark, datamodule: Any) -> Iterator[Finding]:
+    """Look at libraries, devices, disk, data and the time that all this takes.
+
+    Args:
+        benchmark: The data sheet.
+        datamodule: Its data module, built from the user's flags.
+
+    Yields:
+        Findings, in the order in which they should be read.
+    """
+    yield from _libraries()
+    yield from _devices(benchmark)
+    root: Path | None = getattr(datamodule, "root", None)
+    if root is None:
+        yield from _demo(benchmark)
+    else:
+        yield from _data(benchmark, datamodule, Path(root))
+    yield Finding("note", _time(benchmark))
+
+
+def _libraries() -> Iterator[Finding]:
+    """Every library that finishline needs, in the version it was made for."""
+    from packaging.requirements import Requirement
+
+    named = [f"Python {platform.python_version()}"]
+    for text in metadata.requires("finishline") or ():
+        need = Requirement(text)
+        if need.marker is not None and not need.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = metadata.version(need.name)
+        except metadata.PackageNotFoundError:
+            yield Finding("lacks", f"library {need}: pip install '{need}'")
+            continue
+        if not need.specifier.contains(version, prereleases=True):
+            yield Finding(
+                "lacks", f"library {need}: version {version} is installed; pip install '{need}'"
+            )
+        named.append(f"{need.name} {version}")
+    yield Finding("has", ", ".join(named))
+
+
+def _devices(benchmark: Benchmark) -> Iterator[Finding]:
+    """Processor, memory and accelerators."""
+    import torch
+
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    yield Finding("has", f"{os.cpu_count()} CPU cores, {pages / 2**30:.0f} GiB memory")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    memory = 0.0
+    for index in range(count):
+        properties = torch.cuda.get_device_properties(index)
+        memory += properties.total_memory / 2**30
+        yield Finding("has", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB")
+    if not count and shutil.which("nvidia-smi"):
+        yield Finding(
+            "lacks",
+            f"a CUDA device that torch can use, though this machine has nvidia-smi: torch is built "
+            f"for CUDA {torch.version.cuda}; compare with the driver's version in nvidia-smi",
+        )
+    elif not count:
+        yield Finding("note", "no CUDA device: demos run here, the real benchmark is made for GPUs")
+    least = benchmark.needs.device_gib
+    if count and least and memory < least:
+        yield Finding(
+            "note",
+            f"the closed settings need {least:g} GiB of GPU memory, here are {memory:.0f} GiB: "
+            f"use more GPUs, or a preset in recipes/presets/{benchmark.name}/",
+        )
+
+
+def _demo(benchmark: Benchmark) -> Iterator[Finding]:
+    folder = cache_dir()
+    if not _writable(folder):
+        yield Finding("lacks", f"{folder} cannot be written: set FINISHLINE_CACHE to a folder")
+    else:
+        yield Finding("has", f"a place for generated data: {folder}")
+    yield Finding(
+        "note",
+        f"no --data.root: the demo needs no data. {benchmark.dataset}: "
+        f"doctor --data.root DIR says what is missing",
+    )
+
+
+def _data(benchmark: Benchmark, datamodule: Any, root: Path) -> Iterator[Finding]:
+    problems: list[str] = datamodule.problems()
+    place = Path(getattr(datamodule, "prepared_dir", None) or root)
+    prepared = prepared_folder(place)
+    for line in problems:
+        yield Finding("lacks", line)
+    if not problems:
+        state = f", preprocessed in {prepared}" if prepared else ""
+        yield Finding("has", f"{benchmark.dataset} in {root}{state}")
+    if prepared is None and root.is_dir() and not _writable(place):
+        hint = " (--data.prepared_dir)" if hasattr(datamodule, "prepared_dir") else ""
+        yield Finding("lacks", f"{place} cannot be written: name a folder that can be{hint}")
+    if prepared is None:
+        yield _disk(benchmark, place, download=bool(problems))
+
+
+def _disk(benchmark: Benchmark, place: Path, *, download: bool) -> Finding:
+    """Room for what is still to be written, at the size of the whole data set."""
+    needs, where = benchmark.needs, _existing(place)
+    needed = needs.prepared_gb + (needs.download_gb or 0.0) * download
+    free = shutil.disk_usage(where).free / 1e9
+    sizes = {
+        "download": needs.download_gb if download else None,
+        "preprocessing": needs.prepared_gb,
+    }
+    parts = [f"{name} {size:g} GB" for name, size in sizes.items() if size]
+    whole = f"; the whole data set: {', '.join(parts)}" if parts else ""
+    text = f"{free:,.0f} GB free disk in {where}{whole}"
+    # A part of the data set may be all that is wanted; the data module refuses too small a disk.
+    return Finding("has" if free >= needed else "lacks" if download else "note", text)
+
+
+def _time(benchmark: Benchmark) -> str:
+    needs = benchmark.needs
+    return (
+        f"time to the target: demo {needs.demo_minutes:g} min on a CPU (measured); "
+        f"real data {needs.published_minutes:g} min on eight A100 (NVIDIA's code, round v1.0), "
+        f"and {benchmark.runs} runs make a result"
+    )
+
+
+def prepared_folder(place: Path) -> Path | None:
+    """Where preprocessed data lies.
+
+    Args:
+        place: The folder named for it, or the data's root.
+
+    Returns:
+        The folder with a manifest, in ``place`` or one level below, or ``place`` if it holds arrays
+        (preprocessed elsewhere); ``None`` if there is nothing.
+    """
+    for pattern in ("*manifest*.json", "*.npy", "finishline-*/*manifest*.json"):
+        for path in sorted(place.glob(pattern)) if place.is_dir() else ():
+            return path.parent
+    return None
+
+
+def _existing(path: Path) -> Path:
+    """The nearest folder upwards that exists."""
+    return next(p for p in (path.absolute(), *path.absolute().parents) if p.is_dir())
+
+
+def _writable(path: Path) -> bool:
+    """Whether a folder can be written, or made; nothing is written to find out."""
+    inside = path.absolute()
+    while not inside.exists():
+        inside = inside.parent
+    return inside.is_dir() and os.access(inside, os.W_OK | os.X_OK)

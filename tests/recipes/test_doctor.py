@@ -1,0 +1,145 @@
+"""What the doctor says of machines and folders, without real data."""
+
+import csv
+import importlib
+import re
+import shutil
+from importlib import metadata
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from recipes import _doctor
+from recipes._cli import run
+
+ROOT = Path(__file__).parents[2]
+STEMS = sorted(path.stem for path in (ROOT / "recipes").glob("[a-z]*.py"))
+UNET3D = importlib.import_module("recipes.unet3d").BENCHMARK
+
+
+def doctor(stem, capsys, *args):
+    status = run(importlib.import_module(f"recipes.{stem}").BENCHMARK, ["doctor", *args])
+    return status, capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_a_laptop_is_ready_for_every_demo(stem, capsys):
+    status, lines = doctor(stem, capsys)
+    assert status == 0
+    assert lines[-1] == f"Ready: python recipes/{stem}.py fit"
+    assert any("no --data.root: the demo needs no data" in line for line in lines)
+    assert any(re.search(r"demo [\d.]+ min on a CPU", line) for line in lines)
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_a_missing_folder_is_named_and_the_next_command_too(stem, capsys, tmp_path):
+    folder = str(tmp_path / "nowhere")
+    status, lines = doctor(stem, capsys, "--data.root", folder)
+    assert status == 1
+    assert [line for line in lines if line.startswith("  lacks  ") and folder in line]
+    assert lines[-1].endswith(f"then run python recipes/{stem}.py doctor --data.root {folder}")
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_times_are_the_readmes_and_the_published_rounds(stem):
+    needs = importlib.import_module(f"recipes.{stem}").BENCHMARK.needs
+    row = next(x for x in (ROOT / "README.md").open() if x.startswith(f"| `{stem}`"))
+    assert row.split("|")[5].strip() == f"{needs.demo_minutes:g} min"
+    with (ROOT / "scoring" / "published" / "published_v1.0.csv").open() as file:
+        scores = [
+            float(r["minutes"])
+            for r in csv.DictReader(file)
+            if r["benchmark"] == stem
+            and r["submitter"] == "NVIDIA"
+            and r["system_name"].startswith("dgxa100_")
+            and r["division"] == "closed"
+            and r["total_accelerators"] == "8"
+        ]
+    assert len(scores) == 1
+    assert needs.published_minutes == round(scores[0], 1)
+
+
+def findings(datamodule):
+    return [tuple(f) for f in _doctor.examine(UNET3D, datamodule)]
+
+
+def data(root, problems=(), prepared_dir=None):
+    return SimpleNamespace(root=root, prepared_dir=prepared_dir, problems=lambda: list(problems))
+
+
+def test_too_small_a_disk_blocks_a_download_only(tmp_path, monkeypatch):
+    small = shutil._ntuple_diskusage(10**12, 10**12 - 40 * 10**9, 40 * 10**9)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: small)
+    size = "40 GB free disk in .*; the whole data set: "
+    kind, text = findings(data(tmp_path, ["no data"]))[-2]
+    assert kind == "lacks"
+    assert re.match(size + "download 30 GB, preprocessing 29 GB", text)
+    kind, text = findings(data(tmp_path))[-2]
+    assert kind == "has"
+    assert re.match(size + "preprocessing 29 GB", text)
+    (tmp_path / "manifest.json").write_text("{}")
+    assert not any("free disk" in text for _, text in findings(data(tmp_path)))
+
+
+def test_an_unwritable_prepared_folder_is_named(tmp_path):
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+    found = findings(data(tmp_path, prepared_dir=blocker / "prepared"))
+    wanted = f"{blocker / 'prepared'} cannot be written: name a folder that can be"
+    assert ("lacks", f"{wanted} (--data.prepared_dir)") in found
+
+
+def test_old_and_missing_libraries_are_named_with_the_remedy(monkeypatch):
+    needed = ["torch<2.12,>=2.11", "absent-library>=3", "pytest; extra == 'test'"]
+    monkeypatch.setattr(metadata, "requires", lambda name: needed)
+    version = metadata.version
+    old = {"torch": "2.4.0"}
+    monkeypatch.setattr(metadata, "version", lambda name: old.get(name) or version(name))
+    lacking = [text for kind, text in _doctor._libraries() if kind == "lacks"]
+    assert len(lacking) == 2
+    assert "torch<2.12,>=2.11: version 2.4.0 is installed; pip install" in lacking[0]
+    assert lacking[1].endswith("pip install 'absent-library>=3'")
+
+
+def test_gpus_are_listed_and_too_little_memory_is_said(monkeypatch):
+    card = SimpleNamespace(name="A Card", total_memory=40 * 2**30)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: card)
+    dlrm = importlib.import_module("recipes.dlrm").BENCHMARK
+    found = [tuple(f) for f in _doctor._devices(dlrm)]
+    assert found.count(("has", "A Card, 40 GiB")) == 2
+    assert "need 89.5 GiB of GPU memory, here are 80 GiB" in found[-1][1]
+    assert not any("GPU memory" in text for _, text in _doctor._devices(UNET3D))
+
+
+def test_a_driver_that_torch_cannot_use_is_said(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/nvidia-smi")
+    assert [kind for kind, _ in _doctor._devices(UNET3D)] == ["has", "lacks"]
+
+
+def test_lines_fit_the_terminal(monkeypatch):
+    text = "word " * 60
+    monkeypatch.setenv("COLUMNS", "80")
+    assert len(str(_doctor.Finding("note", text)).splitlines()) == 1, "one line in a pipe"
+    monkeypatch.setattr("sys.stdout", SimpleNamespace(isatty=lambda: True))
+    lines = str(_doctor.Finding("note", text)).splitlines()
+    assert max(map(len, lines)) < 80
+    assert all(line.startswith(" " * 9) for line in lines[1:])
+
+
+def test_files_missing_from_a_folder_preprocessed_elsewhere_are_named(tmp_path, capsys):
+    for case in range(210):
+        for end in "xy":
+            (tmp_path / f"case_{case:05d}_{end}.npy").touch()
+    (tmp_path / "case_00003_x.npy").unlink()
+    status, lines = doctor("unet3d", capsys, "--data.root", str(tmp_path))
+    assert status == 1
+    lacking = [line for line in lines if line.startswith("  lacks")]
+    assert lacking == [
+        f"  lacks  {tmp_path}/case_00003_x.npy: missing; copy it again, or give the raw data's "
+        "folder"
+    ]
