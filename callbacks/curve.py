@@ -7,6 +7,9 @@ from pathlib import Path
 
 from callbacks.quality_target import Evaluation
 
+# Told apart by people who see no red or green, and on paper (Okabe and Ito's blue, orange, green).
+COLORS = ("#0072b2", "#d55e00", "#009e73")
+
 
 def save_curve(path: Path, evaluations: Sequence[Evaluation], target: Mapping[str, float]) -> None:
     """Draw every target metric over timed minutes, with its target as a dashed line.
@@ -25,13 +28,18 @@ def save_curve(path: Path, evaluations: Sequence[Evaluation], target: Mapping[st
     axes = figure.add_subplot()
     minutes = [evaluation.seconds / 60 for evaluation in evaluations]
     for number, (name, goal) in enumerate(target.items()):
-        color = f"C{number}"
+        color = COLORS[number % len(COLORS)]
         values = [evaluation.quality[name] for evaluation in evaluations]
-        axes.plot(minutes, values, marker="o", markersize=4, color=color, label=name)
-        axes.axhline(goal, color=color, linestyle="--", linewidth=1, label=f"target {goal:g}")
+        axes.plot(minutes, values, marker="o", markersize=4, color=color)
+        axes.axhline(goal, color=color, linestyle="--", linewidth=1)
+        # Names stand at the lines themselves: a legend would cover some of them.
+        text = f"target {goal:g}" if len(target) == 1 else f"{name}, target {goal:g}"
+        across = axes.get_yaxis_transform()  # x counts from axis to axis, y in data
+        axes.text(0.01, goal, text, transform=across, va="bottom", color=color, fontsize=9)
     if not evaluations:
         axes.text(0.5, 0.5, "no evaluation yet", transform=axes.transAxes, ha="center")
-    axes.set(xlabel="minutes on the clock", ylabel="quality", xlim=(0, None))
+    label = next(iter(target)) if len(target) == 1 else "quality"
+    axes.set(xlabel="minutes on the clock", ylabel=label, xlim=(0, None))
+    axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3)
-    axes.legend()
     figure.savefig(path, dpi=150)

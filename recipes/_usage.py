@@ -44,7 +44,9 @@ def explain(message: str, known: Sequence[str], args: Sequence[str]) -> str:
     if match := IN_NET.search(rest):
         return f"--{key[1]}: {match[2]} has no argument {match[1]}"
     if match := NOT_IMPORTED.search(rest):
-        return f"--{key[1]}: cannot import {match[2]} ({match[1]}); give a dotted path"
+        missing = match[1].startswith("No module")
+        where = "; looked in installed packages, PYTHONPATH and this folder" if missing else ""
+        return f"--{key[1]}: cannot import {match[2]} ({match[1]}){where}"
     if match := WRONG_VALUE.search(rest):
         return f"--{key[1]}: got {match[2]}, allowed: {_type_name(match[1])}"
     return f"--{key[1]}: {rest}"

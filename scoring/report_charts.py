@@ -113,17 +113,15 @@ def _target(found: ResultSet, bench: BenchmarkRules | None, metric: str) -> floa
 
 
 def _line(run: Run, metric: str, *, by_progress: bool) -> Line:
-    start, stops = run.log.start, run.log.stops
-    points = []
-    for evaluation in run.log.evaluations:
-        value = evaluation.quality.get(metric)
-        if value is None or start is None:
-            continue
-        # Mini Go evaluates after the clock has stopped: such a point belongs to its end.
-        end = min(evaluation.time_ms, stops[0].time_ms) if stops else evaluation.time_ms
-        at = evaluation.progress if by_progress else (end - start.time_ms) / 60_000
-        if at is not None and value == value:
-            points.append((float(at), value))
+    points = run.curve(metric)
+    if by_progress:
+        told = [e for e in run.log.evaluations if metric in e.quality and run.log.start]
+        points = [
+            (float(e.progress), value)
+            for e, (_, value) in zip(told, points, strict=True)
+            if e.progress is not None
+        ]
+    points = [(at, value) for at, value in points if value == value]
     return Line(run.name, points, "run" if run.log.status == "success" else "failed")
 
 

@@ -59,6 +59,25 @@ class Run:
             return str(path) if path else None
         return f"{path}({', '.join(f'{key}={value}' for key, value in arguments.items())})"
 
+    def curve(self, metric: str | None = None) -> list[tuple[float, float]]:
+        """Quality over time, as the log tells it.
+
+        Args:
+            metric: Its name in the log's evaluations; the only one there is by default.
+
+        Returns:
+            Minutes since run_start and value of every evaluation that has the metric, in order.
+        """
+        start, stops = self.log.start, self.log.stops
+        points = []
+        for evaluation in self.log.evaluations if start else ():
+            # Mini Go evaluates after the clock has stopped: such a point belongs to its end.
+            end = min(evaluation.time_ms, stops[0].time_ms) if stops else evaluation.time_ms
+            name = next(iter(evaluation.quality), None) if metric is None else metric
+            if name in evaluation.quality and start:
+                points.append(((end - start.time_ms) / 60_000, evaluation.quality[name]))
+        return points
+
     @property
     def division(self) -> str | None:
         return self.fact("division") or self.log.division

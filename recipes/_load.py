@@ -1,0 +1,49 @@
+"""A finished run's network and data in Python, for notebooks and scripts."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import lightning as L
+
+
+def load_run(folder: Path | str) -> tuple[L.LightningModule, L.LightningDataModule]:
+    """Rebuild what a run trained, with its last checkpoint's weights, and what it trained on.
+
+    Seeds the random generators as the run did.
+
+    Args:
+        folder: A run's folder: ``run.json``, ``config.yaml`` and ``checkpoints/last.ckpt``.
+
+    Returns:
+        The module in evaluation mode on the CPU, and the data module with its data prepared, so
+        that ``train_dataloader()`` and ``val_dataloader()`` can be called.
+
+    Raises:
+        FileNotFoundError: If one of the three files is missing.
+        ValueError: If the network or the data cannot be built from ``config.yaml``.
+    """
+    # Torch and Lightning take seconds that the recipes' --help need not wait for.
+    import torch
+
+    from recipes._noise import quiet
+
+    quiet()  # before Lightning is imported: in a notebook that alone may warn
+    from recipes._parser import RecipeCLI
+
+    folder = Path(folder)
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    name = json.loads((folder / "run.json").read_text())["benchmark"]
+    if not checkpoint.is_file():
+        raise FileNotFoundError(f"{checkpoint} is missing: the run ended before its first one")
+    benchmark = importlib.import_module(f"recipes.{name}").BENCHMARK
+    cli = RecipeCLI(benchmark, "validate", ["--config", str(folder / "config.yaml")])
+    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    cli.model.on_load_checkpoint(content)
+    cli.model.load_state_dict(content["state_dict"])
+    cli.datamodule.prepare_data()
+    return cli.model.eval(), cli.datamodule
