@@ -1,96 +1,85 @@
 """Mini Go's data: games of the network under training against itself, one epoch a generation.
 
 The data root is the benchmark's given checkpoint, unpacked (see ``find_files``). The first epoch
-trains on the checkpoint's games; before each later one the games of the newest network are played,
-inside the clock. The network comes from the module, which sets ``playing`` in its ``setup``.
+trains on the checkpoint's games; for each later one the games of the newest network are played,
+inside the clock and in threads of their own: they begin when an epoch's last step is done, beside
+the evaluation, and go on for a while beside the next training. The network comes from the module,
+which sets ``playing`` in its ``setup`` and calls ``begin_generation`` after each epoch's last step.
 
 Facts: mlcommons/training @ 9947bdf2, reinforcement/tensorflow/minigo/ml_perf.
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
+from datamodules._base import BenchmarkDataModule
 from datamodules._cache import build_once, demo_folder
 from datamodules._sampling import (
     EpochSampler,
-    SampleKey,
     evaluation_indices,
     ranks,
     resume_position,
     run_seed,
 )
-from datamodules._selfplay_files import find_files
-from datamodules.go.features import PLANES, symmetries
+from datamodules._selfplay_files import Files, find_files
+from datamodules._selfplay_window import (
+    Generation,
+    WindowExamples,
+    choose,
+    extended,
+    generation,
+    pack,
+    unpack,
+)
+from datamodules.go.features import PLANES
 from datamodules.go.moves import Rules
-from datamodules.go.records import Examples, game_examples, read_game
-from datamodules.go.selfplay import Network, SelfPlay, play_together
+from datamodules.go.players import Players, PlayersState
+from datamodules.go.records import Examples, read_game
+from datamodules.go.selfplay import Network, SelfPlay, compile_search
 
-SELFPLAY_STREAM, WINDOW_STREAM, SYMMETRY_STREAM = 71, 72, 73
-
-
-class Generation(NamedTuple):
-    """Games played by one model."""
-
-    model: int
-    examples: Examples
-    starts: np.ndarray
-    """(games + 1,) int64: examples of game g are ``starts[g]`` to ``starts[g + 1]``."""
-
-    @property
-    def games(self) -> int:
-        """Number of games."""
-        return len(self.starts) - 1
+SELFPLAY_STREAM = 71
 
 
-class WindowExamples(Dataset[Any]):
-    """The examples chosen for one epoch, each turned by a random symmetry.
+class SelfPlayDataModule(BenchmarkDataModule):
+    """Plays games with the module's network and trains on those of the newest generations.
+
+    The defaults are the closed reference on one device.
 
     Args:
-        examples: All examples of the window.
-        chosen: (E,) int64 which of them, in order.
-        size: Points per side.
-        seed: The run's seed.
+        root: Folder with the given checkpoint and target. None generates the demo's.
+        batch_size: Examples per device and step.
+        size: Points per side, 5 to 19.
+        komi: Points that White gets.
+        games_per_generation: Games per generation, over all devices, that train a model.
+        window: Newest generations that an epoch trains on.
+        train_filter: Probability of an example to be kept, in (0, 1].
+        eval_games: Games of an evaluation, half with each colour.
+        games_at_once: Running games per worker; their leaves make one batch of the network.
+        workers: Threads per device that play.
+        play_ahead: How long players go on with a model while the next is trained, in units of the
+            time that its generation took; 0 to 1, counted in batches. With 0 they rest meanwhile.
+        virtual_losses: Leaves of one game in a batch of the network.
+        slow_readouts: Searches of a move that makes an example.
+        fast_readouts: Searches of any other move.
+        fast_share: Probability of a move to be such a one.
+        noise_alpha: Dirichlet concentration of the noise at the root.
+        noise_mix: Share of the noise in the priors.
+        soft_plies: First moves of a game that are drawn in proportion to visits.
+        pass_alive_plies: Moves from which on a game ends when nothing is left to play for.
+        resign_threshold: Range of the value, for the player to move, below which it resigns; below
+            -1 nobody does.
+        max_plies: Moves after which a game is scored as it stands.
+
+    Raises:
+        ValueError: If a number lies outside its range; one line each.
     """
-
-    def __init__(self, examples: Examples, chosen: np.ndarray, size: int, seed: int) -> None:
-        self.examples, self.chosen, self.size, self.seed = examples, chosen, size, seed
-        self._turns = symmetries(size).astype(np.int64)
-
-    def __len__(self) -> int:
-        """Number of chosen examples."""
-        return len(self.chosen)
-
-    def __getitems__(self, keys: list[SampleKey]) -> dict[str, Tensor]:
-        """One batch.
-
-        Args:
-            keys: Places in the chosen order; all of one epoch.
-
-        Returns:
-            ``planes`` (B, 13, n, n) uint8, ``pi`` (B, A) float32 and ``outcome`` (B,) float32.
-        """
-        places = np.array([key.index for key in keys])
-        rows = self.chosen[places]
-        drawn = np.random.default_rng([SYMMETRY_STREAM, self.seed, keys[0].epoch])
-        turn_BA = self._turns[drawn.integers(8, size=len(self.chosen))[places]]
-        planes = np.take_along_axis(self.examples.planes[rows], turn_BA[:, None, :-1], axis=2)
-        return {
-            "planes": torch.from_numpy(planes.reshape(-1, PLANES, self.size, self.size)),
-            "pi": torch.from_numpy(np.take_along_axis(self.examples.pi[rows], turn_BA, axis=1)),
-            "outcome": torch.from_numpy(self.examples.outcome[rows]),
-        }
-
-
-class SelfPlayDataModule(L.LightningDataModule):
-    """Plays games with the module's network and trains on those of the newest generations."""
 
     def __init__(
         self,
@@ -105,6 +94,7 @@ class SelfPlayDataModule(L.LightningDataModule):
         eval_games: int = 256,
         games_at_once: int = 256,
         workers: int = 1,
+        play_ahead: float = 0.01,
         virtual_losses: int = 4,
         slow_readouts: int = 800,
         fast_readouts: int = 80,
@@ -116,60 +106,13 @@ class SelfPlayDataModule(L.LightningDataModule):
         resign_threshold: tuple[float, float] = (-1.0, -0.9),
         max_plies: int = 1444,
     ) -> None:
-        """Defaults are the closed reference on one device.
-
-        Args:
-            root: Folder with the given checkpoint and target. None generates the demo's.
-            batch_size: Examples per device and step.
-            size: Points per side, 5 to 19.
-            komi: Points that White gets.
-            games_per_generation: Games per generation, over all devices, that train a model.
-            window: Newest generations that an epoch trains on.
-            train_filter: Probability of an example to be kept, in (0, 1].
-            eval_games: Games of an evaluation, half with each colour.
-            games_at_once: Running games per worker; their leaves make one batch of the network.
-            workers: Threads per device that play.
-            virtual_losses: Leaves of one game in a batch of the network.
-            slow_readouts: Searches of a move that makes an example.
-            fast_readouts: Searches of any other move.
-            fast_share: Probability of a move to be such a one.
-            noise_alpha: Dirichlet concentration of the noise at the root.
-            noise_mix: Share of the noise in the priors.
-            soft_plies: First moves of a game that are drawn in proportion to visits.
-            pass_alive_plies: Moves from which on a game ends when nothing is left to play for.
-            resign_threshold: Range of the value, for the player to move, below which it resigns;
-                below -1 nobody does.
-            max_plies: Moves after which a game is scored as it stands.
-
-        Raises:
-            ValueError: If a number lies outside its range; one line each.
-        """
         super().__init__()
-        problems = [
-            f"{name} must be {rule}, got {value}"
-            for name, value, rule, good in (
-                ("size", size, "5 to 19", 5 <= size <= 19),
-                ("batch_size", batch_size, "at least 1", batch_size >= 1),
-                ("games_per_generation", games_per_generation, ">= 1", games_per_generation >= 1),
-                ("window", window, "at least 1", window >= 1),
-                ("train_filter", train_filter, "in (0, 1]", 0 < train_filter <= 1),
-                ("eval_games", eval_games, "even, at least 2", eval_games % 2 == 0 < eval_games),
-                ("games_at_once", games_at_once, "at least 1", games_at_once >= 1),
-                ("workers", workers, "at least 1", workers >= 1),
-                ("virtual_losses", virtual_losses, "at least 1", virtual_losses >= 1),
-                ("slow_readouts", slow_readouts, "at least 1", slow_readouts >= 1),
-                ("fast_readouts", fast_readouts, "at least 1", fast_readouts >= 1),
-            )
-            if not good
-        ]
-        if problems:
-            raise ValueError("\n".join(problems))
         self.demo = root is None
         self.root = None if root is None else Path(root)
         self.batch_size, self.size, self.komi = batch_size, size, komi
         self.games_per_generation, self.window = games_per_generation, window
         self.train_filter, self.eval_games = train_filter, eval_games
-        self.games_at_once, self.workers = games_at_once, workers
+        self.games_at_once, self.workers, self.play_ahead = games_at_once, workers, play_ahead
         self.virtual_losses = virtual_losses
         self.rules = Rules(
             slow_readouts=slow_readouts, fast_readouts=fast_readouts, fast_share=fast_share,
@@ -177,22 +120,48 @@ class SelfPlayDataModule(L.LightningDataModule):
             pass_alive_plies=pass_alive_plies, resign_low=resign_threshold[0],
             resign_high=resign_threshold[1], max_plies=max_plies,
         )  # fmt: skip
-        self.playing: Callable[[], AbstractContextManager[Network]] | None = None
+        self._refuse_bad_numbers()
+        self.playing: Callable[[], Network] | None = None
         self._generations: list[Generation] = []
-        self._players: list[SelfPlay] = []
+        self._players: Players | None = None
+        self._resumed: list[PlayersState] = []
         self._steps = 0
+
+    def _refuse_bad_numbers(self) -> None:
+        """Raise for all arguments outside their range at once."""
+        ranges = {
+            "size": ("5 to 19", 5 <= self.size <= 19),
+            "train_filter": ("in (0, 1]", 0 < self.train_filter <= 1),
+            "eval_games": ("even, at least 2", self.eval_games % 2 == 0 < self.eval_games),
+            "play_ahead": ("in [0, 1]", 0 <= self.play_ahead <= 1),
+        }
+        counts = ("batch_size", "games_per_generation", "window", "games_at_once", "workers")
+        searches = ("virtual_losses", "slow_readouts", "fast_readouts")
+        values = {**vars(self), **self.rules._asdict()}
+        ranges |= {name: ("at least 1", values[name] >= 1) for name in counts + searches}
+        problems = [
+            f"{name} must be {allowed}, got {values[name]}"
+            for name, (allowed, good) in ranges.items()
+            if not good
+        ]
+        if problems:
+            raise ValueError("\n".join(problems))
 
     # Files.
 
     @property
     def checkpoint(self) -> Path:
         """Prefix of the given training checkpoint."""
-        return find_files(self._source).checkpoint
+        return self._files.checkpoint
 
     @property
     def target(self) -> Path:
         """Prefix of the target's checkpoint."""
-        return find_files(self._source).target
+        return self._files.target
+
+    @cached_property
+    def _files(self) -> Files:
+        return find_files(self._source)
 
     @property
     def _source(self) -> Path:
@@ -207,6 +176,7 @@ class SelfPlayDataModule(L.LightningDataModule):
             FileNotFoundError: If the root lacks a file.
             ValueError: One line per problem.
         """
+        compile_search()  # here, where one process does it and the others wait
         if self.demo:
             from datamodules.demo.selfplay import write_demo
 
@@ -221,7 +191,7 @@ class SelfPlayDataModule(L.LightningDataModule):
             FileNotFoundError: If the root lacks a file.
         """
         self.prepare_data()
-        files = find_files(self._source)
+        files = self._files
         counts = ", ".join(f"{model}: {len(games)}" for model, games in files.games.items())
         print(f"Mini Go is ready in {self._source}: games per model {counts}")
 
@@ -249,15 +219,10 @@ class SelfPlayDataModule(L.LightningDataModule):
     @property
     def samples_per_epoch(self) -> int:
         """Examples of the epoch in progress: whole global batches; 0 before the first."""
-        return self._steps * self._global_batch_size
-
-    @property
-    def _global_batch_size(self) -> int:
-        accumulation = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
-        return self.batch_size * ranks(self.trainer)[1] * accumulation
+        return self._steps * self.global_batch_size
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Play the next generation's games, if there are not enough yet, and choose examples.
+        """Wait for the generation's games, if there are not enough yet, and choose examples.
 
         Called before every epoch (``reload_dataloaders_every_n_epochs`` is 1).
 
@@ -274,21 +239,22 @@ class SelfPlayDataModule(L.LightningDataModule):
         epoch, done = resume_position(self.trainer)
         if not self._generations:
             self._generations = self._given_generations()
-        first = self._first_model
-        if epoch and self._generations[-1].model < first + epoch:
-            self._generations.append(self._play(first + epoch, epoch))
-        self._generations = self._generations[-self.window :]
-        examples, chosen = self._choose(epoch)
-        self._steps = len(chosen) // self._global_batch_size
+        model = max(self._files.games) + epoch
+        if epoch and self._generations[-1].model < model:
+            self._collect(model)
+        chosen = choose(
+            self._generations, self.games_per_generation, self.train_filter, run_seed(), epoch
+        )
+        self._steps = len(chosen.outcome) // self.global_batch_size
         if not self._steps:
             raise ValueError(
-                f"generation {epoch}: {len(chosen)} examples are fewer than one batch of "
-                f"{self._global_batch_size}; more games per generation or a smaller batch"
+                f"generation {epoch}: {len(chosen.outcome)} examples are fewer than one batch of "
+                f"{self.global_batch_size}; more games per generation or a smaller batch"
             )
         rank, world_size = ranks(self.trainer)
         sampler = EpochSampler(
             self.samples_per_epoch,
-            self._global_batch_size,
+            self.global_batch_size,
             rank,
             world_size,
             self.batch_size,
@@ -297,8 +263,7 @@ class SelfPlayDataModule(L.LightningDataModule):
             start_batch=done,
             start_epoch=epoch,
         )
-        chosen = chosen[: self.samples_per_epoch]
-        dataset = WindowExamples(examples, chosen, self.size, run_seed())
+        dataset = WindowExamples(chosen, self.size, run_seed())
         return DataLoader(dataset, batch_sampler=sampler, collate_fn=_as_is)
 
     def val_dataloader(self) -> DataLoader[Any]:
@@ -310,77 +275,102 @@ class SelfPlayDataModule(L.LightningDataModule):
         numbers: Any = evaluation_indices(self.eval_games, self.trainer)
         return DataLoader(numbers, batch_size=max(1, len(numbers)))
 
-    @property
-    def _first_model(self) -> int:
-        """Number of the newest model that the given games are from."""
-        return max(find_files(self._source).games)
-
     def _given_generations(self) -> list[Generation]:
         """The checkpoint's games, newest generations only."""
-        games = find_files(self._source).games
+        games = self._files.games
         return [
-            _generation(model, [read_game(path, self.size) for path in games[model]])
+            generation(model, [read_game(path, self.size) for path in games[model]])
             for model in sorted(games)[-self.window :]
         ]
 
-    def _play(self, model: int, epoch: int) -> Generation:
-        """Play until all ranks together have finished a generation; running games go on later."""
-        assert self.playing is not None, "the module lends its network in setup()"
-        rank, world_size = ranks(self.trainer)
-        if not self._players:
-            self._players = [
-                SelfPlay(
-                    self.size, self.komi, self.games_at_once, self.rules,
-                    seed=_seed(SELFPLAY_STREAM, run_seed(), epoch, rank, worker),
-                    virtual_losses=self.virtual_losses,
-                )
-                for worker in range(self.workers)
-            ]  # fmt: skip
-        share = -(-self.games_per_generation // world_size)
-        with self.playing() as network:
-            games = play_together(self._players, network, share)
-        return _generation(model, _gather([game_examples([g], self.size) for g in games]))
+    def begin_generation(self) -> None:
+        """Play the next generation's games with the network as it is now, in the background.
 
-    def _choose(self, epoch: int) -> tuple[Examples, np.ndarray]:
-        """All examples of the window, and which of them to train on, in random order."""
-        rng = np.random.default_rng([WINDOW_STREAM, run_seed(), epoch])
-        parts, offset = [], 0
-        for generation in self._generations:
-            if generation.games < self.games_per_generation:
-                raise ValueError(
-                    f"model {generation.model} has {generation.games} games but a generation "
-                    f"needs {self.games_per_generation} (data.games_per_generation)"
-                )
-            picked = rng.permutation(generation.games)[: self.games_per_generation]
-            starts = generation.starts
-            parts += [np.arange(starts[g], starts[g + 1]) + offset for g in picked]
-            offset += int(starts[-1])
-        rows = np.concatenate(parts)
-        rows = rows[rng.random(len(rows)) < self.train_filter]
-        joined = _join([generation.examples for generation in self._generations])
-        return joined, rng.permutation(rows)
+        Running games go on with it.
+        """
+        assert self.playing is not None, "the module lends its network in setup()"
+        if self._players is None:
+            self._players = self._make_players()
+        share = -(-self.games_per_generation // ranks(self.trainer)[1])
+        self._players.begin(self.playing(), share)
+
+    def _make_players(self) -> Players:
+        """The workers of this rank, with the running games of a run that is resumed."""
+        rank, world_size = ranks(self.trainer)
+        epoch, _ = resume_position(self.trainer)
+        workers = [
+            SelfPlay(
+                self.size, self.komi, self.games_at_once, self.rules,
+                seed=_seed(SELFPLAY_STREAM, run_seed(), epoch, rank, worker),
+                virtual_losses=self.virtual_losses,
+            )
+            for worker in range(self.workers)
+        ]  # fmt: skip
+        players = Players(workers, ahead=self.play_ahead)
+        shape = world_size, self.workers, self.games_at_once
+        if self._resumed and shape == _shape(self._resumed):
+            players.restore(self._resumed[rank])
+        self._resumed = []
+        return players
+
+    def _collect(self, model: int) -> None:
+        """Take the games of all ranks into the window, once each has finished its share."""
+        if self._players is None or not self._players.playing:
+            self.begin_generation()
+        assert self._players is not None
+        shares = _on_all_ranks(self._players.collect)
+        # The surplus was played with the model before, so it belongs to that generation.
+        surplus = [game for share in shares for game in share[0]]
+        games = [game for share in shares for game in share[1]]
+        self._generations[-1] = extended(self._generations[-1], surplus)
+        self._generations = [*self._generations, generation(model, games)][-self.window :]
+
+    def teardown(self, stage: str) -> None:
+        """End the background's games with the run.
+
+        Args:
+            stage: Not used.
+        """
+        self._stop()
+
+    def on_exception(self, exception: BaseException) -> None:
+        """End the background's games when the run fails or is interrupted.
+
+        Args:
+            exception: Not used.
+        """
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._players is not None:
+            self._players.stop()
+            self._players = None
 
     # The log, the warm-up, the checkpoint.
 
     def mllog_facts(self) -> dict[str, object]:
-        """The log's keys about games, from the arguments and the first window.
+        """The log's keys about games that hold for the whole run.
 
         Returns:
             Values by key.
         """
         return {
-            "train_batch_size": self._global_batch_size,
+            "train_batch_size": self.global_batch_size,
             "min_selfplay_games_per_generation": self.games_per_generation,
-            "actual_selfplay_games_per_generation": min(
-                (generation.games for generation in self._generations),
-                default=self.games_per_generation,
-            ),
             "window_size": self.window,
             "num_readouts": self.rules.slow_readouts,
             "virtual_losses": self.virtual_losses,
             "filter_amount": self.train_filter,
             "eval_games": self.eval_games,
         }
+
+    def mllog_epoch_facts(self) -> dict[str, object]:
+        """The log's keys about the epoch that begins.
+
+        Returns:
+            Values by key.
+        """
+        return {"actual_selfplay_games_per_generation": self._generations[-1].games}
 
     def synthetic_batch(self) -> dict[str, Tensor]:
         """A random training batch on the CPU, for warm-up and speed tests.
@@ -397,59 +387,66 @@ class SelfPlayDataModule(L.LightningDataModule):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Games of the window, so that a resumed run has them. Running games are begun anew."""
-        return {
-            "generations": [
-                {
-                    "model": g.model,
-                    "planes": torch.from_numpy(np.packbits(g.examples.planes, axis=-1)),
-                    "pi": torch.from_numpy(g.examples.pi),
-                    "outcome": torch.from_numpy(g.examples.outcome),
-                    "starts": torch.from_numpy(g.starts),
-                }
-                for g in self._generations
-            ]
-        }
+        """Games of the window, and the running games of all ranks."""
+        window = [{"model": g.model, "games": pack(_split(g))} for g in self._generations]
+        players = self._players
+        states = [] if players is None else _on_all_ranks(players.state)
+        return {"window": window, "players": [_packed(state) for state in states]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the games of an earlier run.
 
         Args:
-            state_dict: What ``state_dict`` gave.
+            state_dict: What ``state_dict`` gave. On another number of ranks, workers or games at
+                once, running games are begun anew.
         """
-        points = self.size * self.size
         self._generations = [
-            Generation(
-                int(g["model"]),
-                Examples(
-                    np.unpackbits(g["planes"].numpy(), axis=-1, count=points),
-                    g["pi"].numpy(),
-                    g["outcome"].numpy(),
-                ),
-                g["starts"].numpy(),
-            )
-            for g in state_dict["generations"]
+            generation(int(g["model"]), unpack(g["games"])) for g in state_dict["window"]
         ]
+        self._resumed = [_unpacked(state) for state in state_dict["players"]]
 
 
-def _generation(model: int, games: list[Examples]) -> Generation:
-    """Games of one model, joined."""
-    starts = np.cumsum([0, *(len(game.outcome) for game in games)]).astype(np.int64)
-    return Generation(model, _join(games), starts)
+def _split(whole: Generation) -> list[Examples]:
+    """Examples of each game of a generation."""
+    cuts = whole.starts[1:-1]
+    arrays = (np.split(array, cuts) for array in whole.examples)
+    return [Examples(*game) for game in zip(*arrays, strict=True)]
 
 
-def _join(parts: list[Examples]) -> Examples:
-    """Examples behind one another."""
-    return Examples(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+def _packed(state: PlayersState) -> dict[str, Any]:
+    """Running games as a checkpoint keeps them."""
+    workers = [{name: torch.from_numpy(a) for name, a in w.items()} for w in state.workers]
+    return {"workers": workers, "surplus": pack(state.surplus)}
 
 
-def _gather(games: list[Examples]) -> list[Examples]:
-    """The games of all ranks, in rank order, on every rank."""
+def _unpacked(state: dict[str, Any]) -> PlayersState:
+    """Running games of a checkpoint."""
+    workers = [{name: t.numpy() for name, t in w.items()} for w in state["workers"]]
+    return PlayersState(workers, unpack(state["surplus"]))
+
+
+def _shape(states: list[PlayersState]) -> tuple[int, int, int]:
+    """Ranks, workers and games at once of kept games."""
+    return len(states), len(states[0].workers), len(states[0].workers[0]["plies"])
+
+
+def _on_all_ranks(ask: Callable[[], Any]) -> list[Any]:
+    """What a question gives on each rank; if one fails all do, as the others would wait for it."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return games
+        return [ask()]
+    failure: Exception | None = None
+    answer: Any = None
+    try:
+        answer = ask()
+    except Exception as error:  # whatever it is, the other ranks must hear of it
+        failure = error
+    told = None if failure is None else f"{type(failure).__name__}: {failure}"
     parts: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(parts, games)
-    return [game for part in parts for game in part]
+    torch.distributed.all_gather_object(parts, (answer, told))
+    for rank, (_, text) in enumerate(parts):
+        if text is not None:
+            raise RuntimeError(f"self-play failed on rank {rank}: {text}") from failure
+    return [part for part, _ in parts]
 
 
 def _seed(*words: int) -> int:

@@ -6,8 +6,7 @@ tensor of game numbers. The data module's games are played by this module's netw
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, ClassVar, TypedDict
@@ -169,14 +168,13 @@ class MiniGoModule(L.LightningModule):
             momentum, self.start_step = load_bundle(self.net, datamodule.checkpoint)
             self._momentum = momentum
 
-    @contextmanager
-    def playing(self) -> Iterator[Network]:
-        """The network as the search calls it, for the length of a block.
+    def playing(self) -> Network:
+        """The network as it is now, for the search.
 
-        Yields:
-            A function that any thread may call.
+        Returns:
+            A function that any thread may call while this module trains on.
         """
-        yield network_of(self.net, self.device, self.play_dtype)
+        return network_of(self.net, self.device, self.play_dtype)
 
     # Training.
 
@@ -198,6 +196,18 @@ class MiniGoModule(L.LightningModule):
         if every and (self.global_step + 1) % every == 0:
             self.log("train/loss", loss.detach())
         return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """After an epoch's last step let the new network play, beside its evaluation.
+
+        Args:
+            outputs: Not used.
+            batch: Not used.
+            batch_idx: Number of the batch.
+        """
+        begin = getattr(self.trainer.datamodule, "begin_generation", None)  # type: ignore[attr-defined]
+        if begin is not None and batch_idx + 1 == self.trainer.num_training_batches:
+            begin()
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """SGD with momentum that goes on from the given checkpoint.

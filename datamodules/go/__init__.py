@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numba
 
+from datamodules._cache import cache_dir
+
 
 def _own_cache() -> None:
     """Give compiled code a folder per state of these sources.
@@ -16,12 +18,23 @@ def _own_cache() -> None:
     numba looks only at the file of a function itself, so code compiled into it from another file
     would stay old when that file changes.
     """
-    here = Path(__file__).parent
-    if os.environ.get("NUMBA_CACHE_DIR") or not os.access(here, os.W_OK):
+    if os.environ.get("NUMBA_CACHE_DIR"):
         return
+    here = Path(__file__).parent
+    base = here / "__pycache__" if os.access(here, os.W_OK) else cache_dir()
     text = b"".join(path.read_bytes() for path in sorted(here.glob("*.py")))
-    folder = here / "__pycache__" / f"numba-{hashlib.sha256(text).hexdigest()[:12]}"
+    folder = base / f"numba-{hashlib.sha256(text).hexdigest()[:12]}"
     numba.config.CACHE_DIR = str(folder)  # type: ignore[attr-defined]
+
+
+def is_compiled() -> bool:
+    """Tell whether the engine was compiled before, by any process.
+
+    Returns:
+        True if compiled code is in numba's cache.
+    """
+    folder = Path(numba.config.CACHE_DIR)  # type: ignore[attr-defined]
+    return any(folder.glob("**/*finish_match_moves*.nbi"))
 
 
 _own_cache()

@@ -5,23 +5,29 @@ play at the same time. B positions, A actions.
 """
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numba import njit
 
 from datamodules.go import board as go
+from datamodules.go import is_compiled, search
 from datamodules.go import moves as mv
-from datamodules.go import search
 from datamodules.go import tree as mcts
 
 Network = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 """planes (B, 13, n, n) uint8 -> priors (B, A) float32 and values (B,) float32, Black's view."""
 
+Example = tuple[np.ndarray, np.ndarray, float, int]
+"""Planes, pi, root value (Black's view) and root visits of one move."""
+
 # Descents of one tree and batch; finished games take no place in it, so they need a bound.
 MOST_TRIES = 64
 MATCH_TRIES = 8
+# What a running game has beside its tree and moves.
+KEPT = ("target", "slow", "noise", "resign", "random", "passes", "barred")
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,7 @@ class SelfPlay:
         komi: Points that White gets.
         games_at_once: Games in progress; their leaves make one batch.
         rules: Numbers of self-play.
-        seed: Seed of the first game; the others count on from it.
+        seed: Seed of the worker; each game's own comes from it and the game's number.
         virtual_losses: Leaves of one game in a batch.
         allow_pass: False bars passing while there is another legal move.
     """
@@ -81,11 +87,11 @@ class SelfPlay:
         self._games = mv.make_games(games_at_once, rules.max_plies)
         self._events = mv.make_events(games_at_once, size)
         self._leaves = mcts.make_leaves(size, games_at_once * virtual_losses)
-        self._examples: list[list[tuple[np.ndarray, np.ndarray, float, int]]] = [
-            [] for _ in range(games_at_once)
-        ]
-        self._seeds = np.random.SeedSequence(seed)
-        self.readouts = 0
+        self._examples: list[list[Example]] = [[] for _ in range(games_at_once)]
+        self._seed, self._begun = seed, 0
+        self._tree_seeds = np.zeros(games_at_once, np.uint64)
+        self.readouts = self.steps = 0
+        self.stopped = False
         for game in range(games_at_once):
             self._begin(game)
 
@@ -98,11 +104,84 @@ class SelfPlay:
 
         Returns:
             The finished games, in the order in which they ended.
+
+        Raises:
+            CancelledError: If ``stopped`` was set meanwhile.
         """
         finished: list[Game] = []
+        self.steps = 0
         while len(finished) < num_games:
             finished += self.step(network)
         return finished
+
+    def play_ahead(self, network: Network, share: float) -> list[Game]:
+        """Play on for a number of batches, whatever comes of them.
+
+        Args:
+            network: Values positions.
+            share: Batches, as a share of those that the last ``play`` took.
+
+        Returns:
+            The games that ended.
+
+        Raises:
+            CancelledError: If ``stopped`` was set meanwhile.
+        """
+        batches = int(share * self.steps)
+        return [game for _ in range(batches) for game in self.step(network)]
+
+    def renew(self) -> None:
+        """Let every search in progress begin again, as a new network would else get old values.
+
+        The games stay where they are. A search still makes as many visits as its goal names.
+        """
+        for game in range(len(self._examples)):
+            mcts.forget(self._trees, game)
+        self._games.noise[:] = self._games.slow
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What it takes to go on with these games after a ``renew``.
+
+        Returns:
+            Arrays by name, the first axis over running games or over their examples.
+        """
+        plies = self._trees.info[self._trees.root, go.PLIES]
+        examples = [example for kept in self._examples for example in kept]
+        planes, pi, q, n = _example_arrays(examples, self.size)
+        return {
+            "seed": np.array([self._seed], np.uint64).view(np.int64),
+            "begun": np.array([self._begun]),
+            "tree_seeds": _signed(self._tree_seeds),
+            "plies": plies,
+            "moves": self._games.moves[:, : plies.max()].copy(),
+            "counts": np.array([len(kept) for kept in self._examples]),
+            "planes": np.packbits(planes, axis=-1),
+            "pi": pi,
+            "q": q,
+            "n": n,
+            **{name: _signed(getattr(self._games, name)) for name in KEPT},
+        }
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Go on with other games than those begun.
+
+        Args:
+            state: What ``state`` gave for as many games at once.
+        """
+        self._seed = int(state["seed"].view(np.uint64)[0])
+        self._begun = int(state["begun"][0])
+        self._tree_seeds[:] = state["tree_seeds"]
+        for name in KEPT:
+            getattr(self._games, name)[:] = state[name]
+        planes = np.unpackbits(state["planes"], axis=-1, count=self.size * self.size)
+        examples = iter(zip(planes, state["pi"], state["q"], state["n"], strict=True))
+        self._examples = [list(islice(examples, int(count))) for count in state["counts"]]
+        for game, plies in enumerate(state["plies"]):
+            mcts.new_game(self._trees, game, self.size, self._tree_seeds[game])
+            self._games.moves[game, :plies] = state["moves"][game, :plies]
+            for action in self._games.moves[game, :plies]:
+                mcts.advance(self._trees, game, action)
+        self.renew()
 
     def step(self, network: Network) -> list[Game]:
         """One batch through the network, and the moves that come of it.
@@ -112,7 +191,13 @@ class SelfPlay:
 
         Returns:
             Games that ended.
+
+        Raises:
+            CancelledError: If ``stopped`` is set, by whichever thread.
         """
+        if self.stopped:
+            raise CancelledError("self-play was stopped")
+        self.steps += 1
         while self._trees.top[0] < len(self._examples) * (MOST_TRIES + 1):
             self._trees = mcts.grow(self._trees)
         trees, leaves = self._trees, self._leaves
@@ -138,46 +223,45 @@ class SelfPlay:
     def _end(self, game: int) -> Game:
         root = self._trees.root[game]
         plies = int(self._trees.info[root, go.PLIES])
-        examples = self._examples[game]
-        points = self.size * self.size
+        planes, pi, q, n = _example_arrays(self._examples[game], self.size)
         finished = Game(
             size=self.size,
             komi=self.komi,
             moves=self._games.moves[game, :plies].copy(),
             outcome=float(self._events.outcome[game]),
             resigned=bool(self._events.ended[game] == mv.RESIGNED),
-            planes=np.array([e[0] for e in examples], np.uint8).reshape(-1, 13, points),
-            pi=np.array([e[1] for e in examples], np.float32).reshape(-1, points + 1),
-            q=np.array([e[2] for e in examples], np.float32),
-            n=np.array([e[3] for e in examples], np.int64),
+            planes=planes,
+            pi=pi,
+            q=q,
+            n=n,
         )
         self._begin(game)
         return finished
 
     def _begin(self, game: int) -> None:
-        moves_seed, turn_seed = self._seeds.spawn(1)[0].generate_state(2, np.uint64)
-        mcts.new_game(self._trees, game, self.size, turn_seed)
+        seeds = np.random.SeedSequence(self._seed, spawn_key=(self._begun,))
+        moves_seed, self._tree_seeds[game] = seeds.generate_state(2, np.uint64)
+        self._begun += 1
+        mcts.new_game(self._trees, game, self.size, self._tree_seeds[game])
         mv.begin(self._games, game, moves_seed, self.rules)
         self._examples[game] = []
 
 
-def play_together(workers: Sequence[SelfPlay], network: Network, num_games: int) -> list[Game]:
-    """Let all workers play at once, each in its own thread.
+def _example_arrays(
+    examples: Sequence[Example], size: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Planes, pi, values and visits of examples, each in one array."""
+    return (
+        np.array([e[0] for e in examples], np.uint8).reshape(-1, 13, size * size),
+        np.array([e[1] for e in examples], np.float32).reshape(-1, size * size + 1),
+        np.array([e[2] for e in examples], np.float32),
+        np.array([e[3] for e in examples], np.int64),
+    )
 
-    Args:
-        workers: Each finishes its share, so that the games don't depend on which thread is faster.
-        network: Called from all threads.
-        num_games: Games to finish in all; a few more may come.
 
-    Returns:
-        The games, worker by worker.
-    """
-    if len(workers) == 1:
-        return workers[0].play(network, num_games)
-    share = -(-num_games // len(workers))
-    with ThreadPoolExecutor(len(workers)) as pool:
-        parts = pool.map(lambda worker: worker.play(network, share), workers)
-        return [game for part in parts for game in part]
+def _signed(array: np.ndarray) -> np.ndarray:
+    """A copy whose type every file format knows."""
+    return (array.view(np.int64) if array.dtype == np.uint64 else array).copy()
 
 
 @dataclass(frozen=True)
@@ -267,6 +351,8 @@ def play_match(
 
 def compile_search() -> None:
     """Compile everything that games need, or load it from numba's cache, by playing two of them."""
+    if not is_compiled():
+        print("Compiling the Go engine (once, about half a minute) ...", flush=True)
 
     def knows_nothing(planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         actions = planes.shape[2] ** 2 + 1

@@ -1,20 +1,14 @@
 """The self-play data module: window, choice, ranks, symmetry, files."""
 
-import contextlib
-
 import numpy as np
 import pytest
 import torch
 
 from datamodules._sampling import SampleKey
+from datamodules._selfplay_window import WindowExamples, choose, extended, generation
 from datamodules.go.features import symmetries
 from datamodules.go.records import Examples
-from datamodules.selfplay import (
-    SelfPlayDataModule,
-    WindowExamples,
-    _generation,
-    find_files,
-)
+from datamodules.selfplay import SelfPlayDataModule, find_files
 
 
 def games_of(model: int, num: int, length: int = 4):
@@ -25,7 +19,7 @@ def games_of(model: int, num: int, length: int = 4):
         pi = np.zeros((length, 26), np.float32)
         pi[:, game % 26] = 1
         parts.append(Examples(planes, pi, np.full(length, model * 1000 + game, np.float32)))
-    return _generation(model, parts)
+    return generation(model, parts)
 
 
 def small(**settings) -> SelfPlayDataModule:
@@ -39,36 +33,39 @@ def small(**settings) -> SelfPlayDataModule:
 
 
 def test_window_takes_exactly_the_wanted_games_of_each_generation():
-    data = small()
-    data._generations = [games_of(1, 8), games_of(2, 11), games_of(3, 30)]
-    examples, chosen = data._choose(1)
-    marks = examples.outcome[chosen].astype(int)
-    for model in (1, 2, 3):
-        games = {m % 1000 for m in marks if m // 1000 == model}
-        assert len(games) == 8
+    window = [games_of(1, 8), games_of(2, 11), games_of(3, 30)]
+    marks = choose(window, 8, 1.0, seed=1, epoch=1).outcome.astype(int)
     assert len(marks) == 3 * 8 * 4
-    assert len(set(chosen.tolist())) == len(chosen)
+    for model in (1, 2, 3):
+        games = [m % 1000 for m in marks if m // 1000 == model]
+        assert len(set(games)) == 8
+        assert all(games.count(game) == 4 for game in games)
+    assert (marks != np.sort(marks)).any()
+    assert (choose(window, 8, 1.0, seed=1, epoch=1).outcome == marks).all()
+    assert (choose(window, 8, 1.0, seed=1, epoch=2).outcome != marks).any()
 
 
 def test_filter_keeps_each_example_with_its_probability():
-    data = small(train_filter=0.3, games_per_generation=400)
-    data._generations = [games_of(1, 400)]
-    _, chosen = data._choose(1)
-    assert 0.25 < len(chosen) / 1600 < 0.35
+    kept = choose([games_of(1, 400)], 400, 0.3, seed=1, epoch=1)
+    assert 0.25 < len(kept.outcome) / 1600 < 0.35
 
 
 def test_too_few_games_are_refused():
-    data = small()
-    data._generations = [games_of(4, 7)]
     with pytest.raises(ValueError, match="model 4 has 7 games but a generation needs 8"):
-        data._choose(0)
+        choose([games_of(4, 7)], 8, 1.0, seed=1, epoch=0)
+
+
+def test_surplus_games_are_added_to_their_generation():
+    more = extended(games_of(3, 2), [games_of(3, 1, length=7).examples])
+    assert more.starts.tolist() == [0, 4, 8, 15]
+    assert extended(more, []) is more
 
 
 def test_a_batch_is_turned_alike_in_planes_and_policy():
     rng = np.random.default_rng(0)
     planes = rng.integers(0, 2, (40, 13, 25)).astype(np.uint8)
     pi = np.concatenate([planes[:, 3].astype(np.float32), np.full((40, 1), 7.0, np.float32)], 1)
-    data = WindowExamples(Examples(planes, pi, np.ones(40, np.float32)), np.arange(40), 5, seed=3)
+    data = WindowExamples(Examples(planes, pi, np.ones(40, np.float32)), 5, seed=3)
     batch = data.__getitems__([SampleKey(i, 2, 0) for i in range(40)])
     turned = batch["planes"].numpy().reshape(40, 13, 25)
     assert (batch["pi"].numpy()[:, :25] == turned[:, 3]).all()
@@ -104,27 +101,55 @@ def test_first_epoch_takes_the_given_games_and_later_ones_are_played():
         k: (v.shape, v.dtype) for k, v in synthetic.items()
     }
 
-    @contextlib.contextmanager
-    def playing():
-        yield lambda planes: (
-            np.full((len(planes), 26), 1 / 26, np.float32), np.zeros(len(planes), np.float32),
-        )  # fmt: skip
-
-    data.playing = playing
-    generation = data._play(1, 1)
-    assert generation.games >= 8
-    assert generation.starts[-1] == len(generation.examples.outcome)
+    data.playing = lambda: equal_priors
+    data._collect(1)
+    assert [g.model for g in data._generations] == [0, 1]
+    newest = data._generations[1]
+    assert newest.games >= 8
+    assert newest.starts[-1] == len(newest.examples.outcome)
+    assert data.mllog_epoch_facts() == {"actual_selfplay_games_per_generation": newest.games}
+    data.teardown("fit")
 
 
-def test_state_brings_the_games_back():
-    data, other = small(), small()
-    data._generations = [games_of(1, 8), games_of(2, 9)]
-    data._generations[0].examples.planes[:, 3] = 1
-    other.load_state_dict(data.state_dict())
+def equal_priors(planes):
+    count = len(planes)
+    return np.full((count, 26), 1 / 26, np.float32), np.zeros(count, np.float32)
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_state_brings_finished_and_running_games_back(begun, tmp_path):
+    data, other = small(workers=2, play_ahead=0.5), small(workers=2, play_ahead=0.5)
+    for each in (data, other):
+        each.prepare_data()
+        each.playing = lambda: equal_priors
+    data.train_dataloader()
+    data._collect(1)
+    if begun:
+        data.begin_generation()
+    torch.save(data.state_dict(), tmp_path / "state")
+    other.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
+    for each in (data, other):
+        each._collect(2)
+        each.teardown("fit")
     for ours, theirs in zip(data._generations, other._generations, strict=True):
         assert ours.model == theirs.model
         assert (ours.starts == theirs.starts).all()
         assert all((a == b).all() for a, b in zip(ours.examples, theirs.examples, strict=True))
+    assert data._generations[1].games > 8
+
+
+def test_resumed_with_other_workers_running_games_begin_anew():
+    data, other = small(workers=2), small(workers=1)
+    for each in (data, other):
+        each.prepare_data()
+        each.playing = lambda: equal_priors
+    data.train_dataloader()
+    data._collect(1)
+    other.load_state_dict(data.state_dict())
+    other._collect(2)
+    assert [g.model for g in other._generations] == [0, 1, 2]
+    for each in (data, other):
+        each.teardown("fit")
 
 
 def test_missing_files_are_named_all_at_once(tmp_path):

@@ -3,10 +3,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from datamodules._selfplay_window import generation
+from datamodules.go import players
+from datamodules.go.records import Examples
 from datamodules.selfplay import SelfPlayDataModule
 from modules.minigo import MiniGoModule
 from modules.nets.minigo import DualNet
@@ -40,15 +44,20 @@ def only_run(root: Path) -> Path:
     return folders[0]
 
 
+def three_generations(root: Path, *more: str) -> list[str]:
+    """Arguments of a run that cannot reach its target."""
+    return [
+        "fit", *SMALL, "--output_root", str(root), "--seed_everything", "3",
+        "--evaluation.limit", "3", "--target.metrics", '{"win_rate": 1.1}',
+        "--checkpoint.every_seconds", "0", *more,
+    ]  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A run of three generations that does not reach its target."""
     root = tmp_path_factory.mktemp("runs")
-    status = run(BENCHMARK, [
-        "fit", *SMALL, "--output_root", str(root), "--seed_everything", "3",
-        "--evaluation.limit", "3", "--target.metrics", '{"win_rate": 1.1}',
-    ])  # fmt: skip
-    return status, only_run(root)
+    return run(BENCHMARK, three_generations(root)), only_run(root)
 
 
 def test_a_short_run_plays_trains_evaluates_and_leaves_its_files(finished):
@@ -63,21 +72,48 @@ def test_a_short_run_plays_trains_evaluates_and_leaves_its_files(finished):
 
 
 def test_the_start_loses_to_the_target(finished):
+    assert rates_of(finished[1])[0] <= 0.3
+
+
+def rates_of(folder: Path) -> list[float]:
+    lines = [json.loads(x.split(" ", 1)[1]) for x in (folder / "result.txt").open()]
+    return [line["value"] for line in lines if line["key"] == "eval_accuracy"]
+
+
+def test_each_generations_games_are_logged_and_enough(finished):
     _, folder = finished
     lines = [json.loads(x.split(" ", 1)[1]) for x in (folder / "result.txt").open()]
-    rates = [line["value"] for line in lines if line["key"] == "eval_accuracy"]
-    assert rates[0] <= 0.3
+    games = [x for x in lines if x["key"] == "actual_selfplay_games_per_generation"]
+    assert [x["metadata"]["epoch_num"] for x in games] == [1, 2, 3]
+    assert all(x["value"] >= 24 for x in games)
 
 
-def test_a_killed_run_resumes_with_its_games(finished, tmp_path):
-    _, folder = finished
-    status = run(BENCHMARK, [
-        "fit", *SMALL, "--output_root", str(tmp_path), "--seed_everything", "3",
-        "--ckpt_path", str(folder / "checkpoints/last.ckpt"),
-        "--evaluation.limit", "4", "--target.metrics", '{"win_rate": 1.1}',
-    ])  # fmt: skip
-    assert status == 3
-    assert json.loads((only_run(tmp_path) / "run.json").read_text())["resumed"] is True
+def test_a_failing_player_ends_the_run_and_a_resumed_one_ends_like_one_never_stopped(
+    finished, tmp_path, monkeypatch, capsys
+):
+    played, calls = players._played, []
+
+    def killed(worker, network, num_games):
+        calls.append(num_games)
+        if len(calls) == 2:  # the third epoch's games, half way through
+            worker.play(network, num_games // 2)
+            raise MemoryError("no memory for the games")
+        return played(worker, network, num_games)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(players, "_played", killed)
+        assert run(BENCHMARK, three_generations(tmp_path / "a")) == 1
+    assert "no memory for the games" in capsys.readouterr().err
+    checkpoint = only_run(tmp_path / "a") / "checkpoints/last.ckpt"
+    assert run(BENCHMARK, three_generations(tmp_path / "b", "--ckpt_path", str(checkpoint))) == 3
+    resumed = only_run(tmp_path / "b")
+    assert json.loads((resumed / "run.json").read_text())["resumed"] is True
+    assert rates_of(resumed) == rates_of(finished[1])[2:]
+    weights = [
+        torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        for folder in (resumed, finished[1])
+    ]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
 def test_the_checkpoint_plays_go(finished):
@@ -100,8 +136,13 @@ def test_a_net_that_knows_nothing_does_not_reach_the_target(tmp_path):
 
 def test_closed_log_passes_the_official_checker(tmp_path):
     module, data = MiniGoModule(), SelfPlayDataModule(root=tmp_path)
+    one = Examples(np.zeros((1, 13, 361)), np.zeros((1, 362)), np.zeros(1))
+    data._generations = [generation(17, [one] * 8192)]
     path = write_log(
-        tmp_path, BENCHMARK, module_facts=module.mllog_facts(), data_facts=data.mllog_facts()
+        tmp_path,
+        BENCHMARK,
+        module_facts=module.mllog_facts(),
+        data_facts=data.mllog_facts() | data.mllog_epoch_facts(),
     )
     valid, messages = compliance(path)
     assert valid, messages

@@ -1,6 +1,8 @@
 """The search against the plain implementation of the same formulas, and its own rules."""
 
 import math
+from concurrent.futures import CancelledError
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -10,7 +12,9 @@ from datamodules.go import moves as mv
 from datamodules.go import search
 from datamodules.go import tree as mcts
 from datamodules.go.features import symmetries
-from datamodules.go.selfplay import MatchRules, SelfPlay, play_match, play_together
+from datamodules.go.players import Players
+from datamodules.go.records import game_examples
+from datamodules.go.selfplay import MatchRules, SelfPlay, play_match
 from tests.datamodules.go.slow_go import SlowGo, SlowNode
 
 SIZE, KOMI = 5, 7.5
@@ -239,10 +243,95 @@ def test_search_does_15000_readouts_a_second_on_19x19():
     assert best >= 15_000, f"{best:.0f} readouts/s"
 
 
-def test_two_workers_play_the_same_games_as_each_alone():
-    def workers() -> list[SelfPlay]:
-        return [SelfPlay(SIZE, KOMI, 4, RULES, seed=seed) for seed in (1, 2)]
+def workers() -> list[SelfPlay]:
+    return [SelfPlay(SIZE, KOMI, 4, RULES, seed=seed) for seed in (1, 2)]
 
-    together = play_together(workers(), fast_network, 6)
-    apart = [game for worker in workers() for game in worker.play(fast_network, 3)]
-    assert [g.moves.tolist() for g in together] == [g.moves.tolist() for g in apart]
+
+@contextmanager
+def players(**settings):
+    crew = Players(workers(), **settings)
+    try:
+        yield crew
+    finally:
+        crew.stop()
+
+
+def same(ours, theirs) -> bool:
+    """Whether two lists of games hold equal examples."""
+    return len(ours) == len(theirs) and all(
+        all(np.array_equal(a, b) for a, b in zip(x, y, strict=True))
+        for x, y in zip(ours, theirs, strict=True)
+    )
+
+
+def test_two_workers_play_the_same_games_as_each_alone():
+    with players() as crew:
+        crew.begin(fast_network, 6)
+        surplus, together = crew.collect()
+    assert surplus == []
+    apart = [game_examples([g], SIZE) for worker in workers() for g in worker.play(fast_network, 3)]
+    assert same(together, apart)
+
+
+def test_surplus_games_come_with_the_next_round():
+    with players(ahead=1.0) as crew:
+        crew.begin(fast_network, 6)
+        _, first = crew.collect()
+        crew.begin(fast_network, 6)
+        surplus, second = crew.collect()
+    assert len(first) >= 6
+    assert len(second) >= 6
+    assert len(surplus) >= 3
+    with players(ahead=1.0) as crew:
+        for _ in range(2):
+            crew.begin(fast_network, 6)
+            again = crew.collect()
+    assert same(again[0], surplus)
+    assert same(again[1], second)
+
+
+@pytest.mark.parametrize("collected", [True, False])
+def test_players_go_on_from_their_state_as_if_never_stopped(collected):
+    with players(ahead=0.5) as crew:
+        crew.begin(fast_network, 6)
+        crew.collect()
+        if not collected:
+            crew.begin(fast_network, 6)
+        state = crew.state()
+        if collected:
+            crew.begin(fast_network, 6)
+        expected = crew.collect()
+    with players(ahead=0.5) as crew:
+        crew.restore(state)
+        crew.begin(fast_network, 6)
+        assert all(same(*pair) for pair in zip(crew.collect(), expected, strict=True))
+
+
+def test_new_weights_begin_searches_again_but_not_games():
+    player = workers()[0]
+    for _ in range(40):
+        player.step(fast_network)
+    plies = player.state()["plies"]
+    assert plies.sum() > 8
+    player.renew()
+    assert (player._trees.root_n == 0).all()
+    assert (player.state()["plies"] == plies).all()
+    assert (player._games.noise == player._games.slow).all()
+
+
+def test_a_failing_network_ends_the_round_with_its_error():
+    def fails(planes):
+        raise MemoryError("out of memory")
+
+    with players() as crew:
+        crew.begin(fails, 6)
+        with pytest.raises(MemoryError, match="out of memory"):
+            crew.collect()
+
+
+def test_players_stop_at_once():
+    with players() as crew:
+        crew.begin(fast_network, 10**6)
+        crew.stop()
+        with pytest.raises(CancelledError):
+            crew.collect()

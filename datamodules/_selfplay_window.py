@@ -1,0 +1,188 @@
+"""The games that an epoch of Mini Go trains on, and how they are kept in a checkpoint.
+
+Shapes: E examples, B of one batch, n points per side, A = n*n + 1 actions.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from datamodules._sampling import SampleKey
+from datamodules.go.features import PLANES, symmetries
+from datamodules.go.records import Examples
+
+WINDOW_STREAM, SYMMETRY_STREAM = 72, 73
+
+
+class Generation(NamedTuple):
+    """Games played by one model."""
+
+    model: int
+    examples: Examples
+    starts: np.ndarray
+    """(games + 1,) int64: examples of game g are ``starts[g]`` to ``starts[g + 1]``."""
+
+    @property
+    def games(self) -> int:
+        """Number of games."""
+        return len(self.starts) - 1
+
+
+class WindowExamples(Dataset[Any]):
+    """Examples in the order of training, each turned by a random symmetry.
+
+    Args:
+        examples: E of them.
+        size: Points per side.
+        seed: The run's seed.
+    """
+
+    def __init__(self, examples: Examples, size: int, seed: int) -> None:
+        self.examples, self.size, self.seed = examples, size, seed
+        self._turns = symmetries(size).astype(np.int64)
+
+    def __len__(self) -> int:
+        """Number of examples."""
+        return len(self.examples.outcome)
+
+    def __getitems__(self, keys: list[SampleKey]) -> dict[str, Tensor]:
+        """One batch.
+
+        Args:
+            keys: Numbers of examples; all of one epoch.
+
+        Returns:
+            ``planes`` (B, 13, n, n) uint8, ``pi`` (B, A) float32 and ``outcome`` (B,) float32.
+        """
+        rows = np.array([key.index for key in keys])
+        drawn = np.random.default_rng([SYMMETRY_STREAM, self.seed, keys[0].epoch])
+        turn_BA = self._turns[drawn.integers(8, size=len(self))[rows]]
+        planes = np.take_along_axis(self.examples.planes[rows], turn_BA[:, None, :-1], axis=2)
+        return {
+            "planes": torch.from_numpy(planes.reshape(-1, PLANES, self.size, self.size)),
+            "pi": torch.from_numpy(np.take_along_axis(self.examples.pi[rows], turn_BA, axis=1)),
+            "outcome": torch.from_numpy(self.examples.outcome[rows]),
+        }
+
+
+def generation(model: int, games: Sequence[Examples]) -> Generation:
+    """Games of one model, joined.
+
+    Args:
+        model: The model's number.
+        games: Examples of each game, one game at least.
+
+    Returns:
+        The generation.
+    """
+    starts = np.cumsum([0, *(len(game.outcome) for game in games)]).astype(np.int64)
+    return Generation(model, joined(games), starts)
+
+
+def extended(old: Generation, games: Sequence[Examples]) -> Generation:
+    """A generation with further games of its model.
+
+    Args:
+        old: The generation.
+        games: Examples of each further game.
+
+    Returns:
+        A new generation, or the old one if there are no games.
+    """
+    if not games:
+        return old
+    more = generation(old.model, games)
+    starts = np.concatenate([old.starts, more.starts[1:] + old.starts[-1]])
+    return Generation(old.model, joined([old.examples, more.examples]), starts)
+
+
+def choose(
+    window: Sequence[Generation], num_games: int, keep: float, seed: int, epoch: int
+) -> Examples:
+    """Draw what an epoch trains on: games of every generation, then examples of these games.
+
+    Args:
+        window: The newest generations.
+        num_games: Games to take of each, at random.
+        keep: Probability of an example of these games to be kept.
+        seed: The run's seed.
+        epoch: Number of the epoch, from 0.
+
+    Returns:
+        The examples in random order, a pure function of the arguments.
+
+    Raises:
+        ValueError: If a generation has fewer games.
+    """
+    rng = np.random.default_rng([WINDOW_STREAM, seed, epoch])
+    parts = []
+    for model, examples, starts in window:
+        if len(starts) <= num_games:
+            raise ValueError(
+                f"model {model} has {len(starts) - 1} games but a generation "
+                f"needs {num_games} (data.games_per_generation)"
+            )
+        picked = rng.permutation(len(starts) - 1)[:num_games]
+        rows = np.concatenate([np.arange(starts[game], starts[game + 1]) for game in picked])
+        rows = rows[rng.random(len(rows)) < keep]
+        parts.append(Examples(*(array[rows] for array in examples)))
+    chosen = joined(parts)
+    order = rng.permutation(len(chosen.outcome))
+    return Examples(*(array[order] for array in chosen))
+
+
+def joined(parts: Sequence[Examples]) -> Examples:
+    """Examples behind one another.
+
+    Args:
+        parts: One or more.
+
+    Returns:
+        All of them.
+    """
+    return Examples(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+
+def pack(games: Sequence[Examples]) -> dict[str, Tensor]:
+    """Games as a checkpoint keeps them: tensors, planes as bits.
+
+    Args:
+        games: Examples of each game; may be empty.
+
+    Returns:
+        Tensors by name; see ``unpack``.
+    """
+    lengths = torch.tensor([len(game.outcome) for game in games], dtype=torch.int64)
+    if not games:
+        return {"lengths": lengths}
+    planes, pi, outcome = joined(games)
+    return {
+        "lengths": lengths,
+        "planes": torch.from_numpy(np.packbits(planes, axis=-1)),
+        "pi": torch.from_numpy(pi),
+        "outcome": torch.from_numpy(outcome),
+    }
+
+
+def unpack(packed: dict[str, Tensor]) -> list[Examples]:
+    """Games of a checkpoint.
+
+    Args:
+        packed: What ``pack`` gave.
+
+    Returns:
+        Examples of each game.
+    """
+    lengths = packed["lengths"].numpy()
+    if not len(lengths):
+        return []
+    pi = packed["pi"].numpy()
+    planes = np.unpackbits(packed["planes"].numpy(), axis=-1, count=pi.shape[1] - 1)
+    arrays = planes, pi, packed["outcome"].numpy()
+    cuts = np.cumsum(lengths)[:-1]
+    split = (np.split(array, cuts) for array in arrays)
+    return [Examples(*game) for game in zip(*split, strict=True)]

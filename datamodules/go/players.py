@@ -1,0 +1,144 @@
+"""Workers that play in threads of their own while the network is evaluated and trained.
+
+A round is a generation: with new weights every worker plays its share of the games, then a little
+more with the same weights, while the next ones are trained. All of it is counted in batches, never
+in seconds, so the games do not depend on which thread is faster.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+
+from datamodules.go.records import Examples, game_examples
+from datamodules.go.selfplay import Game, Network, SelfPlay
+
+WorkerState = dict[str, np.ndarray]
+
+
+class PlayersState(NamedTuple):
+    """Running games, and finished ones that were not collected yet."""
+
+    workers: list[WorkerState]
+    surplus: list[Examples]
+    """Examples of each game."""
+
+
+class _Part(NamedTuple):
+    """What one worker does in a round, in this order."""
+
+    state: "Future[WorkerState]"
+    games: "Future[list[Examples]]"
+    surplus: "Future[list[Examples]]"
+
+
+class Players:
+    """Workers of one process, one thread each.
+
+    Args:
+        workers: Who plays; not to be touched by others before ``stop``.
+        ahead: Batches that a worker plays after its share, in units of those that the share took.
+
+    Attributes:
+        playing: Whether a round was begun and not collected yet.
+
+    Source:
+        mlcommons/training @ 9947bdf2, reinforcement/tensorflow/minigo/ml_perf/train_loop.py and
+        cc/concurrent_selfplay.cc: games run on through training and change weights midway.
+        Differs: how long they run on is counted, not timed, and with new weights the searches in
+        progress begin again, so that a resumed run plays the same games.
+    """
+
+    def __init__(self, workers: Sequence[SelfPlay], *, ahead: float = 0.0) -> None:
+        self.workers, self.ahead, self.playing = workers, ahead, False
+        self._pools = [ThreadPoolExecutor(1, "self-play") for _ in workers]
+        self._round: list[_Part] = []
+        self._before: list[Future[list[Examples]]] = []
+        self._after: list[Future[list[Examples]]] = []
+
+    def begin(self, network: Network, num_games: int) -> None:
+        """Start a round in the background; it waits for the last one's surplus games.
+
+        Args:
+            network: Values positions; called from all threads.
+            num_games: Games to finish in all; a few more may come.
+        """
+        share = -(-num_games // len(self.workers))
+        self._round = [
+            _Part(
+                pool.submit(_renewed_state, worker),
+                pool.submit(_played, worker, network, share),
+                pool.submit(_played_ahead, worker, network, self.ahead),
+            )
+            for worker, pool in zip(self.workers, self._pools, strict=True)
+        ]
+        self._before, self._after = self._after, [part.surplus for part in self._round]
+        self.playing = True
+
+    def collect(self) -> tuple[list[Examples], list[Examples]]:
+        """Wait for the round's games; whatever ended a worker is raised here.
+
+        Returns:
+            Examples per game: the surplus games of the round before, and the games of this one.
+        """
+        games = _all_of([part.games for part in self._round])
+        surplus = _all_of(self._before)
+        self.playing = False
+        return surplus, games
+
+    def state(self) -> PlayersState:
+        """Games to go on with. While a round is played it is their state at its beginning.
+
+        Returns:
+            Copies; what is still running is waited for.
+        """
+        surplus = _all_of(self._before if self.playing else self._after)
+        if self.playing:
+            return PlayersState([part.state.result() for part in self._round], surplus)
+        return PlayersState([worker.state() for worker in self.workers], surplus)
+
+    def restore(self, state: PlayersState) -> None:
+        """Go on with the games of an earlier run; call before the first round.
+
+        Args:
+            state: What ``state`` gave for as many workers.
+        """
+        for worker, kept in zip(self.workers, state.workers, strict=True):
+            worker.restore(kept)
+        surplus: Future[list[Examples]] = Future()
+        surplus.set_result(state.surplus)
+        self._after = [surplus]
+
+    def stop(self) -> None:
+        """End all threads at once; the running games are lost."""
+        for worker in self.workers:
+            worker.stopped = True
+        for pool in self._pools:
+            pool.shutdown(cancel_futures=True)
+
+
+def _renewed_state(worker: SelfPlay) -> WorkerState:
+    """Begin the searches again and give the state from which the round starts."""
+    worker.renew()
+    return worker.state()
+
+
+def _played(worker: SelfPlay, network: Network, num_games: int) -> list[Examples]:
+    """A worker's share of a round."""
+    return _examples(worker, worker.play(network, num_games))
+
+
+def _played_ahead(worker: SelfPlay, network: Network, share: float) -> list[Examples]:
+    """What a worker plays until the next weights come."""
+    return _examples(worker, worker.play_ahead(network, share))
+
+
+def _examples(worker: SelfPlay, games: list[Game]) -> list[Examples]:
+    """Examples, game by game."""
+    return [game_examples([game], worker.size) for game in games]
+
+
+def _all_of(parts: "list[Future[list[Examples]]]") -> list[Examples]:
+    """What all workers have finished, in their order."""
+    return [game for part in parts for game in part.result()]
