@@ -6,11 +6,9 @@ Letters: B rows, T tables, D width of an embedding, P pairs of features.
 import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from modules.ops.fused_embedding import FusedEmbedding
-from modules.ops.interaction import dot_interaction
 
 NUM_DENSE = 13
 # Distinct categories of the 26 columns of Criteo 1TB at an index range of 40 million.
@@ -55,7 +53,7 @@ class DLRM(nn.Module):
         interacted = embedding_width + num_features * (num_features - 1) // 2
         self.bottom = _mlp([NUM_DENSE, *bottom_widths, embedding_width])
         # ReLU after the bottom's last layer too; the top ends in the bare log-odds.
-        self.bottom.append(nn.ReLU())
+        self.bottom.append(nn.ReLU(inplace=True))
         self.top = _mlp([interacted, *top_widths, 1])
         self.tables = FusedEmbedding(self.table_sizes, embedding_width, dtype=table_dtype)
 
@@ -70,10 +68,7 @@ class DLRM(nn.Module):
             logits_B: Log-odds, float32 or autocast's type.
         """
         dense_BD = self.bottom(dense_BN)
-        vectors_BTD = self.tables(ids_BT).to(dense_BD.dtype)
-        features_BFD = torch.cat([dense_BD[:, None], vectors_BTD], 1)
-        pairs_BP = dot_interaction(features_BFD)
-        return self.top(torch.cat([dense_BD, pairs_BP], 1)).squeeze(1)
+        return self.top(self.tables.interact(dense_BD, ids_BT)).squeeze(1)
 
 
 def _mlp(widths: Sequence[int]) -> nn.Sequential:
@@ -83,5 +78,5 @@ def _mlp(widths: Sequence[int]) -> nn.Sequential:
         linear = nn.Linear(inputs, outputs)
         nn.init.normal_(linear.weight, std=math.sqrt(2 / (inputs + outputs)))
         nn.init.normal_(linear.bias, std=math.sqrt(1 / outputs))
-        layers += [linear, nn.ReLU()]
+        layers += [linear, nn.ReLU(inplace=True)]
     return nn.Sequential(*layers[:-1])

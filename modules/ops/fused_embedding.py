@@ -14,6 +14,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modules.ops.interaction import dot_interaction
+from modules.ops.lookup_interaction import BLOCK_BYTES, look_up_and_interact
+
 INIT_BLOCK_ROWS = 1 << 18
 DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
 
@@ -74,6 +77,27 @@ class FusedEmbedding(nn.Module):
         else:
             vectors_ND = F.embedding(rows_N, self.weight, sparse=True)
         return vectors_ND.view(*ids_BT.shape, self.width)
+
+    def interact(self, dense_BD: Tensor, ids_BT: Tensor) -> Tensor:
+        """Look up and multiply every pair of vectors: what DLRM's top layers read.
+
+        Args:
+            dense_BD: The vector of the numbers, which takes part as the first feature.
+            ids_BT: Row of each table.
+
+        Returns:
+            interacted_BX: ``dense_BD``, then the T (T + 1) / 2 products of ``dot_interaction``.
+
+        Raises:
+            IndexError: If a row lies outside the tables.
+        """
+        alone_on_cpu = self.world_size == 1 and self.weight.device.type == "cpu"
+        large = ids_BT.numel() * self.width * self.dtype.itemsize > BLOCK_BYTES
+        if alone_on_cpu and large and self.dtype == torch.float32:
+            return look_up_and_interact(dense_BD, self.weight, ids_BT + self.offsets)
+        vectors_BTD = self(ids_BT).to(dense_BD.dtype)
+        pairs_BP = dot_interaction(torch.cat([dense_BD[:, None], vectors_BTD], 1))
+        return torch.cat([dense_BD, pairs_BP], 1)
 
     def _look_up_everywhere(self, rows_N: Tensor) -> Tensor:
         """Send each lookup to the rank that owns its row and get the vectors back in order."""

@@ -33,8 +33,17 @@ def dot_interaction(features_BFD: Tensor) -> Tensor:
 
 
 @cache
-def _pair_positions(num_features: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Flat position of each pair in the square of products, and the pair of each position."""
+def pair_positions(num_features: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Where pairs lie in the square of all products.
+
+    Args:
+        num_features: F.
+        device: Where the result shall lie.
+
+    Returns:
+        lower_P: int64 flat position of each pair, i > j, row by row.
+        pair_FF: int64 pair of each flat position; P on the diagonal, which is no pair.
+    """
     i, j = torch.tril_indices(num_features, num_features, -1, device=device)
     lower_P = i * num_features + j
     # The diagonal belongs to no pair: it takes the extra column of zeros behind the last one.
@@ -47,7 +56,7 @@ class _DotInteraction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features_BFD: Tensor) -> Tensor:
         ctx.save_for_backward(features_BFD)
-        lower_P, _ = _pair_positions(features_BFD.shape[1], features_BFD.device)
+        lower_P, _ = pair_positions(features_BFD.shape[1], features_BFD.device)
         products_BFF = torch.bmm(features_BFD, features_BFD.transpose(1, 2))
         return products_BFF.flatten(1).index_select(1, lower_P)
 
@@ -56,7 +65,7 @@ class _DotInteraction(torch.autograd.Function):
         (grad_BP,) = grads
         (features_BFD,) = ctx.saved_tensors
         num_rows, num_features, _ = features_BFD.shape
-        _, pair_FF = _pair_positions(num_features, features_BFD.device)
+        _, pair_FF = pair_positions(num_features, features_BFD.device)
         # Copying into place column by column would take three times as long as this gather.
         symmetric = F.pad(grad_BP, (0, 1)).index_select(1, pair_FF)
         return torch.bmm(symmetric.view(num_rows, num_features, num_features), features_BFD)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from modules.ops.table_rows import add_rows
+
 HALF = (torch.bfloat16, torch.float16)
 
 
@@ -27,7 +29,7 @@ class SparseSGD(Optimizer):
         ValueError: If ``lr`` is negative.
 
     Source:
-        torch.optim.SGD. Differs: half-precision tables; another kernel for sparse steps on CPUs.
+        torch.optim.SGD. Differs: half-precision tables; a loop over rows for sparse steps on CPUs.
     """
 
     def __init__(self, params: Iterable[Any], lr: float) -> None:
@@ -56,16 +58,11 @@ class SparseSGD(Optimizer):
                 if weight.grad.is_sparse and weight.dtype in HALF:
                     _rounded_step(weight, weight.grad, group["lr"])
                 elif weight.grad.is_sparse and not weight.is_cuda:
-                    _cpu_step(weight, weight.grad, group["lr"])
+                    rows_N, values_ND = weight.grad._indices()[0], weight.grad._values()
+                    add_rows(weight, rows_N, values_ND.contiguous(), -group["lr"])
                 else:
                     weight.add_(weight.grad, alpha=-group["lr"])
         return loss
-
-
-def _cpu_step(weight_RD: Tensor, grad_RD: Tensor, learning_rate: float) -> None:
-    """Add whole rows through an expanded index, which torch sorts: faster than a sparse sum."""
-    rows_N, values_ND = grad_RD._indices()[0], grad_RD._values()
-    weight_RD.scatter_add_(0, rows_N[:, None].expand_as(values_ND), values_ND * -learning_rate)
 
 
 def _rounded_step(weight_RD: Tensor, grad_RD: Tensor, learning_rate: float) -> None:

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from modules.dlrm import DLRMModule
 from modules.nets.dlrm import DLRM, TABLE_SIZES
-from modules.ops import fused_embedding
+from modules.ops import fused_embedding, lookup_interaction
 from modules.ops.fused_embedding import FusedEmbedding
 from modules.ops.sparse_sgd import SparseSGD
 
@@ -102,6 +103,42 @@ def test_training_equals_separate_tables_and_torch_sgd():
     torch.testing.assert_close(ours.tables.weight, weights)
 
 
+@pytest.mark.parametrize("block_bytes", [1, 1500, 1 << 20])
+def test_training_in_blocks_equals_the_plain_way(monkeypatch, block_bytes):
+    torch.manual_seed(2)
+    plain, blocks = DLRM(**SMALL), DLRM(**SMALL)
+    blocks.load_state_dict(plain.state_dict())
+    dense, ids = inputs(num_rows=40)
+    labels = (torch.arange(40) % 3 == 0).float()
+    step(plain, SparseSGD(plain.parameters(), 0.5), dense, ids, labels)
+    monkeypatch.setattr(fused_embedding, "BLOCK_BYTES", 0)
+    monkeypatch.setattr(lookup_interaction, "BLOCK_BYTES", block_bytes)
+    step(blocks, SparseSGD(blocks.parameters(), 0.5), dense, ids, labels)
+    grad = blocks.tables.weight.grad
+    assert grad._nnz() == len((ids + blocks.tables.offsets).unique())
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(blocks.state_dict()[name], value, msg=name)
+    with pytest.raises(IndexError):
+        blocks(dense, ids + 80)
+
+
+def test_block_way_counts_the_same_flops_and_runs_under_autocast(monkeypatch):
+    net = DLRM(**SMALL)
+    dense, ids = inputs()
+    counts, outputs = [], []
+    for limit in (1 << 20, 0):
+        monkeypatch.setattr(fused_embedding, "BLOCK_BYTES", limit)
+        with FlopCounterMode(display=False) as counter:
+            net(dense, ids).sum().backward()
+        counts.append(counter.get_total_flops())
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs.append(net(dense, ids))
+        outputs[-1].float().sum().backward()
+        net.zero_grad()
+    assert counts[0] == counts[1] > 0
+    torch.testing.assert_close(*outputs, rtol=0.02, atol=0.05)
+
+
 def test_step_touches_only_the_rows_looked_up():
     net = DLRM(**SMALL)
     before = net.tables.weight.detach().clone()
@@ -190,43 +227,25 @@ def test_schedule_that_cannot_be_is_refused():
         DLRMModule(learning_rate=-1.0)
 
 
-def train_tables(tables, optimizer, ids):
-    """Lookup, gradient and step of the tables alone."""
-    optimizer.zero_grad()
-    vectors = tables(ids)
-    vectors.backward(torch.full_like(vectors, 1e-3))
-    optimizer.step()
-
-
-class Bags(nn.Module):
-    """26 nn.EmbeddingBag modules, as the reference has them."""
-
-    def __init__(self, sizes, width):
-        super().__init__()
-        self.bags = nn.ModuleList(
-            nn.EmbeddingBag(size, width, mode="sum", sparse=True) for size in sizes
-        )
-
-    def forward(self, ids):
-        offsets = torch.arange(len(ids))
-        columns = ids.long().T.contiguous()
-        vectors = [bag(c, offsets) for bag, c in zip(self.bags, columns, strict=True)]
-        return torch.stack(vectors, 1)
-
-
 @pytest.mark.speed
 @pytest.mark.slow
-def test_fused_tables_train_faster_than_26_separate_ones():
+def test_step_is_twice_as_fast_as_with_26_separate_tables():
+    # The closed width and tables larger than any cache. The layers are the demo's: the products of
+    # the closed ones (14 MFLOP a row) are the same on both sides and would hide the rest.
     sizes = tuple(min(size, 20_000) for size in TABLE_SIZES)
-    _, ids = inputs(2048, sizes)
-    ours, theirs = FusedEmbedding(sizes, 16), Bags(sizes, 16)
+    layers = {"bottom_widths": (64, 32), "top_widths": (128, 64)}
+    ours, same = (DLRM(table_sizes=sizes, embedding_width=128, **layers) for _ in range(2))
+    theirs = Separate(same)
     a, b = SparseSGD(ours.parameters(), 0.1), torch.optim.SGD(theirs.parameters(), 0.1)
+    dense, ids = inputs(4096, sizes)
+    labels = (torch.arange(4096) % 3 == 0).float()
     seconds: list[list[float]] = [[], []]
-    for _ in range(12):
-        for times, tables, optimizer in ((seconds[0], ours, a), (seconds[1], theirs, b)):
-            start = time.process_time()
-            train_tables(tables, optimizer, ids)
-            times.append(time.process_time() - start)
-    fused, separate = (float(np.median(times[2:])) for times in seconds)
-    # Alone on a core the ratio is 1.5 to 1.6; the bound leaves room for a busy machine.
-    assert separate / fused >= 1.2, (fused, separate)
+    for _ in range(5):
+        for times, net, optimizer in ((seconds[0], ours, a), (seconds[1], theirs, b)):
+            for _ in range(3):
+                start = time.process_time()
+                step(net, optimizer, dense, ids, labels)
+                times.append(time.process_time() - start)
+    fused, separate = (float(np.median(times[3:])) for times in seconds)
+    print(f"step: {fused * 1e3:.0f} ms, separate tables {separate * 1e3:.0f} ms")
+    assert separate / fused >= 2.0, (fused, separate)

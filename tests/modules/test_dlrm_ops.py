@@ -9,10 +9,13 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from modules.ops import auc as auc_ops
+from modules.ops import lookup_interaction
 from modules.ops.auc import ExactAUC, auc_from_keys, chance_margin, pack
 from modules.ops.interaction import dot_interaction
+from modules.ops.lookup_interaction import look_up_and_interact
 from modules.ops.schedules import warmup_hold_poly
 from modules.ops.sparse_sgd import SparseSGD, stochastic_round
+from modules.ops.table_rows import distinct
 
 
 def scores_and_labels(num, *, levels=None, seed=0):
@@ -125,6 +128,38 @@ def test_interaction_under_autocast_has_its_type_and_trains():
     assert features.grad.dtype == torch.float32
     wanted = features.detach().sum(1, keepdim=True) - features.detach()
     torch.testing.assert_close(features.grad, wanted, rtol=0.05, atol=0.1)
+
+
+@pytest.mark.parametrize("block_bytes", [1, 700, 1 << 20])
+def test_lookup_and_interaction_in_blocks_has_the_gradient_of_its_formula(monkeypatch, block_bytes):
+    monkeypatch.setattr(lookup_interaction, "BLOCK_BYTES", block_bytes)
+    torch.manual_seed(0)
+    dense = torch.randn(7, 4, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(9, 4, dtype=torch.float64, requires_grad=True)
+    rows = torch.randint(9, (7, 3))
+
+    def formula(dense, weight):
+        features = torch.cat([dense[:, None], weight[rows]], 1)
+        return torch.cat([dense, dot_interaction(features)], 1)
+
+    def blocks(dense, weight):
+        return look_up_and_interact(dense, weight, rows)
+
+    torch.testing.assert_close(blocks(dense, weight), formula(dense, weight))
+    toward = torch.randn(7, 10, dtype=torch.float64)
+    wanted = torch.autograd.grad(formula(dense, weight), (dense, weight), toward)
+    got = torch.autograd.grad(blocks(dense, weight), (dense, weight), toward)
+    torch.testing.assert_close(got[0], wanted[0])
+    torch.testing.assert_close(got[1].to_dense(), wanted[1])
+
+
+def test_different_rows_keep_their_first_places():
+    torch.manual_seed(0)
+    rows = torch.cat([torch.tensor([7, 3, 7, 0, 3, 2**40]), torch.randint(50, (5000,))])
+    different, place = distinct(rows)
+    assert different[:4].tolist() == [7, 3, 0, 2**40]
+    assert len(different.unique()) == len(different) == len(rows.unique())
+    assert torch.equal(different[place], rows)
 
 
 def gradient(rows, num_rows=6, width=3):
