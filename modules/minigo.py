@@ -205,8 +205,14 @@ class MiniGoModule(L.LightningModule):
             batch: Not used.
             batch_idx: Number of the batch.
         """
+        if batch_idx + 1 < self.trainer.num_training_batches:
+            return
+        if self.trainer.world_size > 1:
+            # Each rank has running statistics of its own; one network must play on all of them.
+            for buffer in self.net.buffers():
+                torch.distributed.broadcast(buffer, 0)
         begin = getattr(self.trainer.datamodule, "begin_generation", None)  # type: ignore[attr-defined]
-        if begin is not None and batch_idx + 1 == self.trainer.num_training_batches:
+        if begin is not None:
             begin()
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
