@@ -33,7 +33,8 @@ class WarmUp(Callback):
         compile: Compile ``net`` in place with ``torch.compile``.
         memory_format: Layout of the network's weights.
         cudnn_benchmark: Let cuDNN try its algorithms (off on CPU anyway).
-        matmul_precision: ``high`` lets fp32 matrix products use TF32 on GPUs.
+        matmul_precision: ``high`` lets fp32 matrix products and convolutions use TF32 on GPUs;
+            ``highest`` keeps both in fp32, also convolutions, where torch's own default is TF32.
 
     Source:
         mlcommons/training_policies, training_rules.adoc (v1.0): what may happen before run_start.
@@ -56,6 +57,7 @@ class WarmUp(Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         torch.backends.cudnn.benchmark = self.cudnn_benchmark
         torch.set_float32_matmul_precision(self.matmul_precision)
+        torch.backends.cudnn.allow_tf32 = self.matmul_precision != "highest"
         net: nn.Module = getattr(pl_module, "net", pl_module)  # type: ignore[assignment]
         if self.memory_format != "contiguous":
             net.to(memory_format=LAYOUTS[self.memory_format])  # type: ignore[call-overload]

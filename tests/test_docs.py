@@ -1,5 +1,6 @@
 """Every command in README, docs and recipe docstrings parses against the real command lines."""
 
+import ast
 import importlib
 import re
 import shlex
@@ -13,7 +14,11 @@ from recipes._parser import RecipeCLI
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES += sorted((ROOT / "recipes").glob("[a-z]*.py"))
-RECIPE = re.compile(r"python recipes/(\w+)\.py ([^\n`]+)")
+RECIPE = re.compile(r"(?:python|torchrun [^\n`]*?) ?recipes/(\w+)\.py ([^\n`]+)")
+TORCHRUN = re.compile(r"torchrun ([^\n`]*?) recipes/\w+\.py ([^\n`]+)")
+BATCH_SCRIPT = re.compile(r"^#SBATCH .*?(?=^```)", re.MULTILINE | re.DOTALL)
+SWEEP = re.compile(r"wandb sweep (\S+\.yaml)")
+LINK = re.compile(r"\]\((?!http)([^)#]+)\)")
 SCORING = re.compile(r"python -m scoring ([^\n`]+)")
 # Stands for a network of the reader's own.
 PLACEHOLDERS = {"my.Net": "torch.nn.Identity"}
@@ -73,3 +78,78 @@ def test_readme_begins_with_what_a_newcomer_needs():
     assert "pip install -e '.[test]' && pytest" in top
     for path in (ROOT / "recipes").glob("[a-z]*.py"):
         assert f"`{path.stem}`" in top, f"README's table lacks {path.stem}"
+
+
+@pytest.mark.parametrize(("own", "recipe"), found(TORCHRUN))
+def test_torchrun_line_agrees_with_the_recipes_devices(own, recipe):
+    from torch.distributed.run import get_args_parser
+
+    args = get_args_parser().parse_args([*shlex.split(own), "script"])
+    flags = pairs(recipe)
+    assert args.nproc_per_node == flags["--trainer.devices"]
+    assert args.nnodes.split(":")[-1] == flags.get("--trainer.num_nodes", "1")
+    assert "strategy" in recipe
+
+
+def pairs(text):
+    """Flag -> value of a command."""
+    args = words(text)
+    return {flag: value for flag, value in zip(args, args[1:], strict=False) if flag[:2] == "--"}
+
+
+def test_batch_scripts_agree_with_the_recipes_devices():
+    scripts = [m[0] for page in PAGES for m in BATCH_SCRIPT.finditer(joined(page.read_text()))]
+    assert scripts
+    for script in scripts:
+        asked = dict(re.findall(r"^#SBATCH --([\w-]+)=(\S+)", script, re.MULTILINE))
+        flags = pairs(RECIPE.search(script)[2])
+        assert "srun python recipes/" in script
+        assert asked["nodes"] == flags["--trainer.num_nodes"]
+        assert asked["ntasks-per-node"] == asked["gpus-per-node"] == flags["--trainer.devices"]
+
+
+def test_links_and_sweeps_lead_somewhere():
+    for page in PAGES:
+        text = page.read_text()
+        for target in LINK.findall(text) if page.suffix == ".md" else ():
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+        for target in SWEEP.findall(text):
+            assert (ROOT / target).is_file(), f"{page.name} names {target}"
+
+
+def templates():
+    """Every text of the code; what is filled in at run time is a NUL character."""
+    for package in ("recipes", "callbacks", "modules", "datamodules"):
+        for path in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.JoinedStr):
+                    parts = [p.value if isinstance(p, ast.Constant) else "\0" for p in node.values]
+                    yield "".join(parts)
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    yield node.value
+
+
+TROUBLES = re.findall(
+    r"^### `(.+)`$", (ROOT / "docs" / "troubleshooting.md").read_text(), re.MULTILINE
+)
+
+
+def test_every_quoted_error_line_is_one_of_the_codes():
+    texts = list(templates())
+    assert len(TROUBLES) > 30
+    for line in TROUBLES:  # `...` stands for anything
+        pattern = re.compile(".*".join(re.escape(part) for part in line.split("...")), re.DOTALL)
+        assert any(pattern.search(text) for text in texts), f"nothing prints {line!r}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("[a-z]*.py")), ids=lambda p: p.stem)
+def test_each_benchmark_has_a_page_with_what_a_reader_looks_for(path):
+    text = (ROOT / "docs" / f"{path.stem}.md").read_text()
+    assert len(text.splitlines()) <= 75
+    needs = importlib.import_module(f"recipes.{path.stem}").BENCHMARK.needs
+    expected = f"Expected time: {needs.published_minutes:g} min on eight A100"
+    for word in ("doctor --data.root", "fit --data.root", "## Demo", "icence", expected):
+        assert word in text, f"docs/{path.stem}.md says nothing of {word!r}"
+    assert re.search(r"\d GB| size", text)
+    assert re.search(r"^## .*([Qq]uirks|[Dd]iffer)", text, re.MULTILINE)
+    assert f"({path.stem}.md)" in (ROOT / "docs" / "README.md").read_text()

@@ -59,3 +59,14 @@ def test_analytic_flops_replace_the_counter():
     target = QualityTarget({"score": 1.0}, "max", state=fake_state(FakeTime()))
     toy_trainer([warm_up, target], max_epochs=1).fit(module, datamodule=ToyData())
     assert warm_up.flops_per_sample == 500
+
+
+@pytest.mark.parametrize(("precision", "tf32"), [("highest", False), ("high", True)])
+def test_one_flag_says_whether_fp32_may_be_tf32(precision, tf32, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", not tf32)
+    before = torch.get_float32_matmul_precision()
+    warm_up = WarmUp(0, matmul_precision=precision)
+    toy_trainer([warm_up], max_epochs=1).fit(ToyModule([0.0]), datamodule=ToyData())
+    assert torch.backends.cudnn.allow_tf32 is tf32
+    assert torch.get_float32_matmul_precision() == precision
+    torch.set_float32_matmul_precision(before)
