@@ -62,16 +62,17 @@ class RunClock:
         """
         return self._monotonic()
 
-    def mark(self, name: str) -> float:
+    def mark(self, name: str, at: float | None = None) -> float:
         """Set a named moment once; later calls change nothing, as a clock can't be stopped twice.
 
         Args:
             name: ``init_stop``, ``run_start`` or ``run_stop``.
+            at: Monotonic seconds of a moment that has passed; now by default.
 
         Returns:
             The moment in monotonic seconds.
         """
-        return self.marks.setdefault(name, self.now())
+        return self.marks.setdefault(name, self.now() if at is None else at)
 
     def between(self, start: str, stop: str | None = None) -> float:
         """Seconds from one moment to another, or to now.

@@ -149,12 +149,11 @@ class MLPerfLog(Callback):
         if trainer.sanity_checking or self._logger is None or not self._state.evaluations:
             return
         clock, where = self._state.clock, {"epoch_num": self._progress(trainer)}
-        stopped = clock.marks.get("run_stop")
-        time_ms = clock.epoch_ms(stopped)
+        time_ms = clock.epoch_ms(self._state.evaluation_end)
         self._event("eval_accuracy", self._quality(), where, time_ms=time_ms)
         self._interval("end", "eval_stop", where, time_ms=time_ms)
         self._close_block(time_ms)
-        if stopped is not None:
+        if "run_stop" in clock.marks:
             self._run_stop("success")
         elif not self._at_epoch_end(trainer):
             self._open_block(trainer)

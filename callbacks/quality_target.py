@@ -44,7 +44,8 @@ class Evaluation:
     """One evaluation: when it was finished and what it measured."""
 
     seconds: float
-    """Timed seconds from run_start to the end of the evaluation."""
+    """Timed seconds from run_start to the end of the evaluation, or to run_stop if that is
+    earlier."""
     epoch: int
     """Whole epochs trained, counted from 1."""
     step: int
@@ -64,6 +65,9 @@ class RunState:
     samples_before_resume: int = 0
     evaluations: list[Evaluation] = field(default_factory=list)
     eval_seconds: float = 0.0
+    """Timed seconds of evaluation."""
+    evaluation_end: float = 0.0
+    """Monotonic moment at which the newest evaluation's result was known."""
     wait_seconds: float = 0.0
     """Time between steps: waiting for data, and Lightning's own work (part of training)."""
     global_batch_size: int = 0
@@ -81,6 +85,9 @@ class QualityTarget(Callback):
 
     The clock starts (``run_start``) in ``on_fit_start``, before the training iterator exists, and
     stops (``run_stop``) in ``on_validation_end``. Comparison is inclusive and without rounding.
+    A module with ``stops_at_weights = True`` (the rules allow it where the reference evaluates
+    saved weights after the run) has the clock stopped at the passing weights' last update, so its
+    last evaluation is not timed; those before it are.
 
     Args:
         metrics: Metric name -> value to reach; all must hold in the same evaluation. The name is
@@ -184,7 +191,14 @@ class QualityTarget(Callback):
             return
         state = self.state
         quality = self.read(trainer)
-        state.eval_seconds += state.clock.now() - self._eval_start
+        state.evaluation_end = state.clock.now()
+        # Rank 0 decides for all: a rank that disagreed in the last bit would hang the others.
+        reached = trainer.strategy.broadcast(self.reached(quality))
+        at_weights = reached and getattr(pl_module, "stops_at_weights", False)
+        stopped_at = self._eval_start if at_weights else state.evaluation_end
+        state.eval_seconds += stopped_at - self._eval_start
+        if reached:
+            self.stop(StopReason.TARGET_REACHED, stopped_at)
         state.evaluations.append(
             Evaluation(
                 seconds=state.clock.seconds,
@@ -194,9 +208,7 @@ class QualityTarget(Callback):
                 quality=quality,
             )
         )
-        # Rank 0 decides for all: a rank that disagreed in the last bit would hang the others.
-        if trainer.strategy.broadcast(self.reached(quality)):
-            self.stop(StopReason.TARGET_REACHED)
+        if reached:
             trainer.should_stop = True
         elif not all(math.isfinite(value) for value in quality.values()):
             raise StopRun(StopReason.NON_FINITE, f"the evaluation gave {quality}")
@@ -217,14 +229,15 @@ class QualityTarget(Callback):
         else:
             self.stop(StopReason.FAILED)
 
-    def stop(self, reason: StopReason) -> None:
+    def stop(self, reason: StopReason, at: float | None = None) -> None:
         """Stop the clock and keep the first reason given.
 
         Args:
             reason: Why the run ends.
+            at: Monotonic moment at which it ended; now by default.
         """
         if self.state.stop_reason is None:
-            self.state.clock.mark("run_stop")
+            self.state.clock.mark("run_stop", at)
             self.state.stop_reason = reason
 
     def read(self, trainer: L.Trainer) -> dict[str, float]:

@@ -96,6 +96,8 @@ class MiniGoModule(L.LightningModule):
     """
 
     metric_names: ClassVar[tuple[str, ...]] = ("win_rate", "win_rate_black", "win_rate_white")
+    stops_at_weights: ClassVar[bool] = True
+    """The rules let the match be played after the clock; run_stop is then the weights' moment."""
 
     def __init__(
         self,

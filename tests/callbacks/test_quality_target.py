@@ -1,5 +1,6 @@
 """The clock and the decision, with a fake clock and scripted metrics."""
 
+import json
 import math
 import os
 import signal
@@ -9,6 +10,8 @@ import torch
 
 from callbacks.checkpoint import Checkpoint
 from callbacks.clock import RunClock, seconds_since_process_start
+from callbacks.evaluation_schedule import EvaluationSchedule
+from callbacks.mlperf_log import MLPerfLog
 from callbacks.quality_target import QualityTarget, StopReason, StopRun
 from tests.toy import FakeTime, ToyData, ToyModule, fake_state, toy_trainer
 
@@ -31,6 +34,35 @@ def test_reached_exactly_at_the_target_stops_after_that_evaluation():
     assert state.eval_seconds == pytest.approx(1.5)
     assert state.samples == 36
     assert [e.epoch for e in state.evaluations] == [1, 2, 3]
+
+
+def test_clock_of_a_module_that_stops_at_its_weights_leaves_the_last_evaluation_out(tmp_path):
+    class Weights(ToyModule):
+        stops_at_weights = True
+
+    time = FakeTime()
+    state = fake_state(time)
+    target = QualityTarget({"score": 0.9}, "max", state=state)
+    log = write_log_of(tmp_path, state)
+    toy_trainer([target, log]).fit(Weights([0.5, 0.9], time=time), datamodule=ToyData())
+    assert state.clock.seconds == pytest.approx(6 + 0.5 + 6)
+    assert state.eval_seconds == pytest.approx(0.5)
+    assert state.evaluations[-1].seconds == pytest.approx(12.5)
+    lines = [json.loads(x.split(" ", 1)[1]) for x in (tmp_path / "result.txt").open()]
+    stamp = {x["key"]: x["time_ms"] for x in lines}
+    assert stamp["run_stop"] == stamp["epoch_stop"]
+    assert stamp["eval_accuracy"] == stamp["eval_stop"] == stamp["run_stop"] + 500
+
+
+def write_log_of(folder, state):
+    return MLPerfLog(
+        benchmark="minigo",
+        state=state,
+        folder=lambda: folder,
+        schedule=EvaluationSchedule(every=1),
+        division=lambda: "open",
+        submission={},
+    )
 
 
 def test_next_float_below_the_target_does_not_stop():
