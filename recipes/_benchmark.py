@@ -33,8 +33,8 @@ class Needs:
     """Memory of all GPUs together that the closed settings need; ``None`` where not known."""
     demo_minutes: float
     """Timed minutes of the demo, as measured for README.md on one or two threads."""
-    published_minutes: float
-    """Score of NVIDIA's eight A100-SXM4-80GB in round v1.0, in minutes."""
+    published_minutes: float | None = None
+    """Score of NVIDIA's eight A100-SXM4-80GB in round v1.0; ``None`` for a benchmark without."""
     source: str
     """Where the sizes come from."""
 

@@ -156,10 +156,12 @@ def _disk(benchmark: Benchmark, place: Path, *, download: bool) -> Finding:
 
 def _time(benchmark: Benchmark) -> str:
     needs = benchmark.needs
+    real = "not known"
+    if needs.published_minutes is not None:
+        real = f"{needs.published_minutes:g} min on eight A100 (NVIDIA's code, round v1.0)"
     return (
         f"time to the target: demo {needs.demo_minutes:g} min on a CPU (measured); "
-        f"real data {needs.published_minutes:g} min on eight A100 (NVIDIA's code, round v1.0), "
-        f"and {benchmark.runs} runs make a result"
+        f"real data {real}, and {benchmark.runs} runs make a result"
     )
 
 

@@ -147,8 +147,10 @@ def test_each_benchmark_has_a_page_with_what_a_reader_looks_for(path):
     text = (ROOT / "docs" / f"{path.stem}.md").read_text()
     assert len(text.splitlines()) <= 75
     needs = importlib.import_module(f"recipes.{path.stem}").BENCHMARK.needs
-    expected = f"Expected time: {needs.published_minutes:g} min on eight A100"
-    for word in ("doctor --data.root", "fit --data.root", "## Demo", "icence", expected):
+    wanted = ["doctor --data.root", "fit --data.root", "## Demo", "icence", "Expected time"]
+    if needs.published_minutes is not None:
+        wanted += [f"Expected time: {needs.published_minutes:g} min on eight A100"]
+    for word in wanted:
         assert word in text, f"docs/{path.stem}.md says nothing of {word!r}"
     assert re.search(r"\d GB| size", text)
     assert re.search(r"^## .*([Qq]uirks|[Dd]iffer)", text, re.MULTILINE)

@@ -47,6 +47,8 @@ def test_times_are_the_readmes_and_the_published_rounds(stem):
     needs = importlib.import_module(f"recipes.{stem}").BENCHMARK.needs
     row = next(x for x in (ROOT / "README.md").open() if x.startswith(f"| `{stem}`"))
     assert row.split("|")[5].strip() == f"{needs.demo_minutes:g} min"
+    if needs.published_minutes is None:
+        return
     with (ROOT / "scoring" / "published" / "published_v1.0.csv").open() as file:
         scores = [
             float(r["minutes"])
