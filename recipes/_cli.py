@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from recipes._benchmark import Benchmark
+from recipes._screen import fitted
 from recipes._usage import UsageError
 
 COMMANDS = {
@@ -101,7 +102,7 @@ def with_default_preset(benchmark: Benchmark, command: str, args: list[str]) -> 
         return args
     if rank() == 0:
         real = f"python recipes/{benchmark.name}.py {command} --data.root DIR"
-        print(f"Demo on generated data (real: {real})", flush=True)
+        print(fitted(f"Demo on generated data (real: {real})"), flush=True)
     return ["--config", str(demo_preset(benchmark)), *args]
 
 
@@ -165,7 +166,7 @@ def rank() -> int:
 def _fail(message: str, status: int) -> int:
     # A wrong flag is wrong on every rank; anything else may be seen by one rank only.
     if rank() == 0:
-        print(f"error: {message}", file=sys.stderr, flush=True)
+        print(fitted(f"error: {message}", stream=sys.stderr), file=sys.stderr, flush=True)
     elif status == 1:
         print(f"error on rank {rank()}: {message}", file=sys.stderr, flush=True)
     return status

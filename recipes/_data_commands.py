@@ -12,6 +12,7 @@ from recipes._benchmark import Benchmark
 from recipes._cli import demo_preset
 from recipes._doctor import examine, prepared_folder
 from recipes._resume import option, without
+from recipes._screen import fitted
 from recipes._usage import explain
 
 
@@ -52,11 +53,11 @@ def doctor(benchmark: Benchmark, args: list[str]) -> int:
     flag = f" --data.root {root}" if root else ""
     if lacking:
         points = "point" if lacking == 1 else f"{lacking} points"
-        print(f"Not ready: mend the {points} above, then run {again} doctor{flag}")
+        print(fitted(f"Not ready: mend the {points} above, then run {again} doctor{flag}"))
         return 1
     place = Path(getattr(datamodule, "prepared_dir", None) or root or ".")
     ready = root is None or prepared_folder(place) is not None
-    print(f"Ready: {again} {'fit' if ready else 'prepare'}{flag}")
+    print(fitted(f"Ready: {again} {'fit' if ready else 'prepare'}{flag}"))
     return 0
 
 

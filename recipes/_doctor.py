@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import sys
-import textwrap
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -14,8 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from datamodules._cache import cache_dir
 from recipes._benchmark import Benchmark
-
-INDENT = 9
+from recipes._screen import fitted
 
 
 class Finding(NamedTuple):
@@ -26,16 +23,7 @@ class Finding(NamedTuple):
     text: str
 
     def __str__(self) -> str:
-        line = f"  {self.kind:7}{self.text}"
-        if not sys.stdout.isatty():
-            return line  # one finding a line, for grep
-        return textwrap.fill(
-            line,
-            shutil.get_terminal_size().columns - 1,
-            subsequent_indent=" " * INDENT,
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
+        return fitted(f"  {self.kind:7}{self.text}", indent=9)
 
 
 def examine(benchmark: Benchmark, datamodule: Any) -> Iterator[Finding]:

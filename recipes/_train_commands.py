@@ -26,6 +26,7 @@ from recipes._cli import demo_preset
 from recipes._division import net_name
 from recipes._noise import quiet
 from recipes._parser import RecipeCLI
+from recipes._screen import fitted
 from recipes._usage import UsageError
 
 # Groups that only one command knows, or that name the run itself: not part of config.yaml.
@@ -109,7 +110,7 @@ def validate(benchmark: Benchmark, args: list[str]) -> int:
     reached = target.reached(quality)
     verdict = "reached" if reached else "not reached"
     weights = cli.config.ckpt_path or f"the starting weights {given_start(cli)}"
-    rank_zero_only(print)(f"Target {target.text()} {verdict} by {weights}.")
+    rank_zero_only(print)(fitted(f"Target {target.text()} {verdict} by {weights}."))
     judge: Any = getattr(cli.model, "judge_start", None)
     judgement = judge(quality) if judge and not cli.config.ckpt_path else None
     if judgement is None:
@@ -278,7 +279,7 @@ class Run:
             best = quality or "no evaluation finished"
             text = f"{name}: target not reached{reason}, {best} {after}; see {where}"
             status = 3
-        rank_zero_only(print)(text, flush=True)
+        rank_zero_only(print)(fitted(text), flush=True)
         return status
 
 

@@ -123,16 +123,6 @@ def test_a_driver_that_torch_cannot_use_is_said(monkeypatch):
     assert [kind for kind, _ in _doctor._devices(UNET3D)] == ["has", "lacks"]
 
 
-def test_lines_fit_the_terminal(monkeypatch):
-    text = "word " * 60
-    monkeypatch.setenv("COLUMNS", "80")
-    assert len(str(_doctor.Finding("note", text)).splitlines()) == 1, "one line in a pipe"
-    monkeypatch.setattr("sys.stdout", SimpleNamespace(isatty=lambda: True))
-    lines = str(_doctor.Finding("note", text)).splitlines()
-    assert max(map(len, lines)) < 80
-    assert all(line.startswith(" " * 9) for line in lines[1:])
-
-
 def test_files_missing_from_a_folder_preprocessed_elsewhere_are_named(tmp_path, capsys):
     for case in range(210):
         for end in "xy":

@@ -1,0 +1,39 @@
+"""Lines fit a terminal and stay whole in a pipe."""
+
+import io
+
+from recipes._doctor import Finding
+from recipes._screen import fitted
+
+
+class Terminal(io.StringIO):
+    """Standard output as a terminal."""
+
+    def isatty(self):
+        return True
+
+
+def test_a_pipe_gets_one_line(monkeypatch):
+    monkeypatch.setattr("sys.stdout", io.StringIO())
+    assert fitted("word " * 60) == "word " * 60
+    assert str(Finding("note", "word " * 60)).count("\n") == 0
+
+
+def test_a_terminal_gets_lines_that_fit_and_whole_paths(monkeypatch):
+    monkeypatch.setattr("sys.stdout", Terminal())
+    monkeypatch.setenv("COLUMNS", "80")
+    path = "/a/long-path/" + "x-" * 45
+    lines = fitted(f"{'word ' * 30}see {path}\nanother line").splitlines()
+    assert [line for line in lines if len(line) >= 80] == [path]
+    assert lines[-1] == "another line"
+    lines = str(Finding("lacks", "word " * 60)).splitlines()
+    assert len(lines) > 3
+    assert max(map(len, lines)) < 80
+    assert all(line.startswith(" " * 9) for line in lines[1:])
+
+
+def test_errors_and_output_are_judged_apart(monkeypatch):
+    monkeypatch.setattr("sys.stdout", io.StringIO())
+    monkeypatch.setenv("COLUMNS", "40")
+    assert "\n" in fitted("word " * 20, stream=Terminal())
+    assert "\n" not in fitted("word " * 20)
