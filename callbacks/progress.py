@@ -18,6 +18,7 @@ from callbacks.quality_target import QualityTarget
 SECONDS_BETWEEN_UPDATES = 0.2
 # A log file gets a line 10 s after the last one, then after 20 s, 40 s ... of silence.
 FIRST_SILENCE_SECONDS, LONGEST_SILENCE_SECONDS = 10.0, 600.0
+FORESEEABLE_SECONDS = 100 * 24 * 3600.0  # `speed` never evaluates: nothing is due then
 LOG_COLUMNS = 79
 ERASE_LINE = "\r\x1b[2K"
 
@@ -168,8 +169,9 @@ class Progress(ProgressBar):
         """Time to the next evaluation at the mean pace so far; ``None`` where it is not known."""
         if batch is None or self._schedule is None or self._begun is None:
             return None
-        done, seconds = epochs_done(trainer, batch), self._target.state.clock.seconds
-        trained, spent = done - self._begun[0], seconds - self._begun[1]
+        done = epochs_done(trainer, batch)
+        trained = done - self._begun[0]
+        spent = self._target.state.clock.seconds - self._begun[1]
         if trained <= 0:
             return None
         per_epoch = samples_per_epoch(trainer)
@@ -177,7 +179,8 @@ class Progress(ProgressBar):
             due = self._schedule.next_amount(done * per_epoch, per_epoch) / per_epoch
         else:
             due = self._schedule.next_amount(trainer.current_epoch, per_epoch)
-        return max(0.0, due - done) * spent / trained
+        seconds = max(0.0, due - done) * spent / trained
+        return seconds if seconds < FORESEEABLE_SECONDS else None
 
     def seconds_left(self) -> float | None:
         """Estimate the time to the target from the trend of the last evaluations.

@@ -95,8 +95,11 @@ def with_default_preset(benchmark: Benchmark, command: str, args: list[str]) -> 
         args: Arguments after the command.
 
     Returns:
-        The arguments, with the demo preset in front where it applies.
+        The arguments, with the demo preset in front where it applies. ``validate`` has no demo: it
+        needs a checkpoint, which brings its run's configuration along.
     """
+    if command == "validate":
+        return args
     names = {arg.partition("=")[0] for arg in args}
     if names & {"--data.root", "--config", "-c", "--help", "-h", "--ckpt_path", "--print_config"}:
         return args

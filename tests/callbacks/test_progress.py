@@ -79,6 +79,12 @@ def test_a_log_file_gets_lines_after_growing_silences(capsys):
     assert lines[-1] == "epoch 1 step 75/100 | s - (>= 0.9) | 2:30 | evaluation in 4:10"
 
 
+def test_an_evaluation_that_never_comes_is_not_foretold(capsys):
+    bar, time, _ = running(EvaluationSchedule(every=2**50))
+    batches(bar, 20, time, 2.0)
+    assert "evaluation" not in capsys.readouterr().err
+
+
 def test_an_evaluation_breaks_the_silence(capsys):
     bar, time, state = running()
     batches(bar, 4, time, 2.0)

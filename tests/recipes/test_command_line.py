@@ -30,6 +30,7 @@ DEMO = ["--config", str(Path(__file__).parents[2] / "recipes/presets/unet3d/demo
         (["fit", *DEMO, "--trainer.devices", "999", "--trainer.accelerator", "cpu"], 2, "cores"),
         (["fit", *DEMO, "--data.batch_size", "0"], 2, "batch_size must be at least 1"),
         (["fit", "--submission.division", "closed"], 2, "--data.root DIR"),
+        (["validate"], 2, "validate needs --ckpt_path"),
         (["validate", *DEMO], 2, "validate needs --ckpt_path"),
         (["prepare", "--data.rot", "x"], 2, "did you mean --data.root?"),
         (["speed", *DEMO, "--steps", "2"], 2, "--steps must be more than 4"),
@@ -43,6 +44,13 @@ def test_bad_input_gets_one_line(args, status, words, tmp_path, capsys):
     assert words in lines[-1]
     assert lines[-1].startswith("error: ")
     assert not any("Traceback" in line for line in lines)
+
+
+@pytest.mark.parametrize(("command", "said"), [("validate", 0), ("speed", 1)])
+def test_the_demo_is_announced_where_it_runs(command, said, capsys):
+    run(BENCHMARK, [command, *(["--steps", "2"] if command == "speed" else [])])
+    real = f"Demo on generated data (real: python recipes/unet3d.py {command} --data.root DIR)"
+    assert capsys.readouterr().out.count(real) == said
 
 
 def test_unknown_key_in_a_preset_names_the_key(tmp_path, capsys):
