@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from datamodules.demo.selfplay import first_games
+from datamodules.go import board as go
 from datamodules.go.gtp import Player
 from datamodules.go.picture import draw_board
 from datamodules.go.records import masked_crc, read_game, write_game
@@ -143,7 +144,8 @@ def test_gtp_plays_gnu_go_to_the_end():
     if gnugo is None:
         pytest.skip("gnugo is not installed (Debian: apt-get install gnugo)")
     player = Player(equal_priors, 9, readouts=30)
-    args = [gnugo, "--mode", "gtp", "--level", "1", "--boardsize", "9", "--komi", "7.5"]
+    args = [gnugo, "--mode", "gtp", "--level", "1", "--boardsize", "9",
+            "--komi", "7.5", "--seed", "1"]  # fmt: skip
     with subprocess.Popen(args, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
 
         def ask(line: str) -> str:
@@ -165,6 +167,10 @@ def test_gtp_plays_gnu_go_to_the_end():
                 assert player.answer(f"play {colour} {move}").startswith("=")
             passes = passes + 1 if move.upper() == "PASS" else 0
             moves += 1
+        for colour, number in (("black", go.BLACK), ("white", go.WHITE)):
+            board = player._trees.board[player._trees.root[0], go.COLOUR]
+            stones = {vertex(a, 9) for a in range(81) if board[go.cell_of(a, 9)] == number}
+            assert set(ask(f"list_stones {colour}")[1:].split()) == stones
         ask("quit")
     assert moves > 20
     assert passes == 2 or move.lower() == "resign"

@@ -7,6 +7,7 @@ from datamodules.go import board as go
 from datamodules.go.features import symmetries, write_planes
 from datamodules.go.score import area_score, pass_alive
 from datamodules.go.sgf import action_of, replay
+from tests.datamodules.go.fuzz import RIGHT, WORDS, fuzz
 from tests.datamodules.go.slow_go import SlowGo
 
 
@@ -82,6 +83,18 @@ def test_sending_two_returning_one_is_barred_by_superko():
     assert try_move(position, "E1") == 0
     assert try_move(position, "E2") == 0
     assert try_move(position, "B5") == 1
+
+
+def test_in_a_seki_whoever_moves_first_is_captured_and_the_shared_points_are_nobodys():
+    picture = "XX.OO XXXOO XXXOO XXXOO XX.OO"
+    assert owners(picture) == "." * 25
+    board, info, _ = set_up(picture)
+    assert area_score(board, info, 0.5) == 13 - 10 - 0.5
+    for first, second, stones in ((go.BLACK, go.WHITE, 14), (go.WHITE, go.BLACK, 11)):
+        position = set_up(picture, first)
+        assert try_move(position, "C5") == 0
+        assert position[1][go.TO_PLAY] == second
+        assert try_move(position, "C1") == stones
 
 
 def test_no_position_comes_twice_in_a_long_game():
@@ -232,6 +245,21 @@ def test_chains_and_hash_stay_true_in_long_random_games(size):
         go.remember(history, info[go.HASH])
         if ply % (size * 4) == 0:
             recomputed(board, info)
+
+
+@pytest.mark.parametrize(("size", "moves"), [(5, 400_000), (9, 400_000), (19, 200_000)])
+def test_a_million_random_moves_agree_with_a_plain_board(size, moves):
+    board, info, history = go.new_position(size)
+    wrong, captures = fuzz(board, info, history, np.zeros(size * size + 1, np.uint8), moves, size)
+    assert wrong == RIGHT, WORDS[wrong]
+    assert captures > moves / 4
+
+
+def test_the_plain_board_notices_a_wrong_engine():
+    board, info, history = go.new_position(9)
+    board[go.LIBS, :] += 1  # liberties start off by one
+    wrong, _ = fuzz(board, info, history, np.zeros(82, np.uint8), 200, 1)
+    assert wrong != RIGHT
 
 
 @pytest.mark.speed
