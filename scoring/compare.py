@@ -252,7 +252,9 @@ def _row(
     name: str, minutes: float | None, accelerators: int | None, own: Score, *, availability: str
 ) -> dict[str, Any]:
     total = minutes * accelerators if minutes is not None and accelerators else None
-    ratio = minutes / own.minutes if minutes is not None and own.minutes else None
+    # A demo is another task: its time says nothing about a published one.
+    base = None if own.demo else own.minutes
+    ratio = minutes / base if minutes is not None and base else None
     return {
         "name": name,
         "minutes": minutes,
