@@ -7,11 +7,12 @@ sort (vectorised on CPUs, radix on GPUs) does nearly all the work. Letters: N sc
 import math
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
 CHUNK = 1 << 22
+SAMPLES = 1 << 12  # of each rank's scores, to cut them into even ranges
 
 
 def pack(scores_N: Tensor, labels_N: Tensor) -> Tensor:
@@ -41,21 +42,85 @@ def auc_from_keys(keys_N: Tensor) -> float:
     Returns:
         The area in [0, 1], NaN unless both labels occur.
     """
-    if keys_N.device.type == "cpu":
-        keys_N = keys_N.contiguous()
-        keys_N.numpy().sort()
-    else:
-        keys_N = keys_N.sort().values
-    double_area, positives, ended_positives, ended = 0, 0, 0, 0
+    double_area, positives = _double_area(_sorted(keys_N), None)
+    return _area(double_area, positives, len(keys_N) - positives)
+
+
+def auc_over_ranks(keys_N: Tensor) -> float:
+    """The same over the keys of all ranks; every rank has to call it, and all get one result.
+
+    Each rank joins equal keys to one with a count, sends every rank the keys of one range of scores
+    and counts the pairs inside its own range. Keys are spread evenly, so no rank ever holds much
+    more than it had, however many scores are tied.
+
+    Args:
+        keys_N: This rank's keys from ``pack``; may be empty. Sorted in place on the CPU.
+
+    Returns:
+        The area in [0, 1], NaN unless both labels occur.
+    """
+    distinct, counts = _sorted(keys_N).unique_consecutive(return_counts=True)
+    runs = _exchange_ranges(distinct.long() << 32 | counts)
+    keys, counts = (runs >> 32).int(), runs & 0xFFFFFFFF
+    double_area, positives = _double_area(keys, counts)
+    mine = keys_N.new_tensor([double_area, positives, int(counts.sum())], dtype=torch.int64)
+    everyone = mine.new_empty(3 * dist.get_world_size())
+    dist.all_gather_into_tensor(everyone, mine)
+    total, positives, negatives = 0, 0, 0
+    for area, positives_here, rows_here in everyone.view(-1, 3).tolist():  # rising ranges
+        total += area + 2 * positives_here * negatives
+        positives, negatives = positives + positives_here, negatives + rows_here - positives_here
+    return _area(total, positives, negatives)
+
+
+def _sorted(keys_N: Tensor) -> Tensor:
+    """Keys in rising order; numpy sorts integers several times faster than torch does on CPUs."""
+    if keys_N.device.type != "cpu":
+        return keys_N.sort().values
+    keys_N = keys_N.contiguous()
+    keys_N.numpy().sort()
+    return keys_N
+
+
+def _exchange_ranges(runs_N: Tensor) -> Tensor:
+    """Send each rank the runs (key and count, sorted) of its range of scores; they come sorted."""
+    world_size = dist.get_world_size()
+    sample = runs_N.new_full((SAMPLES,), torch.iinfo(torch.int64).max)
+    if len(runs_N):
+        every = torch.arange(SAMPLES, device=runs_N.device) * len(runs_N) // SAMPLES
+        sample = runs_N[every]
+    samples = sample.new_empty(world_size * SAMPLES)
+    dist.all_gather_into_tensor(samples, sample)
+    # Cut between scores, never between the two labels of one: the label is the key's lowest bit.
+    cuts = samples.sort().values[SAMPLES::SAMPLES] >> 33 << 33
+    ends = torch.cat([torch.searchsorted(runs_N, cuts), cuts.new_tensor([len(runs_N)])])
+    sent = ends.diff(prepend=ends.new_zeros(1))
+    received = torch.empty_like(sent)
+    dist.all_to_all_single(received, sent)
+    mine = runs_N.new_empty(int(received.sum()))
+    dist.all_to_all_single(mine, runs_N, received.tolist(), sent.tolist())
+    return _sorted(mine)
+
+
+def _double_area(keys_N: Tensor, counts_N: Tensor | None) -> tuple[int, int]:
+    """Twice the number of pairs ranked rightly (ties half), and the positives, of sorted keys."""
+    double_area, positives, rows = 0, 0, 0
+    ended_positives, ended = 0, 0
     for start in range(0, len(keys_N), CHUNK):
         chunk, following = keys_N[start : start + CHUNK], keys_N[start + 1 : start + CHUNK + 1]
         is_end = torch.ones_like(chunk, dtype=torch.bool)
         is_end[: len(following)] = chunk[: len(following)] >> 1 != following >> 1
         # Per group of equal scores: how many rows and positives lie up to its end.
         end_G = is_end.nonzero().squeeze(1)
-        rows_G = end_G + (start + 1)
-        positives_G = (chunk & 1).cumsum(0)[end_G] + positives
-        positives += int((chunk & 1).sum())
+        label = chunk & 1
+        if counts_N is None:
+            rows_G, rows = end_G + (start + 1), start + len(chunk)
+        else:
+            counts = counts_N[start : start + CHUNK]
+            rows_G, rows = counts.cumsum(0)[end_G] + rows, rows + int(counts.sum())
+            label = label * counts
+        positives_G = label.cumsum(0)[end_G] + positives
+        positives += int(label.sum())
         if not len(end_G):
             continue
         previous_rows = torch.cat([rows_G.new_tensor([ended]), rows_G[:-1]])
@@ -64,7 +129,10 @@ def auc_from_keys(keys_N: Tensor) -> float:
         through_G = rows_G - positives_G
         double_area += int(((positives_G - previous_positives) * (below_G + through_G)).sum())
         ended, ended_positives = int(rows_G[-1]), int(positives_G[-1])
-    negatives = len(keys_N) - positives
+    return double_area, positives
+
+
+def _area(double_area: int, positives: int, negatives: int) -> float:
     return double_area / (2 * positives * negatives) if positives and negatives else math.nan
 
 
@@ -94,9 +162,11 @@ class ExactAUC(Metric):
     bad: Tensor
 
     def __init__(self) -> None:
-        super().__init__()
-        self.add_state("keys", default=[], dist_reduce_fx="cat")
-        self.add_state("bad", default=torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        # Scores stay on their ranks: gathering them all, as torchmetrics would, takes 4 bytes
+        # times all rows on every rank.
+        super().__init__(sync_on_compute=False)
+        self.add_state("keys", default=[], dist_reduce_fx=None)
+        self.add_state("bad", default=torch.zeros((), dtype=torch.int64), dist_reduce_fx=None)
 
     def update(self, scores_N: Tensor, labels_N: Tensor) -> None:
         """Add scores.
@@ -109,16 +179,19 @@ class ExactAUC(Metric):
         self.keys.append(pack(scores_N, labels_N))
 
     def compute(self) -> Tensor:
-        """The area over everything added on all ranks.
+        """The area over everything added on all ranks; every rank has to call it.
 
         Returns:
             auc: float64 scalar on the CPU; NaN if a score was no probability or a label is
             missing.
         """
-        # Without any update there is no tensor to sort, and no area either.
-        value = math.nan
-        if int(self.bad) == 0 and len(self.keys):
-            value = auc_from_keys(dim_zero_cat(self.keys).clone())
+        several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+        bad = self.bad.clone()
+        if several:
+            dist.all_reduce(bad)
+        none = torch.empty(0, dtype=torch.int32, device=self.device)
+        keys = torch.cat([none, *self.keys])
+        value = math.nan if int(bad) else (auc_over_ranks if several else auc_from_keys)(keys)
         return torch.tensor(value, dtype=torch.float64)
 
     def chance(self) -> float:

@@ -17,7 +17,9 @@ from datamodules.demo.criteo import NUM_DENSE, TABLE_SIZES, generate_day, write_
 def data(tmp_path_factory):
     root = tmp_path_factory.mktemp("criteo")
     write_logs(root, 3, 200)
-    module = CriteoDataModule(root=root, num_days=3, batch_size=64, evaluation_batch_size=30)
+    module = CriteoDataModule(
+        root=root, num_days=3, max_ind_range=5000, batch_size=64, evaluation_batch_size=30
+    )
     module.prepare_data()
     return module
 
