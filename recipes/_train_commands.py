@@ -264,7 +264,9 @@ class Run:
         quality = ", ".join(f"{key} {value:.6g}" for key, value in state.quality.items())
         after = f"after {human_time(state.clock.seconds)}"
         where = self.folder.path if self.folder.created else "no folder"
+        root = self.cli.config.output_root
         again = f"python recipes/{name}.py fit --ckpt_path last"
+        again += "" if root == Path("runs") else f" --output_root {root}"
         if state.stop_reason is StopReason.TARGET_REACHED:
             resumed = " (resumed run, not a timed result)" if state.resumed else ""
             kind = "demo" if self.demo else f"{self.division} division"
