@@ -50,13 +50,12 @@ class RunRecord(Callback):
         self._fixed: dict[str, Any] = {}
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        net = getattr(pl_module, "net", pl_module)
         self._fixed = {
             "seed": torch.initial_seed() % 2**32,
             "devices": trainer.world_size,
             "strategy": type(trainer.strategy).__name__.removesuffix("Strategy").lower(),
             "precision": str(trainer.precision),
-            "parameters": sum(p.numel() for p in net.parameters()),
+            "parameters": _num_parameters(pl_module),
             "flops_per_sample": self._warm_up.flops_per_sample,
             "system": system(pl_module.device),
             "versions": versions(),
@@ -157,6 +156,15 @@ class RunRecord(Callback):
         if state.resumed:
             return "RESUMED"
         return "success" if state.stop_reason is StopReason.TARGET_REACHED else "aborted"
+
+
+def _num_parameters(pl_module: L.LightningModule) -> int:
+    """The network's parameters; a module whose ranks hold only a share of them counts all."""
+    count: Any = getattr(pl_module, "num_parameters", None)
+    if callable(count):
+        return int(count())
+    net: Any = getattr(pl_module, "net", pl_module)
+    return sum(p.numel() for p in net.parameters())
 
 
 def system(device: torch.device) -> dict[str, Any]:

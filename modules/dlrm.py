@@ -202,6 +202,18 @@ class DLRMModule(L.LightningModule):
                 f"but it gave {tuple(got.shape)}"
             )
 
+    def num_parameters(self) -> int:
+        """Parameters over all ranks, also where the tables' rows are shared out.
+
+        Returns:
+            What one rank would hold.
+        """
+        shared = {id(table.weight): table for table in fused_embeddings(self).values()}
+        return sum(
+            shared[id(p)].num_rows * shared[id(p)].width if id(p) in shared else p.numel()
+            for p in self.net.parameters()
+        )
+
     def mllog_facts(self) -> dict[str, object]:
         """Hyperparameters under the names of the v1.0 compliance checker.
 

@@ -145,6 +145,7 @@ def test_two_ranks_that_share_tables_train_and_resume_like_one(tmp_path, logs):
     assert done.returncode == 3, done.stderr
     one, two = folder_of(tmp_path / "1"), folder_of(tmp_path / "2")
     assert record(two)["devices"] == 2
+    assert record(two)["parameters"] == record(one)["parameters"]
     assert record(two)["global_batch_size"] == record(one)["global_batch_size"] == 128
     assert column(two, "val/auc") == pytest.approx(column(one, "val/auc"), abs=1e-4)
     # Whole tables are in either checkpoint, so one process can read what two wrote.
