@@ -8,7 +8,8 @@ is the test split, its second half the validation split, which nothing reads.
 
 A unit of work that is done leaves a marker, so a killed run goes on with the next one; every unit
 writes to places known beforehand, so the bytes do not depend on kills or on the number of
-processes. Memory: at most about 0.7 GB per process.
+processes. Memory: at most about 0.7 GB per process, under 4 GB with as many as are chosen here.
+Checksums are taken of what is written, as it is written; ``verify`` reads it all back.
 
 Source: facebookresearch/dlrm @ 6d75c84d, data_utils.py. Differs: buckets are small and the shuffle
 has a fixed seed.
@@ -18,6 +19,7 @@ import json
 import math
 import os
 import shutil
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,10 +29,14 @@ from typing import Any
 import numpy as np
 
 from datamodules._criteo_store import (
+    COLUMNS,
+    HEADER_BYTES,
+    MANIFEST,
     Manifest,
     Settings,
     check_settings,
     create_split,
+    file_sizes,
     open_split,
     read_manifest,
     write_json,
@@ -48,11 +54,17 @@ from datamodules._criteo_text import (
 from datamodules._process_pool import outcomes, processes_for
 
 WORKER_BYTES = 800_000_000
+ALL_BYTES = 4_000_000_000  # what preparation keeps below, this process (one more share) included
+CHECKSUMS = "checksums.json"
 SERIAL_BYTES = 1_000_000_000  # below this much text a process's start costs more than the work
 CHUNK_ROWS = 1 << 19
 BUCKET_ROWS = 1 << 20
 SHUFFLE_SEED = 20210630
+CHECK_BYTES = 1 << 24
 _BUCKET_STREAM, _PERMUTE_STREAM = 1, 2
+
+Block = tuple[str, int, int, int]
+"""File, first byte, number of bytes and their CRC-32."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +151,54 @@ def missing_days(root: Path, num_days: int) -> list[str]:
     ]
 
 
+def verify(
+    out: Path, manifest: Manifest, *, processes: int = 0, show_progress: bool = False
+) -> list[str]:
+    """Read prepared files back and compare them with the checksums of what was written.
+
+    Args:
+        out: The prepared folder, finished.
+        manifest: Its manifest.
+        processes: Worker processes; 0 chooses by cores and memory.
+        show_progress: Draw a progress bar.
+
+    Returns:
+        One line per damaged file and place; empty when every byte is as it was written.
+    """
+    path = out / CHECKSUMS
+    if not path.is_file():
+        return [f"{path} is missing; delete {out / MANIFEST} and run prepare again"]
+    blocks = [tuple(block) for block in json.loads(path.read_text())]
+    size = sum(file_sizes(out, manifest).values())
+    check = partial(_check_block, out)
+    results = outcomes(
+        check, blocks, processes or _processes(size), "checking", show_progress=show_progress
+    )
+    return sorted(result for result in results if isinstance(result, str))
+
+
+def _check_block(out: Path, block: Block) -> None:
+    """Refuse bytes of a file that are not those that were written."""
+    name, offset, num_bytes, wanted = block
+    path, found = out / name, 0
+    with path.open("rb") as file:
+        file.seek(offset)
+        for part in range(0, num_bytes, CHECK_BYTES):
+            found = zlib.crc32(file.read(min(CHECK_BYTES, num_bytes - part)), found)
+    if found != wanted:
+        raise ValueError(
+            f"{path}, bytes {offset:,} to {offset + num_bytes:,}: not what was written; delete "
+            f"{out / MANIFEST} and run prepare again"
+        )
+
+
+def _processes(num_bytes: int) -> int:
+    """Worker processes for an amount of data: as many as cores, memory and ``ALL_BYTES`` allow."""
+    if num_bytes < SERIAL_BYTES:
+        return 1
+    return min(processes_for(NUM_TABLES, WORKER_BYTES), ALL_BYTES // WORKER_BYTES - 1)
+
+
 def text_bytes(root: Path, num_days: int) -> int:
     """About how much text the days hold, from the sizes of their files.
 
@@ -162,9 +222,7 @@ def _build(work: Work, processes: int, show_progress: bool) -> Manifest:
     todo = [day for day in work.days if not work.marker("parse", day).is_file()]
     if todo and (lines := missing_days(work.root, work.settings.num_days)):
         raise FileNotFoundError("\n".join(lines))
-    if not processes:
-        small = text_bytes(work.root, work.settings.num_days) < SERIAL_BYTES
-        processes = 1 if small else processes_for(NUM_TABLES, WORKER_BYTES)
+    processes = processes or _processes(text_bytes(work.root, work.settings.num_days))
     run = partial(_stage, work, processes=processes, show_progress=show_progress)
     run("parse", parse_day, work.days)
     run("number", number_column, range(NUM_TABLES))
@@ -233,7 +291,7 @@ def parse_day(work: Work, day: int) -> int:
     return num_rows
 
 
-def number_column(work: Work, column: int) -> int:
+def number_column(work: Work, column: int) -> list[int]:
     """Stage 2: replace a column's hash values by ids in order of first appearance, all days.
 
     As hash values are below ``max_ind_range``, a direct table (160 MB at 40 million) is the whole
@@ -244,7 +302,7 @@ def number_column(work: Work, column: int) -> int:
         column: Which of the 26.
 
     Returns:
-        Distinct categories, the rows of this embedding table.
+        Distinct categories, the rows of this embedding table, and the dictionary's checksum.
     """
     table = np.full(work.settings.max_ind_range, -1, np.int32)
     order = np.empty(work.settings.max_ind_range, np.int32)
@@ -258,8 +316,9 @@ def number_column(work: Work, column: int) -> int:
                 num_known = assign(chunk, table, order, num_known, ids)
                 ids.tofile(file)
     # Element i is the hash value with id i: what raw text needs to be read with these tables.
-    np.save(work.out / f"dictionary_{column:02d}.npy", order[:num_known])
-    return int(num_known)
+    path = work.out / f"dictionary_{column:02d}.npy"
+    np.save(path, order[:num_known])
+    return [int(num_known), zlib.crc32(path.read_bytes())]
 
 
 def scatter_day(work: Work, day: int) -> int:
@@ -290,7 +349,7 @@ def scatter_day(work: Work, day: int) -> int:
     return read.num_rows
 
 
-def permute_bucket(work: Work, bucket: int) -> int:
+def permute_bucket(work: Work, bucket: int) -> list[Block]:
     """Stage 4: a bucket's rows in random order to their place in the training split.
 
     Args:
@@ -298,15 +357,14 @@ def permute_bucket(work: Work, bucket: int) -> int:
         bucket: Which bucket.
 
     Returns:
-        Its rows.
+        Checksums of what was written.
     """
     count_K = _bucket_counts(work).sum(0)
     start, count = int(count_K[:bucket].sum()), int(count_K[bucket])
     offset = start * NUM_FIELDS * 4
     flat = np.fromfile(_bucket_file(work), np.int32, count * NUM_FIELDS, offset=offset)
     order = np.random.default_rng([_PERMUTE_STREAM, SHUFFLE_SEED, bucket]).permutation(count)
-    _store(open_split(work.out, "train", writable=True), start, flat.reshape(-1, NUM_FIELDS)[order])
-    return count
+    return _store(work.out, "train", start, flat.reshape(-1, NUM_FIELDS)[order])
 
 
 class DayReader:
@@ -341,12 +399,18 @@ class DayReader:
         return rows_NF
 
 
-def _store(split: dict[str, np.ndarray], start: int, rows_NF: np.ndarray) -> None:
-    """Put rows into a split's three files."""
-    place = slice(start, start + len(rows_NF))
-    split["label"][place] = rows_NF[:, 0]
-    split["dense"][place] = rows_NF[:, 1 : 1 + NUM_DENSE]
-    split["sparse"][place] = rows_NF[:, 1 + NUM_DENSE :]
+def _store(out: Path, split: str, start: int, rows_NF: np.ndarray) -> list[Block]:
+    """Put rows into a split's three files; gives the checksum of each piece."""
+    files, first, blocks = open_split(out, split, writable=True), 0, []
+    for name, (dtype, shape) in COLUMNS.items():
+        width = math.prod(shape)
+        values = np.ascontiguousarray(rows_NF[:, first : first + width], dtype)
+        files[name][start : start + len(values)] = values.reshape(-1, *shape)
+        first += width
+        row_bytes = width * values.itemsize
+        offset = HEADER_BYTES + start * row_bytes
+        blocks.append((f"{split}_{name}.npy", offset, values.nbytes, zlib.crc32(values)))
+    return blocks
 
 
 def _buckets(day: int, chunk: int, num_rows: int, num_buckets: int) -> np.ndarray:
@@ -389,13 +453,13 @@ def _split_last_day(work: Work) -> None:
     if marker.is_file():
         return
     day = DayReader(work, work.days[-1])
-    half = math.ceil(day.num_rows / 2)
+    half, blocks = math.ceil(day.num_rows / 2), []
     for split, first, last in (("test", 0, half), ("validation", half, day.num_rows)):
         create_split(work.out, split, last - first)
-        files = open_split(work.out, split, writable=True)
         for start in range(first, last, CHUNK_ROWS):
-            _store(files, start - first, day(start, min(start + CHUNK_ROWS, last)))
-    write_json(marker, day.num_rows)
+            rows_NF = day(start, min(start + CHUNK_ROWS, last))
+            blocks += _store(work.out, split, start - first, rows_NF)
+    write_json(marker, blocks)
 
 
 def _finish(work: Work) -> Manifest:
@@ -406,8 +470,15 @@ def _finish(work: Work) -> Manifest:
         "test": math.ceil(last / 2),
         "validation": last // 2,
     }
-    sizes = [json.loads(work.marker("number", j).read_text()) for j in range(NUM_TABLES)]
-    manifest = Manifest(work.settings, rows, tuple(sizes))
+    known = [json.loads(work.marker("number", j).read_text()) for j in range(NUM_TABLES)]
+    manifest = Manifest(work.settings, rows, tuple(size for size, _ in known))
+    blocks = json.loads(work.marker("split", 0).read_text())
+    for bucket in range(len(_bucket_counts(work)[0])):
+        blocks += json.loads(work.marker("permute", bucket).read_text())
+    for column, (_, checksum) in enumerate(known):
+        path = work.out / f"dictionary_{column:02d}.npy"
+        blocks.append((path.name, 0, path.stat().st_size, checksum))
+    write_json(work.out / CHECKSUMS, blocks)
     write_manifest(work.out, manifest)
     shutil.rmtree(work.out / "work", ignore_errors=True)
     return manifest

@@ -60,7 +60,8 @@ class CriteoDataModule(L.LightningDataModule):
             num_days: Days to use, at least 2; the last one is split into test and validation.
             max_ind_range: Categories are taken modulo this, so no table has more rows.
             num_workers: Loader processes per device; 0 loads in the training process.
-            prepare_processes: Processes for preprocessing; 0 chooses by cores and memory.
+            prepare_processes: Processes for preprocessing, up to 0.8 GB each; 0 chooses by cores
+                and stays under 4 GB in all.
 
         Raises:
             ValueError: If a number lies outside its range; one line each.
@@ -130,9 +131,15 @@ class CriteoDataModule(L.LightningDataModule):
 
         Raises:
             FileNotFoundError: If days are missing; one line each.
-            ValueError: If the text is not in the format or the folder has other settings.
+            ValueError: If the text is not in the format, the folder has other settings, or bytes
+                are not those that were written.
         """
         manifest = self._prepare(show_progress=True)
+        problems = preparation.verify(
+            self._prepared, manifest, processes=self.prepare_processes, show_progress=True
+        )
+        if problems:
+            raise ValueError("\n".join(problems))
         rows, sizes = manifest.rows, manifest.table_sizes
         print(
             f"Criteo{' demo' if self.demo else ''} is ready in {self._prepared}: "

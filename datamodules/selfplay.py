@@ -362,6 +362,7 @@ class SelfPlayDataModule(BenchmarkDataModule):
             "virtual_losses": self.virtual_losses,
             "filter_amount": self.train_filter,
             "eval_games": self.eval_games,
+            "eval_samples": self.eval_games,
         }
 
     def mllog_epoch_facts(self) -> dict[str, object]:

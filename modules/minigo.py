@@ -299,7 +299,7 @@ class MiniGoModule(L.LightningModule):
             folder: The run's folder.
         """
         from datamodules.go.picture import draw_board
-        from datamodules.go.sgf import clearest_win, game_text
+        from datamodules.go.sgf import clearest_win, game_text, result_text
 
         game = clearest_win(self._games, self.size, self.komi)
         if game is None:
@@ -307,7 +307,9 @@ class MiniGoModule(L.LightningModule):
         players = ("finishline", "target") if game.number % 2 == 0 else ("target", "finishline")
         text = game_text(game.moves, self.size, self.komi, players=players, outcome=game.outcome)
         (folder / "game.sgf").write_text(text)
-        draw_board(game.moves, self.size, folder / "board.png", title=f"{' - '.join(players)}")
+        result = result_text(game.moves, self.size, self.komi, outcome=game.outcome)
+        title = f"Black {players[0]}, White {players[1]}: {result}"
+        draw_board(game.moves, self.size, folder / "board.png", title=title)
 
     def check_net(self) -> None:
         """Refuse, with a ValueError, a network without a policy over all actions."""

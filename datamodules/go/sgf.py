@@ -71,6 +71,26 @@ def replay(moves: Sequence[int] | np.ndarray, size: int) -> tuple[np.ndarray, np
     return board, info
 
 
+def result_text(
+    moves: Sequence[int] | np.ndarray, size: int, komi: float, *, outcome: float,
+    resigned: bool = False,
+) -> str:  # fmt: skip
+    """Who has won a finished game and by how much, as SGF writes it.
+
+    Args:
+        moves: Actions from the empty board on.
+        size: Points per side.
+        komi: Points that White gets.
+        outcome: 1.0 if Black won, -1.0 if White did.
+        resigned: Whether the other side gave up; else the score is counted.
+
+    Returns:
+        For example ``W+7.5`` or ``B+R``.
+    """
+    margin = "R" if resigned else f"{abs(area_score(*replay(moves, size), komi)):g}"
+    return f"{'B' if outcome > 0 else 'W'}+{margin}"
+
+
 def game_text(
     moves: Sequence[int] | np.ndarray,
     size: int,
@@ -93,10 +113,10 @@ def game_text(
     Returns:
         Text of one game.
     """
-    margin = "R" if resigned else f"{abs(area_score(*replay(moves, size), komi)):g}"
+    result = result_text(moves, size, komi, outcome=outcome, resigned=resigned)
     head = (
         f"(;FF[4]GM[1]CA[UTF-8]AP[finishline]SZ[{size}]KM[{komi:g}]RU[Tromp-Taylor]"
-        f"PB[{players[0]}]PW[{players[1]}]RE[{'B' if outcome > 0 else 'W'}+{margin}]"
+        f"PB[{players[0]}]PW[{players[1]}]RE[{result}]"
     )
     body = [f";{'BW'[i % 2]}[{_point(int(action), size)}]" for i, action in enumerate(moves)]
     lines = ["".join(body[i : i + 10]) for i in range(0, len(body), 10)]
