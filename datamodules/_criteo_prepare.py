@@ -9,7 +9,7 @@ is the test split, its second half the validation split, which nothing reads.
 A unit of work that is done leaves a marker, so a killed run goes on with the next one; every unit
 writes to places known beforehand, so the bytes do not depend on kills or on the number of
 processes. Memory: at most about 0.7 GB per process, under 4 GB with as many as are chosen here.
-Checksums are taken of what is written, as it is written; ``verify`` reads it all back.
+Checksums are taken of what is written, as it is written.
 
 Source: facebookresearch/dlrm @ 6d75c84d, data_utils.py. Differs: buckets are small and the shuffle
 has a fixed seed.
@@ -28,15 +28,14 @@ from typing import Any
 
 import numpy as np
 
+from datamodules._criteo_checksums import CHECKSUMS, Block
 from datamodules._criteo_store import (
     COLUMNS,
     HEADER_BYTES,
-    MANIFEST,
     Manifest,
     Settings,
     check_settings,
     create_split,
-    file_sizes,
     open_split,
     read_manifest,
     write_json,
@@ -55,16 +54,11 @@ from datamodules._process_pool import outcomes, processes_for
 
 WORKER_BYTES = 800_000_000
 ALL_BYTES = 4_000_000_000  # what preparation keeps below, this process (one more share) included
-CHECKSUMS = "checksums.json"
 SERIAL_BYTES = 1_000_000_000  # below this much text a process's start costs more than the work
 CHUNK_ROWS = 1 << 19
 BUCKET_ROWS = 1 << 20
 SHUFFLE_SEED = 20210630
-CHECK_BYTES = 1 << 24
 _BUCKET_STREAM, _PERMUTE_STREAM = 1, 2
-
-Block = tuple[str, int, int, int]
-"""File, first byte, number of bytes and their CRC-32."""
 
 
 @dataclass(frozen=True)
@@ -151,49 +145,15 @@ def missing_days(root: Path, num_days: int) -> list[str]:
     ]
 
 
-def verify(
-    out: Path, manifest: Manifest, *, processes: int = 0, show_progress: bool = False
-) -> list[str]:
-    """Read prepared files back and compare them with the checksums of what was written.
+def choose_processes(num_bytes: int) -> int:
+    """Worker processes for an amount of data: as many as cores, memory and ``ALL_BYTES`` allow.
 
     Args:
-        out: The prepared folder, finished.
-        manifest: Its manifest.
-        processes: Worker processes; 0 chooses by cores and memory.
-        show_progress: Draw a progress bar.
+        num_bytes: Bytes to read.
 
     Returns:
-        One line per damaged file and place; empty when every byte is as it was written.
+        At least 1.
     """
-    path = out / CHECKSUMS
-    if not path.is_file():
-        return [f"{path} is missing; delete {out / MANIFEST} and run prepare again"]
-    blocks = [tuple(block) for block in json.loads(path.read_text())]
-    size = sum(file_sizes(out, manifest).values())
-    check = partial(_check_block, out)
-    results = outcomes(
-        check, blocks, processes or _processes(size), "checking", show_progress=show_progress
-    )
-    return sorted(result for result in results if isinstance(result, str))
-
-
-def _check_block(out: Path, block: Block) -> None:
-    """Refuse bytes of a file that are not those that were written."""
-    name, offset, num_bytes, wanted = block
-    path, found = out / name, 0
-    with path.open("rb") as file:
-        file.seek(offset)
-        for part in range(0, num_bytes, CHECK_BYTES):
-            found = zlib.crc32(file.read(min(CHECK_BYTES, num_bytes - part)), found)
-    if found != wanted:
-        raise ValueError(
-            f"{path}, bytes {offset:,} to {offset + num_bytes:,}: not what was written; delete "
-            f"{out / MANIFEST} and run prepare again"
-        )
-
-
-def _processes(num_bytes: int) -> int:
-    """Worker processes for an amount of data: as many as cores, memory and ``ALL_BYTES`` allow."""
     if num_bytes < SERIAL_BYTES:
         return 1
     return min(processes_for(NUM_TABLES, WORKER_BYTES), ALL_BYTES // WORKER_BYTES - 1)
@@ -222,7 +182,7 @@ def _build(work: Work, processes: int, show_progress: bool) -> Manifest:
     todo = [day for day in work.days if not work.marker("parse", day).is_file()]
     if todo and (lines := missing_days(work.root, work.settings.num_days)):
         raise FileNotFoundError("\n".join(lines))
-    processes = processes or _processes(text_bytes(work.root, work.settings.num_days))
+    processes = processes or choose_processes(text_bytes(work.root, work.settings.num_days))
     run = partial(_stage, work, processes=processes, show_progress=show_progress)
     run("parse", parse_day, work.days)
     run("number", number_column, range(NUM_TABLES))
@@ -409,7 +369,7 @@ def _store(out: Path, split: str, start: int, rows_NF: np.ndarray) -> list[Block
         first += width
         row_bytes = width * values.itemsize
         offset = HEADER_BYTES + start * row_bytes
-        blocks.append((f"{split}_{name}.npy", offset, values.nbytes, zlib.crc32(values)))
+        blocks.append((f"{split}_{name}.npy", offset, values.nbytes, zlib.crc32(values.data)))
     return blocks
 
 

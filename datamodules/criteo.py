@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from datamodules import _criteo_prepare as preparation
 from datamodules._cache import build_once, demo_folder
 from datamodules._criteo_batches import Batch, BlockSampler, CriteoBlocks, evaluation_blocks
+from datamodules._criteo_checksums import verify
 from datamodules._criteo_store import ROW_BYTES, Manifest, Settings, read_manifest
 from datamodules._criteo_text import NUM_DENSE, NUM_FIELDS, day_file
 from datamodules._sampling import padded_length, ranks, resume_position, run_seed
@@ -135,10 +136,9 @@ class CriteoDataModule(L.LightningDataModule):
                 are not those that were written.
         """
         manifest = self._prepare(show_progress=True)
-        problems = preparation.verify(
-            self._prepared, manifest, processes=self.prepare_processes, show_progress=True
-        )
-        if problems:
+        size = ROW_BYTES * sum(manifest.rows.values())
+        processes = self.prepare_processes or preparation.choose_processes(size)
+        if problems := verify(self._prepared, processes, show_progress=True):
             raise ValueError("\n".join(problems))
         rows, sizes = manifest.rows, manifest.table_sizes
         print(

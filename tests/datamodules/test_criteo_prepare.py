@@ -2,11 +2,14 @@
 
 import hashlib
 import time
+import tracemalloc
+from functools import partial
 
 import numpy as np
 import pytest
 
 from datamodules import _criteo_prepare as preparation
+from datamodules._criteo_checksums import verify
 from datamodules._criteo_store import Settings, open_split
 from datamodules._criteo_text import read_day
 from datamodules.demo.criteo import write_logs
@@ -152,6 +155,33 @@ def test_folder_of_other_settings_or_damaged_file_is_refused(logs, tmp_path):
     with pytest.raises(ValueError, match="train_sparse.npy should have") as error:
         preparation.prepare(logs, tmp_path, SETTINGS)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["train_sparse.npy", "test_label.npy", "dictionary_07.npy"])
+def test_one_changed_byte_is_found_when_files_are_read_back(logs, tmp_path, name):
+    preparation.prepare(logs, tmp_path, SETTINGS)
+    assert verify(tmp_path, 1) == []
+    content = bytearray((tmp_path / name).read_bytes())
+    content[-3] ^= 4
+    (tmp_path / name).write_bytes(content)
+    (line,) = verify(tmp_path, 1)
+    assert f"{name}, bytes " in line
+    assert "manifest.json and run prepare again" in line
+
+
+def test_memory_does_not_grow_with_the_input(tmp_path, monkeypatch):
+    monkeypatch.setattr(preparation, "read_day", partial(read_day, block_bytes=20_000))
+    peaks = []
+    for rows in (700, 2800):
+        (root := tmp_path / str(rows)).mkdir()
+        write_logs(root, DAYS, rows)
+        preparation.prepare(root, root / "warm", SETTINGS)  # compiled, imported
+        tracemalloc.start()
+        preparation.prepare(root, root / "out", SETTINGS)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.15 * peaks[0], peaks
+    assert preparation.choose_processes(10**13) * preparation.WORKER_BYTES < 4e9
 
 
 @pytest.mark.speed

@@ -1,0 +1,50 @@
+"""Checksums of prepared Criteo files: one of each piece that was written, to be read back."""
+
+import json
+import zlib
+from functools import partial
+from pathlib import Path
+
+from datamodules._criteo_store import MANIFEST
+from datamodules._process_pool import outcomes
+
+CHECKSUMS = "checksums.json"
+READ_BYTES = 1 << 24
+
+Block = tuple[str, int, int, int]
+"""File, first byte, number of bytes and their CRC-32."""
+
+
+def verify(folder: Path, processes: int, *, show_progress: bool = False) -> list[str]:
+    """Read prepared files back and compare them with the checksums of what was written.
+
+    Args:
+        folder: The prepared folder, finished.
+        processes: Worker processes.
+        show_progress: Draw a progress bar.
+
+    Returns:
+        One line per damaged piece; empty when every byte is as it was written.
+    """
+    path = folder / CHECKSUMS
+    if not path.is_file():
+        return [f"{path} is missing; delete {folder / MANIFEST} and run prepare again"]
+    blocks = [tuple(block) for block in json.loads(path.read_text())]
+    check = partial(_check, folder)
+    results = outcomes(check, blocks, processes, "checking", show_progress=show_progress)
+    return sorted(result for result in results if isinstance(result, str))
+
+
+def _check(folder: Path, block: Block) -> None:
+    """Refuse bytes of a file that are not those that were written."""
+    name, offset, num_bytes, wanted = block
+    path, found = folder / name, 0
+    with path.open("rb") as file:
+        file.seek(offset)
+        for start in range(0, num_bytes, READ_BYTES):
+            found = zlib.crc32(file.read(min(READ_BYTES, num_bytes - start)), found)
+    if found != wanted:
+        raise ValueError(
+            f"{path}, bytes {offset:,} to {offset + num_bytes:,}: not what was written; delete "
+            f"{folder / MANIFEST} and run prepare again"
+        )
