@@ -1,14 +1,19 @@
 """The self-play data module: window, choice, ranks, symmetry, files."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 
 from datamodules._sampling import SampleKey
 from datamodules._selfplay_window import WindowExamples, choose, extended, generation
 from datamodules.go.features import symmetries
 from datamodules.go.records import Examples
-from datamodules.selfplay import SelfPlayDataModule, find_files
+from datamodules.selfplay import SelfPlayDataModule, _on_all_ranks, find_files
 
 
 def games_of(model: int, num: int, length: int = 4):
@@ -150,6 +155,35 @@ def test_resumed_with_other_workers_running_games_begin_anew():
     assert [g.model for g in other._generations] == [0, 1, 2]
     for each in (data, other):
         each.teardown("fit")
+
+
+def on_a_rank(rank: int, folder: str) -> None:
+    """Two questions: one that all ranks answer, one that fails on rank 1."""
+
+    def answer(fails: bool) -> int:
+        if fails and rank == 1:
+            raise MemoryError("no room for games")
+        return rank
+
+    dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
+    told = ""
+    try:
+        answers = _on_all_ranks(lambda: answer(False))
+        _on_all_ranks(lambda: answer(True))
+    except RuntimeError as error:
+        told = str(error)
+    dist.destroy_process_group()
+    Path(folder, f"{rank}.json").write_text(json.dumps([answers, told]))
+
+
+@pytest.mark.slow
+def test_players_failing_on_one_rank_end_all_ranks(tmp_path):
+    mp.set_forkserver_preload(["torch", "datamodules.selfplay"])
+    mp.start_processes(on_a_rank, (str(tmp_path),), nprocs=2, start_method="forkserver")
+    for rank in range(2):
+        answers, told = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert answers == [0, 1]
+        assert told == "self-play failed on rank 1: MemoryError: no room for games"
 
 
 def test_missing_files_are_named_all_at_once(tmp_path):

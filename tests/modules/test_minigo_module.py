@@ -114,6 +114,18 @@ def test_one_step_equals_the_written_loss_with_its_l2_part():
         assert torch.allclose(ours, theirs - 0.016 * theirs.grad, atol=1e-7)
 
 
+@pytest.mark.parametrize(("batch_idx", "begun"), [(0, 0), (2, 1)])
+def test_new_games_begin_after_the_last_step_of_an_epoch_only(batch_idx, begun):
+    calls: list[int] = []
+    data = type("D", (), {"begin_generation": lambda self: calls.append(1)})()
+    module = MiniGoModule(net=small, size=5)
+    module.trainer = type(  # type: ignore[assignment]
+        "T", (), {"num_training_batches": 3, "world_size": 1, "datamodule": data}
+    )()
+    MiniGoModule.on_train_batch_end(module, None, {}, batch_idx)
+    assert len(calls) == begun
+
+
 def test_win_rate_counts_games_of_both_colours():
     rate = WinRate()
     for colour, won in ((0, True), (0, True), (1, False), (1, True)):
