@@ -63,7 +63,8 @@ class SelfPlayDataModule(BenchmarkDataModule):
         eval_games: Games of an evaluation, half with each colour.
         games_at_once: Running games per worker; their leaves make one batch of the network.
         workers: Threads per device that play.
-        play_ahead: How long players go on with a model while the next is trained, in units of the
+        overlap: Play beside evaluation and training; False plays, trains and evaluates in turn.
+        play_ahead: With overlap, how long players go on with a model while the next is trained, in units of the
             time that its generation took; 0 to 1, counted in batches. With 0 they rest meanwhile.
         virtual_losses: Leaves of one game in a batch of the network.
         slow_readouts: Searches of a move that makes an example.
@@ -94,6 +95,7 @@ class SelfPlayDataModule(BenchmarkDataModule):
         eval_games: int = 256,
         games_at_once: int = 256,
         workers: int = 1,
+        overlap: bool = True,
         play_ahead: float = 0.01,
         virtual_losses: int = 4,
         slow_readouts: int = 800,
@@ -113,7 +115,7 @@ class SelfPlayDataModule(BenchmarkDataModule):
         self.games_per_generation, self.window = games_per_generation, window
         self.train_filter, self.eval_games = train_filter, eval_games
         self.games_at_once, self.workers, self.play_ahead = games_at_once, workers, play_ahead
-        self.virtual_losses = virtual_losses
+        self.overlap, self.virtual_losses = overlap, virtual_losses
         self.rules = Rules(
             slow_readouts=slow_readouts, fast_readouts=fast_readouts, fast_share=fast_share,
             noise_alpha=noise_alpha, noise_mix=noise_mix, soft_plies=soft_plies,
@@ -306,7 +308,7 @@ class SelfPlayDataModule(BenchmarkDataModule):
             )
             for worker in range(self.workers)
         ]  # fmt: skip
-        players = Players(workers, ahead=self.play_ahead)
+        players = Players(workers, ahead=self.play_ahead * self.overlap)
         shape = world_size, self.workers, self.games_at_once
         if self._resumed and shape == _shape(self._resumed):
             players.restore(self._resumed[rank])

@@ -213,9 +213,9 @@ class MiniGoModule(L.LightningModule):
             # Each rank has running statistics of its own; one network must play on all of them.
             for buffer in self.net.buffers():
                 torch.distributed.broadcast(buffer, 0)
-        begin = getattr(self.trainer.datamodule, "begin_generation", None)  # type: ignore[attr-defined]
-        if begin is not None:
-            begin()
+        datamodule: Any = getattr(self.trainer, "datamodule", None)
+        if getattr(datamodule, "overlap", False):
+            datamodule.begin_generation()
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """SGD with momentum that goes on from the given checkpoint.

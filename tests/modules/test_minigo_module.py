@@ -114,10 +114,13 @@ def test_one_step_equals_the_written_loss_with_its_l2_part():
         assert torch.allclose(ours, theirs - 0.016 * theirs.grad, atol=1e-7)
 
 
-@pytest.mark.parametrize(("batch_idx", "begun"), [(0, 0), (2, 1)])
-def test_new_games_begin_after_the_last_step_of_an_epoch_only(batch_idx, begun):
+@pytest.mark.parametrize(
+    ("batch_idx", "overlap", "begun"), [(0, True, 0), (2, True, 1), (2, False, 0)]
+)
+def test_new_games_begin_after_the_last_step_of_an_epoch_only(batch_idx, overlap, begun):
     calls: list[int] = []
-    data = type("D", (), {"begin_generation": lambda self: calls.append(1)})()
+    begin = {"begin_generation": lambda self: calls.append(1)}
+    data = type("D", (), {"overlap": overlap, **begin})()
     module = MiniGoModule(net=small, size=5)
     module.trainer = type(  # type: ignore[assignment]
         "T", (), {"num_training_batches": 3, "world_size": 1, "datamodule": data}
