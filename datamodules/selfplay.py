@@ -64,8 +64,9 @@ class SelfPlayDataModule(BenchmarkDataModule):
         games_at_once: Running games per worker; their leaves make one batch of the network.
         workers: Threads per device that play.
         overlap: Play beside evaluation and training; False plays, trains and evaluates in turn.
-        play_ahead: With overlap, how long players go on with a model while the next is trained, in units of the
-            time that its generation took; 0 to 1, counted in batches. With 0 they rest meanwhile.
+        play_ahead: With overlap, how long players go on with a model while the next is trained, in
+            units of the time that its generation took; 0 to 1, counted in batches. With 0 they
+            rest meanwhile.
         virtual_losses: Leaves of one game in a batch of the network.
         slow_readouts: Searches of a move that makes an example.
         fast_readouts: Searches of any other move.
