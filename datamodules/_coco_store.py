@@ -12,10 +12,11 @@ from typing import Any
 
 from datamodules._cache import atomic_folder
 from datamodules._coco_annotations import Annotations, load_annotations, parse, read_json
+from datamodules._coco_image_check import damaged_images
 
 SPLITS = ("train", "val")
 PREPARED = "finishline-coco"
-FORMAT = 1  # raise when the prepared files change
+FORMAT = 2  # raise when the prepared files or the checks change
 _ARCHIVES = {
     "train": "http://images.cocodataset.org/zips/train2017.zip (19.3 GB)",
     "val": "http://images.cocodataset.org/zips/val2017.zip (816 MB)",
@@ -85,17 +86,21 @@ def ready_manifest(root: Path, prepared: Path) -> dict[str, Any] | None:
     path = prepared / "manifest.json"
     if not path.is_file():
         return None
-    manifest: dict[str, Any] = json.loads(path.read_text())
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text())
+    except ValueError:  # damaged: make it again
+        return None
     fresh = manifest.get("format") == FORMAT and manifest.get("sources") == _sources(root)
     return manifest if fresh else None
 
 
-def prepare(root: Path, prepared: Path) -> dict[str, Any]:
+def prepare(root: Path, prepared: Path, *, show_progress: bool = False) -> dict[str, Any]:
     """Check a COCO folder and write the compact annotations; does nothing when that is done.
 
     Args:
         root: The COCO folder.
-        prepared: Folder to make.
+        prepared: Folder to make; its manifest says that the images were checked.
+        show_progress: Draw a progress bar.
 
     Returns:
         The manifest.
@@ -108,15 +113,16 @@ def prepare(root: Path, prepared: Path) -> dict[str, Any]:
         raise FileNotFoundError("\n".join(lines))
     if manifest := ready_manifest(root, prepared):
         return manifest
-    parsed = check(root)
+    parsed = check(root, show_progress=show_progress)
     return _write(root, prepared, parsed)
 
 
-def check(root: Path) -> dict[str, Annotations]:
-    """Read both annotation files and compare them with the images that are there.
+def check(root: Path, *, show_progress: bool = False) -> dict[str, Annotations]:
+    """Read both annotation files, compare them with the images that are there, and check those.
 
     Args:
         root: The COCO folder, with no part missing.
+        show_progress: Draw a progress bar.
 
     Returns:
         Split -> annotations.
@@ -130,6 +136,9 @@ def check(root: Path) -> dict[str, Annotations]:
         try:
             parsed[split] = parse(read_json(path), path)
             problems += unmatched_images(root, split, parsed[split])
+            folder = image_folder(root, split)
+            there = sorted(set(parsed[split].file_name).intersection(os.listdir(folder)))
+            problems += damaged_images(folder, there, show_progress=show_progress)
         except ValueError as error:
             problems += str(error).splitlines()
     if not problems and parsed["train"].category_id.tolist() != parsed["val"].category_id.tolist():

@@ -89,7 +89,7 @@ class COCODataModule(BenchmarkDataModule):
         """
         if self.demo:
             build_once(self.folder, self.write_demo)
-        store.prepare(self.folder, self._prepared)
+        store.prepare(self.folder, self._prepared, show_progress=not self.demo)
 
     def write_demo(self, folder: Path) -> None:
         """Write the demo data set.
@@ -121,8 +121,8 @@ class COCODataModule(BenchmarkDataModule):
         """What keeps this root from being used.
 
         Returns:
-            One line per problem; empty when all is well. Reads the annotations only where they
-            were not prepared yet.
+            One line per problem; empty when all is well. Reads annotations and images only where
+            they were not prepared yet.
         """
         if self.root is None or store.missing_parts(self.root):
             return [] if self.root is None else store.missing_parts(self.root)

@@ -2,12 +2,14 @@
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from datamodules import _coco_image_check as image_check
 from datamodules import _coco_mask_images as mask_images
 from datamodules import _coco_ssd_images as ssd_images
 from datamodules import _coco_store as store
@@ -120,6 +122,45 @@ def test_missing_parts_say_where_to_get_them(tmp_path):
         COCO300DataModule(root=tmp_path).prepare_data()
 
 
+def test_damaged_images_are_all_told_before_the_clock(root):
+    """Three kinds of damage in both splits; the repaired folder is ready."""
+    victims = sorted((root / "train2017").glob("*.jpg"))[:2] + [next((root / "val2017").iterdir())]
+    whole = [path.read_bytes() for path in victims]
+    for path, content in zip(victims, (whole[0][:-40], b"", b"no picture"), strict=True):
+        path.write_bytes(content)
+    data = COCO300DataModule(root=root)
+    with pytest.raises(ValueError, match="cannot be decoded") as error:
+        data.prepare()
+    lines = str(error.value).splitlines()
+    assert [line.partition(" ")[0] for line in lines] == [str(path) for path in victims]
+    assert data.problems() == lines
+    assert not (root / store.PREPARED).exists()
+    for path, content in zip(victims, whole, strict=True):
+        path.write_bytes(content)
+    data.prepare()
+    assert data.problems() == []
+
+
+def test_unusual_but_whole_images_pass(root):
+    """Bytes behind a JPEG's end and a PNG of that name occur; both can be decoded."""
+    first, second = sorted((root / "train2017").glob("*.jpg"))[:2]
+    first.write_bytes(first.read_bytes() + bytes(7))
+    Image.open(second).save(second, format="PNG")
+    COCO300DataModule(root=root).prepare_data()
+
+
+def test_images_are_checked_in_processes_and_a_flood_of_lines_is_counted(root, monkeypatch):
+    names = sorted(path.name for path in (root / "train2017").iterdir())
+    for name in names[3:]:
+        (root / "train2017" / name).write_bytes(b"")
+    for name, value in {"SERIAL_FILES": 1, "CHUNK": 5, "SHOWN": 4}.items():
+        monkeypatch.setattr(image_check, name, value)
+    monkeypatch.setattr(image_check, "processes_for", lambda *_: 2)
+    lines = image_check.damaged_images(root / "train2017", names, show_progress=False)
+    assert [Path(line.partition(" ")[0]).name for line in lines[:4]] == names[3:7]
+    assert lines[4:] == [f"{root / 'train2017'}: {len(names) - 7} more damaged images"]
+
+
 def test_damaged_image_is_named(root):
     data = COCO300DataModule(root=root)
     data.prepare_data()
@@ -146,6 +187,14 @@ def test_changed_annotations_are_prepared_again(root):
     assert store.ready_manifest(root, root / store.PREPARED) is None
     data.prepare_data()
     assert data._manifest["train"]["annotations"] == len(store.load(data._prepared, "train").box)
+
+
+def test_manifest_cut_short_is_made_again(root):
+    COCO300DataModule(root=root).prepare_data()
+    path = root / store.PREPARED / "manifest.json"
+    path.write_text(path.read_text()[:40])
+    COCO300DataModule(root=root).prepare_data()
+    assert store.ready_manifest(root, path.parent)
 
 
 def test_one_pixel_image_is_a_sample(root):
