@@ -6,6 +6,7 @@ Letters: B batch, N audio samples, U labels.
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, TypedDict
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -56,6 +57,9 @@ class Utterances(Dataset[Sample]):
         manifest: The folder's manifest.
         seed: Run seed.
         numbers: Utterance numbers that indices count; None for all.
+
+    Raises:
+        ValueError: If a table of the folder is damaged.
     """
 
     def __init__(
@@ -67,10 +71,10 @@ class Utterances(Dataset[Sample]):
         seed: int,
         numbers: np.ndarray | None = None,
     ) -> None:
-        with np.load(folder / f"{split}-index.npz") as index:
-            self.reader = ShardReader(folder, dict(index), manifest.shards[split])
-        with np.load(folder / f"{split}-labels.npz") as labels:
-            self.ids, self.ends, self.keys = labels["ids"], labels["ends"], labels["keys"]
+        index = _table(folder / f"{split}-index.npz")
+        self.reader = ShardReader(folder, index, manifest.shards[split])
+        labels = _table(folder / f"{split}-labels.npz")
+        self.ids, self.ends, self.keys = labels["ids"], labels["ends"], labels["keys"]
         self.seed, self.numbers = seed, numbers
 
     def __len__(self) -> int:
@@ -136,3 +140,12 @@ def batches_by_length(numbers: Sequence[int], lengths: np.ndarray, size: int) ->
     """
     ordered = sorted(numbers, key=lambda number: (-int(lengths[number]), number))
     return [ordered[first : first + size] for first in range(0, len(ordered), size)]
+
+
+def _table(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of a file that the build wrote."""
+    try:
+        with np.load(path) as arrays:
+            return dict(arrays)
+    except (BadZipFile, EOFError, ValueError):
+        raise ValueError(f"{path} is damaged; delete it and run the prepare command") from None

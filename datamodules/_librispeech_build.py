@@ -62,7 +62,7 @@ def read_manifest(folder: Path, vocab_size: int) -> Manifest | None:
         vocab_size: Pieces that the vocabulary must have.
 
     Returns:
-        The manifest, or None if there is none or a file it names is gone.
+        The manifest, or None if there is none, it is damaged or a file it names is gone.
 
     Raises:
         ValueError: If the folder was prepared with another vocabulary size.
@@ -70,10 +70,13 @@ def read_manifest(folder: Path, vocab_size: int) -> Manifest | None:
     path = folder / MANIFEST
     if not path.is_file():
         return None
-    content = json.loads(path.read_text())
-    if content.pop("format") != FORMAT:
+    try:
+        content = json.loads(path.read_text())
+        if content.pop("format") != FORMAT:
+            return None
+        manifest = Manifest(**content)
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
-    manifest = Manifest(**content)
     if manifest.vocab_size != vocab_size:
         raise ValueError(
             f"{folder} was prepared with {manifest.vocab_size} pieces, data.vocab_size is "

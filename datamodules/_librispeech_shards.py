@@ -106,7 +106,10 @@ def read_places(folder: Path, plan: ShardPlan) -> list[Place] | None:
     note, tar = folder / f"{plan.name}.json", folder / f"{plan.name}.tar"
     if not (note.is_file() and tar.is_file()):
         return None
-    content = json.loads(note.read_text())
+    try:
+        content = json.loads(note.read_text())
+    except ValueError:  # damaged: write the shard again
+        return None
     if content.get("format") != FORMAT or content.get("texts") != _texts(plan):
         return None
     return [Place(**place) for place in content["places"]]

@@ -1,6 +1,7 @@
 """The SentencePiece vocabulary: training it on the transcripts, loading it, using it."""
 
 import io
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,9 +41,19 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> bytes:
             minloglevel=2,
         )
     except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise ValueError(f"data.vocab_size {vocab_size} does not fit the text: {reason}") from error
+        raise ValueError(
+            f"data.vocab_size {vocab_size} does not fit the text: {_reason(str(error))}"
+        ) from error
     return model.getvalue()
+
+
+def _reason(message: str) -> str:
+    """What SentencePiece says in words, without its place in its own source."""
+    if found := re.search(r"value <= (\d+)", message):
+        return f"it gives at most {found[1]} pieces"
+    if found := re.search(r"required_chars\. \d+ vs (\d+)", message):
+        return f"its characters need at least {found[1]} pieces"
+    return message.splitlines()[-1].rpartition("] ")[2].strip()
 
 
 class Tokenizer:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 
 import numpy as np
@@ -69,6 +70,31 @@ def test_prepared_folder_is_complete_or_made_anew(root):
         assert (folder / "manifest.json").read_bytes() == before
     left = {path.suffix for path in folder.iterdir()}
     assert left <= {".tar", ".json", ".npz", ".model", ""}
+
+
+@pytest.mark.parametrize("content", ["", '{"format": 1, "vocab', "{}", "[]", '{"format": 1}'])
+def test_damaged_manifest_is_made_anew(root, content):
+    data(root).prepare_data()
+    folder = root / f"finishline-rnnt-{VOCABULARY}"
+    before = (folder / "manifest.json").read_bytes()
+    (folder / "manifest.json").write_text(content)
+    (folder / "train-000000.json").write_text('{"format"')  # a shard's note
+    data(root).prepare_data()
+    assert (folder / "manifest.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["dev-labels.npz", "dev-index.npz"])
+def test_damaged_table_says_what_to_do(root, name):
+    module = data(root)
+    module.prepare_data()
+    path = root / f"finishline-rnnt-{VOCABULARY}" / name
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=f"{name} is damaged; delete it and run the prepare"):
+        module.val_dataloader()
+    path.unlink()
+    data(root).prepare_data()
+    assert path.read_bytes() == whole
 
 
 def test_restart_keeps_finished_shards_and_writes_the_rest(root, monkeypatch):
@@ -242,10 +268,16 @@ def test_given_tokenizer_is_used(root, tmp_path):
     assert Tokenizer(kept, 16).decode(Tokenizer(path, 16).encode("near a star")) == "near a star"
 
 
-def test_vocabulary_too_large_for_the_text_is_one_line(root):
-    text = problem(root, vocab_size=1023)
-    assert "data.vocab_size 1023 does not fit" in text
-    assert "\n" not in text
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [(1023, "it gives at most {} pieces"), (3, "its characters need at least {} pieces")],
+)
+def test_vocabulary_that_does_not_fit_is_one_line_with_a_size_that_does(root, size, words):
+    text = problem(root, vocab_size=size)
+    number = re.search(r"\d+(?= pieces)", text)
+    wanted = f"data.vocab_size {size} does not fit the text: {words}"
+    assert text == wanted.format(number[0])
+    data(root, vocab_size=int(number[0])).prepare_data()
 
 
 def test_prepared_folder_of_another_vocabulary_is_refused(root, tmp_path):
