@@ -120,6 +120,8 @@ def tokenise(text: str, pieces: WordPieces) -> Articles:
     Returns:
         Articles without the empty ones; lines without a word are left out.
     """
+    # The reference reads lines through TensorFlow, which leaves carriage returns out.
+    text = text.replace("\r", "")
     tokens: list[np.ndarray] = []
     sentences, articles, fresh = [0], [0], False
     for raw, ids in zip(text.split("\n"), pieces.lines(text), strict=True):

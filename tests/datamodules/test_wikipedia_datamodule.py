@@ -65,8 +65,7 @@ def test_evaluation_samples_are_picked_by_the_rule(root):
 
 
 def test_golden_samples_of_a_small_text():
-    # Recorded from tests/datamodules/_plain_wikipedia.py, which was written from the description
-    # of the reference's algorithm only; see test_wikipedia_samples.py for the comparison itself.
+    # The reference's own program gives the same; see REFERENCE_MD5 in test_wikipedia_samples.py.
     rng = random.Random(3)
     language = Language()
     text = "\n\n".join(language.article(rng) for _ in range(3))
