@@ -122,6 +122,11 @@ class BertModule(L.LightningModule):
                 f"the net has {self.net.vocab_size} words (model.net.vocab_size), the data {size} "
                 "(data.vocab_size); they must be equal"
             )
+        if size is not None and getattr(self.net, "vocab_size", size) < size:
+            raise ValueError(
+                f"the net has {self.net.vocab_size} words, the data {size} (data.vocab_size); "
+                "a foreign net may have more, but not fewer"
+            )
         path = None if self.trainer.ckpt_path else self.starting_weights(datamodule)
         if path is not None:
             self._load(path)
@@ -269,6 +274,32 @@ class BertModule(L.LightningModule):
             warmup_steps=self.warmup_steps,
             start_warmup_step=self.start_warmup_step,
         )
+
+    def check_net(self) -> None:
+        """Try a foreign network on two short samples.
+
+        Raises:
+            ValueError: What shapes were expected and what came.
+        """
+        word_T = torch.tensor([1, 2, 3, 1, 2])
+        position_T, starts = torch.tensor([0, 1, 2, 0, 1]), torch.tensor([0, 3, 5]).int()
+        training = self.net.training
+        try:
+            with torch.random.fork_rng([]), torch.no_grad():
+                words, nexts = self.net.eval()(
+                    word_T, torch.zeros_like(word_T), position_T, starts, torch.tensor([1, 4])
+                )
+            got = (tuple(words.shape), None if nexts is None else tuple(nexts.shape))
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or ["no message"])[0]
+            raise ValueError(f"{type(self.net).__name__} fails on two samples: {reason}") from error
+        finally:
+            self.net.train(training)
+        if len(got[0]) != 2 or got[0][0] != 2 or got[1] not in (None, (2, 2)):
+            raise ValueError(
+                f"{type(self.net).__name__} gave shapes {got} for two samples with a masked word "
+                "each; needed (2, words) and (2, 2), or None for the second"
+            )
 
     def train_flops(self, batch: Batch) -> int:
         """Floating-point operations of one training step, for the tokens that there are.

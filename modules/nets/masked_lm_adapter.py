@@ -25,7 +25,9 @@ class MaskedLMAdapter(nn.Module):
         pretrained: Folder with ``config.json`` and weights to start from instead.
 
     Raises:
-        ValueError: If the library lacks the class.
+        FileNotFoundError: If the folder is missing.
+        ValueError: If transformers is not installed, lacks the class, or the class's configuration
+            has no such setting.
     """
 
     def __init__(
@@ -36,15 +38,21 @@ class MaskedLMAdapter(nn.Module):
         pretrained: Path | None = None,
     ) -> None:
         super().__init__()
-        import transformers
-
-        chosen = getattr(transformers, model, None)
-        if chosen is None or not hasattr(chosen, "config_class"):
-            raise ValueError(f"model.net.model is {model!r}, which is no model of transformers")
-        if pretrained is not None:
-            self.model = chosen.from_pretrained(pretrained, local_files_only=True, **(config or {}))
+        chosen = _model_class(model)
+        settings = config or {}
+        known = chosen.config_class()
+        if unknown := sorted(name for name in settings if not hasattr(known, name)):
+            raise ValueError(
+                f"model.net.config: {chosen.config_class.__name__} has no {', '.join(unknown)}"
+            )
+        if pretrained is None:
+            self.model = chosen(chosen.config_class(**settings))
+        elif not (Path(pretrained) / "config.json").is_file():
+            raise FileNotFoundError(
+                f"{pretrained}: no config.json; model.net.pretrained is a folder"
+            )
         else:
-            self.model = chosen(chosen.config_class(**(config or {})))
+            self.model = chosen.from_pretrained(pretrained, local_files_only=True, **settings)
         self.vocab_size = int(self.model.config.vocab_size)
         self._takes_segments = getattr(self.model.config, "type_vocab_size", 0) > 1
 
@@ -86,6 +94,25 @@ class MaskedLMAdapter(nn.Module):
         output = self.model(**inputs)
         logits_BSV = getattr(output, "prediction_logits", None)
         if logits_BSV is None:
-            logits_BSV = output.logits
+            logits_BSV = getattr(output, "logits", None)
+        if logits_BSV is None or logits_BSV.shape[:2] != shape:
+            raise ValueError(
+                f"{type(self.model).__name__} does not predict a word for every position; "
+                "model.net.model must be a masked-language model (...ForMaskedLM)"
+            )
         words_MV = logits_BSV[row_T[masked_index_M], position_T[masked_index_M]]
         return words_MV, getattr(output, "seq_relationship_logits", None)
+
+
+def _model_class(name: str) -> Any:
+    """A class of the library, which is imported only here: it takes seconds."""
+    try:
+        import transformers
+    except ImportError as error:
+        raise ValueError(
+            "model.net: MaskedLMAdapter needs the transformers library; pip install transformers"
+        ) from error
+    chosen = getattr(transformers, name, None)
+    if chosen is None or not hasattr(chosen, "config_class"):
+        raise ValueError(f"model.net.model is {name!r}, which is no model of transformers")
+    return chosen

@@ -169,6 +169,41 @@ def test_vocabularies_of_net_and_data_must_agree():
         module.setup("fit")
 
 
+def test_foreign_net_needs_no_fewer_words_than_the_data():
+    class Foreign(torch.nn.Module):
+        vocab_size = 90
+
+    module = attach(BertModule(net=Foreign), checkpoint=None, vocab_size=97)
+    with pytest.raises(ValueError, match="the net has 90 words, the data 97"):
+        module.setup("fit")
+    module.net.vocab_size = 128
+    module.setup("fit")
+
+
+def test_foreign_net_is_tried_before_training():
+    class Foreign(torch.nn.Module):
+        def __init__(self, result):
+            super().__init__()
+            self.result = result
+
+        def forward(self, words, segments, positions, starts, masked):
+            if isinstance(self.result, Exception):
+                raise self.result
+            return self.result
+
+    good = torch.zeros(2, 97)
+    for result in ((good, None), (good, torch.zeros(2, 2))):
+        BertModule(net=lambda result=result: Foreign(result)).check_net()
+    BertModule(net=small_net).check_net()
+    for result, words in (
+        ((torch.zeros(5, 97), None), r"gave shapes \(\(5, 97\), None\)"),
+        ((good, torch.zeros(2, 3)), "needed"),
+        (RuntimeError("no luck\nat all"), "fails on two samples: no luck$"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            BertModule(net=lambda result=result: Foreign(result)).check_net()
+
+
 def test_predictions_show_words_and_verdicts():
     words = ["[MASK]", "the", "cat", "sat", "##s"]
     batch = {

@@ -1,5 +1,6 @@
 """BERT equals transformers' own with the same weights, and packing changes nothing but the time."""
 
+import sys
 import time
 from unittest.mock import patch
 
@@ -197,9 +198,26 @@ def test_other_masked_language_models_fit(name, config):
     masked_lm_loss(words, batch["masked_labels"]).backward()
 
 
-def test_unknown_model_name_is_refused():
+def test_adapters_wrong_settings_are_refused(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="'NoSuchModel', which is no model"):
         MaskedLMAdapter(model="NoSuchModel")
+    with pytest.raises(ValueError, match="ElectraConfig has no vocab_siz"):
+        MaskedLMAdapter(model="ElectraForMaskedLM", config={"vocab_siz": 9})
+    with pytest.raises(FileNotFoundError, match="no config.json"):
+        MaskedLMAdapter(model="ElectraForMaskedLM", pretrained=tmp_path)
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ValueError, match="needs the transformers library; pip install"):
+        MaskedLMAdapter(model="ElectraForMaskedLM")
+
+
+def test_adapter_starts_from_saved_weights(tmp_path):
+    shape = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 1, "embedding_size": 16,
+             "num_attention_heads": 4, "intermediate_size": 64}  # fmt: skip
+    saved = MaskedLMAdapter(model="ElectraForMaskedLM", config=shape).eval()
+    saved.model.save_pretrained(tmp_path)
+    loaded = MaskedLMAdapter(model="ElectraForMaskedLM", pretrained=tmp_path).eval()
+    batch = packed([20, 9])
+    assert torch.equal(loaded(*inputs(batch))[0], saved(*inputs(batch))[0])
 
 
 # Mean length of a sample: 13 GB of text are about 3.0e9 word pieces; 156.8 million samples in ten

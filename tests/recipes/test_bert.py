@@ -137,23 +137,15 @@ def test_validate_tells_whether_the_given_checkpoint_and_data_are_right(tmp_path
     assert "evaluation data are right: masked" in capsys.readouterr().out.splitlines()[-1]
 
 
-@pytest.mark.slow
-def test_two_ranks_evaluate_exactly_like_one(tmp_path):
-    _, folder = fit(tmp_path, *SHORT)
-    checkpoint, figures = str(folder / "checkpoints" / "last.ckpt"), []
-    for devices in ("1", "2"):
-        command = [sys.executable, "recipes/bert.py", "validate", "--ckpt_path", checkpoint]
-        command += [*CPU, "--trainer.devices", devices, "--trainer.strategy", "ddp"]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 3, done.stderr
-        figures.append([line for line in done.stdout.splitlines() if "masked" in line][:2])
-    assert figures[0] == figures[1]
-    assert len(figures[0]) == 2
+def evaluation(folder):
+    with (folder / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["val/masked_lm_loss"]]
+    return {name: float(rows[-1][f"val/{name}"]) for name in BertModule.metric_names}
 
 
 @pytest.mark.slow
-def test_two_ranks_train_alike_with_ddp_and_fsdp2(tmp_path):
-    values = []
+def test_two_ranks_train_alike_with_ddp_and_fsdp2_and_evaluate_exactly_like_one(tmp_path, capsys):
+    found = []
     for strategy in ("ddp", "fsdp2"):
         command = [sys.executable, "recipes/bert.py", "fit", *DEMO, *CPU, *TINY]
         command += ["--trainer.strategy", strategy, "--trainer.devices", "2"]
@@ -166,27 +158,35 @@ def test_two_ranks_train_alike_with_ddp_and_fsdp2(tmp_path):
         facts = record(folder)
         assert (facts["devices"], facts["samples"], facts["global_batch_size"]) == (2, 80, 16)
         assert facts["strategy"] == strategy
-        with (folder / "metrics.csv").open() as file:
-            rows = [row for row in csv.DictReader(file) if row["val/masked_lm_loss"]]
-        values.append(float(rows[-1]["val/masked_lm_loss"]))
+        found.append(evaluation(folder))
+    ddp, fsdp2 = (each["masked_lm_loss"] for each in found)
     # The loss falls by 0.1 in these steps; ranks that keep their gradients differ by 6e-4 of it.
-    assert values[0] < 4.65
-    assert values[0] == pytest.approx(values[1], rel=1e-5)
+    assert ddp < 4.65
+    assert ddp == pytest.approx(fsdp2, rel=1e-5)
+    checkpoint = tmp_path / "ddp" / "bert"
+    checkpoint = next(checkpoint.glob("*")) / "checkpoints" / "last.ckpt"
+    assert run(BENCHMARK, ["validate", "--ckpt_path", str(checkpoint), "--trainer.devices", "1",
+                           "--trainer.strategy", "auto"]) == 3  # fmt: skip
+    printed = capsys.readouterr().out
+    for name, value in found[0].items():
+        assert f"{name:24} {value:.6f}\n" in printed
 
 
-def test_transformers_model_by_dotted_path_runs_in_the_open_division(tmp_path):
+@pytest.mark.parametrize(
+    ("model", "more"),
+    [
+        ("ElectraForMaskedLM", {"embedding_size": 16}),
+        ("ModernBertForMaskedLM", {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+                                   "cls_token_id": 1, "sep_token_id": 2}),
+    ],
+)  # fmt: skip
+def test_transformers_model_by_dotted_path_runs_in_the_open_division(tmp_path, model, more):
     shape = {"vocab_size": 112, "hidden_size": 32, "num_hidden_layers": 1,
-             "num_attention_heads": 2, "intermediate_size": 32, "embedding_size": 16}  # fmt: skip
-    preset = DEMO[1]
-    text = Path(preset).read_text()
-    start, end = text.index("  net:"), text.index("  learning_rate")
-    own = tmp_path / "open.yaml"
-    own.write_text(text[:start] + text[end:])
+             "num_attention_heads": 2, "intermediate_size": 32, **more}  # fmt: skip
     net = ["--model.net", "modules.nets.masked_lm_adapter.MaskedLMAdapter"]
-    net += ["--model.net.model", "ElectraForMaskedLM", "--model.net.config", json.dumps(shape)]
-    args = ["fit", "--config", str(own), *CPU, *net, *SHORT, "--output_root", str(tmp_path)]
-    assert run(BENCHMARK, args) == 3
-    folder = next((tmp_path / "bert").glob("*"))
+    net += ["--model.net.model", model, "--model.net.config", json.dumps(shape)]
+    status, folder = fit(tmp_path, *net, *SHORT)
+    assert status == 3
     facts = record(folder)
     assert facts["net"] == "modules.nets.masked_lm_adapter.MaskedLMAdapter"
     assert facts["division"] == "open"
