@@ -87,16 +87,19 @@ class LARS(Optimizer):
         momenta = [self._momentum(weight) for weight in weights]
         grads: list[Tensor] = [weight.grad for weight in weights]  # type: ignore[misc]
         decay, lr = group["weight_decay"], group["lr"]
-        change = torch._foreach_add(grads, weights, alpha=decay) if decay else grads
         torch._foreach_mul_(momenta, group["momentum"])
         if group["adapt"]:
+            change = torch._foreach_add(grads, weights, alpha=decay) if decay else grads
             # Ratios stay on the device: to read them, the host would wait for the backward pass.
             rates = list((trust_ratios(weights, grads, decay, group["eta"]) * -lr).unbind())
             torch._foreach_addcmul_(
                 momenta, change, [r.to(m.dtype) for r, m in zip(rates, momenta, strict=True)]
             )
         else:
-            torch._foreach_add_(momenta, change, alpha=-lr)
+            # Decay goes straight into the momenta: a copy of all gradients would cost more.
+            torch._foreach_add_(momenta, grads, alpha=-lr)
+            if decay:
+                torch._foreach_add_(momenta, weights, alpha=-lr * decay)
         torch._foreach_add_(weights, momenta)
 
     def _momentum(self, weight: Tensor) -> Tensor:
