@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -87,6 +89,21 @@ def test_short_run_ends_at_its_limit_with_a_log(tmp_path: Path) -> None:
     assert facts["epochs"] == 2
     assert facts["samples"] == 2 * 1024
     assert '"lars_opt_base_learning_rate", "value": 2.0' in (folder / "result.txt").read_text()
+
+
+def test_two_ranks_evaluate_exactly_like_one(tmp_path: Path) -> None:
+    root = write_tiny(tmp_path / "data")  # 30 evaluation images: 15 for each of two ranks
+    tiny = [*TINY_NET, *TINY_DATA, "--data.root", str(root), "--data.evaluation_batch_size", "4"]
+    _, folder = fit(tmp_path, *tiny, *SHORT)
+    checkpoint, figures = str(folder / "checkpoints" / "last.ckpt"), []
+    for devices in ("1", "2"):
+        command = [sys.executable, "recipes/resnet.py", "validate", "--ckpt_path", checkpoint]
+        command += [*CPU, "--trainer.devices", devices, "--trainer.strategy", "ddp"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 3, done.stderr
+        figures.append([line for line in done.stdout.splitlines() if "accuracy" in line])
+    assert figures[0] == figures[1]
+    assert figures[0]
 
 
 def test_shards_and_files_train_and_evaluate_alike_to_the_last_digit(tmp_path: Path) -> None:
