@@ -15,6 +15,7 @@ from scoring.plain_words import Finding, explain
 from scoring.result_sets import ResultSet, Run, find_result_sets
 from scoring.rounds import BenchmarkRules, Round, load_round
 from scoring.schedule import schedule_fault
+from scoring.structure import fold
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class CheckedRun:
     findings: tuple[Finding, ...]
     notes: tuple[str, ...]
     """Worth knowing, no rule broken."""
+    not_judged: int = 0
+    """Rules left open because the one finding keeps the log from being judged."""
 
 
 def check_sets(sets: Sequence[ResultSet], rules: Round) -> list[CheckedRun]:
@@ -54,12 +57,16 @@ def check_sets(sets: Sequence[ResultSet], rules: Round) -> list[CheckedRun]:
         for run in found.runs:
             verdict = verdicts.get(run.log.path)
             own = [*_own_findings(run, found, rules), *repeated.get(id(run), [])]
-            checked.append(_checked(run, found, verdict, own))
+            checked.append(_checked(run, found, verdict, own, rules))
     return checked
 
 
 def _checked(
-    run: Run, found: ResultSet, verdict: Compliance | None, own: Sequence[Finding]
+    run: Run,
+    found: ResultSet,
+    verdict: Compliance | None,
+    own: Sequence[Finding],
+    rules: Round,
 ) -> CheckedRun:
     findings = list(own)
     notes = list(run.log.warnings)
@@ -79,6 +86,7 @@ def _checked(
                 ),
             )
     official = verdict is not None and verdict.valid
+    findings, not_judged = fold(run.log, findings, rules)
     if found.division == "closed" and run.log.events and not run.log.seeds:
         notes.append("no seed logged: today's package checker refuses such a closed result")
     return CheckedRun(
@@ -91,6 +99,7 @@ def _checked(
         converged=run.log.status == "success",
         findings=tuple(findings),
         notes=tuple(notes),
+        not_judged=not_judged,
     )
 
 
@@ -205,17 +214,24 @@ def _without_other_files(paths: Sequence[Path]) -> list[Path]:
     return [path for path in paths if path not in others]
 
 
+def _shown(path: str) -> str:
+    """A path as it would be typed from here."""
+    here = Path.cwd()
+    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
+
+
 def _print(item: CheckedRun) -> None:
     verdict = "passes" if item.passed else "FAILS"
     if item.passed and not item.converged:
         verdict += " (did not converge)"
     official = "accepted" if item.official else "rejected"
     print(
-        f"{item.path} ({item.benchmark}, {item.division or 'no division'}): {verdict}; "
+        f"{_shown(item.path)} ({item.benchmark}, {item.division or 'no division'}): {verdict}; "
         f"{official} by the official checker"
     )
     for finding in item.findings:
         mark = "" if finding.source == "official" else " [our own check]"
-        print(f"  - {finding.sentence()}{mark}")
+        rest = f"; and {item.not_judged} rules could not be judged" if item.not_judged else ""
+        print(f"  - {finding.sentence()}{rest}{mark}")
     for note in item.notes:
         print(f"    note: {note}")

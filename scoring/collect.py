@@ -44,7 +44,7 @@ SET_BY_COLLECT = {
 
 
 class CollectionStopped(Exception):  # noqa: N818  (an orderly end, told to the user in one line)
-    """The first run failed before it began, so every other would as well."""
+    """No run has begun, and one failed in a way that every other would as well."""
 
 
 @dataclass
@@ -169,7 +169,10 @@ class Collection:
             if slot.ended_run() is None:
                 slot.took = None
                 slot.failures += 1
-                if not any(run.record for other in self.slots for run in other.runs()):
+                # One that ended by itself met what every other would meet; a killed one is
+                # repeated, as the next may find more memory.
+                hopeless = slot.exit_code >= 0 or slot.failures > REPEATS
+                if hopeless and not any(run.record for other in self.slots for run in other.runs()):
                     raise CollectionStopped(f"run {slot.number} {slot.failure()}")
 
     def _stop_all(self) -> None:

@@ -56,6 +56,8 @@ class RunLog:
     path: Path
     lines: int = 0
     events: int = 0
+    wide: bool = False
+    """The file is UTF-16, which the official tools cannot read."""
     facts: dict[str, Any] = field(default_factory=dict)
     """Key -> first value of every point event but evaluations."""
     conflicts: dict[str, Any] = field(default_factory=dict)
@@ -98,6 +100,13 @@ class RunLog:
     def status(self) -> str | None:
         """``success``, ``aborted`` or another word of the first run_stop; None without one."""
         return self.stops[0].status if self.stops else None
+
+    @property
+    def encoding_problem(self) -> str | None:
+        """Why no official tool would read the file, however sound its lines are; else None."""
+        if not (self.wide and self.events):
+            return None
+        return "UTF-16; the official tools read UTF-8 only: convert it before you submit"
 
     @property
     def start(self) -> Mark | None:
@@ -143,6 +152,8 @@ def read_log(path: Path) -> RunLog:
     reader = _Reader(log)
     try:
         with open(path, "rb") as file:
+            log.wide = _wide_encoding(file.read(4096)) is not None
+            file.seek(0)
             for number, line in enumerate(_lines(file), start=1):
                 log.lines = number
                 at = line.rfind(TOKEN)

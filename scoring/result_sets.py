@@ -154,6 +154,7 @@ def find_result_sets(paths: Iterable[Path], rules: Round) -> list[ResultSet]:
     for path in paths:
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist")
+    paths = [_nameable(path) for path in paths]
     sets: dict[tuple[Any, ...], ResultSet] = {}
     for path in paths:
         for run in find_runs(path):
@@ -172,6 +173,11 @@ def find_result_sets(paths: Iterable[Path], rules: Round) -> list[ResultSet]:
     )
     _number_namesakes(found_sets)
     return found_sets
+
+
+def _nameable(path: Path) -> Path:
+    """A path whose own and whose parents' names can be told; symbolic links keep theirs."""
+    return path.resolve() if ".." in path.parts else path.absolute()
 
 
 def find_runs(path: Path) -> Iterator[Run]:

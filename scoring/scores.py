@@ -191,7 +191,7 @@ def _left_out(run: Run) -> str | None:
         return "has not ended: still running, or killed"
     if run.fact("stop_reason") == "INTERRUPTED":
         return "interrupted by hand, so neither a result nor a failure to converge"
-    return None
+    return run.log.encoding_problem
 
 
 def _why_not(run: Run, rules: BenchmarkRules | None) -> str:

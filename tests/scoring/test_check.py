@@ -158,3 +158,80 @@ def test_a_sound_log_that_missed_the_target_is_told(tmp_path, make, cli):
     assert "passes (did not converge); accepted" in out
     _, out, _ = cli("check", make.write(tmp_path / "b.log", make.ssd()))
     assert "did not converge" not in out
+
+
+def _cut_in_a_line(lines):
+    return [*lines[:-3], lines[-3][:60]]
+
+
+def _without(key):
+    return lambda lines: [line for line in lines if key not in line]
+
+
+STRUCTURE = {
+    "empty": (lambda lines: [], "no ':::MLLOG' line"),
+    "random": (lambda lines: ["\x00\x07\xff", "q" * 500], "no ':::MLLOG' line among its 2 lines"),
+    "no run_start": (_without("run_start"), "no run_start"),
+    "cut in a line": (_cut_in_a_line, "cut off?; no run_stop"),
+    "cut between lines": (lambda lines: lines[:-1], "no run_stop: cut off"),
+}
+
+
+@pytest.mark.parametrize("kind", STRUCTURE)
+def test_a_log_that_cannot_be_judged_has_one_finding(tmp_path, make, cli, kind):
+    spoil, words = STRUCTURE[kind]
+    path = make.write(tmp_path / "result_0.txt", spoil(make.ssd()))
+    status, out, _ = cli("check", path)
+    told = [line for line in out.splitlines() if line.startswith("  ")]
+    assert (status, len(told)) == (1, 1), out
+    assert f"the log: found {words}" in told[0] or words in told[0]
+    assert "rules could not be judged" in told[0]
+
+
+def test_an_empty_file_is_called_empty_and_nothing_else(tmp_path, cli):
+    path = tmp_path / "result_0.txt"
+    path.touch()
+    _, (run,) = checked(cli, path)
+    assert [finding["found"] for finding in run["findings"]] == ["empty file"]
+    assert run["not_judged"] > 10
+
+
+def test_an_unknown_benchmark_is_one_finding_with_the_names_that_exist(tmp_path, make, cli):
+    lines = make.ssd(submission_benchmark="resnat")
+    path = make.write(tmp_path / "result_0.txt", lines)
+    status, out, _ = cli("check", path)
+    told = [line for line in out.splitlines() if line.startswith("  ")]
+    assert status == 1
+    assert told == [
+        "  - submission_benchmark (line 1): found 'resnat'; allowed: one of bert, dlrm, maskrcnn, "
+        "minigo, resnet, rnnt, ssd, unet3d (round v1.0) [our own check]"
+    ]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_check_and_score_agree_on_a_wide_file(tmp_path, make, cli, encoding):
+    """The official tools would refuse it, so it fails, and no score rests on it."""
+    folder = tmp_path / "org/results/box/ssd"
+    for number in range(5):
+        wide = number == 0
+        lines = make.ssd(seed=number)
+        make.write(folder / f"result_{number}.txt", lines, encoding if wide else "utf-8")
+    words = "UTF-16; the official tools read UTF-8 only: convert it before you submit"
+    status, runs = checked(cli, folder)
+    assert status == 1
+    assert {run["name"]: [f["found"] for f in run["findings"]] for run in runs} == {
+        "result_0.txt": [words], **{f"result_{n}.txt": [] for n in range(1, 5)},
+    }  # fmt: skip
+    status, out, _ = cli("score", folder, "--json")
+    (result,) = json.loads(out)["results"]
+    assert (status, result["verdict"], result["runs_found"]) == (1, "incomplete", 4)
+    assert [run["notes"] for run in result["runs"] if run["outcome"] == "left out"] == [[words]]
+
+
+def test_a_bad_file_beside_good_ones_changes_only_its_own_verdict(tmp_path, make, cli):
+    make.write(tmp_path / "result_0.txt", make.ssd(submission_benchmark="resnat"))
+    make.write(tmp_path / "result_1.txt", make.ssd(seed=2))
+    _, runs = checked(cli, tmp_path)
+    assert {run["name"]: run["passed"] for run in runs} == {
+        "result_0.txt": False, "result_1.txt": True,
+    }  # fmt: skip

@@ -23,6 +23,11 @@ pause = float(args[args.index("--pause") + 1]) if "--pause" in args else 0.0
 seed = int(os.environ.get("PL_GLOBAL_SEED") or int.from_bytes(os.urandom(4), "big"))
 if how == "no data":
     print("ssd: no data in /nowhere"); sys.exit(1)
+tried = root / "tried"
+if how == "always killed early" or (how == "first killed early" and not tried.exists()):
+    tried.touch()
+    if "01" in root.name or how == "always killed early":
+        os.kill(os.getpid(), signal.SIGKILL)
 folder = root / "ssd" / f"20240101-000000-seed{seed}"
 folder.mkdir(parents=True)
 LINES = json.loads(Path(__file__).with_name("lines.json").read_text())
@@ -110,6 +115,21 @@ def test_a_recipe_that_cannot_begin_stops_the_collection(tmp_path, recipe, cli):
     status, told, err = collect(cli, recipe, tmp_path / "out", "--", "--how", "no data")
     assert status == 1
     assert "exit status 1): ssd: no data in /nowhere" in err
+    assert sum(run["exit_code"] is not None for run in told["runs"]) == 1
+
+
+@pytest.mark.parametrize("parallel", [1, 3])
+def test_a_first_run_killed_before_it_began_is_repeated(tmp_path, recipe, cli, parallel):
+    status, told, _ = collect(cli, recipe, tmp_path / "out", "--parallel", parallel, "--",
+                              "--how", "first killed early")  # fmt: skip
+    assert (status, told["stopped"]) == (0, None)
+    assert [run["repeats"] for run in told["runs"]] == [1, 0, 0, 0, 0]
+
+
+def test_runs_that_are_all_killed_before_they_begin_stop_the_collection(tmp_path, recipe, cli):
+    status, told, _ = collect(cli, recipe, tmp_path / "out", "--", "--how", "always killed early")
+    assert status == 1
+    assert "exit status -9" in told["stopped"]
     assert sum(run["exit_code"] is not None for run in told["runs"]) == 1
 
 

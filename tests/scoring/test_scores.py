@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import pytest
 
@@ -228,3 +229,16 @@ def test_too_few_runs_show_a_provisional_mean(tmp_path, make, cli):
         make.run(tmp_path, number=number, status="aborted")
     (item,) = scores_of(tmp_path)  # two failures can never be a score
     assert (item.minutes, item.provisional_minutes, item.provisional) == (None, None, "")
+
+
+def test_system_and_benchmark_are_named_however_the_folder_is_given(published, monkeypatch):
+    box = published / "NVIDIA/results/dgxa100_ngc21.05_mxnet"
+    monkeypatch.chdir(box / "resnet")
+    for path, count in ((box / "resnet/..", 3), (Path(), 1), (Path(".."), 3), (Path("../ssd"), 1)):
+        items = [score(found, RULES) for found in find_result_sets([path], RULES)]
+        assert {(item.submitter, item.system) for item in items} == {("NVIDIA", box.name)}, path
+        assert len(items) == count
+        assert all(item.verdict == "valid" for item in items), path
+    monkeypatch.chdir(box)
+    (item,) = [score(found, RULES) for found in find_result_sets([Path("resnet")], RULES)]
+    assert (item.benchmark, item.system, item.accelerators) == ("resnet", box.name, 8)
