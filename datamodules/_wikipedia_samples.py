@@ -36,6 +36,26 @@ class Recipe:
     dupe_factor: int = 10
     seed: int = 12345
 
+    def problems(self) -> list[str]:
+        """Settings that no sample can be made with.
+
+        Returns:
+            One line each: which, what it is, what is allowed.
+        """
+        lines = [
+            f"{name} must be at least 1, got {getattr(self, name)}"
+            for name in ("max_predictions", "dupe_factor")
+            if getattr(self, name) < 1
+        ]
+        lines += [
+            f"{name} must be in [0, 1], got {getattr(self, name)}"
+            for name in ("masked_lm_prob", "short_seq_prob")
+            if not 0 <= getattr(self, name) <= 1
+        ]
+        if not 5 <= self.max_seq_length <= 2**16:
+            lines.append(f"max_seq_length must be from 5 to 65536, got {self.max_seq_length}")
+        return lines
+
 
 @dataclass(frozen=True)
 class SpecialIds:

@@ -91,34 +91,23 @@ class WikipediaDataModule(L.LightningDataModule):
             ValueError: If a number lies outside its range; one line each.
         """
         super().__init__()
+        self.recipe = Recipe(
+            max_seq_length, max_predictions, masked_lm_prob, short_seq_prob, dupe_factor,
+            sample_seed,
+        )  # fmt: skip
         counts = {
             "batch_size": batch_size,
             "evaluation_batch_size": evaluation_batch_size,
-            "max_predictions": max_predictions,
-            "dupe_factor": dupe_factor,
             "num_parts": num_parts,
             "num_eval_samples": num_eval_samples,
         }
         lines = [f"{name} must be at least 1, got {n}" for name, n in counts.items() if n < 1]
-        for name, share in (("masked_lm_prob", masked_lm_prob), ("short_seq_prob", short_seq_prob)):
-            if not 0 <= share <= 1:
-                lines.append(f"{name} must be in [0, 1], got {share}")
-        if not 5 <= max_seq_length <= 2**16:
-            lines.append(f"max_seq_length must be from 5 to 65536, got {max_seq_length}")
-        if lines:
+        if lines := lines + self.recipe.problems():
             raise ValueError("\n".join(lines))
         self.demo = root is None
         self.root = None if root is None else Path(root)
         self.prepared_dir = None if prepared_dir is None else Path(prepared_dir)
         self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
-        self.recipe = Recipe(
-            max_seq_length,
-            max_predictions,
-            masked_lm_prob,
-            short_seq_prob,
-            dupe_factor,
-            sample_seed,
-        )
         self.num_parts, self.num_eval_samples = num_parts, num_eval_samples
         self.vocab_size, self.published_text = vocab_size, published_text
         self.num_workers, self.prepare_processes = num_workers, prepare_processes

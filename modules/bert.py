@@ -113,9 +113,17 @@ class BertModule(L.LightningModule):
 
         Raises:
             FileNotFoundError: If the starting checkpoint is missing.
-            ValueError: If it does not fit, or the vocabularies of net and data differ.
+            ValueError: If it does not fit, or the net is too small for the data.
         """
         datamodule: Any = getattr(self.trainer, "datamodule", None)
+        if datamodule is not None:
+            self._compare_sizes(datamodule)
+        path = None if self.trainer.ckpt_path else self.starting_weights(datamodule)
+        if path is not None:
+            self._load(path)
+
+    def _compare_sizes(self, datamodule: Any) -> None:
+        """Refuse a net that is too small for the data."""
         size = getattr(datamodule, "vocab_size", None)
         if isinstance(self.net, Bert) and size not in (None, self.net.vocab_size):
             raise ValueError(
@@ -127,9 +135,12 @@ class BertModule(L.LightningModule):
                 f"the net has {self.net.vocab_size} words, the data {size} (data.vocab_size); "
                 "a foreign net may have more, but not fewer"
             )
-        path = None if self.trainer.ckpt_path else self.starting_weights(datamodule)
-        if path is not None:
-            self._load(path)
+        longest = getattr(getattr(datamodule, "recipe", None), "max_seq_length", 0)
+        if isinstance(self.net, Bert) and self.net.max_positions < longest:
+            raise ValueError(
+                f"the net has {self.net.max_positions} positions (model.net.max_positions), "
+                f"samples have up to {longest} tokens (data.max_seq_length)"
+            )
 
     def starting_weights(self, datamodule: Any) -> Path | None:
         """Where training starts from.
@@ -172,9 +183,10 @@ class BertModule(L.LightningModule):
             load_checkpoint(self.net, path)
         except FileNotFoundError as error:
             raise FileNotFoundError(
-                f"{error}: the starting checkpoint; get tf1_ckpt/ from the bundle "
-                "'bert-input-files' of the MLCommons downloader (4.0 GB), name another one with "
-                "--model.checkpoint FILE, or start with --model.from_scratch true (open division)"
+                f"{error}: the starting checkpoint; get tf1_ckpt/ or tf2_ckpt/ from the bundle "
+                "'bert-input-files' of the MLCommons downloader (4.0 or 1.3 GB), name another one "
+                "with --model.checkpoint FILE, or start with --model.from_scratch true (open "
+                "division)"
             ) from error
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

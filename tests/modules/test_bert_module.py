@@ -169,6 +169,15 @@ def test_vocabularies_of_net_and_data_must_agree():
         module.setup("fit")
 
 
+def test_samples_must_not_be_longer_than_the_net_allows():
+    recipe = SimpleNamespace(max_seq_length=41)
+    module = attach(BertModule(net=small_net), checkpoint=None, vocab_size=97, recipe=recipe)
+    with pytest.raises(ValueError, match="the net has 40 positions .* up to 41 tokens"):
+        module.setup("fit")
+    recipe.max_seq_length = 40
+    module.setup("fit")
+
+
 def test_foreign_net_needs_no_fewer_words_than_the_data():
     class Foreign(torch.nn.Module):
         vocab_size = 90
