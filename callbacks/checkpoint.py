@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -52,6 +53,10 @@ class Checkpoint(Callback):
         self._random: dict[str, Any] | None = None
         self._resumed = False
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if stage == "fit" and trainer.is_global_zero:
+            self._refuse_full_disk(pl_module)
+
     # Signals.
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -76,6 +81,16 @@ class Checkpoint(Callback):
             # at the end of an evaluation.
             trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
             self._resumed = False
+
+    def _refuse_full_disk(self, pl_module: L.LightningModule) -> None:
+        """Better now than after hours: two checkpoints lie side by side while they are swapped."""
+        weights = sum(p.numel() * p.element_size() for p in pl_module.parameters())
+        needed, free = 1 + 2 * weights // 2**20, _free_mib(self._folder())
+        if free < needed:
+            raise OSError(
+                f"{self._folder()}: {free} MiB are free, but two checkpoints need at least "
+                f"{needed} MiB; make room or choose another place with --output_root DIR"
+            )
 
     def _on_signal(self, number: int, frame: Any) -> None:
         if self._signalled:
@@ -146,7 +161,18 @@ class Checkpoint(Callback):
         path = self._folder() / "checkpoints" / "last.ckpt"
         path.parent.mkdir(exist_ok=True)
         fresh = path.with_name("last.ckpt.new")
-        trainer.save_checkpoint(fresh)
+        try:
+            trainer.save_checkpoint(fresh)
+        except (OSError, RuntimeError) as error:  # torch's writer raises the latter
+            free = _free_mib(path.parent)
+            # What was written of it goes first, so that the record and the log still fit.
+            fresh.unlink(missing_ok=True)
+            if isinstance(error, OSError) or free < 1:
+                raise OSError(
+                    f"{path} cannot be written, {free} MiB are free; make room, then start again "
+                    "(--ckpt_path last goes on from the last checkpoint that was written)"
+                ) from error
+            raise
         if trainer.is_global_zero:
             os.replace(fresh, path)
         trainer.strategy.barrier("checkpoint")
@@ -163,6 +189,11 @@ class Checkpoint(Callback):
     ) -> None:
         self._random = checkpoint.get("finishline_random")
         self._resumed = True
+
+
+def _free_mib(folder: Path) -> int:
+    """Space left on a folder's disk."""
+    return shutil.disk_usage(folder).free // 2**20
 
 
 def own_generators(trainer: L.Trainer) -> None:
@@ -234,6 +265,5 @@ def read_benchmark(path: Path) -> str | None:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch raises many kinds for a damaged file
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path} is not a readable checkpoint: {reason}") from error
+        raise ValueError(f"{path} is cut short or no checkpoint; name another one") from error
     return content.get("finishline_benchmark") if isinstance(content, dict) else None

@@ -107,8 +107,12 @@ class RunRecord(Callback):
         if trainer.is_global_zero:
             path = self._folder() / "run.json"
             fresh = path.with_suffix(".new")
-            fresh.write_text(json.dumps(record, indent=2) + "\n")
-            os.replace(fresh, path)
+            try:
+                fresh.write_text(json.dumps(record, indent=2) + "\n")
+                os.replace(fresh, path)
+            except OSError:  # a full disk: the older record is worth more than half a new one
+                fresh.unlink(missing_ok=True)
+                raise
         return record
 
     def record(self, trainer: L.Trainer) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from recipes._cli import demo_preset
 from recipes._doctor import examine, prepared_folder
 from recipes._resume import option, without
 from recipes._screen import fitted
-from recipes._usage import explain
+from recipes._usage import UsageError, explain, unknown
 
 
 def prepare(benchmark: Benchmark, args: list[str]) -> int:
@@ -61,6 +61,18 @@ def doctor(benchmark: Benchmark, args: list[str]) -> int:
     return 0
 
 
+def _data_section(preset: str | None) -> dict[str, Any]:
+    """Settings of the data in a configuration file."""
+    if preset is None:
+        return {}
+    try:
+        content = yaml.safe_load(Path(preset).read_text()) or {}
+        return dict(content.get("data") or {})
+    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise UsageError(f"--config {preset}: {reason}") from error
+
+
 def _datamodule(benchmark: Benchmark, command: str, args: list[str]) -> Any:
     parser = ArgumentParser(
         prog=f"{benchmark.name}.py {command}",
@@ -74,13 +86,13 @@ def _datamodule(benchmark: Benchmark, command: str, args: list[str]) -> Any:
         None if option(args, "--data.root") else str(demo_preset(benchmark))
     )
     args = without(args, "--config")
-    if preset is not None:
-        content = yaml.safe_load(Path(preset).read_text()) or {}
-        data = content.get("data") or {}
-        parser.set_defaults({f"data.{key}": value for key, value in data.items()})
+    known = [name for action in parser._actions for name in action.option_strings]
+    for key, value in _data_section(preset).items():
+        if f"--data.{key}" not in known:
+            raise UsageError(f"{preset}: {unknown(f'data.{key}', known, args)}")
+        parser.set_defaults({f"data.{key}": value})
     try:
         config = parser.parse_args(args)
     except ArgumentError as error:
-        known = [name for action in parser._actions for name in action.option_strings]
         raise ArgumentError(None, explain(str(error), known, args)) from error
     return parser.instantiate(config).data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ TRAINER_RULES = {
     "gradient_clip_val": "the optimizer is the reference's",
     "gradient_clip_algorithm": "the optimizer is the reference's",
     "callbacks": "no callback may change the training",
+    "max_epochs": "the run trains until the target",
     "min_epochs": "the run ends when the clock stops",
     "min_steps": "the run ends when the clock stops",
     "max_time": "the run trains until the target",
@@ -45,7 +47,7 @@ def violations(
     if demo:
         found.append(f"data: generated demo data, but closed trains on {benchmark.dataset}")
     if config["model.net"] != defaults["model.net"]:
-        found.append(f"model.net is {net_name(config['model.net'])}, but closed fixes the network")
+        found.append(_other_net(config["model.net"], defaults["model.net"]))
     if dict(config["target.metrics"]) != dict(benchmark.metrics):
         found.append(f"target.metrics is not the closed target {benchmark.target_text()}")
     if config["target.mode"] != benchmark.mode:
@@ -60,6 +62,14 @@ def violations(
         if config.get(key) != defaults.get(key):
             found.append(f"{key} is {config[key]}, but in closed {rule}")
     return found + _broken_rules(benchmark, config, defaults)
+
+
+def _other_net(net: Any, reference: Any) -> str:
+    """What differs: the class, or only its arguments."""
+    if net_name(net) != net_name(reference):
+        return f"model.net is {net_name(net)}, but closed fixes the network"
+    words = ", ".join(f"{key}={value}" for key, value in net_arguments(net).items())
+    return f"model.net has arguments of its own ({words}), but closed fixes the network"
 
 
 def _broken_rules(
@@ -88,6 +98,19 @@ def net_name(net: Any) -> str:
     if isinstance(net, str):
         return net
     return f"{net.__module__}.{net.__qualname__}"
+
+
+def net_arguments(net: Any) -> dict[str, Any]:
+    """Arguments that a network setting passes to the network.
+
+    Args:
+        net: The value of ``model.net``.
+
+    Returns:
+        Name -> value; empty where there are none.
+    """
+    arguments = getattr(net, "init_args", None)
+    return {} if arguments is None else json.loads(json.dumps(arguments.as_dict(), default=str))
 
 
 def _plain(value: Any) -> Any:

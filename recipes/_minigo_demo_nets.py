@@ -43,10 +43,10 @@ def train(
         rng: Order and symmetries.
     """
     order = rng.permutation(len(examples.outcome))
-    data = WindowExamples(examples, order, SIZE, int(rng.integers(2**31)))
+    data = WindowExamples(examples, SIZE, int(rng.integers(2**31)))
     net.train()
     for first in range(0, len(order) - BATCH + 1, BATCH):
-        batch = data.__getitems__([SampleKey(i, 0, 0) for i in range(first, first + BATCH)])
+        batch = data.__getitems__([SampleKey(int(i), 0, 0) for i in order[first : first + BATCH]])
         logits, value = net(batch["planes"].float())
         loss: Tensor = F.cross_entropy(logits, batch["pi"])
         loss = loss + 0.5 * F.mse_loss(value, batch["outcome"])

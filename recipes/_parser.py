@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import jsonargparse
+import torch
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from callbacks.checkpoint import Checkpoint
 from callbacks.evaluation_schedule import EvaluationSchedule
@@ -136,7 +139,9 @@ class RecipeCLI(LightningCLI):
         seed_everything(self.config.seed_everything, workers=True, verbose=False)
 
     def before_instantiate_classes(self) -> None:
-        """Decide the division, which the loggers' settings name."""
+        """Check the target's names and decide the division, which the loggers' settings name."""
+        known: Any = self.benchmark.module
+        refuse_unknown_metrics(self.config.target.metrics, known.metric_names)
         self.demo = self.config.data.get("root") is None
         self.division = self._decide_division()
         prepare_wandb(self.config, group=self.benchmark.name, job_type=self.division)
@@ -172,11 +177,53 @@ class RecipeCLI(LightningCLI):
             The trainer.
         """
         given = self.config_init.trainer.as_dict()
-        devices, cores = given["devices"], os.cpu_count() or 1
-        if given["accelerator"] == "cpu" and str(devices).isdigit() and int(devices) > cores:
-            raise UsageError(f"--trainer.devices {devices}: this machine has {cores} CPU cores")
+        refuse_missing_devices(given["accelerator"], given["devices"])
         given["strategy"] = build_strategy(given["strategy"], self.model)
-        return Trainer(**{**given, **settings})
+        try:
+            return Trainer(**{**given, **settings})
+        except (ValueError, MisconfigurationException) as error:
+            raise UsageError(f"--trainer: {error}") from error
+
+
+def refuse_missing_devices(accelerator: str, devices: Any) -> None:
+    """Refuse more devices than there are, before processes are started that wait for each other.
+
+    Args:
+        accelerator: ``--trainer.accelerator``.
+        devices: ``--trainer.devices``: a number, a list of numbers, or one of Lightning's words.
+
+    Raises:
+        UsageError: In one line: how many were asked for and how many there are.
+    """
+    wanted = len(devices) if isinstance(devices, list | tuple) else str(devices)
+    gpus = torch.cuda.device_count()
+    if accelerator == "auto" and not gpus and torch.backends.mps.is_available():
+        return  # Lightning knows how many of these there are
+    on_gpu = accelerator in ("cuda", "gpu") or (accelerator == "auto" and gpus > 0)
+    if not (on_gpu or accelerator in ("cpu", "auto")) or not str(wanted).isdigit():
+        return
+    there = gpus if on_gpu else os.cpu_count() or 1
+    if int(wanted) > there:
+        kind = "CUDA devices" if on_gpu else "CPU cores and no CUDA device"
+        raise UsageError(f"--trainer.devices {devices}: this machine has {there} {kind}")
+
+
+def refuse_unknown_metrics(wanted: Iterable[str], known: Sequence[str]) -> None:
+    """Refuse a target on a metric that the benchmark does not measure.
+
+    Args:
+        wanted: Names of ``--target.metrics``.
+        known: Names that the module logs.
+
+    Raises:
+        UsageError: In one line, with the metrics that there are.
+    """
+    unknown = sorted({name.removeprefix("val/") for name in wanted} - set(known))
+    if unknown:
+        raise UsageError(
+            f"--target.metrics: {', '.join(unknown)} does not exist; this benchmark measures: "
+            f"{', '.join(sorted(known))}"
+        )
 
 
 class Submission:

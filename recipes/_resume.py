@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from callbacks.quality_target import RunState, StopReason
+from recipes._usage import UsageError
 
 # A run that ended in one of these ways has nothing left to train.
 FINISHED = {StopReason.TARGET_REACHED, StopReason.BUDGET_EXHAUSTED, StopReason.NON_FINITE}
@@ -38,7 +39,7 @@ def find(name: str, args: list[str]) -> Resume:
         The arguments with a real path, and that run's folder.
 
     Raises:
-        ValueError: If there is no unfinished run with a checkpoint.
+        UsageError: If there is no unfinished run with a checkpoint.
     """
     path = option(args, "--ckpt_path")
     if path is None:
@@ -63,7 +64,7 @@ def newest_unfinished(root: Path) -> Path:
         A folder that holds ``checkpoints/last.ckpt``.
 
     Raises:
-        ValueError: If there is none; the message says what was found instead.
+        UsageError: If there is none; the message says what was found instead.
     """
     records = {path.parent: _read(path) for path in root.glob("*/run.json")}
     # A continuation that left no checkpoint of its own does not use up the run it came from.
@@ -81,7 +82,7 @@ def newest_unfinished(root: Path) -> Path:
     ]
     ready = [f for f in unfinished if (f / "checkpoints" / "last.ckpt").is_file()]
     if not ready:
-        raise ValueError(
+        raise UsageError(
             f"--ckpt_path last: no unfinished run with a checkpoint in {root} "
             f"({len(records)} runs, {len(unfinished)} unfinished)"
         )

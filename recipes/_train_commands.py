@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from callbacks.warm_up import WarmUp
 from recipes import _resume
 from recipes._benchmark import Benchmark
 from recipes._cli import demo_preset
-from recipes._division import net_name
+from recipes._division import net_arguments, net_name
 from recipes._noise import quiet
 from recipes._parser import RecipeCLI
 from recipes._screen import fitted
@@ -48,6 +47,7 @@ def fit(benchmark: Benchmark, args: list[str]) -> int:
     """
     state = RunState()  # first of all: its clock starts with the process
     quiet()
+    refuse_named_checkpoint(benchmark, args)
     resume = _resume.find(benchmark.name, args)
     cli = RecipeCLI(benchmark, "fit", resume.args)
     if cli.config.ckpt_path:
@@ -89,6 +89,7 @@ def validate(benchmark: Benchmark, args: list[str]) -> int:
         ValueError: If no checkpoint is named or it belongs to another benchmark.
     """
     quiet()
+    refuse_named_checkpoint(benchmark, args)
     cli = RecipeCLI(benchmark, "validate", _resume.with_run_config(args))
     if cli.config.ckpt_path:
         refuse_foreign_checkpoint(benchmark, Path(cli.config.ckpt_path))
@@ -300,19 +301,6 @@ def check_foreign_net(cli: RecipeCLI) -> None:
         check()
 
 
-def net_arguments(net: Any) -> dict[str, Any]:
-    """Arguments that a network setting passes to the network.
-
-    Args:
-        net: The value of ``model.net``.
-
-    Returns:
-        Name -> value; empty where there are none.
-    """
-    arguments = getattr(net, "init_args", None)
-    return {} if arguments is None else json.loads(json.dumps(arguments.as_dict(), default=str))
-
-
 def config_text(cli: RecipeCLI) -> str:
     """The resolved configuration.
 
@@ -329,6 +317,21 @@ def config_text(cli: RecipeCLI) -> str:
         if cli.config.ckpt_path and isinstance(logger, dict):
             logger.get("init_args", {}).pop("id", None)  # only this resumed run goes on in it
     return yaml.safe_dump(content, sort_keys=False)
+
+
+def refuse_named_checkpoint(benchmark: Benchmark, args: list[str]) -> None:
+    """Look at a checkpoint before its run's settings are read: another benchmark's fit no flag.
+
+    Args:
+        benchmark: The data sheet.
+        args: Arguments after the command.
+
+    Raises:
+        ValueError: In one line: what is wrong with which file.
+    """
+    path = _resume.option(args, "--ckpt_path")
+    if path not in (None, "last"):
+        refuse_foreign_checkpoint(benchmark, Path(str(path)))
 
 
 def refuse_foreign_checkpoint(benchmark: Benchmark, path: Path) -> None:

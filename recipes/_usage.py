@@ -18,6 +18,8 @@ NOT_IMPORTED = re.compile(
     r"(No module named '[\w.]+'|module '[\w.]+' has no attribute '\w+').*"
     r"Got value: (\S+)"
 )
+NO_OPTION = re.compile(r"Option '([\w.]+)' is not accepted")
+NO_SUBTYPE = re.compile(r"Subtypes: \[(.+?)\] Errors: .*Given value: (.*)")
 WRONG_VALUE = re.compile(r"Expected an? (.+?)\. Got value: (.*)")
 
 
@@ -34,9 +36,11 @@ def explain(message: str, known: Sequence[str], args: Sequence[str]) -> str:
     """
     line = " ".join(part.strip() for part in message.splitlines() if part.strip())
     if match := UNRECOGNISED.search(line):
-        return _unknown(match[1].partition("=")[0].lstrip("-"), known, args)
+        return unknown(match[1].partition("=")[0].lstrip("-"), known, args)
     if match := IN_GROUP.search(line):
-        return _unknown(f"{match[1]}.{match[2]}", known, args)
+        return unknown(f"{match[1]}.{match[2]}", known, args)
+    if (match := NO_OPTION.search(line)) and "class_path=" not in line:
+        return unknown(match[1], known, args)
     key = re.match(r'Parser key "([\w.]+)":', line)
     if key is None:
         return line
@@ -47,18 +51,38 @@ def explain(message: str, known: Sequence[str], args: Sequence[str]) -> str:
         missing = match[1].startswith("No module")
         where = "; looked in installed packages, PYTHONPATH and this folder" if missing else ""
         return f"--{key[1]}: cannot import {match[2]} ({match[1]}){where}"
+    if match := NO_SUBTYPE.search(rest):
+        return f"--{key[1]}: got {match[2]}, allowed: {_subtypes(match[1])}"
     if match := WRONG_VALUE.search(rest):
         return f"--{key[1]}: got {match[2]}, allowed: {_type_name(match[1])}"
     return f"--{key[1]}: {rest}"
 
 
-def _unknown(name: str, known: Sequence[str], args: Sequence[str]) -> str:
+def unknown(name: str, known: Sequence[str], args: Sequence[str]) -> str:
+    """Name the nearest valid flag or key.
+
+    Args:
+        name: What was given, without dashes.
+        known: Valid flags, with their dashes.
+        args: What was parsed, to tell a flag from a configuration key.
+
+    Returns:
+        One line.
+    """
     given = any(arg.partition("=")[0] == f"--{name}" for arg in args)
     what = f"unknown flag --{name}" if given else f"unknown key {name} in the configuration"
     near = difflib.get_close_matches(f"--{name}", known, n=1, cutoff=0.6)
     if not near:
         return f"{what}; --help lists all"
     return f"{what}; did you mean {near[0] if given else near[0].lstrip('-')}?"
+
+
+def _subtypes(text: str) -> str:
+    """The types of a union in plain words, each once: ``int, None``, or the words themselves."""
+    text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text).replace("NoneType", "None")
+    text = re.sub(r"typing\.Literal\[([^\]]*)\]", r"\1", text).replace("'", "")
+    words = re.sub(r"\b(?:\w+\.)+(\w+)", r"\1", text).split(", ")
+    return ", ".join(dict.fromkeys(words))
 
 
 def _type_name(text: str) -> str:

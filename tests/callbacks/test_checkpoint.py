@@ -132,7 +132,31 @@ def test_random_states_survive_a_weights_only_file(tmp_path):
 def test_damaged_and_foreign_checkpoints_are_told_apart(tmp_path):
     damaged = tmp_path / "damaged.ckpt"
     damaged.write_bytes(b"PK\x03\x04 cut short")
-    with pytest.raises(ValueError, match="not a readable checkpoint"):
+    with pytest.raises(ValueError, match="is cut short or no checkpoint"):
         read_benchmark(damaged)
     torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
     assert read_benchmark(tmp_path / "foreign.ckpt") is None
+
+
+def test_a_full_disk_is_refused_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr("callbacks.checkpoint._free_mib", lambda folder: 0)
+    module = Noisy()
+    with pytest.raises(OSError, match="0 MiB are free, but two checkpoints need at least 1 MiB"):
+        fit(tmp_path, module, {"every": 1, "limit": 2})
+    assert not module.losses
+
+
+def test_a_disk_that_fills_up_leaves_no_half_checkpoint(tmp_path, monkeypatch):
+    good = tmp_path / "checkpoints" / "last.ckpt"
+    good.parent.mkdir()
+    good.write_bytes(b"older")
+
+    def fill(trainer, path):
+        path.write_bytes(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lightning.Trainer.save_checkpoint", fill)
+    with pytest.raises(OSError, match="last.ckpt cannot be written, .* MiB are free; make room"):
+        fit(tmp_path, Noisy(), {"every": 1, "limit": 2})
+    assert [path.name for path in good.parent.iterdir()] == ["last.ckpt"]
+    assert good.read_bytes() == b"older"

@@ -6,6 +6,7 @@ import platform
 from pathlib import Path
 
 import pytest
+import torch
 
 from recipes._cli import run
 from recipes._resume import newest_unfinished, option, without
@@ -23,11 +24,17 @@ DEMO = ["--config", str(Path(__file__).parents[2] / "recipes/presets/unet3d/demo
         (["fit", "--model.learning_rate", "abc"], 2, "--model.learning_rate: got abc"),
         (["fit", "--model.net", "my.Net"], 2, "cannot import my.Net (No module named 'my')"),
         (["fit", "--submission.division", "Closed"], 2, "allowed: auto, closed, open"),
-        (["fit", *DEMO, "--target.metrics", '{"dicee": 0.5}'], 1, "this module measures: dice_"),
+        (["fit", *DEMO, "--target.metrics", '{"dicee": 0.5}'], 2, "benchmark measures: dice_"),
         (["fit", "--data.root", "/nowhere"], 1, "git clone https://github.com/neheller/kits19"),
         (["fit", *DEMO, "--ckpt_path", "/nowhere.ckpt"], 2, "no file /nowhere.ckpt"),
-        (["fit", *DEMO, "--trainer.devices", "9", "--trainer.accelerator", "cuda"], 1, "error"),
+        (["fit", *DEMO, "--trainer.devices", "999"], 2, "999: this machine has "),
         (["fit", *DEMO, "--trainer.devices", "999", "--trainer.accelerator", "cpu"], 2, "cores"),
+        (["fit", *DEMO, "--trainer.devices", "999", "--trainer.accelerator", "cuda"], 2, "CUDA"),
+        (["fit", *DEMO, "--trainer.strategy", "dpp"], 2, "invalid strategy name"),
+        (["fit", *DEMO, "--trainer.max_epochs", "two"], 2, "got two, allowed: int, None"),
+        (["fit", *DEMO, "--trainer.precision", "bf17"], 2, "bf16-mixed, 32-true"),
+        (["fit", *DEMO, "--trainer.logger", "WanDbLogger"], 2, "got WanDbLogger, allowed: Logger"),
+        (["prepare", "--config", "/nowhere.yaml"], 2, "/nowhere.yaml: No such file"),
         (["fit", *DEMO, "--data.batch_size", "0"], 2, "batch_size must be at least 1"),
         (["fit", "--submission.division", "closed"], 2, "--data.root DIR"),
         (["validate"], 2, "validate needs --ckpt_path"),
@@ -62,6 +69,36 @@ def test_unknown_key_in_a_preset_names_the_key(tmp_path, capsys):
     assert "did you mean model.learning_rate?" in err
 
 
+@pytest.mark.parametrize(
+    ("command", "text", "meant"),
+    [
+        ("fit", "data:\n  batch_sise: 3\n", "data.batch_size"),
+        ("fit", "modle:\n  momentum: 3\n", "model.momentum"),
+        ("prepare", "data:\n  batch_sise: 3\n", "data.batch_size"),
+        ("doctor", "data:\n  batch_sise: 3\n", "data.batch_size"),
+    ],
+)
+def test_unknown_keys_are_named_by_every_command(command, text, meant, tmp_path, capsys):
+    preset = tmp_path / "bad.yaml"
+    preset.write_text(text)
+    assert run(BENCHMARK, [command, "--config", str(preset)]) == 2
+    assert f"did you mean {meant}?" in capsys.readouterr().err
+
+
+def test_checkpoint_in_the_run_folder_of_another_benchmark(tmp_path, capsys):
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "config.yaml").write_text("model:\n  initial_learning_rate: 1\n")
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    torch.save({"finishline_benchmark": "rnnt"}, checkpoint)
+    for command in ("fit", "validate"):
+        assert run(BENCHMARK, [command, "--ckpt_path", str(checkpoint)]) == 2
+        assert "was written by rnnt, not by unet3d" in capsys.readouterr().err
+    checkpoint.write_bytes(checkpoint.read_bytes()[:100])
+    assert run(BENCHMARK, ["validate", "--ckpt_path", str(checkpoint)]) == 1
+    assert "is cut short or no checkpoint" in capsys.readouterr().err
+
+
 def test_unwritable_output_root_says_what_to_do(tmp_path, capsys):
     blocker = tmp_path / "file"
     blocker.write_text("")
@@ -78,7 +115,7 @@ def test_debug_shows_the_traceback(capsys, tmp_path):
 
 def test_last_without_a_run_says_where_it_looked(tmp_path, capsys):
     args = ["fit", "--ckpt_path", "last", "--output_root", str(tmp_path)]
-    assert run(BENCHMARK, args) == 1
+    assert run(BENCHMARK, args) == 2
     assert f"no unfinished run with a checkpoint in {tmp_path}" in capsys.readouterr().err
 
 
