@@ -40,12 +40,16 @@ class ResumableBatches(Sampler[list[SampleKey]]):
     Lightning counts with.
 
     Attributes:
-        start_batch: Batches of ``start_epoch`` that are already done and are skipped.
-        start_epoch: Epoch to start with (both from ``resume_position``).
         epoch: Epoch of the next iteration.
     """
 
     def __init__(self, *, start_batch: int, start_epoch: int) -> None:
+        """The point to start from.
+
+        Args:
+            start_batch: Batches of ``start_epoch`` that are already done and are skipped.
+            start_epoch: Epoch to start with (both from ``resume_position``).
+        """
         self.start_batch, self.start_epoch = start_batch, start_epoch
         self.epoch = start_epoch
 
