@@ -7,12 +7,12 @@ compressed), Criteo's terms of use. Train: days 0 to 22; test: first half of day
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
 from datamodules import _criteo_prepare as preparation
+from datamodules._base import BenchmarkDataModule
 from datamodules._cache import build_once, demo_folder
 from datamodules._criteo_batches import Batch, BlockSampler, CriteoBlocks, evaluation_blocks
 from datamodules._criteo_checksums import verify
@@ -29,7 +29,7 @@ WHERE = (
 TEXT_BYTES_PER_ROW = 230  # about, in the real logs; to judge the space that is needed
 
 
-class CriteoDataModule(L.LightningDataModule):
+class CriteoDataModule(BenchmarkDataModule):
     """Blocks of shuffled click-log rows.
 
     A batch is a dict of ``dense`` (B, 13) int32, ``sparse`` (B, 26) int32 and ``label`` (B,)
@@ -98,7 +98,7 @@ class CriteoDataModule(L.LightningDataModule):
     @property
     def samples_per_epoch(self) -> int:
         """Training rows per epoch, padded to a whole number of global batches."""
-        return padded_length(self.manifest.rows["train"], self._global_batch_size)
+        return padded_length(self.manifest.rows["train"], self.global_batch_size)
 
     @property
     def table_sizes(self) -> tuple[int, ...]:
@@ -191,7 +191,7 @@ class CriteoDataModule(L.LightningDataModule):
         rank, world_size = ranks(self.trainer)
         sampler = BlockSampler(
             self.manifest.rows["train"],
-            self._global_batch_size,
+            self.global_batch_size,
             rank,
             world_size,
             self.batch_size,
@@ -200,7 +200,7 @@ class CriteoDataModule(L.LightningDataModule):
             start_epoch=epoch,
         )
         data = CriteoBlocks(self._prepared, "train")
-        return DataLoader(data, batch_size=None, sampler=sampler, **self._loader_options)
+        return DataLoader(data, batch_size=None, sampler=sampler, **self.loader_options)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Test rows of this rank in their order, each exactly once over all ranks.
@@ -213,7 +213,7 @@ class CriteoDataModule(L.LightningDataModule):
             self.manifest.rows["test"], self.evaluation_batch_size, rank, world_size
         )
         data, order = CriteoBlocks(self._prepared, "test"), _Listed(blocks)
-        return DataLoader(data, batch_size=None, sampler=order, **self._loader_options)
+        return DataLoader(data, batch_size=None, sampler=order, **self.loader_options)
 
     def synthetic_batch(self) -> Batch:
         """A random training batch on the CPU, for warm-up and speed tests.
@@ -243,22 +243,6 @@ class CriteoDataModule(L.LightningDataModule):
         s = self.settings
         name = f"finishline-dlrm-{s.num_days}days-{s.max_ind_range}"
         return self.prepared_dir or self._source / name
-
-    @property
-    def _global_batch_size(self) -> int:
-        """Rows per optimizer step over all ranks."""
-        accumulation = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
-        return self.batch_size * ranks(self.trainer)[1] * accumulation
-
-    @property
-    def _loader_options(self) -> dict[str, Any]:
-        """Worker and memory settings of both loaders."""
-        on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return {
-            "num_workers": self.num_workers,
-            "persistent_workers": self.num_workers > 0,
-            "pin_memory": on_cuda,
-        }
 
     def _prepare(self, *, show_progress: bool) -> Manifest:
         """Bring the prepared folder into being and give its manifest."""

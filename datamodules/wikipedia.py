@@ -13,19 +13,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import numpy as np
 from torch.utils.data import DataLoader
 
 from datamodules import _wikipedia_build as builder
+from datamodules._base import BenchmarkDataModule
 from datamodules._cache import build_once, demo_folder
 from datamodules._sampling import (
-    EpochSampler,
     evaluation_indices,
     padded_length,
-    ranks,
-    resume_position,
-    run_seed,
 )
 from datamodules._wikipedia_samples import Recipe
 from datamodules._wikipedia_shards import PackedBatch, Sample, ShardedSamples, pack
@@ -42,7 +38,7 @@ CHECKPOINTS = {
 }
 
 
-class WikipediaDataModule(L.LightningDataModule):
+class WikipediaDataModule(BenchmarkDataModule):
     """Packed batches of masked sentence pairs; see ``PackedBatch`` for their tensors."""
 
     def __init__(
@@ -116,7 +112,7 @@ class WikipediaDataModule(L.LightningDataModule):
     @property
     def samples_per_epoch(self) -> int:
         """Prepared training samples, padded to a whole number of global batches."""
-        return padded_length(self._num_train, self._global_batch_size)
+        return padded_length(self._num_train, self.global_batch_size)
 
     @property
     def checkpoint(self) -> Path | None:
@@ -214,18 +210,7 @@ class WikipediaDataModule(L.LightningDataModule):
         Returns:
             The loader; iterating it gives packed batches.
         """
-        epoch, done = resume_position(self.trainer)
-        rank, world_size = ranks(self.trainer)
-        sampler = EpochSampler(
-            self._num_train,
-            self._global_batch_size,
-            rank,
-            world_size,
-            self.batch_size,
-            run_seed(),
-            start_batch=done,
-            start_epoch=epoch,
-        )
+        sampler = self.epoch_sampler(self._num_train)
         return self._loader(self._train_names, sampler)
 
     def val_dataloader(self) -> DataLoader[PackedBatch]:
@@ -299,12 +284,6 @@ class WikipediaDataModule(L.LightningDataModule):
         """Prepared training samples."""
         return sum(shard["samples"] for shard in self._shards(self._train_names))
 
-    @property
-    def _global_batch_size(self) -> int:
-        """Samples per optimizer step over all ranks."""
-        accumulation = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
-        return self.batch_size * ranks(self.trainer)[1] * accumulation
-
     def _shards(self, names: list[str]) -> list[dict[str, Any]]:
         """Facts of some shards, from the manifest."""
         if self._manifest is None:
@@ -317,14 +296,11 @@ class WikipediaDataModule(L.LightningDataModule):
         """Loader of the given batches of sample numbers."""
         paths = [builder.shard_path(self._prepared, name) for name in names]
         samples = ShardedSamples(paths, [shard["samples"] for shard in self._shards(names)])
-        on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return DataLoader(
             samples,
             batch_sampler=batches,
             collate_fn=_as_it_is,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=on_cuda,
+            **self.loader_options,
         )
 
     def _prepare(self, *, show_progress: bool) -> dict[str, Any]:

@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypedDict
 
-import lightning as L
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
+from modules._base import BenchmarkModule, scheduled
 from modules.nets.bert import Bert
 from modules.ops.bert_checkpoint import load_checkpoint
 from modules.ops.lamb import Lamb
@@ -42,7 +42,7 @@ class Batch(TypedDict):
     index: Tensor
 
 
-class BertModule(L.LightningModule):
+class BertModule(BenchmarkModule):
     """Trains a network to fill in masked words; the defaults are the closed reference at batch 256.
 
     Args:
@@ -203,10 +203,7 @@ class BertModule(L.LightningModule):
         loss = masked_lm_loss(word_logits, batch["masked_labels"])
         if next_logits is not None:
             loss = loss + F.cross_entropy(next_logits.float(), batch["random_next"])
-        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        # Logging costs more than a small step: only where Lightning would write it anyway.
-        if every and (self.global_step + 1) % every == 0:
-            self.log("train/loss", loss.detach())
+        self.log_loss(loss)
         return loss
 
     def on_validation_epoch_start(self) -> None:
@@ -252,11 +249,7 @@ class BertModule(L.LightningModule):
             eps=self.eps,
             max_grad_norm=self.max_grad_norm,
         )
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.step_learning_rate)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
+        return scheduled(optimizer, self.step_learning_rate)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Matrices and tables; and biases and norms, which LAMB neither decays nor rescales.

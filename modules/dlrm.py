@@ -8,13 +8,13 @@ import logging
 from collections.abc import Callable
 from typing import Any, ClassVar, TypedDict
 
-import lightning as L
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modules._base import BenchmarkModule, scheduled
 from modules.nets.dlrm import DLRM, NUM_DENSE
 from modules.ops.auc import ExactAUC
 from modules.ops.fused_embedding import fused_embeddings, parameters_to_ignore
@@ -36,7 +36,7 @@ class Batch(TypedDict):
     label: Tensor
 
 
-class DLRMModule(L.LightningModule):
+class DLRMModule(BenchmarkModule):
     """Trains a network to predict clicks; the defaults are the closed reference at batch 55,296.
 
     Args:
@@ -107,10 +107,7 @@ class DLRMModule(L.LightningModule):
         """
         logits_B = self._logits(batch)
         loss = F.binary_cross_entropy_with_logits(logits_B, batch["label"].float())
-        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        # Logging costs more than a small step: only where Lightning would write it anyway.
-        if every and (self.global_step + 1) % every == 0:
-            self.log("train/loss", loss.detach())
+        self.log_loss(loss)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -144,13 +141,8 @@ class DLRMModule(L.LightningModule):
         Returns:
             Optimizer and a scheduler that Lightning steps once per step.
         """
-        # Base rate 1, so that the lambda is the rate itself and no rounding comes between.
         optimizer = SparseSGD(self.net.parameters(), lr=1.0)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.step_learning_rate)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
+        return scheduled(optimizer, self.step_learning_rate)
 
     def step_learning_rate(self, steps_done: int) -> float:
         """Learning rate of the step that comes after some finished ones.

@@ -11,7 +11,6 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any, ClassVar, TypedDict
 
-import lightning as L
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from datamodules.go.selfplay import MatchGame, MatchRules, Network, compile_search, play_match
+from modules._base import BenchmarkModule, scheduled
 from modules.nets.minigo import PLANES, DualNet
 from modules.ops.check_net import check_net
 from modules.ops.minigo_checkpoint import load_bundle
@@ -69,7 +69,7 @@ class WinRate(Metric):
         return {"win_rate": won.sum() / played.sum(), **rates}
 
 
-class MiniGoModule(L.LightningModule):
+class MiniGoModule(BenchmarkModule):
     """Trains the dual network on games of its own; the defaults are the closed reference.
 
     Args:
@@ -194,9 +194,7 @@ class MiniGoModule(L.LightningModule):
         policy = F.cross_entropy(logits_BA.float(), batch["pi"])
         value = F.mse_loss(value_B.float(), batch["outcome"])
         loss = policy + self.value_weight * value
-        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if every and (self.global_step + 1) % every == 0:
-            self.log("train/loss", loss.detach())
+        self.log_loss(loss)
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
@@ -241,11 +239,7 @@ class MiniGoModule(L.LightningModule):
             if name in self._momentum:
                 slot = self._momentum[name].to(parameter.device)
                 optimizer.state[parameter]["momentum_buffer"] = slot
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.step_learning_rate)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
+        return scheduled(optimizer, self.step_learning_rate)
 
     def step_learning_rate(self, steps_done: int) -> float:
         """Learning rate of the step after some finished ones.
