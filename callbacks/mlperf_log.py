@@ -176,7 +176,9 @@ class MLPerfLog(Callback):
 
     def _end(self) -> None:
         if self._logger is not None and self._state.stop_reason is not StopReason.TARGET_REACHED:
-            self._close_block(None)
+            clock = self._state.clock
+            # One moment for both, as the run may have been stopped before this hook.
+            self._close_block(clock.epoch_ms("run_stop" if "run_stop" in clock.marks else None))
             self._run_stop("aborted")
 
     def _run_stop(self, status: str) -> None:
