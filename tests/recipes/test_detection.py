@@ -155,8 +155,9 @@ NETS = {
 @pytest.mark.parametrize("stem", SHEETS)
 def test_torchvision_detector_swaps_in(stem, tmp_path):
     args = [f"--config={demo(stem)[1]}", *CPU, "--output_root", str(tmp_path), *ONE]
-    args += ["--trainer.limit_val_batches", "1", "--data.batch_size", "2"]
-    model = {"ssd": "ssdlite320_mobilenet_v3_large", "maskrcnn": "maskrcnn_resnet50_fpn"}[stem]
+    args += ["--trainer.limit_val_batches", "1"]
+    args += ["--data.batch_size", {"ssd": "2", "maskrcnn": "1"}[stem]]
+    model = {"ssd": "ssdlite320_mobilenet_v3_large", "maskrcnn": "maskrcnn_resnet50_fpn_v2"}[stem]
     config = tmp_path / "net.yaml"
     config.write_text(
         f"model:\n  net:\n    class_path: {NETS[stem]}\n    init_args:\n      num_classes: 4\n"
