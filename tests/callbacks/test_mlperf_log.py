@@ -102,6 +102,18 @@ def test_budget_end_is_aborted(tmp_path):
     assert where(lines, "eval_accuracy") == [{"epoch_num": n} for n in (2, 4, 6)]
 
 
+def test_times_never_go_back_when_the_budget_ends_between_evaluations(tmp_path, monkeypatch):
+    def ticking(self):
+        self.now += 0.01
+        return self.now
+
+    monkeypatch.setattr(FakeTime, "__call__", ticking)
+    lines = train(tmp_path, [0.1], schedule={"every": 2, "limit": 3})
+    assert lines[-2]["key"] == "block_stop"
+    times = [line["time_ms"] for line in lines]
+    assert times == sorted(times)
+
+
 def test_a_failure_still_closes_the_log(tmp_path):
     class Failing(ToyModule):
         def training_step(self, batch, batch_idx):
