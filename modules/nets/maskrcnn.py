@@ -172,8 +172,8 @@ class MaskRCNN(nn.Module):
         label = torch.cat([r.label[: r.positives] for r in regions])
         polygons = _matched_polygons(regions, targets["polygons"])
         target = polygon_targets(polygons, torch.cat(positive))
-        masks = self.mask_head(pool_regions(features, positive, 14))
-        return losses | {"mask": mask_loss(masks, label, target)}
+        masks = self.mask_head(pool_regions(features, positive, 14), label)
+        return losses | {"mask": mask_loss(masks, target)}
 
     def _detections(
         self,
@@ -186,10 +186,10 @@ class MaskRCNN(nn.Module):
         logits, codes = self.box_head(pool_regions(features, proposals, 7))
         parts = zip(logits.split(counts), codes.split(counts), proposals, sizes, strict=True)
         found = [dict(detect(*part)) for part in parts]
-        masks = self.mask_head(pool_regions(features, [f["boxes"] for f in found], 14))
         label = torch.cat([f["labels"] for f in found])
-        chosen = masks[torch.arange(len(label), device=label.device), label].float().sigmoid()
-        for one, mask in zip(found, chosen.split([len(f["labels"]) for f in found]), strict=True):
+        logits = self.mask_head(pool_regions(features, [f["boxes"] for f in found], 14), label)
+        masks = logits.float().sigmoid()
+        for one, mask in zip(found, masks.split([len(f["labels"]) for f in found]), strict=True):
             one["masks"] = mask
         return found
 
@@ -247,6 +247,25 @@ class MaskHead(nn.Sequential):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
                 assert layer.bias is not None
                 nn.init.zeros_(layer.bias)
+
+    def forward(self, pooled_RCSS: Tensor, label_R: Tensor) -> Tensor:  # type: ignore[override]
+        """Mask of each region's class; those of all others would be made in vain.
+
+        Args:
+            pooled_RCSS: Features of the regions, 14 x 14 cells.
+            label_R: int64 classes.
+
+        Returns:
+            logits: (R, 28, 28).
+        """
+        *layers, last = self
+        assert isinstance(last, nn.Conv2d)
+        assert last.bias is not None
+        for layer in layers:
+            pooled_RCSS = layer(pooled_RCSS)
+        weight_R1C, bias_R = last.weight[label_R].flatten(2).mT, last.bias[label_R]
+        logits = torch.bmm(weight_R1C, pooled_RCSS.flatten(2)) + bias_R[:, None, None]
+        return logits.view(len(label_R), *pooled_RCSS.shape[2:])
 
 
 def _matched_polygons(regions: Sequence[Regions], polygons: Sequence[Any]) -> list[Any]:

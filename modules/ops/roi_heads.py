@@ -126,21 +126,19 @@ def _matched(regions: Regions, truth_G4: Tensor) -> Tensor:
     return truth_G4[regions.truth] if regions.positives else regions.box[:0]
 
 
-def mask_loss(logit_RKSS: Tensor, label_R: Tensor, target_RSS: Tensor) -> Tensor:
+def mask_loss(logit_RSS: Tensor, target_RSS: Tensor) -> Tensor:
     """Cross entropy of the mask of each positive region's class.
 
     Args:
-        logit_RKSS: Mask logits of every class.
-        label_R: int64 classes from 1.
+        logit_RSS: Mask logits of that class.
         target_RSS: Zeros and ones.
 
     Returns:
         float32 scalar, the mean over all pixels; 0 without any region.
     """
-    if not len(label_R):
-        return 0 * logit_RKSS.float().sum()
-    chosen = logit_RKSS[torch.arange(len(label_R), device=label_R.device), label_R]
-    return F.binary_cross_entropy_with_logits(chosen.float(), target_RSS)
+    if not len(logit_RSS):
+        return 0 * logit_RSS.float().sum()
+    return F.binary_cross_entropy_with_logits(logit_RSS.float(), target_RSS)
 
 
 def detect(

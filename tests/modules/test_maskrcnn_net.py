@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 from pycocotools import mask as coco_mask
+from torch import nn
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops import nms as plain_nms
 
-from modules.nets.maskrcnn import MaskRCNN
+from modules.nets.maskrcnn import MaskHead, MaskRCNN
 from modules.nets.maskrcnn_backbone import CaffeResNet50, blob_names, read_blobs
 from modules.ops.anchors import anchor_grid, base_anchors
 from modules.ops.box_coding import HEAD_WEIGHTS, RPN_WEIGHTS, clip_boxes, decode_boxes, encode_boxes
@@ -228,15 +229,27 @@ def test_pasted_masks_equal_torchvision_and_survive_the_run_lengths():
     assert np.array_equal(coco_mask.decode(runs).transpose(2, 0, 1), np.stack(ours))
 
 
-def test_mask_loss_takes_the_true_class_and_is_zero_without_regions():
-    logits = torch.zeros(2, 4, 28, 28, requires_grad=True)
-    label, target = torch.tensor([3, 1]), torch.ones(2, 28, 28)
-    loss = mask_loss(logits, label, target)
-    assert float(loss) == pytest.approx(math.log(2))
-    loss.backward()
-    assert logits.grad[0, 3].abs().sum() > 0
-    assert logits.grad[0, :3].abs().sum() == 0
-    assert float(mask_loss(logits[:0], label[:0], target[:0])) == 0
+def test_mask_of_the_true_class_equals_the_choice_among_all():
+    torch.manual_seed(0)
+    head = MaskHead(6, 5, 4)
+    nn.init.normal_(head[-1].bias)
+    pooled, label = torch.randn(3, 6, 14, 14), torch.tensor([3, 1, 3])
+    every = nn.Sequential.forward(head, pooled)
+    chosen = every[torch.arange(3), label]
+    target = (torch.rand(3, 28, 28) > 0.5).float()
+    wanted = torch.autograd.grad(
+        nn.functional.binary_cross_entropy_with_logits(chosen, target), list(head.parameters())
+    )
+    loss = mask_loss(head(pooled, label), target)
+    torch.testing.assert_close(head(pooled, label), chosen)
+    for found, right in zip(
+        torch.autograd.grad(loss, list(head.parameters())), wanted, strict=True
+    ):
+        torch.testing.assert_close(found, right)
+    nothing = mask_loss(head(pooled[:0], label[:0]), target[:0])
+    nothing.backward()
+    assert float(nothing) == 0
+    assert all(not parameter.grad.any() for parameter in head.parameters())
 
 
 def test_detect_equals_a_plain_loop():
