@@ -1,6 +1,7 @@
 """Settings for every test: one thread each (two busy processes on two cores starve each other)."""
 
 import os
+import signal
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -11,6 +12,8 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+# A shell that starts the tests in the background ignores Ctrl-C for them; some tests send one.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
