@@ -176,14 +176,16 @@ class MLPerfLog(Callback):
 
     def _end(self) -> None:
         if self._logger is not None and self._state.stop_reason is not StopReason.TARGET_REACHED:
-            clock = self._state.clock
-            # One moment for both, as the run may have been stopped before this hook.
-            self._close_block(clock.epoch_ms("run_stop" if "run_stop" in clock.marks else None))
+            self._close_block(self._stop_ms())
             self._run_stop("aborted")
 
-    def _run_stop(self, status: str) -> None:
+    def _stop_ms(self) -> int:
+        """When the run was stopped, which may be before a hook that says so; else now."""
         clock = self._state.clock
-        time_ms = clock.epoch_ms("run_stop" if "run_stop" in clock.marks else None)
+        return clock.epoch_ms("run_stop" if "run_stop" in clock.marks else None)
+
+    def _run_stop(self, status: str) -> None:
+        time_ms = self._stop_ms()
         if "train_samples" not in self._data_logged:
             # Benchmarks that count samples log how many it took, known only now.
             self._event("train_samples", self._state.samples, time_ms=time_ms)

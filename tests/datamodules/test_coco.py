@@ -146,7 +146,9 @@ def test_unusual_but_whole_images_pass(root):
     first, second = sorted((root / "train2017").glob("*.jpg"))[:2]
     first.write_bytes(first.read_bytes() + bytes(7))
     Image.open(second).save(second, format="PNG")
-    COCO300DataModule(root=root).prepare_data()
+    data = COCO300DataModule(root=root)
+    data.prepare_data()
+    assert data.problems() == []
 
 
 def test_images_are_checked_in_processes_and_a_flood_of_lines_is_counted(root, monkeypatch):
