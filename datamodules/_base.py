@@ -38,6 +38,19 @@ class BenchmarkDataModule(L.LightningDataModule):
             "pin_memory": on_cuda,
         }
 
+    @property
+    def sampler_options(self) -> dict[str, Any]:
+        """Rank, seed and where a resumed run goes on, as every training sampler takes them."""
+        epoch, done = resume_position(self.trainer)
+        rank, world_size = ranks(self.trainer)
+        return {
+            "rank": rank,
+            "world_size": world_size,
+            "seed": run_seed(),
+            "start_batch": done,
+            "start_epoch": epoch,
+        }
+
     def epoch_sampler(self, num_samples: int) -> EpochSampler:
         """Shuffled batches of this rank, from where a resumed run stopped.
 
@@ -47,15 +60,6 @@ class BenchmarkDataModule(L.LightningDataModule):
         Returns:
             A batch sampler.
         """
-        epoch, done = resume_position(self.trainer)
-        rank, world_size = ranks(self.trainer)
         return EpochSampler(
-            num_samples,
-            self.global_batch_size,
-            rank,
-            world_size,
-            self.batch_size,
-            run_seed(),
-            start_batch=done,
-            start_epoch=epoch,
+            num_samples, self.global_batch_size, batch_size=self.batch_size, **self.sampler_options
         )

@@ -23,8 +23,6 @@ from datamodules._coco_aspect_sampler import AspectSampler
 from datamodules._sampling import (
     evaluation_indices,
     padded_length,
-    ranks,
-    resume_position,
     run_seed,
 )
 
@@ -389,17 +387,11 @@ class COCOMaskDataModule(COCODataModule):
             size=self.image_size,
             seed=run_seed(),
         )
-        epoch, done = resume_position(self.trainer)
-        rank, world_size = ranks(self.trainer)
         sampler = AspectSampler(
             masks.landscape_or_portrait(annotations, samples),
             batch_size=self.batch_size,
             batches_per_epoch=self.steps_per_epoch * self.accumulation,
-            rank=rank,
-            world_size=world_size,
-            seed=run_seed(),
-            start_batch=done,
-            start_epoch=epoch,
+            **self.sampler_options,
         )
         return DataLoader(
             dataset, batch_sampler=sampler, collate_fn=masks.collate, **self.loader_options

@@ -18,7 +18,7 @@ from datamodules._criteo_batches import Batch, BlockSampler, CriteoBlocks, evalu
 from datamodules._criteo_checksums import verify
 from datamodules._criteo_store import ROW_BYTES, Manifest, Settings, read_manifest
 from datamodules._criteo_text import NUM_DENSE, NUM_FIELDS, day_file
-from datamodules._sampling import padded_length, ranks, resume_position, run_seed
+from datamodules._sampling import padded_length, ranks
 
 REFERENCE = Settings(num_days=24, max_ind_range=40_000_000)
 REFERENCE_ROWS = {"train": 4_195_197_692, "test": 89_137_319, "validation": 89_137_318}
@@ -187,17 +187,11 @@ class CriteoDataModule(BenchmarkDataModule):
         Returns:
             The loader; iterating it gives batches.
         """
-        epoch, done = resume_position(self.trainer)
-        rank, world_size = ranks(self.trainer)
         sampler = BlockSampler(
             self.manifest.rows["train"],
             self.global_batch_size,
-            rank,
-            world_size,
-            self.batch_size,
-            run_seed(),
-            start_batch=done,
-            start_epoch=epoch,
+            batch_size=self.batch_size,
+            **self.sampler_options,
         )
         data = CriteoBlocks(self._prepared, "train")
         return DataLoader(data, batch_size=None, sampler=sampler, **self.loader_options)

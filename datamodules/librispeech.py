@@ -24,7 +24,7 @@ from datamodules._librispeech_raw import find_data, scan
 from datamodules._librispeech_sampler import BucketSampler, rows_per_epoch
 from datamodules._librispeech_shards import SAMPLE_RATE
 from datamodules._librispeech_text import Tokenizer
-from datamodules._sampling import evaluation_indices, ranks, resume_position, run_seed
+from datamodules._sampling import evaluation_indices, ranks, run_seed
 
 REFERENCE_VOCABULARY = 1023
 
@@ -160,8 +160,6 @@ class LibriSpeechDataModule(BenchmarkDataModule):
         Returns:
             The loader; iterating it gives training batches.
         """
-        epoch, done = resume_position(self.trainer)
-        rank, world_size = ranks(self.trainer)
         numbers = self._train_numbers
         utterances = Utterances(
             self._prepared, "train", self._manifest, seed=run_seed(), numbers=numbers
@@ -169,13 +167,9 @@ class LibriSpeechDataModule(BenchmarkDataModule):
         sampler = BucketSampler(
             self._num_samples("train")[numbers],
             batch_size=self.batch_size,
-            rank=rank,
-            world_size=world_size,
-            seed=run_seed(),
             num_buckets=self.num_buckets,
             accumulation=self.accumulation,
-            start_batch=done,
-            start_epoch=epoch,
+            **self.sampler_options,
         )
         return DataLoader(
             utterances, batch_sampler=sampler, collate_fn=collate, **self.loader_options
