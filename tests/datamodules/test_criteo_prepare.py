@@ -171,33 +171,30 @@ def test_one_changed_byte_is_found_when_files_are_read_back(logs, tmp_path, name
 
 
 def peak_memory(root, out):
-    """Bytes at the worst moment; of two runs the lesser, as Python's own tables grow in leaps."""
-    peaks = []
-    for number in range(2):
-        gc.collect()
-        tracemalloc.start()
-        preparation.prepare(root, out / str(number), SETTINGS)
-        peaks.append(tracemalloc.get_traced_memory()[1])
+    """Bytes at the worst moment."""
+    gc.collect()
+    tracemalloc.start()
+    try:
+        preparation.prepare(root, out, SETTINGS)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
         tracemalloc.stop()
-    return min(peaks)
 
 
-def test_memory_does_not_grow_with_the_input(tmp_path, monkeypatch):
-    def write_and_collect(*args):
-        write_json(*args)
-        gc.collect()  # JSON encoders lie in cycles: at this size those that wait would count
-
-    write_json = preparation.write_json
-    monkeypatch.setattr(preparation, "write_json", write_and_collect)
-    monkeypatch.setattr(preparation, "read_day", partial(read_day, block_bytes=20_000))
-    peaks = []
-    gc.freeze()  # the collector need not look at all of pytest
-    for rows in (500, 2000):
-        (tmp_path / str(rows)).mkdir()
-        write_logs(tmp_path / str(rows), DAYS, rows)
-        preparation.prepare(tmp_path / str(rows), tmp_path / f"warm{rows}", SETTINGS)  # compiled
-        peaks.append(peak_memory(tmp_path / str(rows), tmp_path / f"out{rows}"))
-    gc.unfreeze()
+def test_memory_does_not_grow_with_the_input(logs, tmp_path, monkeypatch):
+    """Chunks take 9 MB here: large beside Python's own garbage, small beside the longer input."""
+    monkeypatch.setattr(preparation, "CHUNK_ROWS", 1 << 12)
+    monkeypatch.setattr(preparation, "BUCKET_ROWS", 1 << 12)
+    monkeypatch.setattr(preparation, "read_day", partial(read_day, block_bytes=1 << 20))
+    preparation.prepare(logs, tmp_path / "warm", SETTINGS)  # the compiler's memory is no part of it
+    peaks, sizes = [], []
+    for rows in (10_000, 40_000):
+        root = tmp_path / str(rows)
+        root.mkdir()
+        write_logs(root, DAYS, rows)
+        sizes.append(sum(path.stat().st_size for path in root.iterdir()))
+        peaks.append(peak_memory(root, tmp_path / f"out{rows}"))
+    assert sizes[1] - sizes[0] > 2 * peaks[0], "the longer input must show if it is held"
     assert peaks[1] < 1.15 * peaks[0], peaks
     assert preparation.choose_processes(10**13) * preparation.WORKER_BYTES < 4e9
 
