@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader
 
+from callbacks.evaluation_schedule import EvaluationSchedule
 from callbacks.quality_target import RunState, StopReason, StopRun
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -24,11 +25,11 @@ STEPS_BETWEEN_CHECKS = {"cpu": 1, "cuda": 16}
 
 
 class Checkpoint(Callback):
-    """Writes ``last.ckpt`` after an epoch when the last one is old enough, and on a signal.
+    """Writes ``last.ckpt`` after an evaluation when the last one is old enough, and at the end.
 
-    Ctrl-C and SIGTERM end the run after the step in progress: checkpoint, record, exit. During an
-    evaluation or at an epoch's last step the evaluation is finished first, as Lightning cannot
-    resume inside one. A second signal ends the process at once.
+    Ctrl-C and SIGTERM end the run after the step in progress: checkpoint, record, exit. An
+    evaluation that was cut starts afresh when the run is resumed, with the random numbers it had.
+    A second signal ends the process at once.
 
     Args:
         every_seconds: Least time between two checkpoints; they are written inside the clock.
@@ -52,6 +53,10 @@ class Checkpoint(Callback):
         self._handlers: dict[int, Any] = {}
         self._random: dict[str, Any] | None = None
         self._resumed = False
+        # Only while an evaluation runs: the generators' states before it.
+        self._before_evaluation: dict[str, Any] | None = None
+        self._common_batches = 0.0
+        self._evaluate_first = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == "fit" and trainer.is_global_zero:
@@ -72,6 +77,10 @@ class Checkpoint(Callback):
         own_generators(trainer)
         if self._random is not None:
             set_random_states(self._random)
+        if self._evaluate_first:  # the evaluation schedule speaks only after a step
+            progress = trainer.fit_loop.epoch_loop.batch_progress
+            trainer.val_check_batch = progress.current.ready
+            self._evaluate_first = False
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -124,12 +133,34 @@ class Checkpoint(Callback):
         last = trainer.fit_loop.epoch_loop._num_ready_batches_reached()
         if evaluating_next or last or trainer.fit_loop.epoch_loop._should_accumulate():
             return
-        device = pl_module.device.type
-        alone = trainer.world_size == 1
-        if alone or trainer.global_step % STEPS_BETWEEN_CHECKS.get(device, 16) == 0:
+        if self._at_budget_end(trainer):
+            self.save(trainer)
+        if self._time_to_check(trainer, pl_module, trainer.global_step):
+            self._leave_if_signalled(trainer)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._before_evaluation = random_states()
+            # Ranks may have one batch more or less, and each check is a collective.
+            mine = torch.tensor(float(sum(trainer.num_val_batches)), device=pl_module.device)
+            self._common_batches = float(trainer.strategy.reduce(mine, reduce_op="min"))
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if self._before_evaluation is None or batch_idx + 1 >= self._common_batches:
+            return
+        if self._time_to_check(trainer, pl_module, batch_idx):
             self._leave_if_signalled(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._before_evaluation = None
         mid_epoch = not trainer.fit_loop.epoch_loop._num_ready_batches_reached()
         if trainer.state.fn == "fit" and not trainer.sanity_checking and mid_epoch:
             self._save_if_old(trainer)
@@ -141,11 +172,23 @@ class Checkpoint(Callback):
         if self._state.stop_reason is None:
             self._leave_if_signalled(trainer)
 
+    @staticmethod
+    def _time_to_check(trainer: L.Trainer, pl_module: L.LightningModule, count: int) -> bool:
+        steps = STEPS_BETWEEN_CHECKS.get(pl_module.device.type, 16)
+        return trainer.world_size == 1 or count % steps == 0
+
     def _save_if_old(self, trainer: L.Trainer) -> None:
         now = self._state.clock.now()
         old = self._last_saved is None or now - self._last_saved >= self.every_seconds
-        if trainer.strategy.broadcast(old or self._state.stop_reason is not None):
+        over = self._state.stop_reason is not None or self._at_budget_end(trainer)
+        if trainer.strategy.broadcast(old or over):
             self.save(trainer)
+
+    @staticmethod
+    def _at_budget_end(trainer: L.Trainer) -> bool:
+        schedules = [c for c in trainer.callbacks if isinstance(c, EvaluationSchedule)]
+        ready = trainer.fit_loop.epoch_loop._num_ready_batches_reached()
+        return any(c.used_up(trainer) and (c.counts_samples or ready) for c in schedules)
 
     def _leave_if_signalled(self, trainer: L.Trainer) -> None:
         if trainer.strategy.reduce_boolean_decision(self._signalled, all=False):
@@ -182,13 +225,34 @@ class Checkpoint(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint["finishline_benchmark"] = self._benchmark
-        checkpoint["finishline_random"] = random_states()
+        checkpoint["finishline_random"] = self._before_evaluation or random_states()
+        checkpoint["finishline_evaluate_first"] = self._before_evaluation is not None
+        if self._before_evaluation is not None:
+            restart_evaluation(checkpoint["loops"]["fit_loop"])
 
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         self._random = checkpoint.get("finishline_random")
+        self._evaluate_first = checkpoint.get("finishline_evaluate_first", False)
         self._resumed = True
+
+
+def restart_evaluation(loops: dict[str, Any]) -> None:
+    """Make saved loops look as if the evaluation in progress had just begun.
+
+    Args:
+        loops: State of the fit loop, changed in place.
+
+    Source:
+        lightning 2.6.6, pytorch/loops/evaluation_loop.py, ``update_restart_stage``: what it takes
+        for "mid evaluation"; its batches are then read from the first.
+    """
+    progress = loops["epoch_loop.val_loop.batch_progress"]
+    none = {"ready": 0, "started": 0, "processed": 0, "completed": 0}
+    progress["total"].update(none, ready=1, started=1)
+    progress["current"].update(none)
+    progress["is_last_batch"] = False
 
 
 def _free_mib(folder: Path) -> int:

@@ -120,6 +120,20 @@ class EvaluationSchedule(Callback):
             return first
         return first + every * (math.floor((done - first) / every) + 1)
 
+    def used_up(self, trainer: L.Trainer) -> bool:
+        """Tell whether the budget ends here.
+
+        Args:
+            trainer: The trainer, after a step; with a budget in epochs, at an epoch's end.
+
+        Returns:
+            True if no further step will be trained.
+        """
+        if self.counts_samples:
+            return trainer.global_step >= self._last_step
+        epochs = trainer.fit_loop.max_epochs
+        return epochs not in (None, -1) and trainer.current_epoch + 1 >= epochs
+
     def _due(self, trainer: L.Trainer, batch_idx: int) -> bool:
         last = batch_idx + 1 == trainer.num_training_batches
         per_epoch = samples_per_epoch(trainer)

@@ -12,6 +12,7 @@ from callbacks.checkpoint import Checkpoint, random_states, read_benchmark, set_
 from callbacks.evaluation_schedule import EvaluationSchedule
 from callbacks.quality_target import QualityTarget, StopReason, StopRun
 from datamodules._sampling import EpochSampler, resume_position
+from modules._base import scheduled
 from tests.toy import FakeTime, ToyData, ToyModule, fake_state, toy_trainer
 
 
@@ -31,10 +32,12 @@ class SampledData(ToyData):
 class Noisy(ToyModule):
     """Draws from torch's, numpy's and evaluation's generators, so that lost states show."""
 
-    def __init__(self, cut=None):
+    each = "step"
+
+    def __init__(self, cut=None, cut_evaluation=None):
         super().__init__([0.1])
-        self.cut = cut
-        self.evaluated_at = []
+        self.cut, self.cut_evaluation = cut, cut_evaluation
+        self.evaluated_at, self.drawn = [], []
 
     def training_step(self, batch, batch_idx):
         if self.cut == len(self.losses):
@@ -42,6 +45,19 @@ class Noisy(ToyModule):
         x, y = batch
         noise = torch.rand(1) + float(np.random.rand())
         return super().training_step([x + 0.1 * noise, y], batch_idx)
+
+    def validation_step(self, batch, batch_idx):
+        if (self.evaluations, batch_idx) == self.cut_evaluation:
+            os.kill(os.getpid(), signal.SIGTERM)
+        self.drawn.append(float(torch.rand(1)))
+        super().validation_step(batch, batch_idx)
+
+    def configure_optimizers(self):
+        return scheduled(
+            torch.optim.SGD(self.parameters(), lr=1.0, momentum=0.9),
+            lambda done: 0.01 / (1 + done),
+            each=self.each,
+        )
 
     def on_validation_epoch_end(self):
         torch.rand(3)
@@ -72,8 +88,10 @@ STEPS = {"every": 7, "limit": 60, "unit": "samples", "round_to": "step"}
 
 
 @pytest.mark.parametrize("schedule", [EPOCHS, STEPS], ids=["epochs", "steps"])
+@pytest.mark.parametrize("each", ["step", "epoch"])
 @pytest.mark.parametrize("cut", [0, 1, 3, 5, 6, 8, 11, 12, 17])
-def test_interrupted_and_resumed_equals_uninterrupted(schedule, cut, tmp_path):
+def test_interrupted_and_resumed_equals_uninterrupted(schedule, cut, each, tmp_path, monkeypatch):
+    monkeypatch.setattr(Noisy, "each", each)
     torch.manual_seed(0)
     whole = Noisy()
     start = {k: v.clone() for k, v in whole.state_dict().items()}
@@ -91,6 +109,32 @@ def test_interrupted_and_resumed_equals_uninterrupted(schedule, cut, tmp_path):
     assert first.losses + second.losses == whole.losses
     assert first.evaluated_at + second.evaluated_at == whole.evaluated_at
     assert state.resumed
+    assert state.samples == 60
+
+
+@pytest.mark.parametrize("schedule", [EPOCHS, STEPS], ids=["epochs", "steps"])
+@pytest.mark.parametrize("each", ["step", "epoch"])
+@pytest.mark.parametrize("cut", [0, 1])
+def test_signal_in_an_evaluation_leaves_it_and_the_resumed_run_begins_it_again(
+    schedule, each, cut, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(Noisy, "each", each)
+    whole = Noisy()
+    start = {k: v.clone() for k, v in whole.state_dict().items()}
+    (tmp_path / "whole").mkdir()
+    fit(tmp_path / "whole", whole, schedule)
+    first = Noisy(cut_evaluation=(cut, 0))
+    first.load_state_dict(start)
+    folder = tmp_path / "cut"
+    folder.mkdir()
+    with pytest.raises(StopRun):
+        fit(folder, first, schedule)
+    assert len(first.drawn) == 2 * cut + 1, "only the first of two batches"
+    second = Noisy()
+    state = fit(folder, second, schedule, ckpt=folder / "checkpoints" / "last.ckpt")
+    assert first.losses + second.losses == whole.losses
+    assert first.evaluated_at + second.evaluated_at == whole.evaluated_at
+    assert first.drawn[:-1] + second.drawn == whole.drawn
     assert state.samples == 60
 
 
@@ -117,6 +161,35 @@ def test_killed_run_goes_on_from_its_last_periodic_checkpoint(schedule, tmp_path
     fit(folder, second, schedule, ckpt=folder / "checkpoints" / "last.ckpt")
     assert whole.losses[-len(second.losses) :] == second.losses
     assert len(second.losses) > 20
+
+
+@pytest.mark.parametrize(
+    ("schedule", "steps"),
+    [
+        ({"every": 1, "limit": 3}, 18),
+        ({"every": 2, "limit": 3}, 18),
+        ({**STEPS, "limit": 48}, 24),
+        ({**STEPS, "limit": 50}, 25),
+        ({**STEPS, "limit": 56}, 28),
+    ],
+    ids=["evaluated", "last epoch not evaluated", "epoch end", "mid epoch", "evaluated mid epoch"],
+)
+def test_run_that_misses_the_target_leaves_its_last_weights(schedule, steps, tmp_path):
+    module = Noisy()
+    state = fit(tmp_path, module, schedule)
+    assert state.stop_reason is StopReason.BUDGET_EXHAUSTED
+    saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == steps
+    for name, weights in module.state_dict().items():
+        assert torch.equal(saved["state_dict"][name], weights)
+    second = Noisy()
+    fit(
+        tmp_path,
+        second,
+        {**schedule, "limit": 60 if "unit" in schedule else 5},
+        ckpt=tmp_path / "checkpoints" / "last.ckpt",
+    )
+    assert len(second.losses) == 30 - steps
 
 
 def test_random_states_survive_a_weights_only_file(tmp_path):
