@@ -127,12 +127,12 @@ class DLRMModule(BenchmarkModule):
         self.log("val/auc", area, sync_dist=False)
         at_chance = float(area) < 0.5 + CHANCE_DEVIATIONS * deviation
         self._evaluations_at_chance = at_chance * (self._evaluations_at_chance + 1)
-        if self._evaluations_at_chance >= CHANCE_EVALUATIONS and self.global_rank == 0:
+        # Once: every evaluation after it would say the same.
+        if self._evaluations_at_chance == CHANCE_EVALUATIONS and self.global_rank == 0:
             _log.warning(
-                "AUC is %.4f, no better than chance, in %d evaluations in a row: look at labels, "
-                "category ids and learning_rate.",
+                "AUC %.4f, no better than chance %d times: check labels, ids and learning_rate",
                 area,
-                self._evaluations_at_chance,
+                CHANCE_EVALUATIONS,
             )
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import comb
 from pathlib import Path
 from typing import Any
@@ -313,10 +313,16 @@ def _own(paths: Sequence[Path]) -> Comparison:
     every = [pair for side in sides for pair in side]
     pairs = _pairs(sides) if len(sides) == 2 else []
     boards = scoreboard(every)
+    left_out = _left_out_notes(item for _, item in every)
     if not pairs and not boards:
         raise ValueError(
-            "nothing to compare: give two folders with results of one benchmark, one with several "
-            "networks, or --round v1.0"
+            "; ".join(
+                [
+                    "nothing to compare: give two folders with results of one benchmark, one with "
+                    "several networks, or --round v1.0",
+                    *left_out,
+                ]
+            )
         )
     tables = [_pair_table(pair) for pair in pairs]
     tables += [board.table() for board in boards]
@@ -326,7 +332,7 @@ def _own(paths: Sequence[Path]) -> Comparison:
         "notes": [],
     }
     data["notes"] = [_pair_note(pair) for pair in pairs]
-    data["notes"] += [note for board in boards for note in board.notes()]
+    data["notes"] += [note for board in boards for note in board.notes()] + left_out
     bars: Bars = [
         (
             f"{p['benchmark']}: minutes",
@@ -335,6 +341,16 @@ def _own(paths: Sequence[Path]) -> Comparison:
         for p in pairs
     ]
     return data, tables, [panel for panel in bars if panel[1]]
+
+
+def _left_out_notes(items: Iterable[Score]) -> list[str]:
+    """One line per run that no figure rests on, so that a missing one is no surprise."""
+    return [
+        f"{item.benchmark}: left out {run.name}: {'; '.join(run.notes)}"
+        for item in items
+        for run in item.runs
+        if not run.counts
+    ]
 
 
 def _pairs(sides: Sequence[Sequence[tuple[ResultSet, Score]]]) -> list[dict[str, Any]]:

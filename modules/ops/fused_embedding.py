@@ -138,11 +138,11 @@ class FusedEmbedding(nn.Module):
             The plan for all tables and for this rank.
         """
         size = self.num_rows * self.width * self.dtype.itemsize
-        return (
-            f"embedding tables: {self.num_rows:,} rows x {self.width} "
-            f"{str(self.dtype).removeprefix('torch.')} = {_human(size)}, "
-            f"{_human(size / self.world_size)} on each of {self.world_size} device(s)"
-        )
+        dtype = str(self.dtype).removeprefix("torch.")
+        plan = f"embedding tables: {self.num_rows:,} rows x {self.width} {dtype} = {_human(size)}"
+        if self.world_size == 1:
+            return plan
+        return f"{plan}, {_human(size / self.world_size)} on each of {self.world_size} devices"
 
     @torch.no_grad()
     def whole_weight(self) -> Tensor | None:

@@ -161,3 +161,16 @@ def test_closed_rows_are_context_where_the_division_has_none(tmp_path, make, cli
     assert (result["rank"], result["of"], len(result["rows"])) == (None, 0, 23)
     cli("report", tmp_path, "--out", tmp_path / "r.html")
     assert "Published neighbours" not in (tmp_path / "r.html").read_text()
+
+
+def test_a_run_that_counts_for_nothing_is_named(tmp_path, make, cli):
+    make.run(tmp_path / "a", number=1, seconds=600)
+    cut = make.run(tmp_path / "a", number=2, stop_reason="INTERRUPTED", status="aborted")
+    make.run(tmp_path / "b", number=3, seconds=500)
+    _, out, _ = cli("compare", tmp_path / "a", tmp_path / "b", "--markdown")
+    data = json.loads(cli("compare", tmp_path / "a", tmp_path / "b", "--json")[1])
+    (note,) = [line for line in data["notes"] if "left out" in line]
+    assert note.startswith(f"ssd: left out {cut.name}: interrupted by hand")
+    status, _, err = cli("compare", tmp_path / "a")
+    assert status == 2
+    assert f"left out {cut.name}" in err
