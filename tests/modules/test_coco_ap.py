@@ -1,6 +1,8 @@
 """COCO AP: equal to pycocotools, over ranks, and never a score made of an error."""
 
 import contextlib
+import copy
+import gc
 import io
 import time
 
@@ -102,6 +104,16 @@ def test_equals_pycocotools(case, kind, seed):
     theirs = pycocotools_ap(truth, detections, kind)
     assert list(ours.values()) == pytest.approx(theirs, abs=1e-6)
     assert ours["ap50"] > 0
+
+
+def test_leaves_the_records_and_the_garbage_collector_as_they_were():
+    truth, detections = scene(np.random.default_rng(0), **CASES["ordinary"])
+    before = copy.deepcopy((truth, detections))
+    coco_average_precision(truth, detections, kind="segm")
+    with pytest.raises(KeyError):
+        coco_average_precision(truth, [{"image_id": 1, "score": 0.5}], kind="segm")
+    assert (truth, detections) == before
+    assert gc.isenabled()
 
 
 def test_detects_nothing_scores_zero():
