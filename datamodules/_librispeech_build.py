@@ -88,6 +88,26 @@ def read_manifest(folder: Path, vocab_size: int) -> Manifest | None:
     return manifest if needed <= present else None
 
 
+def refuse_other_vocabulary(folder: Path, given: Path, vocab_size: int) -> None:
+    """Refuse a vocabulary whose labels are not those of a prepared folder.
+
+    Args:
+        folder: Prepared folder.
+        given: A SentencePiece model.
+        vocab_size: Pieces that it must have.
+
+    Raises:
+        FileNotFoundError: If it is missing.
+        ValueError: If it is no such model, or another one than the folder was prepared with.
+    """
+    Tokenizer(given, vocab_size)
+    if given.read_bytes() != (folder / TOKENIZER).read_bytes():
+        raise ValueError(
+            f"{folder} was prepared with another vocabulary than data.tokenizer_model {given}: "
+            "give another folder with --data.prepared_dir"
+        )
+
+
 def build(
     root: Path,
     out: Path,

@@ -80,13 +80,14 @@ def scan(folder: Path) -> tuple[dict[str, list[Utterance]], list[str]]:
     """
     found: dict[str, list[Utterance]] = {}
     problems: list[str] = []
+    seen: dict[str, Path] = {}
     for subset in SUBSETS:
         place = folder / subset
         if not place.is_dir():
             archive = f"{OBTAIN.split(',')[0]}/{subset}.tar.gz"
             problems.append(f"{place}: missing; extract {archive} ({SIZES[subset]}) in {folder}")
             continue
-        found[subset], lines = _scan_subset(place)
+        found[subset], lines = _scan_subset(place, seen)
         problems += lines
     return found, problems
 
@@ -109,12 +110,14 @@ def _has_subset(folder: Path) -> bool:
     return any((folder / subset).is_dir() for subset in SUBSETS)
 
 
-def _scan_subset(place: Path) -> tuple[list[Utterance], list[str]]:
-    """Utterances and problems of one subset."""
+def _scan_subset(place: Path, seen: dict[str, Path]) -> tuple[list[Utterance], list[str]]:
+    """Utterances and problems of one subset; notes its keys and transcripts in ``seen``."""
     recordings: dict[str, Path] = {}
     transcripts: list[Path] = []
-    for base, _, names in os.walk(place):
+    for base, _, names in os.walk(place, followlinks=True):
         for name in names:
+            if name.startswith("."):  # a copy by macOS has "._NAME" beside every file
+                continue
             if name.endswith(".flac"):
                 recordings[name[: -len(".flac")]] = Path(base, name)
             elif name.endswith(".trans.txt"):
@@ -127,22 +130,27 @@ def _scan_subset(place: Path) -> tuple[list[Utterance], list[str]]:
             f"{place}: {too_deep[0].relative_to(place)} is not SPEAKER/CHAPTER/*.trans.txt; the "
             f"archive was extracted one level too deep, move its folders into {place}"
         ]
-    utterances, strange, silent = _read_transcripts(sorted(transcripts), recordings)
-    spoken = {utterance.key for utterance in utterances}
-    mute = [f"{recordings[key]}: no transcript" for key in sorted(recordings.keys() - spoken)]
-    return utterances, [*shorten(strange), *shorten(silent), *shorten(mute)]
+    utterances, lines = _read_transcripts(sorted(transcripts), recordings, seen)
+    mute = [f"{recordings[key]}: no transcript" for key in sorted(recordings.keys() - seen.keys())]
+    return utterances, [*lines, *shorten(mute)]
 
 
 def _read_transcripts(
-    transcripts: list[Path], recordings: dict[str, Path]
-) -> tuple[list[Utterance], list[str], list[str]]:
-    """Utterances, lines with strange characters, and transcripts without a recording."""
-    utterances, strange, silent = [], [], []
+    transcripts: list[Path], recordings: dict[str, Path], seen: dict[str, Path]
+) -> tuple[list[Utterance], list[str]]:
+    """Utterances, and one line per transcript that cannot be used, a few of each kind."""
+    utterances: list[Utterance] = []
+    strange, silent = [], []
+    twice: dict[tuple[Path, Path], str] = {}
     for path in transcripts:
-        for line in path.read_text(encoding="utf-8").splitlines():
-            key, _, text = line.strip().partition(" ")
-            if not key:
+        # What is no UTF-8 turns up as a strange letter.
+        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+        for key, _, text in (line.strip().partition(" ") for line in lines if line.strip()):
+            if key in seen:
+                text = f"{path}: {key} has a transcript in {seen[key]} too; remove the copy"
+                twice.setdefault((path, seen[key]), text)
                 continue
+            seen[key] = path
             if not ALPHABET.fullmatch(text) or not text.strip():
                 letter = next((c for c in text if not ALPHABET.fullmatch(c)), None)
                 what = f"has {letter!r}, allowed are A-Z, ' and blank" if letter else "is empty"
@@ -151,4 +159,4 @@ def _read_transcripts(
                 silent.append(f"{path.parent / key}.flac: missing, though it has a transcript")
                 continue
             utterances.append(Utterance(key, recordings[key], text.lower().strip()))
-    return utterances, strange, silent
+    return utterances, [*shorten(strange), *shorten(silent), *shorten(twice.values())]

@@ -129,7 +129,10 @@ def checked_recording(path: Path) -> tuple[bytes, int]:
     """
     import soundfile
 
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:  # not to be taken for an error in writing the shard
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
     if not content:
         raise ValueError(f"{path}: empty file; extract its archive anew")
     try:

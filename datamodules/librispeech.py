@@ -282,6 +282,8 @@ class LibriSpeechDataModule(BenchmarkDataModule):
 
             build_once(self._source, write_corpus)
         manifest = builder.read_manifest(self._prepared, self.vocab_size)
+        if manifest is not None and self.tokenizer_model is not None:
+            builder.refuse_other_vocabulary(self._prepared, self.tokenizer_model, self.vocab_size)
         if manifest is None:
             manifest = builder.build(
                 self._source,

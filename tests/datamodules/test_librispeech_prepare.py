@@ -318,3 +318,57 @@ def test_manifest_counts_what_the_log_needs(root):
     }  # fmt: skip
     folder = root / f"finishline-rnnt-{VOCABULARY}"
     assert json.loads((folder / "manifest.json").read_text())["vocab_size"] == VOCABULARY
+
+
+def test_files_beside_the_archives_own_change_nothing(root):
+    wanted = scan(root)
+    for path in [*root.rglob("*.flac"), *root.rglob("*.trans.txt")]:
+        path.with_name(f"._{path.name}").write_bytes(
+            b"\x00\x05\x16\x07\xff"
+        )  # as macOS leaves them
+        path.with_name(".DS_Store").write_bytes(b"\xff")
+    assert scan(root) == wanted
+
+
+def test_linked_folders_and_a_byte_order_mark_are_read_through(root):
+    wanted, _ = scan(root)
+    speaker = next((root / "dev-clean").iterdir())
+    speaker.rename(root / "elsewhere")
+    speaker.symlink_to(root / "elsewhere")
+    for path in (root / "elsewhere").rglob("*.trans.txt"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert scan(root) == (wanted, [])
+
+
+@pytest.mark.parametrize("target", ["dev-clean/13/1 (copy)", "train-other-500/13/1"])
+def test_copied_chapter_is_refused_in_one_line(root, target):
+    shutil.copytree(root / "dev-clean/13/1", root / target)
+    [line] = scan(root)[1]
+    assert "/13-1.trans.txt: 13-1-0000 has a transcript in " in line
+    assert line.endswith(" too; remove the copy")
+
+
+def test_transcript_that_is_no_utf8_names_the_file(root):
+    path = root / "dev-clean/13/1/13-1.trans.txt"
+    path.write_bytes(path.read_bytes().replace(b" ", b" \xe9", 1))
+    [line] = problem(root).splitlines()
+    assert line.startswith(f"{path}: the transcript of 13-1-0000 has")
+
+
+def test_recording_that_cannot_be_read_is_not_called_a_full_disk(root):
+    path = first_flac(root)
+    path.unlink()
+    path.symlink_to("/nowhere.flac")
+    assert problem(root) == f"{path}: cannot be read (No such file or directory)"
+
+
+def test_another_vocabulary_than_the_prepared_one_is_refused(root, tmp_path):
+    data(root).prepare_data()
+    same = root / f"finishline-rnnt-{VOCABULARY}" / "tokenizer.model"
+    data(root, tokenizer_model=same).prepare_data()
+    other = tmp_path / "other.model"
+    other.write_bytes(
+        train_tokenizer(["on a note", "tea o'er near star"] * 9 + ["east none roast"], VOCABULARY)
+    )
+    assert "was prepared with another vocabulary" in problem(root, tokenizer_model=other)
+    assert "is not a file" in problem(root, tokenizer_model=tmp_path / "missing.model")
