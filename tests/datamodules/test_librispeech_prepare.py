@@ -15,7 +15,7 @@ from datamodules._librispeech_audio import Utterances
 from datamodules._librispeech_raw import find_data, scan
 from datamodules._librispeech_text import Tokenizer, train_tokenizer
 from datamodules.librispeech import LibriSpeechDataModule
-from tests.datamodules._tiny_librispeech import VOCABULARY, write_tiny
+from tests.datamodules._tiny_librispeech import VOCABULARY, WORDS, write_tiny
 
 
 @pytest.fixture
@@ -367,8 +367,8 @@ def test_another_vocabulary_than_the_prepared_one_is_refused(root, tmp_path):
     same = root / f"finishline-rnnt-{VOCABULARY}" / "tokenizer.model"
     data(root, tokenizer_model=same).prepare_data()
     other = tmp_path / "other.model"
-    other.write_bytes(
-        train_tokenizer(["on a note", "tea o'er near star"] * 9 + ["east none roast"], VOCABULARY)
-    )
+    words = np.random.default_rng(9).choice(WORDS, (36, 3))
+    texts = [" ".join(row).lower() for row in words]
+    other.write_bytes(train_tokenizer(texts, VOCABULARY))
     assert "was prepared with another vocabulary" in problem(root, tokenizer_model=other)
     assert "is not a file" in problem(root, tokenizer_model=tmp_path / "missing.model")
