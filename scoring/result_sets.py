@@ -19,6 +19,8 @@ from scoring.rounds import Round
 
 OWN_FOLDER = re.compile(r"\d{8}-\d{6}-seed\d+.*")
 LOG_SUFFIXES = frozenset({".txt", ".log", ".out"})
+# Entries of run.json that, with network and machine, make runs one result.
+CONFIGURATION = ("dataset", "target", "global_batch_size", "devices", "strategy", "precision")
 
 
 @dataclass
@@ -29,6 +31,8 @@ class Run:
     record: dict[str, Any] | None = None
     """The contents of ``run.json``; None for other people's logs."""
     record_problem: str | None = None
+    copy_of: str | None = None
+    """Name of the run that this one is a copy of; None if it is none."""
 
     @property
     def folder(self) -> Path:
@@ -50,6 +54,12 @@ class Run:
     @property
     def demo(self) -> bool:
         return bool(self.fact("demo"))
+
+    @property
+    def configuration(self) -> tuple[str, ...]:
+        """What has to be equal in runs that are averaged: network, machine, batch, target ..."""
+        system = self.fact("system") or {}
+        return (*(str(self.fact(f)) for f in CONFIGURATION), str(self.net), str(system))
 
     @property
     def net(self) -> str | None:
@@ -156,10 +166,15 @@ def find_result_sets(paths: Iterable[Path], rules: Round) -> list[ResultSet]:
             raise FileNotFoundError(f"{path} does not exist")
     paths = [_nameable(path) for path in paths]
     sets: dict[tuple[Any, ...], ResultSet] = {}
+    seen: set[Path] = set()
     for path in paths:
         for run in find_runs(path):
-            key, make = _place(run, rules)
-            sets.setdefault(key, make).runs.append(run)
+            # Paths may overlap, and links lead to one run in two ways: it is still one run.
+            place = run.folder.resolve() / run.log.path.name
+            if place not in seen:
+                key, make = _place(run, rules)
+                sets.setdefault(key, make).runs.append(run)
+            seen.add(place)
     if not sets:
         where = ", ".join(str(path) for path in paths)
         raise ValueError(
@@ -193,7 +208,14 @@ def find_runs(path: Path) -> Iterator[Run]:
         is_own = path.name in ("result.txt", "run.json") and (path.parent / "run.json").is_file()
         yield _own_run(path.parent) if is_own else Run(read_log(path))
         return
-    for folder, subfolders, names in os.walk(path):
+    visited: set[str] = set()
+    # A folder of links to chosen runs is read like the runs; a link to a parent ends at once.
+    for folder, subfolders, names in os.walk(path, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in visited:
+            subfolders.clear()
+            continue
+        visited.add(real)
         subfolders[:] = sorted(n for n in subfolders if not n.startswith("."))
         if "checkpoints" in subfolders and "run.json" in names:
             subfolders.remove("checkpoints")
@@ -238,11 +260,8 @@ def _place(run: Run, rules: Round) -> tuple[tuple[Any, ...], ResultSet]:
     folder = run.folder
     if run.is_own:
         benchmark = run.benchmark or folder.parent.name
-        system = run.fact("system") or {}
         # Runs of one configuration make one score, wherever their folders lie.
-        facts = ("dataset", "global_batch_size", "devices", "strategy", "precision")
-        configuration = (*(str(run.fact(f)) for f in facts), run.net, str(system))
-        key: tuple[Any, ...] = (benchmark, run.division, run.demo, configuration)
+        key: tuple[Any, ...] = (benchmark, run.division, run.demo, run.configuration)
         return key, ResultSet(benchmark, run.division, _own_name(run), "", folder.parent)
     if folder.name in rules.benchmarks:
         in_tree = folder.parent.parent.name == "results"
@@ -275,15 +294,14 @@ def _number_namesakes(sets: list[ResultSet]) -> None:
         if found.is_own and names.count(name) > 1:
             counts[name] = counts.get(name, 0) + 1
             found.system += f" #{counts[name]}"
-            facts = ("dataset", "global_batch_size", "devices", "strategy", "precision")
-            told = [f"{fact.replace('_', ' ')} {found.common(fact)}" for fact in facts]
-            found.configuration = ", ".join([f"net {found.runs[0].net}", *told])
+            found.configuration = configuration_words(found.runs[0])
 
 
 def _settle(found: ResultSet, rules: Round) -> None:
     """Fill in what only the whole set can tell."""
     found.runs.sort(key=lambda run: run.log.starts[0].time_ms if run.log.starts else float("inf"))
     if found.is_own:
+        _mark_copies(found.runs)
         return
     found.description = _description(found) if found.benchmark in rules.benchmarks else None
     # The description decides: some entries were moved to open with logs that still say closed.
@@ -291,6 +309,37 @@ def _settle(found: ResultSet, rules: Round) -> None:
     declared = str((found.description or {}).get("division", "")).strip().lower()
     declared = {"close": "closed"}.get(declared, declared)
     found.division = declared or (said[0] if said else None)
+
+
+def configuration_words(run: Run) -> str:
+    """Network, data, target, batch and devices of a run of ours in one line.
+
+    Args:
+        run: The run.
+
+    Returns:
+        Short text.
+    """
+    told = [f"net {run.net}"]
+    for name in CONFIGURATION:
+        value = run.fact(name)
+        if isinstance(value, dict):
+            value = " and ".join(f"{key} {figure}" for key, figure in value.items())
+        told.append(f"{name.replace('_', ' ')} {value}")
+    return ", ".join(told)
+
+
+def _mark_copies(runs: Iterable[Run]) -> None:
+    """Say which runs of ours lie there twice: a copied folder is no second run."""
+    seen: dict[tuple[Any, ...], str] = {}
+    for run in runs:
+        if run.fact("seed") is None or not run.log.starts:
+            continue
+        times = tuple(mark.time_ms for mark in (*run.log.starts, *run.log.stops))
+        began = run.log.init_start_ms
+        mark = (run.fact("seed"), run.fact("started_at"), began, times)
+        run.copy_of = seen.get(mark)
+        seen.setdefault(mark, run.name)
 
 
 def _description(found: ResultSet) -> dict[str, Any] | None:

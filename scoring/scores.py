@@ -183,6 +183,8 @@ def _outcome(
 
 def _left_out(run: Run) -> str | None:
     """Why a run of ours is no run result at all, or None."""
+    if run.copy_of:
+        return f"a copy of {run.copy_of}: the same seed and the same start"
     if run.fact("resumed") or run.fact("status") == "RESUMED":
         return "resumed run: its clock did not run through, so it is never a timed result"
     if run.is_own and not run.log.starts:

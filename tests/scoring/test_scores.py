@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -242,3 +243,36 @@ def test_system_and_benchmark_are_named_however_the_folder_is_given(published, m
     monkeypatch.chdir(box)
     (item,) = [score(found, RULES) for found in find_result_sets([Path("resnet")], RULES)]
     assert (item.benchmark, item.system, item.accelerators) == ("resnet", box.name, 8)
+
+
+def test_a_run_that_is_named_twice_linked_or_copied_counts_once(tmp_path, make):
+    runs = [make.run(tmp_path / "runs", number=n, seconds=600 + n) for n in range(1, 6)]
+    (item,) = scores_of(tmp_path, tmp_path / "runs", runs[0], runs[0] / "result.txt")
+    assert (item.runs_found, item.verdict) == (5, "valid")
+    shutil.copytree(runs[0], tmp_path / "runs" / "ssd" / "a copy")
+    (item,) = scores_of(tmp_path)
+    assert (item.runs_found, item.verdict) == (5, "valid")
+    (note,) = [run.notes[0] for run in item.runs if not run.counts]
+    assert note.startswith("a copy of ")
+
+
+def test_links_to_chosen_runs_are_followed_and_loops_end(tmp_path, make):
+    chosen = tmp_path / "chosen"
+    chosen.mkdir()
+    for number in range(1, 6):
+        folder = make.run(tmp_path / "runs", number=number)
+        (chosen / f"r{number}").symlink_to(folder, target_is_directory=True)
+    (chosen / "up").symlink_to(chosen, target_is_directory=True)
+    (item,) = scores_of(chosen)
+    assert (item.runs_found, item.verdict) == (5, "valid")
+
+
+def test_runs_to_another_target_are_another_result(tmp_path, make):
+    lines = make.ssd(submission_division="open")
+    for number in range(1, 6):
+        target = {"mAP": 0.23 if number < 3 else 0.1}
+        make.run(tmp_path, number=number, division="open", target=target, lines=lines)
+    low, high = sorted(scores_of(tmp_path), key=lambda item: -item.runs_found)
+    assert (low.runs_found, high.runs_found) == (3, 2)
+    assert "target mAP 0.1," in low.configuration
+    assert {low.verdict, high.verdict} == {"incomplete"}
