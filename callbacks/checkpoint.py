@@ -135,7 +135,7 @@ class Checkpoint(Callback):
             return
         if self._at_budget_end(trainer):
             self.save(trainer)
-        if self._time_to_check(trainer, pl_module, trainer.global_step):
+        elif self._time_to_check(trainer, pl_module, trainer.global_step):
             self._leave_if_signalled(trainer)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -163,13 +163,16 @@ class Checkpoint(Callback):
         self._before_evaluation = None
         mid_epoch = not trainer.fit_loop.epoch_loop._num_ready_batches_reached()
         if trainer.state.fn == "fit" and not trainer.sanity_checking and mid_epoch:
-            self._save_if_old(trainer)
-            if self._state.stop_reason is None:
-                self._leave_if_signalled(trainer)
+            self._save_and_leave_if_signalled(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._save_if_old(trainer)
-        if self._state.stop_reason is None:
+        self._save_and_leave_if_signalled(trainer)
+
+    def _save_and_leave_if_signalled(self, trainer: L.Trainer) -> None:
+        # At the end of the budget nothing is left to interrupt, nor to resume.
+        over = self._state.stop_reason is not None or self._at_budget_end(trainer)
+        self._save_if_old(trainer, over)
+        if not over:
             self._leave_if_signalled(trainer)
 
     @staticmethod
@@ -177,10 +180,9 @@ class Checkpoint(Callback):
         steps = STEPS_BETWEEN_CHECKS.get(pl_module.device.type, 16)
         return trainer.world_size == 1 or count % steps == 0
 
-    def _save_if_old(self, trainer: L.Trainer) -> None:
+    def _save_if_old(self, trainer: L.Trainer, over: bool) -> None:
         now = self._state.clock.now()
         old = self._last_saved is None or now - self._last_saved >= self.every_seconds
-        over = self._state.stop_reason is not None or self._at_budget_end(trainer)
         if trainer.strategy.broadcast(old or over):
             self.save(trainer)
 

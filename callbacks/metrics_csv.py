@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,14 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kw: Any) -> None:
-        """Keep nothing: the configuration is in ``config.yaml``."""
+        """Begin the file, so that a run without a row leaves one too.
+
+        Args:
+            params: Not kept: the configuration is in ``config.yaml``.
+            *args: Not used.
+            **kw: Not used.
+        """
+        self._write([])
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
@@ -73,8 +80,10 @@ class MetricsCSV(Logger):
     def save(self) -> None:
         """Write the rows that are not in the file yet."""
         pending = self._rows[self._written :]
-        if not pending:
-            return
+        if pending:
+            self._write(pending)
+
+    def _write(self, pending: Sequence[dict[str, Any]]) -> None:
         mode = "a" if self._written else "w"
         with (self._folder() / "metrics.csv").open(mode, newline="") as file:
             writer = csv.DictWriter(file, self._columns, restval="")

@@ -68,7 +68,7 @@ def fit(benchmark: Benchmark, args: list[str]) -> int:
             )
         except StopRun as stop:
             stopped = stop
-    return run.verdict(stopped)
+    return run.verdict(stopped or run.end_without_a_step())
 
 
 def validate(benchmark: Benchmark, args: list[str]) -> int:
@@ -212,6 +212,7 @@ class Run:
         settings: dict[str, Any] = {}
         if cli.config.trainer.enable_progress_bar in (None, True):
             ours.append(Progress(self.target, schedule))
+        self._ours = ours
         settings["callbacks"] = [*self._users("callbacks"), *ours]
         settings["logger"] = [MetricsCSV(state, folder), *self._users("logger")]
         return cli.build_trainer(**settings)
@@ -251,6 +252,19 @@ class Run:
                 f"# Run it again: python recipes/{self.benchmark.name}.py fit "
                 f"--config {path}\n{text}"
             )
+
+    def end_without_a_step(self) -> StopRun | None:
+        """End a run that Lightning left without any hook, as its checkpoint had no budget left.
+
+        Returns:
+            Why it ended; ``None`` for a run that has ended already.
+        """
+        if self.state.stop_reason is not None:
+            return None
+        for callback in self._ours:
+            callback.on_train_end(self.trainer, self.cli.model)
+        reason = "the budget was used up before; a greater --evaluation.limit trains on"
+        return StopRun(StopReason.BUDGET_EXHAUSTED, reason)
 
     def verdict(self, stopped: StopRun | None) -> int:
         """Print the last sentence of the run.

@@ -192,6 +192,34 @@ def test_run_that_misses_the_target_leaves_its_last_weights(schedule, steps, tmp
     assert len(second.losses) == 30 - steps
 
 
+@pytest.mark.parametrize(
+    ("schedule", "last"),
+    [
+        ({"every": 2, "limit": 2}, 12),
+        ({**STEPS, "limit": 36}, 18),
+        ({**STEPS, "limit": 42}, 21),
+        ({**STEPS, "limit": 46}, 23),
+    ],
+    ids=["epochs", "epoch end", "mid epoch", "mid epoch, not evaluated"],
+)
+def test_signal_at_the_end_of_the_budget_interrupts_nothing(schedule, last, tmp_path):
+    class Signalled(Noisy):
+        def training_step(self, batch, batch_idx):
+            if last == 23 == self.global_step + 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().training_step(batch, batch_idx)
+
+        def on_validation_epoch_end(self):
+            super().on_validation_epoch_end()
+            if self.global_step == last:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    module = Signalled()
+    state = fit(tmp_path, module, schedule)
+    assert len(module.losses) == last
+    assert state.stop_reason is StopReason.BUDGET_EXHAUSTED
+
+
 def test_random_states_survive_a_weights_only_file(tmp_path):
     np.random.seed(5)
     torch.manual_seed(5)

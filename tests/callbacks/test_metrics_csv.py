@@ -21,3 +21,14 @@ def test_rows_reach_the_file_within_a_second(tmp_path):
     rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
     assert [float(row["train/loss"]) for row in rows] == [1.0 / step for step in range(1, 9)]
     assert float(rows[-1]["seconds"]) == 3.2
+
+
+def test_run_that_logs_nothing_leaves_the_file_too(tmp_path):
+    logger = MetricsCSV(fake_state(FakeTime()), lambda: tmp_path)
+    logger.log_hyperparams({"model": 1})
+    logger.finalize("failed")
+    assert (tmp_path / "metrics.csv").read_text().strip() == "step,samples,seconds"
+    logger.log_metrics({"train/loss": 0.5}, 3)
+    logger.finalize("success")
+    rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
+    assert [(row["step"], row["train/loss"]) for row in rows] == [("3", "0.5")]

@@ -104,6 +104,16 @@ def test_short_run_leaves_every_file_and_says_why_it_ended(tmp_path, capsys):
     assert "target not reached" in last
     assert str(folder) in last
     assert all(line.startswith(":::MLLOG") for line in (folder / "result.txt").open())
+    # Nothing is left to train on: Lightning then calls no hook, but the run must still end.
+    again = ["--output_root", str(tmp_path / "again")]
+    status = run(BENCHMARK, ["fit", "--ckpt_path", str(folder / "checkpoints/last.ckpt"), *again])
+    assert status == 3
+    resumed = next((tmp_path / "again" / "unet3d").glob("*"))
+    facts = record(resumed)
+    assert (facts["status"], facts["stop_reason"]) == ("RESUMED", "BUDGET_EXHAUSTED")
+    assert (facts["epochs"], facts["samples"]) == (1, 14)
+    assert {"curve.png", "metrics.csv"} <= {path.name for path in resumed.iterdir()}
+    assert "--evaluation.limit trains on" in " ".join(capsys.readouterr().out.split())
 
 
 def test_reached_target_gives_status_0_and_a_log_that_passes_as_open(tmp_path, capsys):
