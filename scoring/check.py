@@ -138,7 +138,7 @@ def _closed_findings(log: RunLog, bench: BenchmarkRules) -> list[Finding]:
     findings = []
     if fault := schedule_fault(log, bench):
         findings.append(_finding("evaluation schedule", fault, "the round's schedule"))
-    passing = [e for e in log.evaluations if bench.reached(e.quality)]
+    passing = [e for e in log.evaluations if bench.reached(e.quality, log.global_batch_size)]
     if log.status == "success" and not passing:
         findings.append(_finding("target", "success without it", f"{dict(bench.target)} reached"))
     if log.status == "aborted" and passing:

@@ -26,6 +26,7 @@ from scoring.scores import CONVERGED, NOT_CONVERGED, score
 from scoring.tables import Table
 
 MANIFEST = "collect.json"
+LOCK = ".collect.lock"
 OUTPUT = "output.log"
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 30
@@ -63,6 +64,8 @@ class Slot:
     took: float | None = None
     failures: int = 0
     """Attempts of this collection that left no ended run."""
+    filled: Run | None = None
+    """The ended run once it was found: it never changes, and looking takes time from others."""
 
     def runs(self) -> list[Run]:
         """Every attempt that left a run folder."""
@@ -70,12 +73,13 @@ class Slot:
 
     def ended_run(self) -> Run | None:
         """The run that fills this slot: not interrupted, not resumed, ended."""
-        for run in self.runs():
+        for run in self.runs() if self.filled is None else ():
             if not run.is_own or run.fact("status") in ("running", None) or run.fact("resumed"):
                 continue
             if run.fact("stop_reason") != "INTERRUPTED":
-                return run
-        return None
+                self.filled = run
+                break
+        return self.filled
 
     def failure(self) -> str:
         """How the latest attempt failed, in words."""
@@ -103,6 +107,8 @@ class Collection:
     slots: list[Slot]
     parallel: int
     report: Callable[[Collection], None]
+    lock: Any
+    """Held as long as this collection is at work, so that no other fills the same slots."""
 
     def save(self) -> None:
         """Write the manifest, whole or not at all."""
@@ -229,17 +235,32 @@ def _open(args: argparse.Namespace, report: Callable[[Collection], None]) -> Col
         raise ValueError("--runs and --parallel must be at least 1")
     folder = args.output_root or Path("runs", f"collect-{args.recipe.stem}")
     folder = folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = _lock(folder)
     known: dict[str, Any] = {}
     if (folder / MANIFEST).is_file():
         known = json.loads((folder / MANIFEST).read_text())
         _refuse_other(known, args, folder)
-    folder.mkdir(parents=True, exist_ok=True)
     slots = [Slot(number, folder / f"{number:02d}") for number in range(1, args.runs + 1)]
     for slot, facts in zip(slots, known.get("slots", []), strict=False):
         slot.began, slot.took = facts["began"], facts["took"]
         slot.exit_code, slot.pid = facts["exit_code"], facts["pid"]
     recipe, arguments = args.recipe.resolve(), list(args.fit_arguments)
-    return Collection(folder, recipe, arguments, slots, args.parallel, report)
+    return Collection(folder, recipe, arguments, slots, args.parallel, report, lock)
+
+
+def _lock(folder: Path) -> Any:
+    """Hold the folder until this process ends or lets go of it."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(
+            f"another collect is at work in {folder}; wait for its end, or stop it first"
+        ) from None
+    return lock
 
 
 def _refuse_ours(arguments: Sequence[str]) -> None:
@@ -250,6 +271,8 @@ def _refuse_ours(arguments: Sequence[str]) -> None:
 
 
 def _refuse_other(known: dict[str, Any], args: argparse.Namespace, folder: Path) -> None:
+    if not _has_begun(known, folder):
+        return  # such as after a mistyped argument: there is nothing that could be mixed
     wanted = {"recipe": str(args.recipe.resolve()), "arguments": list(args.fit_arguments)}
     for key, value in wanted.items():
         if known.get(key) != value:
@@ -257,6 +280,15 @@ def _refuse_other(known: dict[str, Any], args: argparse.Namespace, folder: Path)
                 f"{folder} holds a collection with another {key} ({known.get(key)!r}); "
                 "give a new --output_root"
             )
+
+
+def _has_begun(known: dict[str, Any], folder: Path) -> bool:
+    """Whether any run of an earlier collection trained, or may be about to."""
+    alive = (
+        slot["pid"] is not None and _is_alive(slot["pid"], folder / f"{slot['number']:02d}")
+        for slot in known.get("slots", [])
+    )
+    return any(folder.glob("*/*/*/run.json")) or any(alive)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -282,6 +314,7 @@ def run(args: argparse.Namespace) -> int:
         return 130
     finally:
         signal.signal(signal.SIGTERM, previous)
+        collection.lock.release()
     return _finish(args, collection, stopped)
 
 

@@ -175,9 +175,9 @@ def _outcome(
     if (
         rules
         and found.division != "open"
-        and not any(rules.reached(e.quality) for e in log.evaluations)
+        and not any(rules.reached(e.quality, log.global_batch_size) for e in log.evaluations)
     ):
-        return BROKEN, ("run_stop says success, but no evaluation reached the target",)
+        return BROKEN, (_never_reached(run, rules),)
     return CONVERGED, _record_notes(run)
 
 
@@ -202,6 +202,14 @@ def _why_not(run: Run, rules: BenchmarkRules | None) -> str:
     reached = ", ".join(f"{name} {value:.4g}" for name, value in quality.items())
     text = f"ended with status {run.log.status or 'unknown'}"
     return text + (f" ({reason})" if reason else "") + (f" at {reached}" if reached else "")
+
+
+def _never_reached(run: Run, rules: BenchmarkRules) -> str:
+    text = "run_stop says success, but no evaluation reached the target"
+    values = [value for e in run.log.evaluations for value in e.quality.values()]
+    if rules.mode == "max" and rules.bound is not None and max(values, default=0) > rules.bound:
+        text += f"; {max(values):g} is above {rules.bound:g}: is the log in percent?"
+    return text
 
 
 def _record_notes(run: Run) -> tuple[str, ...]:

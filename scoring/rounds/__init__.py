@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,23 +34,35 @@ class BenchmarkRules:
     """The closed division's evaluation schedule; None where the round file does not state it."""
     rcp: bool
     """Whether reference convergence points exist."""
+    bound: float | None = None
+    """A value at or past it is no quality at all, such as 1.0 for a share; None for no bound."""
+    large_batch: int | None = None
+    """Global batch size from which ``large_batch_target`` holds; None where there is one target."""
+    large_batch_target: Mapping[str, float] = field(default_factory=dict)
 
-    def reached(self, quality: Mapping[str, float]) -> bool:
+    def reached(self, quality: Mapping[str, float], batch: int | None = None) -> bool:
         """Tell whether one evaluation meets the target, inclusively and without rounding.
 
         Args:
             quality: Metric name -> value. A scalar evaluation has one entry whose name is free.
+            batch: Global batch size of the run; a few targets depend on it.
 
         Returns:
-            True if every target metric holds; a missing or NaN value never does.
+            True if every target metric holds and none is past ``bound`` (a log in percent reaches
+            nothing); a missing or NaN value never holds.
         """
-        if len(self.target) == 1 and len(quality) == 1:
-            pairs = list(zip(quality.values(), self.target.values(), strict=True))
+        targets = self.target
+        if self.large_batch is not None and batch is not None and batch >= self.large_batch:
+            targets = self.large_batch_target
+        if len(targets) == 1 and len(quality) == 1:
+            pairs = list(zip(quality.values(), targets.values(), strict=True))
         else:
-            pairs = [(quality.get(name, math.nan), value) for name, value in self.target.items()]
+            pairs = [(quality.get(name, math.nan), value) for name, value in targets.items()]
         if self.mode == "max":
-            return all(value >= target for value, target in pairs)
-        return all(value <= target for value, target in pairs)
+            bound = math.inf if self.bound is None else self.bound
+            return all(target <= value < bound for value, target in pairs)
+        bound = -math.inf if self.bound is None else self.bound
+        return all(target >= value > bound for value, target in pairs)
 
 
 @dataclass(frozen=True)

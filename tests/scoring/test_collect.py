@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from scoring.collect import Slot
+
 # A recipe that keeps the command-line contract and nothing else: it writes a run folder and
 # ends. Its first argument after --output_root says how it behaves.
 RECIPE = """
@@ -219,3 +221,41 @@ def test_what_collect_sets_itself_is_refused(tmp_path, recipe, cli, argument):
     status, _, err = cli(*command)
     assert (status, err.count("\n"), out.exists()) == (2, 1, False)
     assert f"{argument.partition('=')[0]} is set by collect; " in err
+
+
+def test_a_corrected_argument_goes_on_in_the_same_folder(tmp_path, recipe, cli):
+    """Nothing ran under the wrong argument, so nothing could be mixed."""
+    out = tmp_path / "out"
+    assert collect(cli, recipe, out, "--", "--how", "no data")[0] == 1
+    assert collect(cli, recipe, out, "--", "--how", "good")[0] == 0
+    status, _, err = cli("collect", recipe, "--runs", 5, "--output_root", out)
+    assert status == 2
+    assert "another arguments" in err
+
+
+def test_two_collections_do_not_share_a_folder(tmp_path, recipe, cli):
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "scoring", "collect", str(recipe), "--runs", "1"]
+    command += ["--output_root", str(out), "--", "--pause", "5"]
+    first = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.time() + 20
+        while not folders(out) and time.time() < deadline:
+            time.sleep(0.05)
+        status, _, err = cli("collect", recipe, "--runs", 1, "--output_root", out, "--json")
+    finally:
+        first.wait(60)
+    assert status == 2
+    assert "another collect is at work" in err
+    assert len(folders(out)) == 1
+
+
+def test_an_ended_run_is_read_once(tmp_path, recipe, cli, monkeypatch):
+    """Whoever looks five times a second must not take time from the runs that are timed."""
+    out = tmp_path / "out"
+    collect(cli, recipe, out, runs=2)
+    slot = Slot(1, out / "01")
+    first = slot.ended_run()
+    monkeypatch.setattr("scoring.collect.find_runs", lambda root: pytest.fail("read again"))
+    assert slot.state == "ended"
+    assert slot.ended_run() is first

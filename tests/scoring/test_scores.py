@@ -276,3 +276,38 @@ def test_runs_to_another_target_are_another_result(tmp_path, make):
     assert (low.runs_found, high.runs_found) == (3, 2)
     assert "target mAP 0.1," in low.configuration
     assert {low.verdict, high.verdict} == {"incomplete"}
+
+
+def test_a_log_in_percent_reaches_nothing(tmp_path, make):
+    folder = tmp_path / "org/results/box/ssd"
+    for number in range(5):
+        lines = make.ssd(seed=number, evals=((40, 15.0), (50, 23.5)))
+        make.write(folder / f"result_{number}.txt", lines)
+    (item,) = scores_of(tmp_path)
+    assert (item.minutes, item.not_converged, item.verdict) == (None, 5, "invalid")
+    assert "23.5 is above 1: is the log in percent?" in item.runs[0].notes[0]
+    assert second_opinion(item, "1.0.0")["minutes"] is None
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "batch", "value", "reached"),
+    [
+        ("gnmt", 1024, 0.2401, True),
+        ("gnmt", 1024, 0.2399, False),
+        ("transformer", 1024, 0.2501, True),
+        ("bert", 8192, 0.7061, True),
+        ("bert", 4096, 0.7061, False),
+        ("bert", 4096, 0.7121, True),
+    ],
+)
+def test_targets_of_the_older_round_are_those_of_its_checker(benchmark, batch, value, reached):
+    """The rule file of training_0.7.0 is the reference: its own expression is evaluated."""
+    import mlperf_logging.compliance_checker as package
+    import yaml
+
+    path = Path(package.__file__).parent / "training_0.7.0" / f"closed_{benchmark}.yaml"
+    keys = [rule["KEY"] for rule in yaml.safe_load(path.read_text()) if "KEY" in rule]
+    (test,) = [key["ATLEAST_ONE_CHECK"] for key in keys if key["NAME"] == "eval_accuracy"]
+    assert eval(test, {"v": {"value": value}, "s": {"global_batch_size": batch}}) is reached
+    rules = load_round("v0.7").benchmarks[benchmark]
+    assert rules.reached({"value": value}, batch) is reached
