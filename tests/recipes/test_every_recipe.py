@@ -42,7 +42,7 @@ early = [path for when, path in opened if path.startswith(cache) and when < mome
 late = [path for when, path in opened if path.startswith(cache) and when > moments["run_start"]]
 print(json.dumps({"status": status, "early": early, "late": late}))
 """
-PROGRESS = re.compile(r"epoch \d+ .*\| |AUC is ")  # the latter: an alarm that three steps deserve
+PROGRESS = re.compile(r"epoch \d+ .*\| |AUC 0")  # the latter: an alarm that three steps deserve
 # What may be opened before the clock starts: counts that prepare wrote, and the weights that a
 # benchmark starts from. All else in the cache counts as data: annotations and labels too.
 NO_SAMPLES = re.compile(
