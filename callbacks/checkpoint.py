@@ -188,7 +188,8 @@ class Checkpoint(Callback):
 
     @staticmethod
     def _at_budget_end(trainer: L.Trainer) -> bool:
-        schedules = [c for c in trainer.callbacks if isinstance(c, EvaluationSchedule)]
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        schedules = [c for c in callbacks if isinstance(c, EvaluationSchedule)]
         ready = trainer.fit_loop.epoch_loop._num_ready_batches_reached()
         return any(c.used_up(trainer) and (c.counts_samples or ready) for c in schedules)
 
