@@ -16,11 +16,16 @@ from scoring.official import package_verdict, trains_by_samples
 from scoring.result_sets import ResultSet, find_result_sets
 from scoring.rounds import load_round
 from scoring.scores import Score, score
-from scoring.system_description import describe, load_overrides, unfilled
+from scoring.settings import read_config
+from scoring.system_description import describe, is_this_machine, load_overrides, unfilled
 
 IMPLEMENTATION = "finishline"
-CODE_SUFFIXES = frozenset({".py", ".yaml", ".toml", ".md", ".txt", ".json"})
 CODE_FOLDERS = ("recipes", "modules", "datamodules", "callbacks")
+# What installing the code needs beside it.
+CODE_FILES = ("pyproject.toml", "README.md", "LICENSE")
+# Settings that belong to one run or one machine: the scripts give them, or the default will do.
+NOT_PACKED = ("seed_everything", "output_root", "ckpt_path")
+DATA_NOT_PACKED = ("root", "prepared_dir")
 AVAILABILITY = {
     "cloud": "available in the cloud: others rent it today, its software is released",
     "onprem": "available on premise: others bought it, its software is released",
@@ -74,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
     )
     _write_tree(tree, scored, description, args)
     findings += _remarks(scored, description, args.availability)
+    findings += _about_code(scored, args.source or _checkout())
     by_samples = any(trains_by_samples(item) for _, item in scored)
     good, told = package_verdict(tree, args.round, by_samples=by_samples)
     # The checker leaves its scaling factor behind, and then warns of an unknown file.
@@ -123,8 +129,12 @@ def _remarks(
     scored: Sequence[tuple[ResultSet, Score]], description: dict[str, Any], availability: str
 ) -> list[Finding]:
     """What a person has to look at; only some of it is fatal."""
+    elsewhere = "" if is_this_machine(scored[0][0]) else " (the runs are of another machine)"
     findings = [
-        Finding(f"system field {name!r} is required and empty: set it with --system_json", True)
+        Finding(
+            f"system field {name!r} is required and empty: set it with --system_json{elsewhere}",
+            True,
+        )
         for name in unfilled(description)
     ]
     for found, item in scored:
@@ -148,6 +158,31 @@ def _remarks(
     if availability in ("cloud", "onprem") and unreleased:
         text = f"available systems run released software only: {', '.join(unreleased)}"
         findings.append(Finding(text, True))
+    return findings
+
+
+def _checkout() -> Path:
+    return Path(__file__).resolve().parents[1]
+
+
+def _about_code(scored: Sequence[tuple[ResultSet, Score]], source: Path) -> list[Finding]:
+    """Where the code that goes along is not what the runs ran."""
+    findings = []
+    here = _git(source, "rev-parse", "HEAD")
+    for found, item in scored:
+        head = f"{item.benchmark}: "
+        ran = sorted({str(r.fact("git_revision")) for r in found.runs if r.fact("git_revision")})
+        if here and any(not here.startswith(r.removesuffix("-dirty")) for r in ran):
+            text = f"the runs are of revision {', '.join(ran)}, the code included of {here[:12]}; "
+            findings.append(Finding(head + text + "check that one out or name it: --source", False))
+        if any(r.endswith("-dirty") for r in ran):
+            text = "the runs ran code with changes that no revision holds: commit, then run"
+            findings.append(Finding(head + text, False))
+        nets = sorted({str(run.fact("net")) for run in found.runs if run.fact("net")})
+        for net in (n for n in nets if not n.startswith(tuple(f"{f}." for f in CODE_FOLDERS))):
+            text = f"the network {net} is none of the code included: add it, or name its release"
+            findings.append(Finding(head + text, False))
+        findings += [Finding(f"{head}the runs differ in {s}", False) for s in item.settings]
     return findings
 
 
@@ -182,7 +217,7 @@ def _write_tree(
     (building / "systems").mkdir(parents=True)
     sheet = json.dumps(description, indent=4) + "\n"
     (building / "systems" / f"{args.system}.json").write_text(sheet)
-    source = args.source or Path(__file__).resolve().parents[1]
+    source = args.source or _checkout()
     for found, item in scored:
         _write_results(building / "results" / args.system / item.benchmark, found, item)
         home = building / "benchmarks" / item.benchmark
@@ -218,25 +253,22 @@ def _is_other_recipe(relative: Path, benchmark: str) -> bool:
 
 def _tracked(source: Path) -> list[Path]:
     """Code files of a checkout: those git knows, or all of them where there is no git."""
-    command = [
-        "git",
-        "-C",
-        str(source),
-        "ls-files",
-        "--",
-        *CODE_FOLDERS,
-        "pyproject.toml",
-        "LICENSE",
-    ]
-    try:
-        told = subprocess.run(command, capture_output=True, text=True, check=False)
-        names = [Path(line) for line in told.stdout.splitlines()] if told.returncode == 0 else []
-    except OSError:
-        names = []
+    told = _git(source, "ls-files", "--", *CODE_FOLDERS, *CODE_FILES)
+    names = [Path(line) for line in told.splitlines()]
     if not names:
         names = [p.relative_to(source) for n in CODE_FOLDERS for p in (source / n).rglob("*")]
-    fit = (n for n in names if n.suffix in CODE_SUFFIXES or n.name == "LICENSE")
-    return sorted(n for n in fit if (source / n).is_file() and "__pycache__" not in n.parts)
+        names += [Path(name) for name in CODE_FILES]
+    return sorted(n for n in names if (source / n).is_file() and "__pycache__" not in n.parts)
+
+
+def _git(source: Path, *arguments: str) -> str:
+    """What git says of a checkout; nothing where there is no git or no checkout."""
+    command = ["git", "-C", str(source), *arguments]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return told.stdout.strip() if told.returncode == 0 else ""
 
 
 def _write_instructions(folder: Path, found: ResultSet, item: Score, system: str) -> None:
@@ -253,9 +285,7 @@ def _write_instructions(folder: Path, found: ResultSet, item: Score, system: str
     revision = found.common("git_revision") or "unknown"
     versions = found.common("versions") or {}
     installs = "\n".join(f"- {name} {value}" for name, value in versions.items())
-    config = next((run.folder / "config.yaml" for run in found.runs if run.is_own), None)
-    if config is not None and config.is_file():
-        shutil.copyfile(config, folder / "config.yaml")
+    _write_config(folder, found)
     code = f"../implementations/{IMPLEMENTATION}"
     (folder / "README.md").write_text(
         f"# {item.benchmark} on {system}\n\nCode: `{code}`, revision {revision}.\n\n"
@@ -264,7 +294,6 @@ def _write_instructions(folder: Path, found: ResultSet, item: Score, system: str
     )
     recipe = f"python recipes/{item.benchmark}.py"
     head = f'#!/bin/bash\nset -eu\nhere="$(cd "$(dirname "$0")" && pwd)"\ncd "$here/{code}"\n'
-    # config.yaml holds its own run's seed; every run needs a fresh one.
     seed = "$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')"
     scripts = {
         "setup.sh": "pip install -e .\n",
@@ -275,6 +304,19 @@ def _write_instructions(folder: Path, found: ResultSet, item: Score, system: str
     for name, text in scripts.items():
         (folder / name).write_text(head + text)
         (folder / name).chmod(0o755)
+
+
+def _write_config(folder: Path, found: ResultSet) -> None:
+    """The settings of a run without its seed and without the paths of the machine it ran on."""
+    import yaml
+
+    config = next(filter(None, map(read_config, found.runs)), None)
+    if config is None:
+        return
+    kept = {key: value for key, value in config.items() if key not in NOT_PACKED}
+    if isinstance(kept.get("data"), dict):
+        kept["data"] = {k: v for k, v in kept["data"].items() if k not in DATA_NOT_PACKED}
+    (folder / "config.yaml").write_text(yaml.safe_dump(kept, sort_keys=False))
 
 
 def _tell(

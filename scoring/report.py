@@ -104,6 +104,9 @@ def _verdict(item: Score) -> str:
     if item.reasons:
         lines = "".join(f"<li>{html.escape(reason)}</li>" for reason in item.reasons)
         text += f"<ul>{lines}</ul>"
+    if item.settings:
+        lines = "; ".join(item.settings)
+        text += f'<p class="soft">The runs differ in {html.escape(lines)}</p>'
     return text
 
 

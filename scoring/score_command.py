@@ -105,6 +105,7 @@ def remarks(item: Score) -> list[str]:
     """
     lines = [item.configuration] if item.configuration else []
     lines += item.reasons
+    lines += [f"the runs differ in {setting}" for setting in item.settings]
     for flavour in FLAVOURS:
         verdict = item.rcp.get(flavour.name)
         if verdict is not None:

@@ -10,6 +10,7 @@ from scoring.convergence import FLAVOURS, Verdict, rcp_test
 from scoring.olympic import bootstrap_interval, olympic, standard_deviation
 from scoring.result_sets import ResultSet, Run
 from scoring.rounds import BenchmarkRules, Round
+from scoring.settings import differing_settings
 
 CONVERGED = "converged"
 NOT_CONVERGED = "not converged"
@@ -82,6 +83,8 @@ class Score:
     """Geometric mean of the final quality per metric, as the open division reports it."""
     rcp: dict[str, Verdict]
     """Convergence test, ``then`` and ``now``; empty where it does not apply."""
+    settings: tuple[str, ...] = ()
+    """Settings in which the runs that count differ: not one configuration, strictly."""
     runs: tuple[JudgedRun, ...] = field(default=())
 
     @property
@@ -325,6 +328,9 @@ def score(found: ResultSet, rules: Round) -> Score:
         mean_progress=progress.mean if progress else None,
         quality_mean=_quality_mean(counted),
         rcp=rcp,
+        settings=differing_settings(
+            [run for run, judged in zip(found.runs, runs, strict=True) if judged.counts]
+        ),
         runs=runs,
     )
 

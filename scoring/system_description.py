@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from scoring.result_sets import ResultSet
+from scoring.settings import num_nodes
 
 # Every field the official checker wants present; a star marks those that need a meaningful value.
 FIELDS = [
@@ -90,7 +91,7 @@ def describe(
         "division": division,
         "status": availability,
         "system_name": system,
-        **_host(),
+        **(_host() if is_this_machine(found) else {}),
         **_recorded(found),
         **overrides,
     }
@@ -108,9 +109,25 @@ def unfilled(description: Mapping[str, Any]) -> list[str]:
     Returns:
         Field names, in the order of the rules.
     """
+    # The rules want one of the two counts.
+    needless = {"host_processor_core_count"} if description.get("host_processor_vcpu_count") else {}
     cpu_only = str(description.get("accelerators_per_node")) == "0"
     needed = [n for n in REQUIRED if not (cpu_only and n in ACCELERATOR_ONLY)]
-    return [name for name in needed if not description.get(name)]
+    return [name for name in needed if not description.get(name) and name not in needless]
+
+
+def is_this_machine(found: ResultSet) -> bool:
+    """Tell whether runs may have been made here, as far as processor and cores can say.
+
+    Args:
+        found: The runs.
+
+    Returns:
+        False only if their records name another processor or another number of cores.
+    """
+    system = found.common("system") or {}
+    here = {"cpu": _cpu().get("model"), "cpu_cores": os.cpu_count()}
+    return all(system.get(key) in (None, value) for key, value in here.items())
 
 
 def load_overrides(path: Path | None) -> dict[str, Any]:
@@ -142,14 +159,17 @@ def _recorded(found: ResultSet) -> dict[str, Any]:
     versions = found.common("versions") or {}
     devices = found.common("devices")
     accelerator = system.get("accelerator")
-    facts: dict[str, Any] = {"number_of_nodes": "1"}
+    nodes = max((num_nodes(run) for run in found.runs), default=1)
+    facts: dict[str, Any] = {"number_of_nodes": str(nodes)}
+    if system.get("cpu_cores"):
+        facts["host_processor_vcpu_count"] = str(system["cpu_cores"])
     if system.get("cpu"):
         facts["host_processor_model_name"] = system["cpu"]
     if system.get("memory_gib"):
         facts["host_memory_capacity"] = f"{system['memory_gib']} GiB"
     if system.get("os"):
         facts["operating_system"] = system["os"]
-    facts["accelerators_per_node"] = str(devices) if accelerator and devices else "0"
+    facts["accelerators_per_node"] = str(devices // nodes) if accelerator and devices else "0"
     facts["accelerator_model_name"] = accelerator or "N/A"
     if system.get("accelerator_memory_gib"):
         facts["accelerator_memory_capacity"] = f"{system['accelerator_memory_gib']} GiB"

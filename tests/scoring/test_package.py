@@ -1,13 +1,23 @@
 """Package: the tree, the fields, and the official checkers' verdict on it."""
 
 import json
+import tomllib
+from pathlib import Path
 
 import pytest
+import yaml
 
-from scoring.system_description import FIELDS, unfilled
+from scoring.package import _tracked
+from scoring.result_sets import find_result_sets
+from scoring.rounds import load_round
+from scoring.system_description import FIELDS, describe, unfilled
+
+ROOT = Path(__file__).parents[2]
 
 SHEET = {
     "accelerator_memory_configuration": "HBM2",
+    "host_processors_per_node": "2",
+    "host_processor_core_count": "64",
     "host_storage_type": "NVMe SSD",
     "host_storage_capacity": "1 TB",
 }
@@ -143,5 +153,61 @@ def test_unfit_names_full_folders_and_unknown_fields_are_wrong_use(tmp_path, fiv
 def test_required_fields_that_are_empty_are_listed():
     description = {name.removesuffix("*"): "x" for name in FIELDS}
     assert unfilled(description) == []
-    description |= {"framework": "", "cooling": ""}
+    description |= {"framework": "", "cooling": "", "host_processor_core_count": ""}
     assert unfilled(description) == ["framework"]
+
+
+def described(folder):
+    (found,) = find_result_sets([folder], load_round("v1.0"))
+    names = {"org": "org", "system": "box", "division": "closed", "availability": "cloud"}
+    return describe(found, **names, overrides={})
+
+
+def test_another_machines_runs_are_not_described_by_this_one(tmp_path, make):
+    system = {"cpu": "Another CPU", "cpu_cores": 96, "memory_gib": 2000.0, "os": "Linux",
+              "accelerator": "NVIDIA A100", "accelerator_memory_gib": 80.0}  # fmt: skip
+    for number in (1, 2):
+        folder = make.run(tmp_path, number=number, devices=16, system=system)
+        (folder / "config.yaml").write_text("trainer:\n  num_nodes: 2\n")
+    sheet = described(tmp_path)
+    assert (sheet["number_of_nodes"], sheet["accelerators_per_node"]) == ("2", "8")
+    assert (sheet["host_processor_vcpu_count"], sheet["host_processor_core_count"]) == ("96", "")
+    assert (sheet["host_storage_capacity"], sheet["accelerator_memory_configuration"]) == ("", "")
+    missing = unfilled(sheet)
+    assert "host_storage_capacity" in missing
+    assert "host_processor_core_count" not in missing  # the rules want one of the two counts
+
+
+def test_the_code_can_be_installed_and_holds_every_file_that_it_reads():
+    """By what git tracks: pyproject's own files, and Mini Go's checkpoints, which have no suffix
+    of a text."""
+    names = {str(name) for name in _tracked(ROOT)}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert {"pyproject.toml", project["readme"], *project["license-files"]} <= names
+    assert "datamodules/data/minigo/target.index" in names
+
+
+def test_packed_settings_hold_no_path_and_no_seed(tmp_path, five, source, cli):
+    config = {"seed_everything": 3, "output_root": "/a", "model": {"learning_rate": 0.5},
+              "data": {"root": "/b", "prepared_dir": "/c", "batch_size": 4}}  # fmt: skip
+    for folder in five.glob("ssd/*"):
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    package(cli, tmp_path, five, source)
+    (packed,) = (tmp_path / "out").glob("org/benchmarks/ssd/box/config.yaml")
+    expected = {"model": {"learning_rate": 0.5}, "data": {"batch_size": 4}}
+    assert yaml.safe_load(packed.read_text()) == expected
+
+
+def test_code_that_the_runs_did_not_run_is_told(tmp_path, make, cli):
+    for number in range(1, 6):
+        folder = make.run(tmp_path / "runs", number=number, net="lab.Net", division="open",
+                          git_revision="0123456-dirty")  # fmt: skip
+        rate = 0.1 if number < 3 else 0.4
+        (folder / "config.yaml").write_text(f"seed_everything: 1\nmodel:\n  rate: {rate}\n")
+    _, told, _ = package(cli, tmp_path, tmp_path / "runs", ROOT)
+    texts = " ".join(finding["text"] for finding in told["findings"])
+    if (ROOT / ".git").exists():
+        assert "the runs are of revision 0123456-dirty, the code included of" in texts
+    assert "no revision holds" in texts
+    assert "the network lab.Net is none of the code included" in texts
+    assert "the runs differ in model.rate: 0.1 in 2, 0.4 in 3" in texts

@@ -311,3 +311,17 @@ def test_targets_of_the_older_round_are_those_of_its_checker(benchmark, batch, v
     assert eval(test, {"v": {"value": value}, "s": {"global_batch_size": batch}}) is reached
     rules = load_round("v0.7").benchmarks[benchmark]
     assert rules.reached({"value": value}, batch) is reached
+
+
+def test_other_settings_are_named_and_another_seed_or_place_is_not(tmp_path, make, cli):
+    for number in range(1, 6):
+        folder = make.run(tmp_path, number=number)
+        text = f"# here\nseed_everything: {number}\noutput_root: /{number}\n"
+        text += f"data:\n  num_workers: {number}\nmodel:\n  learning_rate: 0.1\n"
+        (folder / "config.yaml").write_text(text)
+    (item,) = scores_of(tmp_path)
+    assert item.settings == ()
+    (folder / "config.yaml").write_text(text.replace("0.1", "0.4"))
+    (item,) = scores_of(tmp_path)
+    assert item.settings == ("model.learning_rate: 0.1 in 4, 0.4 in 1",)
+    assert "the runs differ in model.learning_rate" in cli("score", tmp_path)[1]

@@ -1,0 +1,101 @@
+"""The settings of our own runs, from their ``config.yaml``: where runs of one result differ."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from scoring.result_sets import Run
+
+CONFIG = "config.yaml"
+# What runs of one result may differ in: their seed, where things lie, and what only a person sees.
+FREE = (
+    "seed_everything",
+    "output_root",
+    "ckpt_path",
+    "checkpoint",
+    "trainer.logger",
+    "trainer.log_every_n_steps",
+    "data.root",
+    "data.prepared_dir",
+    "data.num_workers",
+    "data.prepare_processes",
+)
+
+
+def read_config(run: Run) -> dict[str, Any]:
+    """Read the configuration of one run.
+
+    Args:
+        run: Any run.
+
+    Returns:
+        The contents of its ``config.yaml``; empty if it has none that can be read.
+    """
+    import yaml
+
+    try:
+        config = yaml.safe_load((run.folder / CONFIG).read_text()) if run.is_own else None
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def num_nodes(run: Run) -> int:
+    """Machines that one run trained on, as its configuration says.
+
+    Args:
+        run: Any run.
+
+    Returns:
+        1 where it does not say.
+    """
+    nodes = (read_config(run).get("trainer") or {}).get("num_nodes")
+    return nodes if isinstance(nodes, int) and nodes > 0 else 1
+
+
+def differing_settings(runs: Sequence[Run]) -> tuple[str, ...]:
+    """Name the settings in which runs of one result differ, beyond what they may.
+
+    Args:
+        runs: The runs that count.
+
+    Returns:
+        Such as ``model.learning_rate: 0.1 in 2, 0.4 in 3``; empty if all are equal.
+    """
+    # Parsing takes far longer than reading, and mostly there is no difference.
+    if len({_essence(run) for run in runs} - {None}) < 2:
+        return ()
+    flat = [dict(_flatten(config)) for config in map(read_config, runs) if config]
+    lines = []
+    for name in sorted({name for settings in flat for name in settings}):
+        if name.startswith(FREE):
+            continue
+        counts = Counter(str(settings.get(name)) for settings in flat)
+        if len(counts) > 1:
+            lines.append(f"{name}: " + ", ".join(f"{v} in {n}" for v, n in sorted(counts.items())))
+    return tuple(lines)
+
+
+def _essence(run: Run) -> str | None:
+    """A configuration's text without the lines that differ from run to run."""
+    try:
+        text = (run.folder / CONFIG).read_text() if run.is_own else None
+    except (OSError, ValueError):
+        return None
+    if text is None:
+        return None
+    return "\n".join(
+        line
+        for line in text.splitlines()
+        if not line.startswith(("#", "seed_everything:", "output_root:"))
+    )
+
+
+def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
