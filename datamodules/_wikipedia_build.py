@@ -93,15 +93,66 @@ def read_manifest(folder: Path, source_names: list[str]) -> dict[str, Any] | Non
         source_names: Names of the shards wanted.
 
     Returns:
-        The manifest, or None where something is still to be prepared.
+        The manifest, or None where something is still to be prepared or it is damaged.
     """
     path = folder / MANIFEST
     if not path.is_file():
         return None
-    manifest: dict[str, Any] = json.loads(path.read_text())
-    shards = manifest["shards"]
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text())
+        shards, known = manifest["shards"], manifest["format"] == FORMAT
+    except (ValueError, KeyError, TypeError):
+        return None
     ready = all(name in shards and shard_path(folder, name).is_file() for name in source_names)
-    return manifest if ready and manifest["format"] == FORMAT else None
+    return manifest if ready and known else None
+
+
+def refuse_others(source: Source, out: Path, shards: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse prepared shards that other settings, another vocabulary or other text made.
+
+    Args:
+        source: Text and settings of this run; no text is read.
+        out: Prepared folder.
+        shards: Facts by shard name; those that the source does not name are left alone.
+
+    Raises:
+        ValueError: Names the first shard that does not fit.
+    """
+    fingerprint = source.fingerprint()
+    for name in [name for name in source.files() if name in shards]:
+        path, facts = shard_path(out, name), shards[name]
+        if facts["fingerprint"] != fingerprint:
+            raise ValueError(
+                f"{path} was prepared with other settings or another vocabulary: give another "
+                "folder with --data.prepared_dir"
+            )
+        wanted = source.checksums.get(facts["file"], facts["md5"])
+        if facts["md5"] != wanted:
+            raise ValueError(
+                f"{path} was prepared from another text (MD5 {facts['md5']}, but the published "
+                f"{facts['file']} has {wanted}): delete it and run prepare again, or accept it "
+                "with --data.published_text false (open division)"
+            )
+
+
+def check_vocabulary(source: Source) -> None:
+    """Refuse a vocabulary of another size, or that is not the published one where it must be.
+
+    Args:
+        source: Text and settings.
+
+    Raises:
+        FileNotFoundError: If it is missing.
+        ValueError: What differs.
+    """
+    path = source.vocab_path
+    Vocabulary.read(path, source.vocab_size)
+    md5 = hashlib.md5(path.read_bytes()).hexdigest()
+    if md5 != source.checksums.get("vocab.txt", md5):
+        raise ValueError(
+            f"{path}: MD5 {md5}, but the published file has {source.checksums['vocab.txt']}; fetch "
+            "it again (or accept another one with --data.published_text false, open division)"
+        )
 
 
 def shard_path(folder: Path, name: str) -> Path:
@@ -134,19 +185,15 @@ def build(
     Raises:
         ValueError: One line per problem; finished shards are kept.
     """
-    Vocabulary.read(source.vocab_path, source.vocab_size)
     check_evaluation(source)
+    check_vocabulary(source)
     fingerprint = source.fingerprint()
     out.mkdir(parents=True, exist_ok=True)
     files, done = source.files(), {}
     for name in files:
         if (path := shard_path(out, name)).is_file():
             done[name] = read_facts(path)
-            if done[name]["fingerprint"] != fingerprint:
-                raise ValueError(
-                    f"{path} was prepared with other settings or another vocabulary: give another "
-                    "folder with --data.prepared_dir"
-                )
+    refuse_others(source, out, done)
     todo = [name for name in files if name not in done]
     small = sum(files[name].stat().st_size for name in todo) < SERIAL_BYTES
     workers = 1 if small else processes or processes_for(len(todo), WORKER_BYTES)

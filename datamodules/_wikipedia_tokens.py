@@ -57,8 +57,13 @@ class Vocabulary:
             The vocabulary.
 
         Raises:
+            FileNotFoundError: If it is missing.
             ValueError: If it has another size, is not UTF-8 or lacks a special token.
         """
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path}: missing; see 'Data' in docs/bert.md for where to get it"
+            )
         try:
             text = path.read_bytes().decode()
         except UnicodeDecodeError as error:

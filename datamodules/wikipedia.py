@@ -311,27 +311,34 @@ class WikipediaDataModule(BenchmarkDataModule):
             build_once(self._source, write_text)
         folder = text_folder(self._source)
         names = [*self._train_names, builder.EVALUATION]
+        source = self._text_source(folder)
         manifest = builder.read_manifest(self._prepared, names)
         if manifest is None:
-            published = self.published_text and not self.demo
-            source = builder.Source(
-                vocab_path=self._vocab_path,
-                vocab_size=self.vocab_size,
-                train=find_parts(folder, self.num_parts),
-                evaluation=folder / "eval.txt",
-                evaluation_md5s=folder / "eval.md5",
-                num_eval_samples=self.num_eval_samples,
-                recipe=self.recipe,
-                checksums=builder.reference_checksums(folder) if published else {},
-            )
             manifest = builder.build(
                 source,
                 self._prepared,
                 processes=self.prepare_processes,
                 show_progress=show_progress,
             )
+        else:
+            builder.check_vocabulary(source)
+            builder.refuse_others(source, self._prepared, manifest["shards"])
         self._manifest = manifest
         return manifest
+
+    def _text_source(self, folder: Path) -> builder.Source:
+        """The text files of this run and how samples are made of them."""
+        published = self.published_text and not self.demo
+        return builder.Source(
+            vocab_path=self._vocab_path,
+            vocab_size=self.vocab_size,
+            train=find_parts(folder, self.num_parts),
+            evaluation=folder / "eval.txt",
+            evaluation_md5s=folder / "eval.md5",
+            num_eval_samples=self.num_eval_samples,
+            recipe=self.recipe,
+            checksums=builder.reference_checksums(folder) if published else {},
+        )
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -399,7 +399,9 @@ def describe_predictions(
         lines += ["", f"sample {sample}", " ".join(seen[first:end]).replace(" ##", "")]
         for place, label, said in zip(index, labels, predicted_M.tolist(), strict=True):
             if first <= place < end:
-                word, answer = vocabulary[label], vocabulary[said]
+                word = vocabulary[label]
+                # A foreign net may know more words than the data has.
+                answer = vocabulary[said] if said < len(vocabulary) else f"[word {said}]"
                 verdict = "right" if said == label else f"wrong, it was {word}"
                 lines.append(f"  {place - first:4d}  {seen[place]:14} -> {answer:14} {verdict}")
     return "\n".join(lines) + "\n"

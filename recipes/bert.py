@@ -41,7 +41,9 @@ BENCHMARK = Benchmark(
     mode="max",
     runs=10,
     dropped=1,
-    evaluation={"every": 150_000, "unit": "samples", "round_to": "step"},
+    # The longest schedule of all reference convergence points, 500 steps of 12,288: past its end
+    # the learning rate is 0 and nothing can change any more.
+    evaluation={"every": 150_000, "limit": 6_144_000, "unit": "samples", "round_to": "step"},
     evaluation_every=evaluation_interval,
     closed=(
         Rule("data.max_seq_length", "max_sequence_length is fixed at 512"),
@@ -53,6 +55,7 @@ BENCHMARK = Benchmark(
         Rule("data.num_eval_samples", "eval_samples is fixed at 10,000"),
         Rule("data.vocab_size", "the vocabulary is the reference's"),
         Rule("data.published_text", "the text is the published one"),
+        Rule("evaluation.limit", "any", allows=lambda limit: True),  # when a run gives up is free
         Rule("model.from_scratch", "training starts from the given checkpoint"),
         Rule("model.checkpoint", "training starts from the given checkpoint"),
         Rule("model.max_grad_norm", "the gradient clipping norm is fixed at 1.0"),

@@ -4,6 +4,7 @@ import hashlib
 import os
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -342,3 +343,47 @@ def test_demo_is_far_above_the_target_for_who_knows_the_language_and_far_below_b
             common.update([*stem, *["##n"] * (3 * plural), "."])
     assert right / total > 0.9
     assert common.most_common(1)[0][1] / total < 0.25
+
+
+def test_other_text_or_settings_are_refused_also_once_they_are_prepared(root):
+    files = [*(root / "results4").iterdir(), root / "vocab.txt"]
+    published = {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in files}
+    data = module(root)
+    data.prepare_data()
+    source = replace(data._text_source(root / "results4"), checksums=published)
+    shards = data._manifest["shards"]
+    builder.refuse_others(source, data._prepared, shards)
+    name = data._train_names[0]
+    changed = {**shards, name: {**shards[name], "md5": "0" * 32}}
+    with pytest.raises(ValueError, match=rf"{name}.safetensors was prepared from another text"):
+        builder.refuse_others(source, data._prepared, changed)
+    with pytest.raises(ValueError, match="vocab.txt: MD5 .* the published file has 64800d5d"):
+        module(root, published_text=True).prepare_data()
+    with pytest.raises(ValueError, match="was prepared with other settings"):
+        module(root, max_seq_length=32, prepared_dir=data._prepared).prepare_data()
+
+
+def test_another_vocabulary_of_the_same_size_is_not_the_published_one(root):
+    source = module(root)._text_source(root / "results4")
+    texts = [root / "results4" / name for name in ("eval.txt", "eval.md5")]
+    md5s = {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in texts}
+    wrong = replace(source, checksums={**md5s, "vocab.txt": "1" * 32})
+    with pytest.raises(ValueError, match="vocab.txt: MD5 .* the published file has 1111"):
+        builder.build(wrong, root / "out")
+
+
+def test_missing_vocabulary_says_where_to_get_it(root):
+    (root / "vocab.txt").unlink()
+    with pytest.raises(FileNotFoundError, match="vocab.txt: missing; see 'Data' in docs/bert.md"):
+        module(root).prepare_data()
+
+
+@pytest.mark.parametrize("content", ["", '{"format": 1, "sha', "[]", '{"format": 1}'])
+def test_damaged_manifest_is_made_anew_from_the_shards(root, content):
+    data = module(root)
+    data.prepare_data()
+    manifest = data._prepared / "manifest.json"
+    before = manifest.read_bytes()
+    manifest.write_text(content)
+    module(root).prepare_data()
+    assert manifest.read_bytes() == before

@@ -225,3 +225,15 @@ def test_predictions_show_words_and_verdicts():
     assert "the [MASK] sats" in text
     assert "[MASK]         -> cat            right" in text
     assert "-> sat            wrong, it was the" in text
+
+
+def test_predictions_of_a_net_with_more_words_than_the_data_are_shown_by_number():
+    words = ["[MASK]", "cat"]
+    batch = {
+        "input_ids": torch.tensor([1, 0]),
+        "cu_seqlens": torch.tensor([0, 2]),
+        "masked_index": torch.tensor([1]),
+        "masked_labels": torch.tensor([1]),
+    }
+    text = describe_predictions(batch, torch.tensor([50_000]), words, 5)
+    assert "-> [word 50000]   wrong, it was cat" in text
