@@ -114,8 +114,10 @@ def _figures(item: Score) -> str:
     """The figures of ``score --json``; each element carries its exact value."""
     low, high = item.interval
     unit = item.progress_unit.replace("epochs_from_one", "epochs + 1")
+    shown = item.provisional_minutes if item.minutes is None else item.minutes
+    minutes = f"{number(shown)} {item.provisional}".rstrip()
     figures: list[tuple[str, str, str, Any]] = [
-        ("Score, minutes", "minutes", number(item.minutes), item.minutes),
+        ("Score, minutes", "minutes", minutes, item.minutes),
         ("95 % interval", "interval", interval(low, high), f"{low} {high}"),
         ("Standard deviation", "spread", number(item.spread), item.spread),
         ("Fastest run", "fastest", number(item.fastest), item.fastest),

@@ -294,7 +294,8 @@ def _number_namesakes(sets: list[ResultSet]) -> None:
         if found.is_own and names.count(name) > 1:
             counts[name] = counts.get(name, 0) + 1
             found.system += f" #{counts[name]}"
-            found.configuration = configuration_words(found.runs[0])
+            first = found.runs[0]
+            found.configuration = f"net {first.net}, {configuration_words(first)}"
 
 
 def _settle(found: ResultSet, rules: Round) -> None:
@@ -312,7 +313,7 @@ def _settle(found: ResultSet, rules: Round) -> None:
 
 
 def configuration_words(run: Run) -> str:
-    """Network, data, target, batch and devices of a run of ours in one line.
+    """Data, target, batch and devices of a run of ours in one line.
 
     Args:
         run: The run.
@@ -320,7 +321,7 @@ def configuration_words(run: Run) -> str:
     Returns:
         Short text.
     """
-    told = [f"net {run.net}"]
+    told = []
     for name in CONFIGURATION:
         value = run.fact(name)
         if isinstance(value, dict):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from scoring.result_sets import ResultSet, Run
+from scoring.result_sets import ResultSet, Run, configuration_words
 from scoring.rounds import load_round
 from scoring.scores import CONVERGED, LEFT_OUT, Score, finite
 from scoring.tables import Table, number
@@ -20,6 +20,10 @@ class NetRow:
 
     net: str
     """Dotted path and arguments."""
+    configuration: str
+    """Data, target, batch and devices of its runs."""
+    hardware: str
+    """Processor or accelerator, and how many devices."""
     reference: bool
     """Whether its class is the benchmark's reference network."""
     runs: int
@@ -35,10 +39,14 @@ class NetRow:
 
 @dataclass(frozen=True)
 class Scoreboard:
-    """All networks of one benchmark on the same data, fastest first."""
+    """All networks of one benchmark on the same data and to the same target, fastest first.
+
+    A network has a row for each batch size and each machine that it ran with.
+    """
 
     benchmark: str
     demo: bool
+    target: dict[str, float]
     rows: tuple[NetRow, ...]
 
     def as_json(self) -> dict[str, Any]:
@@ -62,6 +70,9 @@ class Scoreboard:
         columns = ["net", "target reached", "seconds to target", *(f"best {m}" for m in metrics)]
         columns += ["params", "FLOPs per sample", "samples/s"]
         title = f"{self.benchmark}: networks ({'demo' if self.demo else 'real'} data)"
+        rules = load_round().benchmarks.get(self.benchmark)
+        if rules and sorted(self.target.values()) != sorted(rules.target.values()):
+            title += ", target " + " and ".join(f"{k} {v}" for k, v in self.target.items())
         table = Table(title, columns, numeric=frozenset(columns[1:]))
         for name, row in zip(self.names, self.rows, strict=True):
             quality = [row.best_quality.get(metric) for metric in metrics]
@@ -72,11 +83,15 @@ class Scoreboard:
 
     def notes(self) -> list[str]:
         """What each short name stands for, and its time beside the reference's."""
-        references = [row for row in self.rows if row.reference]
-        base = references[0] if len(references) == 1 else None
+        nets = [row.net for row in self.rows]
         lines = []
         for name, row in zip(self.names, self.rows, strict=True):
             line = f"{name}: {row.net}"
+            if nets.count(row.net) > 1 or len({other.hardware for other in self.rows}) > 1:
+                line += f"\n  {row.configuration}, on {row.hardware}"
+            # Times of other machines say nothing about a network.
+            same = [r for r in self.rows if r.reference and r.hardware == row.hardware]
+            base = same[0] if len(same) == 1 else None
             if base and row is not base and row.median_seconds and base.median_seconds:
                 ratio = number(base.median_seconds / row.median_seconds)
                 line += f"\n  {ratio}x as fast as the reference, "
@@ -112,28 +127,41 @@ def scoreboard(scored: Sequence[tuple[ResultSet, Score]]) -> list[Scoreboard]:
     Returns:
         Boards in order of benchmark; none where all runs share a network.
     """
-    groups: dict[tuple[str, bool], dict[str, list[tuple[Run, str]]]] = {}
+    groups: dict[tuple[str, bool, str], dict[tuple[str, ...], list[tuple[Run, str]]]] = {}
     for found, item in scored:
         outcomes = {judged.path: judged.outcome for judged in item.runs}
         for run in found.runs:
             outcome = outcomes.get(str(run.folder), LEFT_OUT)
             if outcome != LEFT_OUT and run.net:
-                nets = groups.setdefault((item.benchmark, item.demo), {})
-                nets.setdefault(run.net, []).append((run, outcome))
+                place = (item.benchmark, item.demo, str(run.fact("target")))
+                rows_of = groups.setdefault(place, {})
+                rows_of.setdefault(run.configuration, []).append((run, outcome))
     boards = []
-    for (benchmark, demo), nets in sorted(groups.items()):
-        if len(nets) > 1:
-            rows = [_net_row(benchmark, net, runs) for net, runs in nets.items()]
+    for (benchmark, demo, _), rows_of in sorted(groups.items()):
+        rows = [_net_row(benchmark, runs) for runs in rows_of.values()]
+        if len({row.net for row in rows}) > 1:
             rows.sort(key=lambda row: (-row.reached / row.runs, row.median_seconds or 0))
-            boards.append(Scoreboard(benchmark, demo, tuple(rows)))
+            target = dict(next(iter(rows_of.values()))[0][0].fact("target") or {})
+            boards.append(Scoreboard(benchmark, demo, target, tuple(rows)))
     return boards
 
 
-def _net_row(benchmark: str, net: str, runs: Sequence[tuple[Run, str]]) -> NetRow:
+def _hardware(run: Run) -> str:
+    system = run.fact("system") or {}
+    name = system.get("accelerator") or system.get("cpu") or "an unnamed machine"
+    threads = "" if system.get("accelerator") else f", {system.get('threads')} threads"
+    return f"{run.fact('devices')} x {name}{threads if system.get('threads') else ''}"
+
+
+def _net_row(benchmark: str, runs: Sequence[tuple[Run, str]]) -> NetRow:
+    first = runs[0][0]
+    net = first.net or ""
     good = [run for run, outcome in runs if outcome == CONVERGED]
     seconds = [run.log.seconds for run in good if run.log.seconds is not None]
     return NetRow(
         net=net,
+        configuration=configuration_words(first),
+        hardware=_hardware(first),
         reference=any(run.fact("reference_net") == net.partition("(")[0] for run, _ in runs),
         runs=len(runs),
         reached=len(good),

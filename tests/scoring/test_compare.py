@@ -174,3 +174,35 @@ def test_a_run_that_counts_for_nothing_is_named(tmp_path, make, cli):
     status, _, err = cli("compare", tmp_path / "a")
     assert status == 2
     assert f"left out {cut.name}" in err
+
+
+REFERENCE = {"reference_net": "modules.nets.ssd.SSD"}
+MINE = {"net": "my.Net", "net_arguments": {}, "division": "open", **REFERENCE}
+
+
+def boards_of(cli, folder):
+    return json.loads(cli("compare", folder, "--json")[1])["scoreboards"]
+
+
+def test_times_of_other_machines_are_not_mixed_or_set_against_each_other(tmp_path, make, cli):
+    fast = {"cpu": "x", "accelerator": "NVIDIA H100"}
+    make.run(tmp_path, number=1, seconds=600, **REFERENCE)
+    make.run(tmp_path, number=2, seconds=10, system=fast, **REFERENCE)
+    make.run(tmp_path, number=3, seconds=300, **MINE)
+    make.run(tmp_path, number=4, seconds=40, system={"cpu": "y"}, **MINE)
+    (board,) = boards_of(cli, tmp_path)
+    assert sorted(row["median_seconds"] for row in board["rows"]) == [10, 40, 300, 600]
+    _, out, _ = cli("compare", tmp_path)
+    assert out.count("x as fast as the reference") == 1
+    assert "2.000x as fast as the reference" in out
+    assert "on 1 x NVIDIA H100" in out
+
+
+def test_runs_to_another_target_have_a_board_of_their_own(tmp_path, make, cli):
+    for number, target in enumerate((0.23, 0.23, 0.1, 0.1), start=1):
+        mine = MINE if number % 2 else REFERENCE
+        make.run(tmp_path, number=number, seconds=1000 * target, target={"mAP": target}, **mine)
+    boards = boards_of(cli, tmp_path)
+    assert [[row["runs"] for row in board["rows"]] for board in boards] == [[1, 1], [1, 1]]
+    _, out, _ = cli("compare", tmp_path)
+    assert out.count("(real data), target mAP 0.1") == 1

@@ -144,3 +144,9 @@ def test_a_real_browser_shows_it_without_errors_or_requests(tmp_path, published,
     starts = re.findall(r'"url":"(https?://[^"]+)"', log.read_text())
     ours = [url for url in starts if not re.search(r"google|gvt1|chromium", url)]
     assert ours == []
+
+
+def test_too_few_runs_show_the_same_provisional_mean_as_the_score(tmp_path, make, cli):
+    make.run(tmp_path, number=1, seconds=600)
+    text = write_report(cli, tmp_path, tmp_path / "r.html")
+    assert ">10.00 (1 of 5 runs, provisional)</dd>" in text
