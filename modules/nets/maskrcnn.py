@@ -239,7 +239,7 @@ class MaskHead(nn.Sequential):
     def __init__(self, channels: int, width: int, num_classes: int) -> None:
         layers: list[nn.Module] = []
         for inputs in (channels, width, width, width):
-            layers += [nn.Conv2d(inputs, width, 3, padding=1), nn.ReLU()]
+            layers += [nn.Conv2d(inputs, width, 3, padding=1), nn.ReLU(inplace=True)]
         layers += [nn.ConvTranspose2d(width, width, 2, stride=2), nn.ReLU()]
         super().__init__(*layers, nn.Conv2d(width, num_classes, 1))
         for layer in self:
@@ -258,14 +258,23 @@ class MaskHead(nn.Sequential):
         Returns:
             logits: (R, 28, 28).
         """
-        *layers, last = self
+        *layers, double, _, last = self
+        assert isinstance(double, nn.ConvTranspose2d)
         assert isinstance(last, nn.Conv2d)
+        assert double.bias is not None
         assert last.bias is not None
         for layer in layers:
             pooled_RCSS = layer(pooled_RCSS)
-        weight_R1C, bias_R = last.weight[label_R].flatten(2).mT, last.bias[label_R]
-        logits = torch.bmm(weight_R1C, pooled_RCSS.flatten(2)) + bias_R[:, None, None]
-        return logits.view(len(label_R), *pooled_RCSS.shape[2:])
+        # The four cells that come out of one do not overlap: they are four times the channels
+        # until the logits, the only ones that are put side by side.
+        channels, side = double.out_channels, pooled_RCSS.shape[-1]
+        weight_DC11 = double.weight.permute(2, 3, 1, 0).reshape(4 * channels, -1, 1, 1)
+        cells_RDSS = nn.functional.conv2d(pooled_RCSS, weight_DC11, double.bias.repeat(4))
+        cells_RQCP = cells_RDSS.relu_().view(len(label_R), 4, channels, side**2)
+        weight_R11C, bias_R = last.weight[label_R].flatten(1)[:, None, None], last.bias[label_R]
+        logits = (weight_R11C @ cells_RQCP).view(-1, 2, 2, side, side)
+        logits = logits.permute(0, 3, 1, 4, 2).reshape(-1, 2 * side, 2 * side)
+        return logits + bias_R[:, None, None]
 
 
 def _matched_polygons(regions: Sequence[Regions], polygons: Sequence[Any]) -> list[Any]:

@@ -80,18 +80,19 @@ def pool_regions(features: Sequence[Tensor], boxes: Sequence[Tensor], size: int)
         (R of all images, C, size, size).
     """
     image = torch.cat([torch.full((len(b), 1), float(i)) for i, b in enumerate(boxes)])
-    every = torch.cat(list(boxes))
-    rois = torch.cat([image.to(every), every], 1)
+    every = torch.cat(list(boxes)).float()
     level_R = region_levels(every)
-    pooled = features[0].new_zeros((len(rois), features[0].shape[1], size, size))
-    for level, feature in enumerate(features):
-        here = (level_R == level).nonzero()[:, 0]
-        stride = 4 * 2**level
-        part = roi_align(
-            feature, rois[here].to(feature.dtype), size, 1 / stride, sampling_ratio=2, aligned=False
-        )
-        pooled = pooled.index_copy(0, here, part.to(pooled.dtype))
-    return pooled
+    order_R = level_R.argsort()
+    levels = torch.arange(len(features), device=level_R.device)
+    counts = (level_R[:, None] == levels).sum(0).tolist()
+    rois = torch.cat([image.to(every), every], 1)[order_R].split(counts)
+    # Single precision: half precision would move corners by whole pixels.
+    parts = [
+        roi_align(feature.float(), roi, size, 1 / (4 * 2**level), sampling_ratio=2, aligned=False)
+        for level, (feature, roi) in enumerate(zip(features, rois, strict=True))
+    ]
+    pooled = torch.cat(parts).to(features[0].dtype)
+    return pooled.index_select(0, order_R.argsort())
 
 
 def box_losses(

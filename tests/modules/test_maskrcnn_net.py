@@ -190,6 +190,14 @@ def test_pooling_equals_torchvision_and_small_regions_come_from_the_finest_level
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
+def test_half_precision_moves_no_region():
+    g = torch.Generator().manual_seed(1)
+    rough = [torch.randn(1, 3, 256 // 2**k, 256 // 2**k, generator=g).bfloat16() for k in range(4)]
+    boxes = [random_boxes(10, 30, 900.0)]
+    exact = pool_regions([feature.float() for feature in rough], boxes, 7)
+    torch.testing.assert_close(pool_regions(rough, boxes, 7), exact.bfloat16())
+
+
 def test_box_losses_equal_the_plain_formula():
     g = torch.Generator().manual_seed(12)
     boxes, truth = random_boxes(12, 6), random_boxes(13, 2)
