@@ -115,10 +115,10 @@ def validate(benchmark: Benchmark, args: list[str]) -> int:
     judge: Any = getattr(cli.model, "judge_start", None)
     judgement = judge(quality) if judge and not cli.config.ckpt_path else None
     if judgement is None:
-        return 0 if reached else 3
+        return own_status(trainer, 0 if reached else 3)
     right, sentence = judgement
     rank_zero_only(print)(sentence)
-    return 0 if right else 1
+    return own_status(trainer, 0 if right else 1)
 
 
 def given_start(cli: RecipeCLI) -> Path | None:
@@ -273,7 +273,8 @@ class Run:
             stopped: What left the training loop early, if anything did.
 
         Returns:
-            Exit status: 0 target reached, 3 not reached, 130 interrupted.
+            Exit status: 0 target reached, 3 not reached, 130 interrupted. It is rank 0's to give:
+            where all ranks end the run together, the others give 0.
         """
         state, name = self.state, self.benchmark.name
         quality = ", ".join(f"{key} {value:.6g}" for key, value in state.quality.items())
@@ -297,7 +298,24 @@ class Run:
             text = f"{name}: target not reached{reason}, {best} {after}; see {where}"
             status = 3
         rank_zero_only(print)(fitted(text), flush=True)
-        return status
+        together = stopped is not None or state.stop_reason is not StopReason.INTERRUPTED
+        return own_status(self.trainer, status) if together else status
+
+
+def own_status(trainer: Trainer, status: int) -> int:
+    """Exit status of this rank when all ranks have come to the end.
+
+    Launchers (Lightning's within five seconds, torchrun at once) kill every process when one ends
+    with another status than 0, and rank 0 may still be writing its record.
+
+    Args:
+        trainer: The trainer.
+        status: What the command as a whole ends with.
+
+    Returns:
+        The status on rank 0, 0 on the others.
+    """
+    return status if trainer.is_global_zero else 0
 
 
 def check_foreign_net(cli: RecipeCLI) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
 
 from datamodules.kits19 import KiTS19DataModule
 from modules.unet3d import UNet3DModule
@@ -221,6 +222,24 @@ def test_two_ranks_train_on_the_same_global_batches_as_one(tmp_path):
     assert len(list((tmp_path / "2" / "unet3d").glob("*"))) == 1
     # The mean over ranks of per-sample losses has another rounding than one batch of two.
     assert both["quality"]["mean_dice"] == pytest.approx(one["quality"]["mean_dice"], abs=0.02)
+
+
+class SlowEnd(Callback):
+    """Keeps rank 0 busy for longer than the launcher lets it live after another's failure."""
+
+    def on_train_end(self, trainer, pl_module):
+        if trainer.is_global_zero:
+            time.sleep(7)
+
+
+@pytest.mark.slow
+def test_rank_0_may_take_its_time_to_write_the_record(tmp_path):
+    short = [*DEMO, "--evaluation.first", "1", "--evaluation.limit", "1"]
+    short += ["--trainer.callbacks", "tests.recipes.test_unet3d.SlowEnd"]
+    process = start(tmp_path, *short, "--trainer.devices", "2", "--trainer.strategy", "ddp")
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 3, err
+    assert record(next((tmp_path / "unet3d").glob("*")))["status"] == "aborted"
 
 
 @pytest.mark.slow
