@@ -53,11 +53,7 @@ class BucketSampler(ResumableBatches):
         """
         self.order_N = np.argsort(num_samples, kind="stable")
         self.row_size, self.accumulation = batch_size * world_size, accumulation
-        if not len(self):
-            raise ValueError(
-                f"{len(num_samples)} training utterances do not fill one step of "
-                f"{self.row_size * accumulation} (batch size x ranks x accumulation)"
-            )
+        refuse_too_few(len(num_samples), self.row_size, accumulation)
         self.rank, self.world_size, self.seed = rank, world_size, seed
         self.num_buckets = num_buckets
         super().__init__(start_batch=start_batch, start_epoch=start_epoch)
@@ -105,3 +101,21 @@ def rows_per_epoch(num_utterances: int, row_size: int, accumulation: int) -> int
         Rows that fill whole optimizer steps.
     """
     return num_utterances // row_size // accumulation * accumulation
+
+
+def refuse_too_few(num_utterances: int, row_size: int, accumulation: int) -> None:
+    """Refuse so few utterances that an epoch would have no optimizer step.
+
+    Args:
+        num_utterances: Training utterances.
+        row_size: Utterances per micro-step over all ranks.
+        accumulation: Micro-steps per optimizer step.
+
+    Raises:
+        ValueError: If they do not fill one optimizer step.
+    """
+    if not rows_per_epoch(num_utterances, row_size, accumulation):
+        raise ValueError(
+            f"{num_utterances} training utterances do not fill one step of "
+            f"{row_size * accumulation} (batch size x ranks x accumulation)"
+        )

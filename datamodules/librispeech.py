@@ -21,7 +21,7 @@ from datamodules._base import BenchmarkDataModule
 from datamodules._cache import build_once, demo_folder
 from datamodules._librispeech_audio import Batch, Utterances, batches_by_length, collate
 from datamodules._librispeech_raw import find_data, scan
-from datamodules._librispeech_sampler import BucketSampler, rows_per_epoch
+from datamodules._librispeech_sampler import BucketSampler, refuse_too_few, rows_per_epoch
 from datamodules._librispeech_shards import SAMPLE_RATE
 from datamodules._librispeech_text import Tokenizer
 from datamodules._sampling import evaluation_indices, ranks, run_seed
@@ -109,6 +109,18 @@ class LibriSpeechDataModule(BenchmarkDataModule):
             ValueError: One line per problem in the data.
         """
         self._prepare(show_progress=not self.demo)
+
+    def setup(self, stage: str) -> None:
+        """Refuse, before anything takes long, a batch that all utterances together do not fill.
+
+        Args:
+            stage: Only ``fit`` needs a batch.
+
+        Raises:
+            ValueError: If there are too few utterances for one optimizer step.
+        """
+        if stage == "fit":
+            refuse_too_few(len(self._train_numbers), self._row_size, self.accumulation)
 
     def prepare(self) -> None:
         """The same with a progress bar and a verdict, for the ``prepare`` command.

@@ -340,12 +340,19 @@ class RNNTModule(BenchmarkModule):
                 f"{type(self.net).__name__} has no {', '.join(missing)}; "
                 "modules.ops.transducer.Transducer says what a transducer needs"
             )
-        with torch.random.fork_rng([]), torch.no_grad():
-            speech = torch.zeros(1, 4, NUM_FILTERS * SPLICED, device=self.device)
-            encoded, _ = self.net.encode(speech, torch.tensor([4], device=self.device))
-            labels = torch.zeros(1, 2, dtype=torch.int64, device=self.device)
-            predicted, _ = self.net.predict(labels, start=True)
-            got = tuple(self.net.join(encoded[:, :1, None], predicted[:, None]).shape)
+        try:
+            with torch.random.fork_rng([]), torch.no_grad():
+                speech = torch.zeros(1, 4, NUM_FILTERS * SPLICED, device=self.device)
+                encoded, _ = self.net.encode(speech, torch.tensor([4], device=self.device))
+                labels = torch.zeros(1, 2, dtype=torch.int64, device=self.device)
+                predicted, _ = self.net.predict(labels, start=True)
+                got = tuple(self.net.join(encoded[:, :1, None], predicted[:, None]).shape)
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or ["no message"])[0]
+            raise ValueError(
+                f"{type(self.net).__name__} fails on 4 frames of {NUM_FILTERS * SPLICED} features "
+                f"and 2 labels: {reason}"
+            ) from error
         if got != (1, 1, 3, self.net.num_labels + 1):
             raise ValueError(
                 f"{type(self.net).__name__} gave logits of shape {got} for 1 frame and 2 labels; "

@@ -110,7 +110,12 @@ def transducer_loss(
     Returns:
         loss: float32 scalar, the sum over utterances divided by their number.
     """
-    groups = plan_groups(frames_B.tolist(), num_labels_B.tolist(), max_nodes=max_nodes)
+    # One wait for the device here, none per group; torchaudio's loss has its own.
+    frames, num_labels = torch.stack((frames_B, num_labels_B)).tolist()
+    groups = [
+        (group, max(frames[i] for i in group), max(num_labels[i] for i in group))
+        for group in plan_groups(frames, num_labels, max_nodes=max_nodes)
+    ]
     parameters = [p for p in net.parameters() if p.requires_grad]  # type: ignore[attr-defined]
     return _GroupedLoss.apply(
         net, groups, frames_B, labels_BU, num_labels_B, encoded_BTJ, predicted_BUJ, *parameters
@@ -150,7 +155,7 @@ class _GroupedLoss(torch.autograd.Function):
     def forward(
         ctx: Any,
         net: Any,
-        groups: list[list[int]],
+        groups: list[tuple[list[int], int, int]],
         frames_B: Tensor,
         labels_BU: Tensor,
         num_labels_B: Tensor,
@@ -165,10 +170,11 @@ class _GroupedLoss(torch.autograd.Function):
             torch.zeros_like(predicted_BUJ),
         )
         total = torch.zeros((), device=encoded_BTJ.device)
-        for group in groups:
-            index_G = torch.tensor(group, device=encoded_BTJ.device)
+        order_B = torch.tensor([i for group, _, _ in groups for i in group])
+        sizes = [len(group) for group, _, _ in groups]
+        indices = order_B.to(encoded_BTJ.device).split(sizes)
+        for index_G, (_, T, U) in zip(indices, groups, strict=True):
             frames_G, num_labels_G = frames_B[index_G], num_labels_B[index_G]
-            T, U = int(frames_G.max()), int(num_labels_G.max())
             with torch.set_grad_enabled(wants_gradient):
                 parts = (
                     encoded_BTJ[index_G, :T].detach(),

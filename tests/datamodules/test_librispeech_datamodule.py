@@ -249,3 +249,10 @@ def test_demo_is_written_alike_again(corpus, tmp_path):
     assert re.fullmatch("[A-Z ]+", text)
     np.testing.assert_array_equal(demo.speak(text, 4000, 0), demo.speak(text, 4000, 0))
     assert not np.array_equal(demo.speak(text, 4000, 0), demo.speak(text, 4001, 0))
+
+
+def test_too_few_utterances_are_refused_before_the_warm_up(root):
+    data = attached(root, batch_size=20, accumulation=2)
+    data.setup("validate")
+    with pytest.raises(ValueError, match="36 training utterances do not fill one step of 40"):
+        data.setup("fit")

@@ -220,6 +220,8 @@ def test_foreign_net_is_checked():
     module.net.num_labels = 12
     with pytest.raises(ValueError, match=r"shape \(1, 1, 3, 8\)"):
         module.check_net()
+    with pytest.raises(ValueError, match="RNNT fails on 4 frames of 240 features and 2 labels: "):
+        RNNTModule(net=lambda: RNNT(**SMALL, input_size=80)).check_net()
 
 
 def test_flops_count_every_matrix_once_per_use():
