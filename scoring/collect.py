@@ -182,17 +182,22 @@ class Collection:
                     raise CollectionStopped(f"run {slot.number} {slot.failure()}")
 
     def _stop_all(self) -> None:
-        """Let running processes end as interrupted; kill those that do not."""
+        """Let running processes end as interrupted; kill those that do not, or at a second Ctrl-C.
+
+        The whole group is killed: a run of several ranks would leave all but the first behind.
+        """
         running = [slot for slot in self.slots if slot.process is not None]
         for slot in running:
             assert slot.process is not None
             slot.process.send_signal(signal.SIGINT)
+        patience = float(GRACE_SECONDS)
         for slot in running:
             assert slot.process is not None
             try:
-                slot.exit_code = slot.process.wait(GRACE_SECONDS)
-            except subprocess.TimeoutExpired:
-                slot.process.kill()
+                slot.exit_code = slot.process.wait(patience)
+            except (subprocess.TimeoutExpired, KeyboardInterrupt) as reason:
+                patience = 0.0 if isinstance(reason, KeyboardInterrupt) else patience
+                os.killpg(slot.process.pid, signal.SIGKILL)
                 slot.exit_code = slot.process.wait()
             slot.process = None
 

@@ -47,7 +47,8 @@ if how == "second killed" and "02" in str(root) and len(list(folder.parent.iterd
     os.kill(os.getpid(), signal.SIGKILL)
 if how == "second always killed" and "02" in str(root):
     os.kill(os.getpid(), signal.SIGKILL)
-signal.signal(signal.SIGINT, lambda *_: leave("aborted", "INTERRUPTED", 130))
+stop = lambda *_: leave("aborted", "INTERRUPTED", 130)
+signal.signal(signal.SIGINT, signal.SIG_IGN if how == "deaf" else stop)
 time.sleep(pause)
 if how == "third fails" and "03" in str(root):
     leave("aborted", "BUDGET_EXHAUSTED", 3)
@@ -259,3 +260,32 @@ def test_an_ended_run_is_read_once(tmp_path, recipe, cli, monkeypatch):
     monkeypatch.setattr("scoring.collect.find_runs", lambda root: pytest.fail("read again"))
     assert slot.state == "ended"
     assert slot.ended_run() is first
+
+
+def test_a_second_interrupt_leaves_no_process_behind(tmp_path, recipe):
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "scoring", "collect", str(recipe), "--runs", "2"]
+    command += [
+        "--output_root",
+        str(out),
+        "--parallel",
+        "2",
+        "--",
+        "--pause",
+        "60",
+        "--how",
+        "deaf",
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.time() + 20
+    while len(list(out.glob("*/ssd/*/run.json"))) < 2 and time.time() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    pids = [slot["pid"] for slot in json.loads((out / "collect.json").read_text())["slots"]]
+    began = time.time()
+    while process.poll() is None and time.time() < began + 20:
+        process.send_signal(signal.SIGINT)
+        time.sleep(1)
+    assert process.wait(10) == 130
+    assert "goes on from here" in process.stderr.read()
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
