@@ -71,7 +71,10 @@ def write_shard(
     }
     partial = path.with_suffix(f".partial-{os.getpid()}")
     try:
+        partial.touch()
+        mode = partial.stat().st_mode  # the library's own files are closed to everybody else
         save_file(arrays, partial, metadata={"facts": json.dumps(dict(facts))})
+        partial.chmod(mode)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -387,3 +387,11 @@ def test_damaged_manifest_is_made_anew_from_the_shards(root, content):
     manifest.write_text(content)
     module(root).prepare_data()
     assert manifest.read_bytes() == before
+
+
+def test_shards_can_be_read_by_whoever_may_read_the_manifest(root):
+    data = module(root)
+    data.prepare_data()
+    modes = {path.name: path.stat().st_mode for path in data._prepared.iterdir()}
+    assert len(modes) == 5
+    assert set(modes.values()) == {modes["manifest.json"]}
