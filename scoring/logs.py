@@ -208,15 +208,17 @@ class _Reader:
         self.log.events += 1
         self.log.event_lines.append(number)
         try:
-            event = json.loads(_decode(raw))
-            key, time_ms = event["key"], float(event["time_ms"])
-            value, metadata = event["value"], dict(event.get("metadata") or {})
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            self._event(number, json.loads(_decode(raw)))
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             self.broken.append((number, _reason(error)))
-            return
+
+    def _event(self, number: int, event: Any) -> None:
+        key, time_ms, value = event["key"], float(event["time_ms"]), event["value"]
+        metadata = event.get("metadata") or {}
+        if not isinstance(metadata, dict):
+            raise ValueError(f"metadata is no object but {metadata!r:.40}")
         if not isinstance(key, str) or not math.isfinite(time_ms):
-            self.broken.append((number, "key or time_ms of the wrong kind"))
-            return
+            raise ValueError("key or time_ms of the wrong kind")
         handler = _HANDLERS.get(key)
         if handler:
             handler(self, number, time_ms, value, metadata)
@@ -235,7 +237,9 @@ class _Reader:
             facts["train_samples"] = value
 
     def _seed(self, number: int, time_ms: float, value: Any, metadata: dict[str, Any]) -> None:
-        place = (str(metadata.get("file", "")), int(metadata.get("lineno") or 0))
+        said = metadata.get("lineno")
+        lineno = int(said) if isinstance(said, int | float) and math.isfinite(said) else 0
+        place = (str(metadata.get("file", "")), lineno)
         self.log.seeds.append((*place, value))
 
     def _evaluation(

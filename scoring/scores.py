@@ -358,6 +358,8 @@ def _reasons(
         reasons.append(f"{len(counted)} runs found; a result has exactly {bench.runs}")
     if mixed:
         reasons.append("the runs have different global batch sizes")
+    if bench.rcp and not (rcp or mixed or found.demo) and counted and found.division == "closed":
+        reasons.append("the logs name no global batch size, so nothing can be said of convergence")
     if found.division is None and counted:
         reasons.append("the logs do not say which division this is (closed or open)")
     then = rcp.get("then")

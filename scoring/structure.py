@@ -22,7 +22,11 @@ def fold(log: RunLog, findings: Sequence[Finding], rules: Round) -> tuple[list[F
     Returns:
         The findings to tell, and how many others could not be judged (0 for a whole log).
     """
-    reason = _unknown_benchmark(log, findings, rules) or _structural(log)
+    reason = (
+        _unknown_benchmark(log, findings, rules)
+        or _structural(log)
+        or _unknown_division(log, findings, rules)
+    )
     if reason is None:
         return list(findings), 0
     # What is said of the log as a whole is the same reason in other words.
@@ -43,9 +47,18 @@ def _structural(log: RunLog) -> Finding | None:
 def _unknown_benchmark(log: RunLog, findings: Sequence[Finding], rules: Round) -> Finding | None:
     """The benchmark's name if the round has none of that name, else None."""
     name = log.facts.get("submission_benchmark")
-    if log.wide or name is None or name in rules.benchmarks:
+    if log.wide or name is None or log.benchmark in rules.benchmarks:
         return None
     key = "submission_benchmark"
     line = next((f.line for f in findings if f.rule == key and f.line), None)
     allowed = f"one of {', '.join(sorted(rules.benchmarks))} (round {rules.name})"
     return Finding(key, line, repr(name), allowed, OURS)
+
+
+def _unknown_division(log: RunLog, findings: Sequence[Finding], rules: Round) -> Finding | None:
+    """A division that no rules exist for, which the official checker dies of; else None."""
+    key = "submission_division"
+    if key not in log.facts or log.facts[key] in rules.divisions:
+        return None
+    line = next((f.line for f in findings if f.rule == key and f.line), None)
+    return Finding(key, line, repr(log.facts[key]), f"one of {', '.join(rules.divisions)}", OURS)

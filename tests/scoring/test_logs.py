@@ -136,3 +136,35 @@ def test_a_log_of_100_mb_is_read_in_little_memory(tmp_path, make):
     assert log.seconds == 60
     assert peak < 20_000_000
     assert time.perf_counter() - began < 20
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"lineno": 7', '"lineno": "seven"'),
+        ('"lineno": 7', '"lineno": 1e400'),
+        ('"value": "ssd"', '"value": ["ssd"]'),
+        ('"value": "closed"', '"value": null'),
+        ('"value": "closed"', '"value": ["closed"]'),
+        ('"value": 0.24', '"value": 1' + 400 * "0"),
+        ('"time_ms": 1620', '"time_ms": 1' + 400 * "0"),
+        ('"metadata": {"file": "train.py", "lineno": 7}', '"metadata": [1, 2]'),
+    ],
+)
+def test_values_of_the_wrong_kind_spoil_one_log_and_no_command(tmp_path, make, cli, old, new):
+    lines = [line.replace(old, new) for line in make.ssd()]
+    make.write(tmp_path / "a.log", lines)
+    for command in ("score", "check", "report"):
+        status, out, err = cli(command, tmp_path)
+        assert status in (0, 1), err
+    assert "No such file" not in cli("check", tmp_path)[1]
+
+
+def test_a_closed_result_without_a_batch_size_is_not_valid(tmp_path, make, cli):
+    folder = tmp_path / "org/results/box/ssd"
+    for number in range(5):
+        lines = [line for line in make.ssd(seed=number) if "global_batch_size" not in line]
+        make.write(folder / f"result_{number}.txt", lines)
+    status, out, _ = cli("score", tmp_path)
+    assert status == 1
+    assert "the logs name no global batch size" in out
