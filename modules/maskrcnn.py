@@ -22,7 +22,7 @@ from modules.nets.maskrcnn_backbone import read_blobs
 from modules.ops.coco_metric import CocoAP
 from modules.ops.detection_picture import Shown
 from modules.ops.detector_contract import DETECTION_KEYS, check_detector, sum_of
-from modules.ops.instance_masks import paste_mask, run_lengths
+from modules.ops.instance_masks import place_mask, run_lengths, whole_mask
 from modules.ops.schedules import absolute_warmup_drops
 
 DECAY_FACTOR = 0.1
@@ -144,8 +144,8 @@ class MaskRCNNModule(DetectorModule):
             original, size = batch["original"][number].tolist(), batch["size"][number].tolist()
             ratio = [original[1] / size[1], original[0] / size[0]] * 2
             box = image["boxes"].float() * image["boxes"].new_tensor(ratio)
-            pasted = [
-                paste_mask(mask, corners, *original)
+            masks = [
+                run_lengths(place_mask(mask, corners, *original), *original)
                 for mask, corners in zip(image["masks"].float().cpu(), box.tolist(), strict=True)
             ]
             self.average_precision.update(
@@ -153,9 +153,9 @@ class MaskRCNNModule(DetectorModule):
                 torch.cat([box[:, :2], box[:, 2:] - box[:, :2] + 1], 1),
                 image["scores"],
                 image["labels"],
-                run_lengths(pasted),
+                masks,
             )
-            self._show(batch["image"][number], size, original, box, image, pasted)
+            self._show(batch["image"][number], size, original, box, image, masks)
 
     def _show(
         self,
@@ -164,14 +164,14 @@ class MaskRCNNModule(DetectorModule):
         original: Sequence[int],
         box: Tensor,
         found: Mapping[str, Tensor],
-        pasted: Sequence[np.ndarray],
+        counts: Sequence[bytes],
     ) -> None:
         """Keep the first images of an evaluation for the picture."""
         if len(self.shown) >= SHOWN_IMAGES:
             return
         real = image_CHW[None, :, : size[0], : size[1]].float().cpu()
         pixels = nn.functional.interpolate(real, tuple(original))[0].permute(1, 2, 0)
-        masks = np.array(pasted, dtype=bool).reshape(len(pasted), *original)
+        masks = np.array([whole_mask(mask, *original) for mask in counts], dtype=bool)
         score, label = found["scores"].cpu().numpy(), found["labels"].cpu().numpy()
         shown = Shown(pixels.byte().numpy(), box.cpu().numpy(), score, label, masks)
         self.shown.append(shown)

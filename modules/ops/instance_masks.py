@@ -4,7 +4,7 @@ Letters: R regions, N detections, S = 28 side of a mask.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -57,8 +57,17 @@ def rasterise(polygons: Polygons, height: int, width: int) -> np.ndarray:
     return coco_mask.decode(coco_mask.merge(runs))
 
 
-def paste_mask(mask_SS: Tensor, box: Sequence[float], height: int, width: int) -> np.ndarray:
-    """Put one predicted mask where its box lies in the image.
+class Patch(NamedTuple):
+    """The part of an image that holds a mask."""
+
+    inside: np.ndarray
+    """(h, w) bool; no rows or columns where the mask lies outside of the image."""
+    top: int
+    left: int
+
+
+def place_mask(mask_SS: Tensor, box: Sequence[float], height: int, width: int) -> Patch:
+    """Stretch one predicted mask over its box in the image.
 
     Args:
         mask_SS: Probabilities, float32 on the CPU.
@@ -67,7 +76,7 @@ def paste_mask(mask_SS: Tensor, box: Sequence[float], height: int, width: int) -
         width: Columns of the image.
 
     Returns:
-        (height, width) uint8, Fortran order as COCO's encoder wants it.
+        The mask's pixels and where they lie.
 
     Source:
         mlcommons/training (v1.0), maskrcnn_benchmark/modeling/roi_heads/mask_head/inference.py.
@@ -82,26 +91,53 @@ def paste_mask(mask_SS: Tensor, box: Sequence[float], height: int, width: int) -
     top, bottom = int(centre_y - half_y), int(centre_y + half_y)
     shape = (max(bottom - top + 1, 1), max(right - left + 1, 1))
     scaled = F.interpolate(padded[None, None], shape, mode="bilinear", align_corners=False)[0, 0]
-    inside = (scaled > THRESHOLD).numpy()
-    image = np.zeros((height, width), dtype=np.uint8, order="F")
     x0, y0 = max(left, 0), max(top, 0)
-    x3, y3 = min(right + 1, width), min(bottom + 1, height)
-    if x0 < x3 and y0 < y3:
-        image[y0:y3, x0:x3] = inside[y0 - top : y3 - top, x0 - left : x3 - left]
-    return image
+    x3, y3 = max(min(right + 1, width), x0), max(min(bottom + 1, height), y0)
+    inside = scaled[y0 - top : y3 - top, x0 - left : x3 - left] > THRESHOLD
+    return Patch(inside.numpy(), y0, x0)
 
 
-def run_lengths(masks: Sequence[np.ndarray]) -> list[bytes]:
-    """Compress masks as COCO does.
+def run_lengths(patch: Patch, height: int, width: int) -> bytes:
+    """Compress a mask as COCO does, looking at no pixel outside of the patch.
 
     Args:
-        masks: (H, W) uint8 in Fortran order.
+        patch: The mask.
+        height: Rows of the image.
+        width: Columns of the image.
 
     Returns:
-        The counts of each.
+        COCO's counts of the whole image.
     """
     from faster_coco_eval.core import mask as coco_mask
 
-    encoded: list[dict[str, Any]] = [coco_mask.encode(mask[..., None])[0] for mask in masks]
-    counts = (record["counts"] for record in encoded)
-    return [c.encode() if isinstance(c, str) else bytes(c) for c in counts]
+    rows, columns = patch.inside.shape
+    # Column by column, each closed by an empty pixel: a run starts and ends within its column.
+    padded = np.zeros(columns * (rows + 1) + 1, dtype=np.int8)
+    padded[1:].reshape(columns, rows + 1)[:, :rows] = patch.inside.T
+    column, row = np.divmod(np.flatnonzero(np.diff(padded)), rows + 1)
+    change = (patch.left + column) * height + patch.top + row
+    # A run to the bottom goes on at the top of the next column.
+    joined = np.flatnonzero(change[1:-1:2] == change[2::2]) * 2 + 1
+    change = np.delete(change, np.concatenate([joined, joined + 1]))
+    counts = np.diff(change, prepend=0, append=height * width).tolist()
+    if counts[-1] == 0 and len(counts) > 1:
+        counts.pop()  # nothing follows the last run
+    record = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+    encoded: str | bytes = record["counts"]  # type: ignore[call-overload]
+    return encoded.encode() if isinstance(encoded, str) else bytes(encoded)
+
+
+def whole_mask(counts: bytes, height: int, width: int) -> np.ndarray:
+    """Undo ``run_lengths``.
+
+    Args:
+        counts: COCO's counts.
+        height: Rows of the image.
+        width: Columns of the image.
+
+    Returns:
+        (height, width) bool.
+    """
+    from faster_coco_eval.core import mask as coco_mask
+
+    return coco_mask.decode({"size": [height, width], "counts": counts}).astype(bool)

@@ -17,7 +17,7 @@ from modules.nets.maskrcnn import MaskHead, MaskRCNN
 from modules.nets.maskrcnn_backbone import CaffeResNet50, blob_names, read_blobs
 from modules.ops.anchors import anchor_grid, base_anchors
 from modules.ops.box_coding import HEAD_WEIGHTS, RPN_WEIGHTS, clip_boxes, decode_boxes, encode_boxes
-from modules.ops.instance_masks import paste_mask, polygon_targets, run_lengths
+from modules.ops.instance_masks import place_mask, polygon_targets, run_lengths, whole_mask
 from modules.ops.region_matching import (
     IGNORED,
     NEGATIVE,
@@ -226,15 +226,22 @@ def test_mask_targets_equal_pycocotools():
     assert 0 < float(ours[0].mean()) < 1
 
 
-def test_pasted_masks_equal_torchvision_and_survive_the_run_lengths():
+def test_placed_masks_equal_torchvision_and_their_run_lengths_those_of_the_whole_image():
     g = torch.Generator().manual_seed(14)
-    boxes = random_boxes(15, 10) - 10  # some leave the image
-    masks = torch.rand(10, 28, 28, generator=g)
+    boxes = random_boxes(15, 40) - 10  # some leave the image
+    boxes[0], boxes[1] = torch.tensor([[-30.0, -40.0, 200.0, 180.0], [5.0, -300.0, 60.0, 500.0]])
+    boxes[2] = torch.tensor([400.0, 400.0, 420.0, 430.0])  # outside
+    masks = torch.rand(40, 28, 28, generator=g)
+    masks[0], masks[1], masks[3] = 1.0, 1.0, 0.0  # everything, whole columns, nothing
     theirs = paste_masks_in_image(masks[:, None], boxes, (90, 110), padding=1)[:, 0] > 0.5
-    ours = [paste_mask(m, b, 90, 110) for m, b in zip(masks, boxes.tolist(), strict=True)]
-    assert np.array_equal(np.stack(ours), theirs.numpy())
-    runs = [{"size": [90, 110], "counts": counts} for counts in run_lengths(ours)]
-    assert np.array_equal(coco_mask.decode(runs).transpose(2, 0, 1), np.stack(ours))
+    ours = [
+        run_lengths(place_mask(m, b, 90, 110), 90, 110)
+        for m, b in zip(masks, boxes.tolist(), strict=True)
+    ]
+    whole = [coco_mask.encode(np.asfortranarray(m.numpy().astype(np.uint8))) for m in theirs]
+    assert ours == [runs["counts"] for runs in whole]
+    assert np.array_equal(np.stack([whole_mask(c, 90, 110) for c in ours]), theirs.numpy())
+    assert theirs[0].all()
 
 
 def test_mask_of_the_true_class_equals_the_choice_among_all():
