@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypedDict
 
 import torch
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
@@ -156,14 +157,22 @@ class RNNTModule(BenchmarkModule):
         self.heard: list[tuple[int, str, str]] = []
 
     def setup(self, stage: str) -> None:
-        """Refuse data whose labels the network does not have.
+        """Refuse data whose labels the network does not have, and a network in shards.
 
         Args:
             stage: Not used.
 
         Raises:
-            ValueError: If the vocabulary and the network differ in size.
+            ValueError: If the vocabulary and the network differ in size, or FSDP is asked for.
         """
+        # The loss takes the joint's gradients itself, which shards would never receive.
+        if isinstance(
+            getattr(self.trainer, "strategy", None), FSDPStrategy | ModelParallelStrategy
+        ):
+            raise ValueError(
+                "--trainer.strategy: a transducer cannot be sharded, its loss takes gradients of "
+                "whole tensors; use ddp, the reference's 49 million parameters fit any device"
+            )
         pieces = getattr(getattr(self.trainer, "datamodule", None), "vocab_size", None)
         if pieces is not None and pieces != self.net.num_labels:
             raise ValueError(

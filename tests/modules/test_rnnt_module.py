@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
 from torchaudio.functional import rnnt_loss
 
@@ -203,6 +204,14 @@ def test_vocabulary_of_another_size_is_refused():
     module = RNNTModule(net=lambda: RNNT(**SMALL))
     module._trainer = SimpleNamespace(datamodule=SimpleNamespace(vocab_size=9))
     with pytest.raises(ValueError, match="vocab_size is 9 but the net has 7"):
+        module.setup("fit")
+
+
+def test_sharding_is_refused_as_the_joint_would_not_learn():
+    module = RNNTModule(net=lambda: RNNT(**SMALL))
+    strategy = ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1)
+    module._trainer = SimpleNamespace(strategy=strategy)
+    with pytest.raises(ValueError, match="--trainer.strategy: a transducer cannot be sharded"):
         module.setup("fit")
 
 
