@@ -4,7 +4,6 @@ Letters: I images, N boxes of an image, A annotations of all images.
 """
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from datamodules._coco_faults import annotation_faults, entry_problems, limited
+
 Polygons = list[np.ndarray]
-MAX_LINES = 10  # of one kind of problem; the rest is counted
 _SOURCE = (
     "http://images.cocodataset.org/annotations/annotations_trainval2017.zip (253 MB, CC BY 4.0)"
 )
@@ -42,6 +42,8 @@ class Annotations:
     """(rings,) int64: numbers in a polygon, two per corner."""
     corner: np.ndarray
     """Flat float32: all polygons one after the other, x and y in turn."""
+    has_mask: np.ndarray
+    """(A,) bool: whether there are polygons or run lengths."""
     category_id: np.ndarray
     """(K,) int64: the file's category ids by label - 1."""
 
@@ -135,13 +137,14 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} is cut short or damaged ({error}); unpack {_SOURCE} again"
         ) from None
-    lacking = {"images", "annotations", "categories"} - set(
-        content if isinstance(content, dict) else ()
-    )
+    parts = content if isinstance(content, dict) else {}
+    lacking = [
+        name
+        for name in ("annotations", "categories", "images")
+        if not isinstance(parts.get(name), list)
+    ]
     if lacking:
-        raise ValueError(
-            f"{path} has no {', '.join(sorted(lacking))}: not an instances file of COCO"
-        )
+        raise ValueError(f"{path} has no {', '.join(lacking)}: not an instances file of COCO")
     return content
 
 
@@ -156,9 +159,11 @@ def parse(content: Mapping[str, Any], path: Path) -> Annotations:
         The annotations.
 
     Raises:
-        ValueError: One line per problem: unknown image or category, polygon with fewer than 3
-            corners, box that is not finite.
+        ValueError: One line per problem: key that is missing, id that comes twice, unknown image
+            or category, polygon with fewer than 3 corners, box that is not finite.
     """
+    if lines := entry_problems(content["images"], content["categories"]):
+        raise ValueError("\n".join(f"{path}: {line}" for line in lines))
     images = sorted(content["images"], key=lambda image: image["id"])
     position = {image["id"]: i for i, image in enumerate(images)}
     label_of = {category["id"]: 1 + k for k, category in enumerate(content["categories"])}
@@ -183,6 +188,7 @@ def parse(content: Mapping[str, Any], path: Path) -> Annotations:
         corner=np.concatenate([np.asarray(ring, dtype=np.float32) for ring in flat])
         if flat
         else np.zeros(0, np.float32),
+        has_mask=np.array([bool(r.get("segmentation")) for r in records], dtype=bool),
         category_id=np.array([c["id"] for c in content["categories"]], dtype=np.int64),
     )
 
@@ -192,39 +198,9 @@ def _problems(
     position: Mapping[int, int],
     label_of: Mapping[int, int],
 ) -> list[str]:
-    """One line per broken annotation, at most ``MAX_LINES`` of a kind."""
-    lines, counts = [], Counter[str]()
-    for record in records:
-        for kind, text in _faults(record, position, label_of):
-            counts[kind] += 1
-            if counts[kind] <= MAX_LINES:
-                lines.append(f"annotation {record.get('id')}: {text}; correct or remove it")
-    return lines + [
-        f"{count - MAX_LINES} more annotations with {kind}"
-        for kind, count in counts.items()
-        if count > MAX_LINES
-    ]
-
-
-def _faults(
-    record: Mapping[str, Any], position: Mapping[int, int], label_of: Mapping[int, int]
-) -> list[tuple[str, str]]:
-    """What is wrong with one annotation: kind and sentence."""
-    found = []
-    if record["image_id"] not in position:
-        found.append(("unknown images", f"image_id {record['image_id']} is not in images"))
-    if record["category_id"] not in label_of:
-        found.append(
-            ("unknown categories", f"category_id {record['category_id']} is not in categories")
-        )
-    box = record["bbox"]
-    if len(box) != 4 or not all(abs(value) < np.inf for value in box):
-        found.append(("bad boxes", f"bbox {box} is not four finite numbers"))
-    segmentation = record.get("segmentation")
-    if isinstance(segmentation, list):
-        short = next((ring for ring in segmentation if len(ring) < 6 or len(ring) % 2), None)
-        if short is not None:
-            found.append(
-                ("bad polygons", f"a polygon has {len(short)} numbers, fewer than 3 corners need 6")
-            )
-    return found
+    """One line per broken annotation; many of a kind are counted."""
+    return limited(
+        (kind, f"annotation {record.get('id')}: {text}; correct or remove it")
+        for record in records
+        for kind, text in annotation_faults(record, position, label_of)
+    )

@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import IO
+
+from PIL import Image, UnidentifiedImageError
 
 from datamodules._coco_ssd_images import open_rgb
 from datamodules._process_pool import outcomes, processes_for
@@ -15,14 +18,16 @@ SERIAL_FILES = 5000
 SHOWN = 200
 
 
-def damaged_images(folder: Path, names: Sequence[str], *, show_progress: bool) -> list[str]:
-    """Images that cannot be used: empty, cut short, or no image at all.
+def unusable_images(
+    folder: Path, listed: Sequence[tuple[str, tuple[int, int]]], *, show_progress: bool
+) -> list[str]:
+    """Images that cannot be used: cut short, no image at all, or not of the annotated size.
 
     A JPEG with both its markers in place counts as whole; its content is decoded only otherwise.
 
     Args:
         folder: Folder of the images.
-        names: File names, all of which exist.
+        listed: Name, and height and width in the annotations, of files all of which exist.
         show_progress: Draw a progress bar.
 
     Returns:
@@ -31,8 +36,8 @@ def damaged_images(folder: Path, names: Sequence[str], *, show_progress: bool) -
     Raises:
         ValueError: If a worker was killed.
     """
-    chunks = [names[first : first + CHUNK] for first in range(0, len(names), CHUNK)]
-    workers = 1 if len(names) < SERIAL_FILES else processes_for(len(chunks), WORKER_BYTES)
+    chunks = [listed[first : first + CHUNK] for first in range(0, len(listed), CHUNK)]
+    workers = 1 if len(listed) < SERIAL_FILES else processes_for(len(chunks), WORKER_BYTES)
     job = partial(_problems, folder)
     title = f"checking {folder.name}"
     lines = [
@@ -42,29 +47,43 @@ def damaged_images(folder: Path, names: Sequence[str], *, show_progress: bool) -
     ]
     lines.sort()
     more = len(lines) - SHOWN
-    return lines[:SHOWN] + ([f"{folder}: {more} more damaged images"] if more > 0 else [])
+    return lines[:SHOWN] + ([f"{folder}: {more} more unusable images"] if more > 0 else [])
 
 
-def _problems(folder: Path, names: Sequence[str]) -> list[str]:
+def _problems(folder: Path, listed: Sequence[tuple[str, tuple[int, int]]]) -> list[str]:
     """One line per bad file of a chunk."""
     lines = []
-    for name in names:
+    for name, size in listed:
         try:
-            _check(folder / name)
+            _check(folder / name, size)
         except ValueError as error:
             lines.append(str(error))
     return lines
 
 
-def _check(path: Path) -> None:
-    """Refuse a damaged file with a ValueError."""
+def _check(path: Path, size: tuple[int, int]) -> None:
+    """Refuse an unusable file with a ValueError."""
     try:
-        with path.open("rb", buffering=0) as file:
+        with path.open("rb") as file:
             start = file.read(2)
             file.seek(-min(2, path.stat().st_size), 2)
-            end = file.read(2)
+            whole = (start, file.read(2)) == (START, END)
+            file.seek(0)
+            # Some writers put bytes behind the end, and a few files of other formats are named
+            # .jpg: only then the pixels are decoded.
+            image = _opened(path, file) if whole else open_rgb(path)
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}); unpack it again") from None
-    # Some writers put bytes behind the end, and a few files of other formats are named .jpg.
-    if (start, end) != (START, END):
-        open_rgb(path)
+    if (image.height, image.width) != size:
+        raise ValueError(
+            f"{path} has {image.width} x {image.height} pixels, its annotation says {size[1]} x "
+            f"{size[0]}: its boxes would lie elsewhere; correct the annotation or the image"
+        )
+
+
+def _opened(path: Path, file: IO[bytes]) -> Image.Image:
+    """An image of which only the header is read."""
+    try:
+        return Image.open(file)
+    except (UnidentifiedImageError, SyntaxError) as error:
+        raise ValueError(f"{path} cannot be decoded ({error}); unpack its archive again") from None

@@ -7,16 +7,18 @@ but its manifest.
 
 import json
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
-from datamodules._cache import atomic_folder
+import numpy as np
+
 from datamodules._coco_annotations import Annotations, load_annotations, parse, read_json
-from datamodules._coco_image_check import damaged_images
+from datamodules._coco_image_check import unusable_images
 
 SPLITS = ("train", "val")
 PREPARED = "finishline-coco"
-FORMAT = 2  # raise when the prepared files or the checks change
+FORMAT = 3  # raise when the prepared files or the checks change
 _ARCHIVES = {
     "train": "http://images.cocodataset.org/zips/train2017.zip (19.3 GB)",
     "val": "http://images.cocodataset.org/zips/val2017.zip (816 MB)",
@@ -114,7 +116,15 @@ def prepare(root: Path, prepared: Path, *, show_progress: bool = False) -> dict[
     if manifest := ready_manifest(root, prepared):
         return manifest
     parsed = check(root, show_progress=show_progress)
-    return _write(root, prepared, parsed)
+    manifest = {"format": FORMAT, "sources": _sources(root)} | facts(parsed)
+    try:
+        _write(prepared, parsed, manifest)
+    except OSError as error:
+        raise ValueError(
+            f"{prepared} cannot be written ({error.strerror or error}); name another folder with "
+            "--data.prepared_dir"
+        ) from error
+    return manifest
 
 
 def check(root: Path, *, show_progress: bool = False) -> dict[str, Annotations]:
@@ -137,8 +147,10 @@ def check(root: Path, *, show_progress: bool = False) -> dict[str, Annotations]:
             parsed[split] = parse(read_json(path), path)
             problems += unmatched_images(root, split, parsed[split])
             folder = image_folder(root, split)
-            there = sorted(set(parsed[split].file_name).intersection(os.listdir(folder)))
-            problems += damaged_images(folder, there, show_progress=show_progress)
+            there = set(os.listdir(folder))
+            sizes = zip(parsed[split].file_name, parsed[split].size.tolist(), strict=True)
+            listed = sorted((name, tuple(size)) for name, size in sizes if name in there)
+            problems += unusable_images(folder, listed, show_progress=show_progress)
         except ValueError as error:
             problems += str(error).splitlines()
     if not problems and parsed["train"].category_id.tolist() != parsed["val"].category_id.tolist():
@@ -160,7 +172,7 @@ def unmatched_images(root: Path, split: str, annotations: Annotations) -> list[s
         At most one line for each of the two.
     """
     folder = image_folder(root, split)
-    there = {name for name in os.listdir(folder) if name.endswith(".jpg")}
+    there = set(os.listdir(folder))
     listed = set(annotations.file_name)
     lines = []
     if lost := sorted(listed - there):
@@ -168,7 +180,7 @@ def unmatched_images(root: Path, split: str, annotations: Annotations) -> list[s
             f"{folder}: {len(lost)} annotated images are missing, e.g. {lost[0]}; "
             f"unpack {_ARCHIVES[split]} again"
         )
-    if extra := sorted(there - listed):
+    if extra := sorted(name for name in there - listed if name.endswith(".jpg")):
         lines.append(
             f"{folder}: {len(extra)} images are not in {annotation_file(root, split).name}, e.g. "
             f"{extra[0]}; remove them or take the annotation file they belong to"
@@ -189,30 +201,49 @@ def load(prepared: Path, split: str) -> Annotations:
     return load_annotations(prepared / f"{split}.npz")
 
 
-def _write(root: Path, prepared: Path, parsed: dict[str, Annotations]) -> dict[str, Any]:
-    """Write arrays and manifest as one folder; an outdated one is replaced."""
-    manifest = {"format": FORMAT, "sources": _sources(root)}
+def facts(parsed: dict[str, Annotations]) -> dict[str, Any]:
+    """Counts of a data set.
+
+    Args:
+        parsed: Split -> annotations.
+
+    Returns:
+        Per split the numbers of images, annotations, images with any, images with a box above a
+        pixel, objects (no crowds), and objects that cannot be learned or found as masks; and the
+        category ids.
+    """
+    found: dict[str, Any] = {"categories": parsed["train"].category_id.tolist()}
     for split, annotations in parsed.items():
         boxes = annotations.box
         usable = (boxes[:, 2] > 1) & (boxes[:, 3] > 1)
-        manifest[split] = {
+        objects = ~annotations.crowd
+        # Training draws polygons; evaluation takes any mask, and needs those of crowds too.
+        masked = annotations.ring_count > 0 if split == "train" else annotations.has_mask
+        needs_mask = objects if split == "train" else np.ones_like(objects)
+        found[split] = {
             "images": len(annotations),
             "annotations": len(boxes),
             "annotated_images": int((annotations.count() > 0).sum()),
             "images_with_usable_box": len(
                 {int(i) for i in annotations.offset.searchsorted(usable.nonzero()[0], "right")}
             ),
+            "objects": int(objects.sum()),
+            "without_mask": int((needs_mask & ~masked).sum()),
         }
-    manifest["categories"] = parsed["train"].category_id.tolist()
-    if prepared.is_dir():
-        for stale in prepared.iterdir():
-            stale.unlink()
-        prepared.rmdir()
-    with atomic_folder(prepared) as partial:
+    return found
+
+
+def _write(prepared: Path, parsed: dict[str, Annotations], manifest: dict[str, Any]) -> None:
+    """Write arrays and manifest; other files in the folder are none of our business."""
+    prepared.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=prepared) as folder:
+        partial = Path(folder)
         for split, annotations in parsed.items():
             annotations.save(partial / f"{split}.npz")
         (partial / "manifest.json").write_text(json.dumps(manifest, indent=1))
-    return manifest
+        # The manifest comes last: until then an older one tells that something has to be done.
+        for name in (*(f"{split}.npz" for split in parsed), "manifest.json"):
+            (partial / name).replace(prepared / name)
 
 
 def _sources(root: Path) -> dict[str, list[int]]:

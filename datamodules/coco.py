@@ -5,6 +5,7 @@ images under their owners' Flickr terms. 117,266 training images have annotation
 """
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -87,7 +88,9 @@ class COCODataModule(BenchmarkDataModule):
         """
         if self.demo:
             build_once(self.folder, self.write_demo)
-        store.prepare(self.folder, self._prepared, show_progress=not self.demo)
+        manifest = store.prepare(self.folder, self._prepared, show_progress=not self.demo)
+        if lines := self.unfit(manifest):
+            raise ValueError("\n".join(lines))
 
     def write_demo(self, folder: Path) -> None:
         """Write the demo data set.
@@ -124,13 +127,27 @@ class COCODataModule(BenchmarkDataModule):
         """
         if self.root is None or store.missing_parts(self.root):
             return [] if self.root is None else store.missing_parts(self.root)
-        if store.ready_manifest(self.root, self._prepared):
-            return []
         try:
-            store.check(self.root)
+            facts = store.ready_manifest(self.root, self._prepared)
+            return self.unfit(facts or store.facts(store.check(self.root)))
         except ValueError as error:
             return str(error).splitlines()
-        return []
+
+    def unfit(self, facts: Mapping[str, Any]) -> list[str]:
+        """Why sound annotations are of no use for this benchmark.
+
+        Args:
+            facts: Counts of both splits.
+
+        Returns:
+            One line per problem.
+        """
+        return [
+            f"{store.annotation_file(self.folder, split)} holds no object to {what}; take COCO's "
+            "own file, or annotate your images"
+            for split, what in (("train", "learn from"), ("val", "find"))
+            if not facts[split]["objects"]
+        ]
 
     @property
     def samples_per_epoch(self) -> int:
@@ -333,6 +350,22 @@ class COCOMaskDataModule(COCODataModule):
             )
         self.image_size = masks.ImageSize(min_image_size, max_image_size)
         self.evaluation_batch_size = evaluation_batch_size
+
+    def unfit(self, facts: Mapping[str, Any]) -> list[str]:
+        """Objects without masks are of no use either.
+
+        Args:
+            facts: Counts of both splits.
+
+        Returns:
+            One line per problem.
+        """
+        return super().unfit(facts) + [
+            f"{store.annotation_file(self.folder, split)}: {facts[split]['without_mask']} objects "
+            f"have no {what}; Mask R-CNN needs annotations with outlines (SSD does not)"
+            for split, what in (("train", "polygons"), ("val", "mask"))
+            if facts[split]["without_mask"]
+        ]
 
     @property
     def num_train_samples(self) -> int:

@@ -94,6 +94,7 @@ class DetectorModule(BenchmarkModule):
         Args:
             folder: The run folder.
         """
-        names = [category["name"] for category in self.average_precision.truth["categories"]]
+        categories = self.average_precision.truth["categories"]
+        names = [str(category.get("name", category["id"])) for category in categories]
         title = f"{self.title} on held-out images"
         save_detections(folder / "detections.png", self.shown, names, title)

@@ -73,14 +73,11 @@ def _precision(
     truths = ground_truth["annotations"]
     with _no_collection():
         shared = _places(truths) & _places(detections) if kind == "segm" else None
-        # The library writes into the records it is given; copies keep the caller's clean.
-        annotations = [_record(a, shared) for a in truths]
+        # The library takes an object with id 0 for none, and of equal ids the last one.
+        annotations = [_record(a, shared, number) for number, a in enumerate(truths, start=1)]
         truth = COCO({**ground_truth, "annotations": annotations})
-        # The library's own loading measures every mask's area and box, which only areas of
-        # interest need; here any area counts.
         records = [
-            _record(d, shared) | {"area": 1.0, "iscrowd": 0, "id": number}
-            for number, d in enumerate(detections, start=1)
+            _record(d, shared, number) | {"iscrowd": 0} for number, d in enumerate(detections, 1)
         ]
         found = COCO({**ground_truth, "annotations": records})
         evaluation = COCOeval_faster(truth, found, iouType=kind, print_function=_silent)
@@ -98,15 +95,19 @@ def _places(records: Sequence[Mapping[str, Any]]) -> set[tuple[int, int]]:
     return {(record["image_id"], record["category_id"]) for record in records}
 
 
-def _record(record: Mapping[str, Any], shared: set[tuple[int, int]] | None) -> dict[str, Any]:
-    """Copy of an annotation or detection, without a mask that is compared with nothing.
+def _record(
+    record: Mapping[str, Any], shared: set[tuple[int, int]] | None, number: int
+) -> dict[str, Any]:
+    """Copy of an annotation or detection, as the library writes into what it is given.
 
-    An image's objects of a category need their masks only where there are detections of it too,
-    and the reverse; to draw and unpack all of them is most of the work.
+    It goes without a mask that is compared with nothing: an image's objects of a category need
+    theirs only where there are detections of it too, and the reverse. To draw and unpack all of
+    them is most of the work. As any area counts, none is measured.
     """
-    if shared is None or (record["image_id"], record["category_id"]) in shared:
-        return dict(record)
-    return {**record, "segmentation": NO_MASK}
+    copy = {**record, "id": number, "area": 1.0}
+    if shared is not None and (record["image_id"], record["category_id"]) not in shared:
+        copy["segmentation"] = NO_MASK
+    return copy
 
 
 @contextmanager

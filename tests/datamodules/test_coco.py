@@ -72,6 +72,24 @@ BROKEN = {
         lambda c: c["images"].append({"id": 999, "file_name": "x.jpg", "width": 1, "height": 1}),
         "1 annotated images are missing, e.g. x.jpg",
     ),
+    "no box": (lambda c: c["annotations"][0].pop("bbox"), "bbox is missing"),
+    "text in box": (
+        lambda c: c["annotations"][0].update(bbox=["1", 2, 3, 4]), "not four finite numbers"
+    ),
+    "polygon not in a list": (
+        lambda c: c["annotations"][0].update(segmentation=[1, 2, 3, 4, 5, 6]),
+        "a polygon is not a list of finite numbers",
+    ),
+    "no width": (lambda c: c["images"][0].pop("width"), "1 of the images lack width"),
+    "no pixels": (lambda c: c["images"][0].update(height=0), "1 of the images have no pixels"),
+    "category twice": (
+        lambda c: c["categories"].append(c["categories"][0]), "1 ids of categories come more than"
+    ),
+    "other size": (
+        lambda c: c["images"][0].update(width=7, height=9), "its annotation says 7 x 9"
+    ),
+    "annotations are no list": (lambda c: c.update(annotations=None), "has no annotations"),
+    "nothing to learn": (lambda c: c["annotations"].clear(), "holds no object to learn from"),
 }  # fmt: skip
 
 
@@ -97,6 +115,44 @@ def test_many_problems_are_told_at_once_and_counted(root):
     lines = COCO300DataModule(root=root).problems()
     assert any("more annotations with unknown categories" in line for line in lines)
     assert any("instances_val2017" in line for line in lines)
+
+
+def test_boxes_without_masks_serve_ssd_only(root):
+    for split in ("train", "val"):
+        edit(root, lambda c: [a.pop("segmentation") for a in c["annotations"]], split)
+    COCO300DataModule(root=root).prepare_data()
+    data = COCOMaskDataModule(root=root)
+    with pytest.raises(ValueError, match="objects have no polygons; Mask R-CNN needs") as error:
+        data.prepare_data()
+    assert data.problems() == str(error.value).splitlines()
+    assert len(data.problems()) == 2
+
+
+def test_other_image_formats_are_found_by_their_annotated_names(root):
+    def change(content):
+        entry = content["images"][0]
+        old = root / "train2017" / entry["file_name"]
+        Image.open(old).save(old.with_suffix(".png"))
+        old.unlink()
+        entry["file_name"] = old.with_suffix(".png").name
+
+    edit(root, change)
+    COCO300DataModule(root=root).prepare_data()
+
+
+def test_prepared_folder_keeps_what_else_lies_in_it(root, tmp_path):
+    shared = tmp_path / "shared"
+    (shared / "folder").mkdir(parents=True)
+    (shared / "notes.txt").write_text("mine")
+    for _ in range(2):
+        COCO300DataModule(root=root, prepared_dir=shared).prepare_data()
+        edit(root, lambda c: c["annotations"].pop())  # outdated: prepared anew
+    assert sorted(path.name for path in shared.iterdir()) == [
+        "folder", "manifest.json", "notes.txt", "train.npz", "val.npz",
+    ]  # fmt: skip
+    data = COCO300DataModule(root=root, prepared_dir=shared / "notes.txt")
+    with pytest.raises(ValueError, match=r"cannot be written .* --data.prepared_dir"):
+        data.prepare_data()
 
 
 def test_image_without_entry_is_told(root):
@@ -153,14 +209,17 @@ def test_unusual_but_whole_images_pass(root):
 
 def test_images_are_checked_in_processes_and_a_flood_of_lines_is_counted(root, monkeypatch):
     names = sorted(path.name for path in (root / "train2017").iterdir())
+    sizes = [Image.open(root / "train2017" / name).size[::-1] for name in names]
     for name in names[3:]:
         (root / "train2017" / name).write_bytes(b"")
     for name, value in {"SERIAL_FILES": 1, "CHUNK": 5, "SHOWN": 4}.items():
         monkeypatch.setattr(image_check, name, value)
     monkeypatch.setattr(image_check, "processes_for", lambda *_: 2)
-    lines = image_check.damaged_images(root / "train2017", names, show_progress=False)
+    lines = image_check.unusable_images(
+        root / "train2017", list(zip(names, sizes, strict=True)), show_progress=False
+    )
     assert [Path(line.partition(" ")[0]).name for line in lines[:4]] == names[3:7]
-    assert lines[4:] == [f"{root / 'train2017'}: {len(names) - 7} more damaged images"]
+    assert lines[4:] == [f"{root / 'train2017'}: {len(names) - 7} more unusable images"]
 
 
 def test_damaged_image_is_named(root):

@@ -106,6 +106,17 @@ def test_equals_pycocotools(case, kind, seed):
     assert ours["ap50"] > 0
 
 
+@pytest.mark.parametrize("ids", [range(0, 999), [7] * 999, None])
+def test_objects_count_whatever_their_ids(ids):
+    truth, detections = scene(np.random.default_rng(0), **CASES["ordinary"])
+    right = coco_average_precision(truth, detections)
+    for number, annotation in enumerate(truth["annotations"]):
+        del annotation["id"], annotation["area"]
+        if ids is not None:
+            annotation["id"] = ids[number]
+    assert coco_average_precision(truth, detections) == right
+
+
 def test_leaves_the_records_and_the_garbage_collector_as_they_were():
     truth, detections = scene(np.random.default_rng(0), **CASES["ordinary"])
     before = copy.deepcopy((truth, detections))

@@ -1,0 +1,108 @@
+"""What can be wrong with the entries of a COCO annotation file, in plain words."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+MAX_LINES = 10  # of one kind of problem; the rest is counted
+
+
+def limited(problems: Iterable[tuple[str, str]]) -> list[str]:
+    """Lines of which no kind floods the screen.
+
+    Args:
+        problems: Kind, as in "annotations with ...", and line of each problem.
+
+    Returns:
+        At most ``MAX_LINES`` lines of a kind, then how many more there are.
+    """
+    lines, counts = [], Counter[str]()
+    for kind, line in problems:
+        counts[kind] += 1
+        if counts[kind] <= MAX_LINES:
+            lines.append(line)
+    return lines + [
+        f"{count - MAX_LINES} more annotations with {kind}"
+        for kind, count in counts.items()
+        if count > MAX_LINES
+    ]
+
+
+def entry_problems(images: Sequence[Any], categories: Sequence[Any]) -> list[str]:
+    """What is wrong with the lists of images and of categories.
+
+    Args:
+        images: The file's list.
+        categories: The file's list.
+
+    Returns:
+        At most one line for each kind of problem: the first entry that has it, and their number.
+    """
+    lines = []
+    for name, entries, needed in (
+        ("images", images, ("id", "file_name", "width", "height")),
+        ("categories", categories, ("id",)),
+    ):
+        bad = [(e, lacking) for e in entries if (lacking := _lacking(e, needed))]
+        if bad:
+            lines.append(f"{len(bad)} of the {name} lack {', '.join(bad[0][1])}, e.g. {bad[0][0]}")
+            continue
+        counts = Counter(entry["id"] for entry in entries)
+        if twice := [key for key, count in counts.items() if count > 1]:
+            lines.append(f"{len(twice)} ids of {name} come more than once, e.g. {twice[0]}")
+    if not lines and (
+        flat := [i for i in images if not _numbers([i["width"], i["height"]], least=1)]
+    ):
+        lines.append(f"{len(flat)} of the images have no pixels, e.g. {flat[0]}")
+    return [f"{line}; correct the file" for line in lines]
+
+
+def annotation_faults(
+    record: Mapping[str, Any], position: Mapping[Any, int], label_of: Mapping[Any, int]
+) -> list[tuple[str, str]]:
+    """What is wrong with one annotation.
+
+    Args:
+        record: The annotation.
+        position: Image id -> place.
+        label_of: Category id -> label.
+
+    Returns:
+        Kind and sentence of each fault.
+    """
+    if lacking := _lacking(record, ("image_id", "category_id", "bbox")):
+        return [("missing parts", f"{', '.join(lacking)} is missing")]
+    found = []
+    # Text and number look alike without the quotes of repr.
+    if record["image_id"] not in position:
+        found.append(("unknown images", f"image_id {record['image_id']!r} is not in images"))
+    if record["category_id"] not in label_of:
+        text = f"category_id {record['category_id']!r} is not in categories"
+        found.append(("unknown categories", text))
+    if len(record["bbox"]) != 4 or not _numbers(record["bbox"]):
+        found.append(("bad boxes", f"bbox {record['bbox']} is not four finite numbers"))
+    rings = record.get("segmentation")
+    for ring in rings if isinstance(rings, list) else []:
+        if not isinstance(ring, list) or not _numbers(ring):
+            found.append(("bad polygons", "a polygon is not a list of finite numbers"))
+            break
+        if len(ring) < 6 or len(ring) % 2:
+            text = f"a polygon has {len(ring)} numbers, fewer than 3 corners need 6"
+            found.append(("bad polygons", text))
+            break
+    return found
+
+
+def _lacking(entry: Any, needed: Sequence[str]) -> list[str]:
+    """Keys that an entry does not have, or has without a value."""
+    values = entry if isinstance(entry, dict) else {}
+    return [key for key in needed if values.get(key) is None]
+
+
+def _numbers(values: Sequence[Any], least: float = -math.inf) -> bool:
+    """Whether all are finite numbers, and none below the least."""
+    try:
+        return all(map(math.isfinite, values)) and (least == -math.inf or min(values) >= least)
+    except TypeError:
+        return False
