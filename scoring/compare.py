@@ -189,7 +189,8 @@ def _with_round(paths: Sequence[Path], round_name: str) -> Comparison:
         for _, own in _score_all(path, round_name):
             ranking = rank(own, round_name)
             data["results"].append(ranking)
-            data["context"] += _context_lines(ranking, round_name)
+            lines = _context_lines(ranking, round_name)
+            data["context"] += [line for line in lines if line not in data["context"]]
             data["notes"] += _rank_notes(own, ranking)
             tables.append(_ranking_table(own, ranking, round_name))
             rows = [(r["name"], r["minutes"]) for r in ranking["rows"] if r["minutes"] is not None]

@@ -193,11 +193,14 @@ def rcp_test(
         flavour: ``THEN`` or ``NOW``.
 
     Returns:
-        The verdict; ``passed`` is None if there are no reference points for this benchmark.
+        The verdict; ``passed`` is None if there are too few runs, or no reference points for this
+        benchmark.
     """
     points = reference_points(rules, ruleset, flavour)
     if not points:
         return Verdict(flavour.name, None, "no reference convergence points for this benchmark")
+    if len(values) <= 2 * rules.drop:
+        return Verdict(flavour.name, None, "too few runs for the test")
     own = olympic(values, rules.drop)
     if own is None:
         return Verdict(flavour.name, False, "too few converging runs for the test")

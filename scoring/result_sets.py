@@ -19,6 +19,13 @@ from scoring.rounds import Round
 
 OWN_FOLDER = re.compile(r"\d{8}-\d{6}-seed\d+.*")
 LOG_SUFFIXES = frozenset({".txt", ".log", ".out"})
+# Entries of run.json whose kind the figures rely on; each may also be null.
+RECORD_KINDS: dict[str, Any] = {
+    **dict.fromkeys(("benchmark", "division", "net", "status", "stop_reason"), str),
+    **dict.fromkeys(("net_arguments", "quality", "seconds", "system", "target", "versions"), dict),
+    **dict.fromkeys(("devices", "global_batch_size", "parameters"), int),
+    **dict.fromkeys(("flops_per_sample", "samples_per_second", "seconds_to_target"), int | float),
+}
 # Entries of run.json that, with network and machine, make runs one result.
 CONFIGURATION = ("dataset", "target", "global_batch_size", "devices", "strategy", "precision")
 
@@ -246,13 +253,22 @@ def _own_run(folder: Path) -> Run:
     log = read_log(folder / "result.txt")
     try:
         record = json.loads((folder / "run.json").read_text())
-        if not isinstance(record, dict):
-            raise ValueError("not an object")
+        _judge_record(record)
     except FileNotFoundError:
         return Run(log, record_problem="no run.json: it ended before training began")
     except (OSError, ValueError) as error:
         return Run(log, record_problem=f"run.json cannot be read: {error}")
     return Run(log, record)
+
+
+def _judge_record(record: Any) -> None:
+    """Refuse what our recipes do not write, such as another program's run.json."""
+    if not isinstance(record, dict):
+        raise ValueError("not an object")
+    for key, kind in RECORD_KINDS.items():
+        value = record.get(key)
+        if value is not None and not isinstance(value, kind):
+            raise ValueError(f"{key} is {value!r:.40}")
 
 
 def _place(run: Run, rules: Round) -> tuple[tuple[Any, ...], ResultSet]:

@@ -119,7 +119,7 @@ def test_links_and_sweeps_lead_somewhere():
 
 def templates():
     """Every text of the code; what is filled in at run time is a NUL character."""
-    for package in ("recipes", "callbacks", "modules", "datamodules"):
+    for package in ("recipes", "callbacks", "modules", "datamodules", "scoring"):
         for path in (ROOT / package).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.JoinedStr):

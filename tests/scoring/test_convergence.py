@@ -110,3 +110,14 @@ def test_one_run_that_did_not_converge_is_dropped_and_two_fail():
 
 def test_minigo_has_no_test():
     assert rcp_test([40.0] * 10, 64, RULES.benchmarks["minigo"], "1.0.0", THEN).passed is None
+
+
+def test_too_few_runs_neither_pass_nor_fail():
+    rules = RULES.benchmarks["ssd"]
+    for values, passed in (
+        ([50.0], None),
+        ([50.0, 50.0], None),
+        ([50.0, math.inf, math.inf], False),
+    ):
+        verdict = rcp_test(values, 1024, rules, "1.0.0", THEN)
+        assert verdict.passed is passed

@@ -1,5 +1,6 @@
 """Reading logs: what is right is read to the millisecond, what is wrong gets one clear line."""
 
+import json
 import time
 
 import pytest
@@ -168,3 +169,19 @@ def test_a_closed_result_without_a_batch_size_is_not_valid(tmp_path, make, cli):
     status, out, _ = cli("score", tmp_path)
     assert status == 1
     assert "the logs name no global batch size" in out
+
+
+@pytest.mark.parametrize(
+    "record",
+    [{"system": "text"}, {"target": [1]}, {"net": 5}, {"devices": "two"}, {"seconds": [1]}, []],
+)
+def test_another_programs_record_spoils_one_run_and_no_command(tmp_path, make, cli, record):
+    for number in range(1, 5):
+        make.run(tmp_path, number=number)
+    path = make.run(tmp_path, number=5) / "run.json"
+    facts = json.loads(path.read_text())
+    path.write_text(json.dumps(facts | record if record else record))
+    for command in ("score", "check", "report"):
+        status, out, err = cli(command, tmp_path)
+        assert status in (0, 1), err
+    assert "run.json cannot be read" in cli("score", tmp_path)[1]
