@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modules.ops.interaction import dot_interaction
-from modules.ops.lookup_interaction import BLOCK_BYTES, look_up_and_interact
+from modules.ops.lookup_interaction import look_up_and_interact
 
 INIT_BLOCK_ROWS = 1 << 18
+LARGE_BYTES = 1 << 20  # of a batch's vectors; going block by block gains nothing below it
 DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
 
 
@@ -92,7 +93,7 @@ class FusedEmbedding(nn.Module):
             IndexError: If a row lies outside the tables.
         """
         alone_on_cpu = self.world_size == 1 and self.weight.device.type == "cpu"
-        large = ids_BT.numel() * self.width * self.dtype.itemsize > BLOCK_BYTES
+        large = ids_BT.numel() * self.width * self.dtype.itemsize > LARGE_BYTES
         if alone_on_cpu and large and self.dtype == torch.float32:
             return look_up_and_interact(dense_BD, self.weight, ids_BT + self.offsets)
         vectors_BTD = self(ids_BT).to(dense_BD.dtype)

@@ -1,24 +1,28 @@
 """Embedding lookup and dot interaction as one step on CPUs, without a tensor of all vectors.
 
 The vectors of a batch (28 MB at 2048 rows and width 128) fit into no cache, so building, joining
-and multiplying them one after the other is bound by memory. Here a block of rows goes through all
-of it while it lies in the cache, and gradients are summed per table row as they arise.
+and multiplying them one after the other is bound by memory. Here the vectors of a sample go through
+all of it while they lie in the cache (forward; backward those of a block of samples, as the matrix
+products of one would be too small), and gradients are summed per table row as they arise.
 
 Letters: B rows of the batch, T tables, F = T + 1 features, D width, R table rows, P pairs,
 X = D + P, K rows of a block, U different table rows.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from modules.ops.interaction import pair_positions
-from modules.ops.table_rows import collect_rows, distinct
+from modules.ops.table_rows import (
+    checked_rows,
+    collect_rows,
+    distinct,
+    interact_rows,
+    load_block,
+)
 
-BLOCK_BYTES = 1 << 20  # of vectors; leaves half of a usual second-level cache for the rest
+BLOCK_BYTES = 1 << 18  # of vectors: an eighth of a usual second-level cache, measured as the best
 
 
 def look_up_and_interact(dense_BD: Tensor, weight_RD: Tensor, rows_BT: Tensor) -> Tensor:
@@ -28,7 +32,7 @@ def look_up_and_interact(dense_BD: Tensor, weight_RD: Tensor, rows_BT: Tensor) -
     sparse and names each row once.
 
     Args:
-        dense_BD: On the CPU; products are taken in its type (bfloat16 under autocast).
+        dense_BD: On the CPU; the result is of its type, products are taken in the table's.
         weight_RD: The table, float32 or float64, contiguous.
         rows_BT: int64 row of each lookup.
 
@@ -44,59 +48,45 @@ def look_up_and_interact(dense_BD: Tensor, weight_RD: Tensor, rows_BT: Tensor) -
 class _LookUpAndInteract(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, dense_BD: Tensor, weight_RD: Tensor, rows_BT: Tensor) -> Tensor:
+        ctx.given_type, rows_BT = dense_BD.dtype, checked_rows(rows_BT, len(weight_RD))
+        dense_BD = dense_BD.to(weight_RD.dtype).contiguous()
         ctx.save_for_backward(dense_BD, weight_RD, rows_BT)
-        width, num_features = dense_BD.shape[1], rows_BT.shape[1] + 1
-        lower_P, _ = pair_positions(num_features, dense_BD.device)
-        out_BX = dense_BD.new_empty(len(dense_BD), width + len(lower_P))
-        out_BX[:, :width] = dense_BD
-        for block, vectors_KFD, square_KFF in _blocks(dense_BD, weight_RD, rows_BT):
-            torch.bmm(vectors_KFD, vectors_KFD.transpose(1, 2), out=square_KFF)
-            out_BX[block, width:] = square_KFF.flatten(1).index_select(1, lower_P)
-        return out_BX
+        (num_rows, width), num_features = dense_BD.shape, rows_BT.shape[1] + 1
+        num_pairs = num_features * (num_features - 1) // 2
+        out_BX = dense_BD.new_empty(num_rows, width + num_pairs)
+        interact_rows(dense_BD, weight_RD, rows_BT, out_BX)
+        # Counters of operations see torch's only: this stands for the products, and computes none.
+        shape_BFD = torch.empty(num_rows, num_features, width, device="meta")
+        torch.bmm(shape_BFD, shape_BFD.transpose(1, 2))
+        return out_BX.to(ctx.given_type)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        (grad_BX,) = grads
         dense_BD, weight_RD, rows_BT = ctx.saved_tensors
-        width, num_features = dense_BD.shape[1], rows_BT.shape[1] + 1
-        _, pair_FF = pair_positions(num_features, dense_BD.device)
-        column_FF = (pair_FF + width).clamp(max=grad_BX.shape[1] - 1)
+        (num_rows, width), num_features = dense_BD.shape, rows_BT.shape[1] + 1
+        grad_BX = grads[0].to(weight_RD.dtype).contiguous()
+        grad_dense_BD = grad_BX[:, :width].clone()
         rows_U, place_N = distinct(rows_BT.flatten())
-        place_BT = place_N.view_as(rows_BT)
-        sums_UD, seen = weight_RD.new_empty(len(rows_U), width), 0
-        grad_dense_BD, space_KFD = torch.empty_like(dense_BD), dense_BD.new_empty(0)
-        for block, vectors_KFD, square_KFF in _blocks(dense_BD, weight_RD, rows_BT):
-            torch.index_select(grad_BX[block], 1, column_FF, out=square_KFF.flatten(1))
-            square_KFF.diagonal(dim1=1, dim2=2).zero_()  # belongs to no pair
-            if not len(space_KFD):
-                space_KFD = torch.empty_like(vectors_KFD)
-            grad_KFD = torch.bmm(square_KFF, vectors_KFD, out=space_KFD[: len(vectors_KFD)])
-            torch.add(grad_KFD[:, 0], grad_BX[block, :width], out=grad_dense_BD[block])
-            values_KTD = grad_KFD[:, 1:].to(weight_RD.dtype)
-            seen = collect_rows(sums_UD, place_BT[block], values_KTD, seen)
+        sums_UD = weight_RD.new_empty(len(rows_U), width)
+        most = max(1, BLOCK_BYTES // (num_features * width * weight_RD.itemsize))
+        vectors_KFD = weight_RD.new_empty(min(most, num_rows), num_features, width)
+        square_KFF = weight_RD.new_empty(len(vectors_KFD), num_features, num_features)
+        grad_KFD = torch.empty_like(vectors_KFD)
+        dense, weight = dense_BD.numpy(), weight_RD.detach().numpy()
+        rows, grad = rows_BT.numpy(), grad_BX.numpy()
+        sums, grad_dense = sums_UD.numpy(), grad_dense_BD.numpy()
+        place_BT, seen = place_N.view_as(rows_BT).numpy(), 0
+        for start in range(0, num_rows, most):
+            count = min(most, num_rows - start)
+            if count < len(vectors_KFD):  # the last block
+                vectors_KFD, square_KFF, grad_KFD = (
+                    x[:count] for x in (vectors_KFD, square_KFF, grad_KFD)
+                )
+            vectors, square = vectors_KFD.numpy(), square_KFF.numpy()
+            load_block(start, dense, weight, rows, grad, vectors, square)
+            torch.bmm(square_KFF, vectors_KFD, out=grad_KFD)
+            values = grad_KFD.numpy()
+            seen = collect_rows(start, seen, place_BT, values, sums, grad_dense)
         with torch.sparse.check_sparse_tensor_invariants(False):  # said so, torch does not warn
             grad_RD = torch.sparse_coo_tensor(rows_U[None], sums_UD, weight_RD.shape)
-        return grad_dense_BD, grad_RD, None
-
-
-def _blocks(
-    dense_BD: Tensor, weight_RD: Tensor, rows_BT: Tensor
-) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Blocks of the batch, their joined vectors and space for a square of them, in one memory."""
-    (num_rows, width), num_features = dense_BD.shape, rows_BT.shape[1] + 1
-    most = max(1, BLOCK_BYTES // (num_features * width * dense_BD.itemsize))
-    most = min(most, num_rows)
-    vectors_KFD = dense_BD.new_empty(most, num_features, width)
-    square_KFF = dense_BD.new_empty(most, num_features, num_features)
-    same_type = weight_RD.dtype == dense_BD.dtype
-    found_KFD = vectors_KFD if same_type else torch.empty_like(vectors_KFD, dtype=weight_RD.dtype)
-    # The dense vector's place is looked up too, for nothing: one gather fills the whole block.
-    rows_BF = F.pad(rows_BT, (1, 0))
-    for start in range(0, num_rows, most):
-        block = slice(start, min(start + most, num_rows))
-        part_KFD, found = (x[: block.stop - start] for x in (vectors_KFD, found_KFD))
-        torch.index_select(weight_RD, 0, rows_BF[block].flatten(), out=found.flatten(0, 1))
-        if not same_type:
-            part_KFD.copy_(found)
-        part_KFD[:, 0] = dense_BD[block]
-        yield block, part_KFD, square_KFF[: block.stop - start]
+        return grad_dense_BD.to(ctx.given_type), grad_RD, None

@@ -257,3 +257,31 @@ def test_schedule_at_the_published_settings():
     assert rate(49315 + 13886) == pytest.approx(6.0)
     assert rate(10**6) == max(1e-7, 24 / 27772**2)
     assert warmup_hold_poly(1, learning_rate=1.0) == 1.0
+
+
+def test_fused_lookup_refuses_rows_outside_and_keeps_what_is_not_a_number():
+    dense, weight = torch.randn(2, 4), torch.randn(5, 4)
+    for row in (-1, 5):
+        with pytest.raises(IndexError, match="of a table of 5 rows"):
+            look_up_and_interact(dense, weight, torch.tensor([[0, 1], [row, 2]]))
+    weight[3, 1] = float("nan")
+    out = look_up_and_interact(dense, weight, torch.tensor([[0, 3], [1, 2]]))
+    assert out.isnan().any(1).tolist() == [True, False]
+    weight[3, 1] = float("inf")
+    assert (
+        look_up_and_interact(dense, weight, torch.tensor([[0, 3]])[:1].expand(2, 2)).isinf().any()
+    )
+
+
+def test_fused_lookup_takes_any_strides():
+    dense, weight = torch.randn(4, 6).T, torch.randn(9, 4)
+    rows = torch.randint(9, (3, 6)).T
+    wanted = look_up_and_interact(dense.contiguous(), weight, rows.contiguous())
+    assert torch.equal(look_up_and_interact(dense, weight, rows), wanted)
+    weight.requires_grad_()
+    look_up_and_interact(dense, weight, rows).sum().backward()  # its gradient has stride 0
+    spread = weight.grad.to_dense()
+    weight.grad = None
+    features = torch.cat([dense[:, None], weight[rows]], 1)
+    dot_interaction(features).sum().backward()
+    torch.testing.assert_close(spread, weight.grad)
