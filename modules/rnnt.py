@@ -163,8 +163,15 @@ class RNNTModule(BenchmarkModule):
             stage: Not used.
 
         Raises:
-            ValueError: If the vocabulary and the network differ in size, or FSDP is asked for.
+            ValueError: If the vocabulary and the network differ in size, or FSDP or weights in
+                half precision are asked for.
         """
+        precision = str(getattr(self.trainer, "precision", ""))
+        if precision.endswith("16-true"):
+            raise ValueError(
+                f"--trainer.precision {precision}: features, loss and the average of the weights "
+                f"need float32; use {precision.replace('true', 'mixed')}"
+            )
         # The loss takes the joint's gradients itself, which shards would never receive.
         if isinstance(
             getattr(self.trainer, "strategy", None), FSDPStrategy | ModelParallelStrategy

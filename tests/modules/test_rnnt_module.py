@@ -215,6 +215,13 @@ def test_sharding_is_refused_as_the_joint_would_not_learn():
         module.setup("fit")
 
 
+def test_weights_in_half_precision_are_refused():
+    module = RNNTModule(net=lambda: RNNT(**SMALL))
+    module._trainer = SimpleNamespace(precision="bf16-true")
+    with pytest.raises(ValueError, match="bf16-true: .* need float32; use bf16-mixed"):
+        module.setup("fit")
+
+
 class Blind(nn.Module):
     """A net without a joint."""
 
