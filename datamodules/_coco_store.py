@@ -180,7 +180,9 @@ def unmatched_images(root: Path, split: str, annotations: Annotations) -> list[s
             f"{folder}: {len(lost)} annotated images are missing, e.g. {lost[0]}; "
             f"unpack {_ARCHIVES[split]} again"
         )
-    if extra := sorted(name for name in there - listed if name.endswith(".jpg")):
+    # Hidden files are other programs' leavings.
+    visible = (name for name in there - listed if not name.startswith("."))
+    if extra := sorted(name for name in visible if name.endswith(".jpg")):
         lines.append(
             f"{folder}: {len(extra)} images are not in {annotation_file(root, split).name}, e.g. "
             f"{extra[0]}; remove them or take the annotation file they belong to"

@@ -95,16 +95,21 @@ def _class_folders(folder: Path) -> dict[str, list[str]]:
     """Image names of every class folder that has any."""
     if not folder.is_dir():
         return {}
-    found = {entry.name: _images(Path(entry)) for entry in os.scandir(folder) if entry.is_dir()}
+    found = {
+        entry.name: _images(Path(entry))
+        for entry in os.scandir(folder)
+        if entry.is_dir() and not entry.name.startswith(".")
+    }
     return {synset: names for synset, names in found.items() if names}
 
 
 def _images(folder: Path) -> list[str]:
-    """Sorted names of the image files in a folder."""
+    """Sorted names of the image files in a folder; hidden ones are other programs' leavings."""
     if not folder.is_dir():
         return []
     with os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if e.name.lower().endswith(ENDINGS))
+        names = (entry.name for entry in entries)
+        return sorted(n for n in names if n.lower().endswith(ENDINGS) and n[0] != ".")
 
 
 def _labels(

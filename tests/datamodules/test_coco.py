@@ -156,6 +156,7 @@ def test_prepared_folder_keeps_what_else_lies_in_it(root, tmp_path):
 
 
 def test_image_without_entry_is_told(root):
+    (root / "val2017" / "._stray.jpg").write_bytes(b"a Mac left this")
     Image.new("RGB", (8, 8)).save(root / "val2017" / "stray.jpg")
     assert (
         "1 images are not in instances_val2017.json, e.g. stray.jpg"

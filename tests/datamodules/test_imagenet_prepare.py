@@ -46,6 +46,19 @@ def test_scan_numbers_classes_in_sorted_order(root: Path) -> None:
     assert files.val[1] == ("val/n00000002/ILSVRC2012_val_00000002.JPEG", 1)
 
 
+def test_leavings_of_other_programs_are_no_images(root: Path) -> None:
+    """A Mac's ``._`` twins and a notebook's hidden folder came along with a copy."""
+    before = scan(root, COUNTS)
+    first = next((root / "train").rglob("*.JPEG"))
+    (first.parent / f"._{first.name}").write_bytes(b"x")
+    (root / "val" / "._n1.JPEG").write_bytes(b"x")
+    hidden = root / "train" / ".ipynb_checkpoints"
+    hidden.mkdir()
+    (hidden / first.name).write_bytes(first.read_bytes())
+    (first.parent / "Thumbs.db").write_bytes(b"x")
+    assert scan(root, COUNTS) == before
+
+
 def test_flat_val_with_labels_gives_the_same_evaluation_order(root: Path) -> None:
     folders = scan(root, COUNTS).val
     flat = scan(flatten_val(root), COUNTS).val
