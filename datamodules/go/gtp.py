@@ -3,6 +3,7 @@
 Source: G. Farneback, "Specification of the Go Text Protocol, version 2, draft 2" (2002).
 """
 
+import math
 from collections.abc import Callable, Iterable
 from typing import TextIO
 
@@ -44,6 +45,7 @@ class Player:
         self._leaves = mcts.make_leaves(size, virtual_losses)
         self._virtual_losses = virtual_losses
         self.moves: list[int] = []
+        self._marks: list[int] = []  # moves before each ``play`` and ``genmove``, for ``undo``
         self.commands: dict[str, Callable[[list[str]], str]] = {
             "protocol_version": lambda _: "2",
             "name": lambda _: "finishline",
@@ -70,10 +72,9 @@ class Player:
         Returns:
             The answer with its empty line, or None where none is due.
         """
-        words = line.partition("#")[0].split()
-        if not words:
+        number, words = _split(line)
+        if not number and not words:
             return None
-        number = words.pop(0) if words[0].isdigit() else ""
         if not words:
             return f"?{number} unknown command\n\n"
         name = words.pop(0)
@@ -98,23 +99,29 @@ class Player:
             if (text := self.answer(line)) is not None:
                 out.write(text)
                 out.flush()
-            if "quit" in line.split()[:2]:
+            if _split(line)[1][:1] == ["quit"]:
                 return
 
     # Commands.
 
     def _boardsize(self, words: list[str]) -> str:
-        if int(words[0]) != self.size:
+        if words[0] != str(self.size):
             raise ValueError("unacceptable size")
         return self._clear(words)
 
     def _clear(self, words: list[str]) -> str:
-        self._start()
-        self.moves = []
+        self._marks = []
+        self._back_to(0)
         return ""
 
     def _komi(self, words: list[str]) -> str:
-        self._trees.komi[0] = float(words[0])
+        try:
+            komi = float(words[0])
+        except ValueError:
+            komi = math.nan
+        if not math.isfinite(komi):
+            raise ValueError("komi not a float")
+        self._trees.komi[0] = komi
         return ""
 
     def _play(self, words: list[str]) -> str:
@@ -123,17 +130,22 @@ class Player:
             action = action_of(words[1], self.size)
         except ValueError as error:
             raise ValueError("illegal move") from error
+        mark = len(self.moves)
         self._turn_to(colour)
         root = self._trees.root[0]
         if not go.is_legal(
             self._trees.board[root], self._trees.info[root], self._trees.history[0], action
         ):
+            self._back_to(mark)
             raise ValueError("illegal move")
+        self._marks.append(mark)
         self._advance(action)
         return ""
 
     def _genmove(self, words: list[str]) -> str:
-        self._turn_to(COLOURS[words[0].lower()])
+        colour = COLOURS[words[0].lower()]
+        self._marks.append(len(self.moves))
+        self._turn_to(colour)
         trees, root = self._trees, self._trees.root[0]
         if trees.info[root, go.PASSES] >= 2:
             self._advance(self.size * self.size)
@@ -149,13 +161,9 @@ class Player:
         return vertex(action, self.size)
 
     def _undo(self, words: list[str]) -> str:
-        if not self.moves:
+        if not self._marks:
             raise ValueError("cannot undo")
-        moves = self.moves[:-1]
-        self._start()
-        self.moves = []
-        for action in moves:
-            self._advance(action)
+        self._back_to(self._marks.pop())
         return ""
 
     def _show(self, words: list[str]) -> str:
@@ -177,8 +185,15 @@ class Player:
 
     # The tree.
 
-    def _start(self) -> None:
+    def _back_to(self, num_moves: int) -> None:
+        """Take back what came after the first moves, passes for the other colour included."""
+        moves = self.moves[:num_moves]
+        if moves and moves == self.moves:
+            return
         mcts.new_game(self._trees, 0, self.size, 1)
+        self.moves = []
+        for action in moves:
+            self._advance(action)
 
     def _turn_to(self, colour: int) -> None:
         """Let a colour move out of turn, as GTP allows: the other one passes."""
@@ -205,3 +220,11 @@ class Player:
         if count:
             planes = leaves.planes[:count].reshape(count, -1, self.size, self.size)
             search.expand(trees, leaves, 0, count, *self.network(planes))
+
+
+def _split(line: str) -> tuple[str, list[str]]:
+    """Number (or nothing) and words of a line, without its comment and control characters."""
+    text = "".join(c for c in line.partition("#")[0] if c >= " " or c == "\t")
+    words = text.split()
+    number = words.pop(0) if words and words[0].isdigit() else ""
+    return number, words

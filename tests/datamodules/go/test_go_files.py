@@ -131,6 +131,39 @@ def test_gtp_plays_a_whole_game_against_itself():
     assert all(a.startswith("=") for a in answers)
 
 
+def test_gtp_takes_back_the_pass_of_a_move_out_of_turn():
+    player = Player(equal_priors, 5, readouts=12)
+    for command, answer in (("play w c3", "="), ("undo", "="), ("play w z9", "? illegal move")):
+        assert player.answer(command).strip() == answer
+    player.answer("play b c3")
+    assert player.answer("play b c3").strip() == "? illegal move"  # and White has not passed
+    assert len(player.moves) == 1
+    assert player.answer("genmove w") != "= PASS\n\n"
+    player.answer("undo")
+    assert player.moves == [action_of("C3", 5)]
+    player.answer("undo")
+    assert player.answer("undo").strip() == "? cannot undo"
+
+
+def test_gtp_goes_on_when_asked_about_quit_and_reads_lines_as_the_protocol_says():
+    player, out = Player(equal_priors, 5, readouts=12), io.StringIO()
+    lines = [
+        "# quit",
+        "known_command quit",
+        "na\x01me\r",
+        "komi x",
+        "komi nan",
+        "boardsize x",
+        "quit",
+        "name",
+    ]
+    player.serve([f"{line}\n" for line in lines], out)
+    assert out.getvalue().split("\n\n") == [
+        "= true", "= finishline", "? komi not a float", "? komi not a float",
+        "? unacceptable size", "=", "",
+    ]  # fmt: skip
+
+
 def test_gtp_refuses_no_search():
     with pytest.raises(ValueError, match="at least 1, got 0"):
         Player(equal_priors, 5, readouts=0)
