@@ -20,12 +20,12 @@ NUM_DENSE, NUM_TABLES = 13, 26
 NUM_FIELDS = 1 + NUM_DENSE + NUM_TABLES
 BLOCK_BYTES = 1 << 25
 SHORTEST_LINE = NUM_FIELDS + 1  # a label, 39 tabs and the line's end
-TAB, NEWLINE, MINUS, ZERO, NINE = 9, 10, 45, 48, 57
+TAB, NEWLINE, RETURN, MINUS, ZERO, NINE = 9, 10, 13, 45, 48, 57
 INT32_MAX = 2**31 - 1
 PROBLEMS = {
     1: "must have 40 tab-separated fields",
     2: "field 1 (the label) must be 0 or 1",
-    3: "field {field} must be an integer or empty",
+    3: "field {field} must be an integer of at most 32 bits or empty",
     4: "field {field} must be a category of at most 8 hexadecimal digits or empty",
 }
 
@@ -176,6 +176,8 @@ def _parse_lines(  # noqa: C901  (one state machine: split up, it would no longe
                     if position - start > 8:
                         return row, 4, field
                 value %= max_ind_range
+            if text[position] == RETURN and text[position + 1] == NEWLINE:
+                position += 1  # a file that went through Windows
             ending = text[position]
             if ending != TAB and ending != NEWLINE:
                 return row, (2 if field == 0 else 3 if field <= NUM_DENSE else 4), field

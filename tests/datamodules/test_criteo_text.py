@@ -52,6 +52,20 @@ def test_empty_fields_negatives_case_and_missing_last_newline(tmp_path):
     assert sparse[:, 1].tolist() == [i * 7919 for i in range(26)]
 
 
+def test_windows_line_ends_give_the_same_rows(tmp_path):
+    path = tmp_path / "day_0"
+    text = GOOD + "\n0" + "\t" * 39 + "\n" + GOOD + "\n"
+    path.write_bytes(text.encode())
+    wanted = read(path)
+    path.write_bytes(text.replace("\n", "\r\n").encode())
+    for block_bytes in (7, 300, 1 << 20):
+        for ours, theirs in zip(read(path, block_bytes=block_bytes), wanted, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    path.write_bytes(f"{GOOD}\r\n1\r\n".encode())
+    with pytest.raises(ValueError, match="line 2: must have 40"):
+        read(path)
+
+
 def test_gzip_gives_the_same_rows_and_plain_text_comes_first(tmp_path):
     write_logs(tmp_path, 1, 50)
     plain_file = tmp_path / "day_0"
