@@ -149,6 +149,22 @@ class COCODataModule(BenchmarkDataModule):
             if not facts[split]["objects"]
         ]
 
+    def setup(self, stage: str) -> None:
+        """Refuse a batch that the data set cannot fill.
+
+        Args:
+            stage: ``fit`` or ``validate``.
+
+        Raises:
+            ValueError: If a global batch is larger than the training set.
+        """
+        if stage == "fit" and self.global_batch_size > self.num_train_samples:
+            raise ValueError(
+                f"the global batch of {self.global_batch_size} images (data.batch_size "
+                f"{self.batch_size} x devices x accumulation) is larger than the training set of "
+                f"{self.num_train_samples}; lower data.batch_size"
+            )
+
     @property
     def samples_per_epoch(self) -> int:
         """Training samples per epoch, padded to whole global batches."""

@@ -128,6 +128,15 @@ def test_boxes_without_masks_serve_ssd_only(root):
     assert len(data.problems()) == 2
 
 
+@pytest.mark.parametrize("kind", [COCO300DataModule, COCOMaskDataModule])
+def test_batch_larger_than_the_data_set_is_refused(root, kind):
+    data = kind(root=root, batch_size=13)
+    data.prepare_data()
+    data.setup("validate")
+    with pytest.raises(ValueError, match="global batch of 13 images .* training set of 12"):
+        data.setup("fit")
+
+
 def test_other_image_formats_are_found_by_their_annotated_names(root):
     def change(content):
         entry = content["images"][0]

@@ -212,6 +212,7 @@ def test_closed_run_without_pretrained_weights_says_where_to_get_them(stem, tmp_
 
     write_scenes(tmp_path, image_size=64, num_train=4, num_val=2)
     args = ["fit", "--data.root", str(tmp_path), *CPU, "--output_root", str(tmp_path / "runs")]
+    args += ["--data.batch_size", "1", "--trainer.accumulate_grad_batches", "1"]
     assert run(SHEETS[stem], args) == 1
     message = capsys.readouterr().err
     assert "is missing: the backbone starts from ImageNet weights; download https://" in message
