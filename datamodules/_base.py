@@ -1,8 +1,12 @@
 """What the data of every benchmark has in common: the global batch and its loaders' settings."""
 
+import os
+import signal
+import threading
 from typing import Any
 
 import lightning as L
+from lightning.fabric.utilities.seed import pl_worker_init_function
 
 from datamodules._sampling import EpochSampler, ranks, resume_position, run_seed
 
@@ -36,6 +40,7 @@ class BenchmarkDataModule(L.LightningDataModule):
             "num_workers": self.num_workers,
             "persistent_workers": self.num_workers > 0,
             "pin_memory": on_cuda,
+            "worker_init_fn": start_worker,
         }
 
     @property
@@ -63,3 +68,26 @@ class BenchmarkDataModule(L.LightningDataModule):
         return EpochSampler(
             num_samples, self.global_batch_size, batch_size=self.batch_size, **self.sampler_options
         )
+
+
+def start_worker(number: int) -> None:
+    """Seed a loader process, and leave Ctrl-C and SIGTERM to the process that trains.
+
+    Terminals and batch systems send them to all processes of a job; a loader process that ended
+    would take the run down before it has written its checkpoint.
+
+    Args:
+        number: Number of the loader process.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Thread(target=_end_for, args=(os.getppid(),), daemon=True).start()
+    pl_worker_init_function(number)
+
+
+def _end_for(parent: int) -> None:
+    """End when the parent says so: Python does at its exit, and then waits for its children."""
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
+        pass
+    os._exit(0)

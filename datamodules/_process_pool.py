@@ -2,10 +2,12 @@
 
 import multiprocessing
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -79,7 +81,8 @@ def _parallel(
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(processes, context, _start_worker, (os.getpid(),))
     try:
-        futures: list[Future[Result]] = [pool.submit(job, item) for item in items]
+        with _main_script_left_out():
+            futures: list[Future[Result]] = [pool.submit(job, item) for item in items]
         for future in as_completed(futures):
             try:
                 yield future.result()
@@ -92,6 +95,23 @@ def _parallel(
         ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _main_script_left_out() -> Iterator[None]:
+    """Keep new processes from importing the script that was started: a job never needs it.
+
+    It takes seconds for a recipe; and a user's script without ``if __name__ == "__main__"`` would
+    prepare its data again in each of them, waiting for ever for the lock that we hold.
+    """
+    main = vars(sys.modules["__main__"])
+    names: tuple[str, ...] = ("__file__", "__spec__")
+    kept = {name: main.pop(name) for name in names if name in main}
+    main["__spec__"] = None
+    try:
+        yield
+    finally:
+        main.update(kept)
 
 
 def _start_worker(parent: int) -> None:

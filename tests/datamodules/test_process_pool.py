@@ -13,8 +13,7 @@ from datamodules._process_pool import outcomes, processes_for
 
 # A worker process imports its job by name, which a test module loaded by path does not allow.
 JOBS = """
-import os, signal, sys, time
-from datamodules._process_pool import outcomes
+import os, signal, time
 
 def job(item):
     if item == "bad":
@@ -25,16 +24,22 @@ def job(item):
         print("pid", os.getpid(), flush=True)
         time.sleep(60)
     return item.upper()
+"""
+# Without `if __name__ == "__main__"`, as users' scripts are: workers must not run it again.
+SCRIPT = """
+import sys
+from datamodules._process_pool import outcomes
+from jobs import job
 
-if __name__ == "__main__":
-    print(sorted(outcomes(job, sys.argv[1:], 2, "test", show_progress=False)))
+print(sorted(outcomes(job, sys.argv[1:], 2, "test", show_progress=False)))
 """
 
 
 def start(folder: Path, *items: str) -> "subprocess.Popen[str]":
     """Run the jobs in a process of their own."""
-    script = folder / "jobs.py"
-    script.write_text(JOBS)
+    (folder / "jobs.py").write_text(JOBS)
+    script = folder / "script.py"
+    script.write_text(SCRIPT)
     pipe = subprocess.PIPE
     command = [sys.executable, str(script), *items]
     return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)
