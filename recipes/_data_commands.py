@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def doctor(benchmark: Benchmark, args: list[str]) -> int:
         print(finding)
         lacking += finding.kind == "lacks"
     again = f"python recipes/{benchmark.name}.py"
-    flag = f" --data.root {root}" if root else ""
+    flag = f" --data.root {shlex.quote(str(root))}" if root else ""
     if lacking:
         points = "point" if lacking == 1 else f"{lacking} points"
         print(fitted(f"Not ready: mend the {points} above, then run {again} doctor{flag}"))

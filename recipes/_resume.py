@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
 from callbacks.quality_target import RunState, StopReason
 from recipes._usage import UsageError
 
@@ -101,8 +103,14 @@ def with_run_config(args: list[str]) -> list[str]:
     path = option(args, "--ckpt_path")
     if path is None or option(args, "--config") or option(args, "-c"):
         return args
-    folder = run_folder_of(Path(path))
-    return ["--config", str(folder / "config.yaml"), *args] if folder else args
+    if folder := run_folder_of(Path(path)):
+        return ["--config", str(folder / "config.yaml"), *args]
+    if Path(path).is_file():
+        rank_zero_only(print)(
+            f"{path} lies in no run folder, so its run's settings are not known; "
+            "--config FILE names its config.yaml"
+        )
+    return args
 
 
 def run_folder_of(checkpoint: Path) -> Path | None:

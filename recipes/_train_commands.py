@@ -52,6 +52,7 @@ def fit(benchmark: Benchmark, args: list[str]) -> int:
     cli = RecipeCLI(benchmark, "fit", resume.args)
     if cli.config.ckpt_path:
         refuse_foreign_checkpoint(benchmark, Path(cli.config.ckpt_path))
+        refuse_other_weights(cli.model, Path(cli.config.ckpt_path))
     check_foreign_net(cli)
     preset = _resume.option(args, "--config")
     if cli.demo and preset not in (None, str(demo_preset(benchmark))):  # that one is announced
@@ -93,6 +94,7 @@ def validate(benchmark: Benchmark, args: list[str]) -> int:
     cli = RecipeCLI(benchmark, "validate", _resume.with_run_config(args))
     if cli.config.ckpt_path:
         refuse_foreign_checkpoint(benchmark, Path(cli.config.ckpt_path))
+        refuse_other_weights(cli.model, Path(cli.config.ckpt_path))
     elif given_start(cli) is None:
         raise UsageError("validate needs --ckpt_path FILE (runs/.../checkpoints/last.ckpt)")
     target: QualityTarget = cli.config_init.target
@@ -383,4 +385,26 @@ def refuse_foreign_checkpoint(benchmark: Benchmark, path: Path) -> None:
         raise UsageError(
             f"--ckpt_path: {path} was written by "
             f"{'another program' if writer is None else writer}, not by {benchmark.name}"
+        )
+
+
+def refuse_other_weights(model: Any, path: Path) -> None:
+    """Refuse a checkpoint whose network has other tensors than the one that is built.
+
+    Args:
+        model: The module. A network that it builds later is not compared.
+        path: The checkpoint.
+
+    Raises:
+        ValueError: In one line: which tensor differs, and what to do.
+    """
+    own = {name: tuple(x.shape) for name, x in model.state_dict().items() if name[:4] == "net."}
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    saved = {name: tuple(x.shape) for name, x in content["state_dict"].items()}
+    differ = [name for name, shape in own.items() if saved.get(name) != shape]
+    if differ:
+        name, more = differ[0], f" and {len(differ) - 1} more" if differ[1:] else ""
+        raise ValueError(
+            f"{path} holds weights of another network: {name} is {saved.get(name, 'missing')} "
+            f"instead of {own[name]}{more}; --config FILE names its run's config.yaml"
         )

@@ -3,11 +3,14 @@
 import json
 import os
 import platform
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
+from modules.nets.unet3d import UNet3D
+from modules.unet3d import UNet3DModule
 from recipes._cli import run
 from recipes._resume import newest_unfinished, option, without
 from recipes._usage import explain
@@ -97,6 +100,25 @@ def test_checkpoint_in_the_run_folder_of_another_benchmark(tmp_path, capsys):
     checkpoint.write_bytes(checkpoint.read_bytes()[:100])
     assert run(BENCHMARK, ["validate", "--ckpt_path", str(checkpoint)]) == 1
     assert "is cut short or no checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["fit", "validate"])
+def test_checkpoint_of_another_network_is_named_in_one_line(command, tmp_path, capsys):
+    checkpoint = tmp_path / "copied.ckpt"
+    weights = UNet3DModule(net=partial(UNet3D, filters=(8, 16))).state_dict()
+    torch.save({"finishline_benchmark": "unet3d", "state_dict": weights}, checkpoint)
+    args = [command, *DEMO, "--ckpt_path", str(checkpoint), "--output_root", str(tmp_path)]
+    assert run(BENCHMARK, args) == 1
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error")]
+    assert "copied.ckpt holds weights of another network: net." in line
+    assert "--config FILE names its run's config.yaml" in line
+
+
+def test_checkpoint_outside_of_a_run_folder_is_told(tmp_path, capsys):
+    checkpoint = tmp_path / "copied.ckpt"
+    torch.save({"finishline_benchmark": "unet3d", "state_dict": {}}, checkpoint)
+    assert run(BENCHMARK, ["validate", "--ckpt_path", str(checkpoint)]) == 1
+    assert "its run's settings are not known; --config FILE" in capsys.readouterr().out
 
 
 def test_unwritable_output_root_says_what_to_do(tmp_path, capsys):
