@@ -274,9 +274,17 @@ class SelfPlayDataModule(BenchmarkDataModule):
 
         Returns:
             The loader.
+
+        Raises:
+            ValueError: If there are fewer games than ranks.
         """
+        world_size = ranks(self.trainer)[1]
+        if self.eval_games < world_size:
+            raise ValueError(
+                f"eval_games must be at least 1 per device, got {self.eval_games} for {world_size}"
+            )
         numbers: Any = evaluation_indices(self.eval_games, self.trainer)
-        return DataLoader(numbers, batch_size=max(1, len(numbers)))
+        return DataLoader(numbers, batch_size=len(numbers))
 
     def _given_generations(self) -> list[Generation]:
         """The checkpoint's games, newest generations only."""

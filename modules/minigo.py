@@ -306,12 +306,16 @@ class MiniGoModule(BenchmarkModule):
         draw_board(game.moves, self.size, folder / "board.png", title=title)
 
     def check_net(self) -> None:
-        """Refuse, with a ValueError, a network without a policy over all actions."""
-        check_net(
-            _PolicyOnly(self.net),
-            input_shape=(2, PLANES, self.size, self.size),
-            output_shape=(2, self.size * self.size + 1),
-        )
+        """Refuse, with a ValueError, a network without a policy over all actions and one value."""
+        actions = self.size * self.size + 1
+        for number, (what, shape) in enumerate({"policy": (2, actions), "value": (2,)}.items()):
+            # The class's name is what messages call the network.
+            part = type(f"{type(self.net).__name__} ({what})", (_Part,), {})
+            check_net(
+                part(self.net, number),
+                input_shape=(2, PLANES, self.size, self.size),
+                output_shape=shape,
+            )
 
     def mllog_facts(self) -> dict[str, object]:
         """Hyperparameters under the names of the v1.0 compliance checker.
@@ -349,15 +353,18 @@ class DualNetHolder(nn.Module):
         return self._kept[0]
 
 
-class _PolicyOnly(nn.Module):
-    """First output of a network, for the shape check."""
+class _Part(nn.Module):
+    """One of a network's two outputs, for the shape check."""
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: nn.Module, number: int) -> None:
         super().__init__()
-        self.net = net
+        self.net, self.number = net, number
 
     def forward(self, planes: Tensor) -> Tensor:
-        return self.net(planes)[0]
+        outputs = self.net(planes)
+        if not isinstance(outputs, tuple) or len(outputs) != 2:
+            raise TypeError("it must give a tuple of policy logits and values")
+        return outputs[self.number]
 
 
 def reference_net(prefix: Path) -> DualNet:

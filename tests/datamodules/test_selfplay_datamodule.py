@@ -197,3 +197,9 @@ def test_bad_numbers_are_refused_all_at_once():
     with pytest.raises(ValueError, match="size must be 5 to 19, got 4") as caught:
         SelfPlayDataModule(size=4, slow_readouts=0, eval_games=3)
     assert len(str(caught.value).splitlines()) == 3
+
+
+def test_a_match_with_fewer_games_than_ranks_is_refused(monkeypatch):
+    monkeypatch.setattr("datamodules.selfplay.ranks", lambda trainer: (0, 3))
+    with pytest.raises(ValueError, match="at least 1 per device, got 2 for 3"):
+        small(eval_games=2).val_dataloader()

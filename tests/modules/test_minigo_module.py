@@ -141,3 +141,35 @@ def test_win_rate_counts_games_of_both_colours():
 def test_bad_settings_are_refused_together():
     with pytest.raises(ValueError, match="lr_rates.*\n.*eval_readouts"):
         MiniGoModule(net=small, size=5, lr_rates=[0.1], eval_readouts=0)
+
+
+class Foreign(nn.Module):
+    """A network whose outputs are chosen."""
+
+    def __init__(self, outputs) -> None:
+        super().__init__()
+        self.outputs = outputs
+
+    def forward(self, planes):
+        return self.outputs
+
+
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [
+        (
+            (torch.zeros(2, 25), torch.zeros(2)),
+            r"Foreign \(policy\) must .*\(2, 26\), but .*\(2, 25\)",
+        ),
+        # (B, 1) against (B,) would broadcast in the loss: every value towards the mean outcome.
+        (
+            (torch.zeros(2, 26), torch.zeros(2, 1)),
+            r"Foreign \(value\) must .*\(2,\), but .*\(2, 1\)",
+        ),
+        (torch.zeros(2, 26), "tuple of policy logits and values"),
+    ],
+)
+def test_a_net_without_policy_and_value_is_refused_by_its_own_name(outputs, message):
+    with pytest.raises(ValueError, match=message):
+        MiniGoModule(net=lambda: Foreign(outputs), size=5).check_net()
+    MiniGoModule(net=lambda: Foreign((torch.zeros(2, 26), torch.zeros(2))), size=5).check_net()
