@@ -20,7 +20,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from modules._base import BenchmarkModule, scheduled
 from modules.nets.rnnt import RNNT
-from modules.ops.audio_features import LogMel, splice_frames
+from modules.ops.audio_features import LogMel, full_float32, splice_frames
 from modules.ops.ema import averaged_copy, update_average
 from modules.ops.greedy_decoding import greedy_decode
 from modules.ops.lamb import Lamb
@@ -33,6 +33,7 @@ from modules.ops.word_errors import word_errors
 
 NUM_FILTERS, SPLICED = 80, 3
 SPEED_STREAM = 201
+TAIL = 8  # frames of zeros behind the longest evaluation utterance
 HYPOTHESES = "hypotheses.tsv"
 
 
@@ -223,7 +224,7 @@ class RNNTModule(BenchmarkModule):
             features (B, S, 240) and the int64 number of spliced frames of each utterance.
         """
         audio, lengths, seed = batch["audio"], batch["audio_lengths"], batch["seed"]
-        with torch.autocast(audio.device.type, enabled=False):
+        with full_float32(audio.device):
             waves = audio.float() / 32768
             if augment:
                 low, high = self.speed_range
@@ -258,6 +259,9 @@ class RNNTModule(BenchmarkModule):
         """
         self.average.eval()  # Lightning's switch back to training covers every submodule
         features, lengths = self.hear(batch, augment=False)
+        # The net joins frames, so it hears past an odd end. What it finds there must be the same
+        # behind the longest of a batch as behind the others, or ranks and batch size would decide.
+        features = nn.functional.pad(features, (0, 0, 0, TAIL))
         encoded, frames = self.average.encode(features, lengths)
         found = greedy_decode(self.average, encoded, frames, max_symbols=self.max_symbols)
         decode = self.trainer.datamodule.decode  # type: ignore[attr-defined]

@@ -13,6 +13,9 @@ State = tuple[Tensor, Tensor]
 class DropoutLSTM(nn.Module):
     """Uni-directional LSTM layers with dropout between them and after the last.
 
+    They keep their weights' precision under autocast: torch casts cuDNN's LSTMs to float16 under
+    every autocast on GPUs, also that to bfloat16, where nobody scales gradients and they vanish.
+
     Args:
         input_size: Features in.
         hidden_size: Features out and in between.
@@ -52,7 +55,8 @@ class DropoutLSTM(nn.Module):
         Returns:
             Outputs (B, T, hidden_size) and the state after the last frame.
         """
-        y_BTF, state = self.lstm(x_BTF, state)
+        with torch.autocast(x_BTF.device.type, enabled=False):
+            y_BTF, state = self.lstm(x_BTF.to(next(self.lstm.parameters()).dtype), state)
         return self.dropout(y_BTF), state
 
 

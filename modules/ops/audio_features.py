@@ -7,6 +7,8 @@ Letters: B batch, N audio samples (padded), T frames of 10 ms, F mel filters, S 
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,25 @@ TRIM_WINDOW, TRIM_RATIO = 2048, 1e-6  # -60 dB in power
 DITHER, PREEMPHASIS, LOG_FLOOR = 1e-5, 0.97, 1e-20
 DITHER_STREAM = 1
 HALF_BINS = FFT_SIZE // 2 + 1
+
+
+@contextmanager
+def full_float32(device: torch.device) -> Iterator[None]:
+    """Keep features in float32: no autocast, and no TF32, whose errors drown a quiet filter.
+
+    Args:
+        device: The batch's device.
+
+    Yields:
+        Nothing.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 class LogMel(nn.Module):

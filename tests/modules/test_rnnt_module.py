@@ -111,6 +111,17 @@ def test_labels_start_from_a_vector_of_zeros_and_go_on_from_a_state():
     torch.testing.assert_close(torch.cat(steps, 1), whole)
 
 
+def test_lstms_leave_autocast_which_is_float16_on_gpus():
+    net = RNNT(**SMALL).eval()
+    features = torch.randn(2, 6, 240)
+    plain, _ = net.pre_rnn(features)
+    with torch.autocast("cpu", torch.bfloat16):
+        under, _ = net.pre_rnn(features)
+        predicted, _ = net.predict(torch.tensor([[3]]), start=True)
+    assert torch.equal(under, plain)
+    assert predicted.dtype == torch.bfloat16  # the projections after them do not
+
+
 def rate(step, **settings):
     table = {"steps_per_epoch": 10, "learning_rate": 1.0, "warmup_epochs": 2, "hold_epochs": 3}
     return warmup_hold_decay(step, **{**table, "decay_factor": 0.5, **settings})
@@ -187,6 +198,53 @@ def test_hearing_in_training_is_a_function_of_the_seed():
     plain, plain_lengths = module.hear(batch, augment=False)
     assert plain_lengths.tolist() == [19, 18, 10]
     assert once.shape != plain.shape or not torch.equal(once, plain)
+
+
+def test_hearing_is_in_float32_whatever_the_precision(monkeypatch):
+    module = RNNTModule(net=lambda: RNNT(**SMALL))
+    seen = []
+
+    def look(waves, *rest):
+        seen.append((torch.get_float32_matmul_precision(), torch.is_autocast_enabled("cpu")))
+        return features(waves, *rest)
+
+    features = module.features.forward
+    monkeypatch.setattr(module.features, "forward", look)
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("high")
+        with torch.autocast("cpu", torch.bfloat16):
+            module.hear(batch_of(), augment=True)
+            assert torch.is_autocast_enabled("cpu")
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert seen == [("highest", False)]
+
+
+def test_evaluation_hears_the_same_whatever_is_in_the_batch(monkeypatch):
+    module = RNNTModule(net=lambda: RNNT(**SMALL))
+    module._trainer = SimpleNamespace(datamodule=SimpleNamespace(decode=str))
+    heard = []
+
+    def record(net, encoded, frames, **settings):
+        heard.append((encoded, frames))
+        return [[]] * len(frames)
+
+    monkeypatch.setattr("modules.rnnt.greedy_decode", record)
+    lengths = torch.tensor([9000, 4100, 2500])  # 19, 9 and 6 frames: the odd ones hear further
+    batch = {**batch_of(), "audio_lengths": lengths}
+    alone = [{key: value[row : row + 1] for key, value in batch.items()} for row in range(3)]
+    for row, length in enumerate(lengths.tolist()):
+        batch["audio"][row, length:] = 0
+        alone[row]["audio"] = batch["audio"][row : row + 1, :length]
+    with torch.no_grad():
+        for some in (batch, *alone):
+            module.validation_step(some, 0)
+    together, frames = heard[0]
+    assert frames.tolist() == [10, 5, 3]
+    for row, (encoded, count) in enumerate(heard[1:]):
+        torch.testing.assert_close(together[row, : frames[row]], encoded[0, : int(count)])
 
 
 def test_speed_lies_in_the_closed_range():
