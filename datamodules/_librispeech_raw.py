@@ -20,6 +20,7 @@ SIZES = {
     "dev-clean": "337 MB",
 }
 OBTAIN = "www.openslr.org/12, CC BY 4.0"
+ARCHIVES = "www.openslr.org/resources/12"
 ALPHABET = re.compile(r"[A-Z' ]*")
 MOST_NAMED = 6
 
@@ -84,8 +85,7 @@ def scan(folder: Path) -> tuple[dict[str, list[Utterance]], list[str]]:
     for subset in SUBSETS:
         place = folder / subset
         if not place.is_dir():
-            archive = f"{OBTAIN.split(',')[0]}/{subset}.tar.gz"
-            problems.append(f"{place}: missing; extract {archive} ({SIZES[subset]}) in {folder}")
+            problems.append(f"{place}: missing; {_how_to_get(folder, subset)}")
             continue
         found[subset], lines = _scan_subset(place, seen)
         problems += lines
@@ -104,6 +104,17 @@ def shorten(lines: Iterable[str]) -> list[str]:
     lines = list(lines)
     more = len(lines) - MOST_NAMED
     return lines if more <= 0 else [*lines[:MOST_NAMED], f"... and {more} more like the last line"]
+
+
+def _how_to_get(folder: Path, subset: str) -> str:
+    """What brings a missing subset into the folder; its archive holds ``LibriSpeech/SUBSET``."""
+    deeper = folder / "LibriSpeech" / subset
+    if deeper.is_dir():
+        return f"its archive was extracted one level too deep, move {deeper} to {folder}"
+    archive = f"{ARCHIVES}/{subset}.tar.gz ({SIZES[subset]})"
+    if folder.name == "LibriSpeech":
+        return f"extract {archive} in {folder.parent}"
+    return f"extract {archive} and move its LibriSpeech/{subset} to {folder}"
 
 
 def _has_subset(folder: Path) -> bool:

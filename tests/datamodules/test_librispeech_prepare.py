@@ -168,10 +168,21 @@ def test_missing_subset_says_which_archive_and_how_big(root):
     shutil.rmtree(root / "dev-clean")
     shutil.rmtree(root / "train-clean-360")
     lines = problem(root).splitlines()
-    assert len(lines) == 2
-    assert "train-clean-360.tar.gz (23 GB)" in lines[0]
-    assert "dev-clean.tar.gz (337 MB)" in lines[1]
+    where = "www.openslr.org/resources/12"
+    assert lines == [
+        f"{root}/train-clean-360: missing; extract {where}/train-clean-360.tar.gz (23 GB) in "
+        f"{root.parent}",  # the archives bring their own folder LibriSpeech
+        f"{root}/dev-clean: missing; extract {where}/dev-clean.tar.gz (337 MB) in {root.parent}",
+    ]
     assert data(root).problems() == lines
+    (root / "LibriSpeech").mkdir()
+    (root / "train-other-500").rename(root / "LibriSpeech" / "train-other-500")
+    assert scan(root)[1][1] == (
+        f"{root}/train-other-500: missing; its archive was extracted one level too deep, move "
+        f"{root}/LibriSpeech/train-other-500 to {root}"
+    )
+    other = root.rename(root.with_name("speech"))
+    assert f"(337 MB) and move its LibriSpeech/dev-clean to {other}" in problem(other)
 
 
 def test_recording_without_transcript_and_the_reverse_are_named(root):
