@@ -4,20 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from callbacks.progress import human_time
 from callbacks.quality_target import Evaluation
 
 # Told apart by people who see no red or green, and on paper (Okabe and Ito's blue, orange, green).
 COLORS = ("#0072b2", "#d55e00", "#009e73")
 
 
-def save_curve(path: Path, evaluations: Sequence[Evaluation], target: Mapping[str, float]) -> None:
+def run_title(record: Mapping[str, Any]) -> str:
+    """What ran and how it ended, in one line.
+
+    Args:
+        record: Content of ``run.json``.
+
+    Returns:
+        E.g. ``unet3d demo, UNet3D, seed 7: target reached after 29.4 s``.
+    """
+    kind = "demo" if record["demo"] else f"{record['division']} division"
+    net = str(record["net"]).rpartition(".")[2]
+    ended = str(record["stop_reason"]).replace("_", " ").lower()
+    after = human_time(record["seconds"]["total"])
+    resumed = " (resumed, no timed result)" if record["resumed"] else ""
+    what = f"{record['benchmark']} {kind}, {net}, seed {record['seed']}"
+    return f"{what}: {ended} after {after}{resumed}"
+
+
+def save_curve(
+    path: Path, evaluations: Sequence[Evaluation], target: Mapping[str, float], title: str = ""
+) -> None:
     """Draw every target metric over timed minutes, with its target as a dashed line.
 
     Args:
         path: PNG file to write.
         evaluations: In the order they happened; none gives a plot that says so.
         target: Metric name -> value to reach.
+        title: What ran and how it ended, so that the picture can stand alone.
     """
     # matplotlib takes half a second to import and is not needed before the clock has stopped.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -40,6 +63,7 @@ def save_curve(path: Path, evaluations: Sequence[Evaluation], target: Mapping[st
         axes.text(0.5, 0.5, "no evaluation yet", transform=axes.transAxes, ha="center")
     label = next(iter(target)) if len(target) == 1 else "quality"
     axes.set(xlabel="minutes on the clock", ylabel=label, xlim=(0, None))
+    axes.set_title(title, loc="left", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=150)

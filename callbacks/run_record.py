@@ -17,7 +17,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from callbacks import wandb_run
-from callbacks.curve import save_curve
+from callbacks.curve import run_title, save_curve
 from callbacks.quality_target import QualityTarget, StopReason, StopRun
 from callbacks.warm_up import WarmUp
 
@@ -98,8 +98,8 @@ class RunRecord(Callback):
         if not self._fixed or not trainer.is_global_zero:
             return
         record = self._write(trainer)
-        metrics = self._target.metrics
-        save_curve(self._folder() / "curve.png", self._target.state.evaluations, metrics)
+        evaluations, metrics = self._target.state.evaluations, self._target.metrics
+        save_curve(self._folder() / "curve.png", evaluations, metrics, title=run_title(record))
         wandb_run.finish(trainer, record, self._folder())
 
     def _write(self, trainer: L.Trainer) -> dict[str, Any]:

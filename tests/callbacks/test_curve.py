@@ -1,0 +1,44 @@
+"""The plot's heading says what ran and how it ended."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.axes import Axes
+
+from callbacks.curve import run_title, save_curve
+from callbacks.quality_target import Evaluation
+
+RECORD: dict[str, Any] = {
+    "benchmark": "toy",
+    "demo": False,
+    "division": "open",
+    "net": "my_lab.nets.Net",
+    "seed": 7,
+    "stop_reason": "BUDGET_EXHAUSTED",
+    "resumed": False,
+    "seconds": {"total": 125.0},
+}
+
+
+def test_title_of_a_run_that_missed_its_target() -> None:
+    assert run_title(RECORD) == "toy open division, Net, seed 7: budget exhausted after 2:05"
+
+
+def test_title_of_a_resumed_demo_claims_no_time() -> None:
+    record = {**RECORD, "demo": True, "resumed": True, "stop_reason": "TARGET_REACHED"}
+    ended = "target reached after 2:05 (resumed, no timed result)"
+    assert run_title(record) == f"toy demo, Net, seed 7: {ended}"
+
+
+def test_curve_shows_each_metric_with_its_target(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(Axes, "plot", lambda self, x, y, **_: drawn.append((x, y)))
+    monkeypatch.setattr(Axes, "axhline", lambda self, y, **_: drawn.append(y))
+    quality = {"box": 0.3, "mask": 0.2}
+    evaluation = Evaluation(seconds=90.0, epoch=1, step=10, samples=20, quality=quality)
+    save_curve(tmp_path / "curve.png", [evaluation], {"box": 0.377, "mask": 0.339}, title="toy")
+    assert drawn == [([1.5], [0.3]), 0.377, ([1.5], [0.2]), 0.339]
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
