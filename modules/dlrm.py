@@ -5,10 +5,11 @@ Letters: B rows. A batch is a dict: ``dense`` (B, 13) int32, ``sparse`` (B, 26) 
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypedDict
 
 import torch
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 from modules._base import BenchmarkModule, scheduled
 from modules.nets.dlrm import DLRM, NUM_DENSE
 from modules.ops.auc import ExactAUC
+from modules.ops.check_net import check_net
 from modules.ops.fused_embedding import fused_embeddings, parameters_to_ignore
 from modules.ops.schedules import warmup_hold_poly
 from modules.ops.sparse_sgd import SparseSGD
@@ -79,11 +81,27 @@ class DLRMModule(BenchmarkModule):
         self.auc = ExactAUC()
         self._evaluations_at_chance = 0
 
+    def setup(self, stage: str) -> None:
+        """Refuse strategies that would cut the tables up once more.
+
+        Args:
+            stage: Not used.
+
+        Raises:
+            ValueError: If FSDP is asked for.
+        """
+        strategy = getattr(self.trainer, "strategy", None)
+        if isinstance(strategy, FSDPStrategy | ModelParallelStrategy):
+            raise ValueError(
+                "--trainer.strategy: DLRM shares its tables out over the devices by itself; use ddp"
+            )
+
     def configure_model(self) -> None:
         """Build the network, only now: ranks and devices that share its tables are known.
 
         Raises:
-            ValueError: If its tables do not fit in memory or are too small for the data.
+            ValueError: If its tables do not fit in memory or are too small for the data, or it does
+                not give one log-odds per row.
         """
         if "net" in self._modules:
             return
@@ -94,6 +112,7 @@ class DLRMModule(BenchmarkModule):
         # DDP would average these; their gradients are the mean over all ranks already.
         self._ddp_params_and_buffers_to_ignore = parameters_to_ignore(self)
         self._refuse_small_tables()
+        self._refuse_other_shapes()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean cross-entropy of a batch.
@@ -181,19 +200,6 @@ class DLRMModule(BenchmarkModule):
             weight = checkpoint["state_dict"][f"{name}.weight"]
             checkpoint["state_dict"][f"{name}.weight"] = table.share(weight)
 
-    def check_net(self) -> None:
-        """Refuse, with a ValueError, a network that does not give one log-odds per row."""
-        self.configure_model()
-        num_tables = len(getattr(self.net, "table_sizes", range(26)))
-        dense, ids = torch.zeros(2, NUM_DENSE), torch.zeros(2, num_tables, dtype=torch.int32)
-        with torch.no_grad():
-            got = self.net(dense.to(self.device), ids.to(self.device))
-        if tuple(got.shape) != (2,):
-            raise ValueError(
-                f"{type(self.net).__name__} must give one log-odds per row, shape (2,), "
-                f"but it gave {tuple(got.shape)}"
-            )
-
     def num_parameters(self) -> int:
         """Parameters over all ranks, also where the tables' rows are shared out.
 
@@ -228,9 +234,11 @@ class DLRMModule(BenchmarkModule):
 
     def _refuse_small_tables(self) -> None:
         """Refuse tables with fewer rows than the data has categories."""
-        datamodule = getattr(self._trainer, "datamodule", None)
-        data_sizes = getattr(datamodule, "table_sizes", None)
-        net_sizes = getattr(self.net, "table_sizes", None)
+        data_sizes = self._data_sizes()
+        tables = list(fused_embeddings(self).values())
+        # Fused, an id too large would read the next table's rows.
+        named = tables[0] if len(tables) == 1 else self.net
+        net_sizes = getattr(named, "table_sizes", None)
         if data_sizes is None or net_sizes is None:
             return
         too_small = len(data_sizes) != len(net_sizes) or any(
@@ -241,3 +249,33 @@ class DLRMModule(BenchmarkModule):
                 f"model.net.table_sizes {list(net_sizes)} are too small for the data's categories; "
                 f"give --model.net.table_sizes {list(data_sizes)} (another list is open division)"
             )
+
+    def _refuse_other_shapes(self) -> None:
+        """Refuse a network that does not give one log-odds per row; all ranks try it together."""
+        first = next(self.net.parameters(), None)
+        if first is not None:
+            self.net.to(first.device)  # buffers that came from elsewhere, such as numpy's
+        # The class's name is what messages call the network.
+        tried = type(type(self.net).__name__, (_LastCategories,), {})
+        part = tried(self.net, self._data_sizes())
+        check_net(part, input_shape=(2, NUM_DENSE), output_shape=(2,))
+
+    def _data_sizes(self) -> Sequence[int] | None:
+        """Categories of each column, where the data is known."""
+        return getattr(getattr(self._trainer, "datamodule", None), "table_sizes", None)
+
+
+class _LastCategories(nn.Module):
+    """The network as a function of the numbers, with the last row that the data has of each table.
+
+    Rows that a table lacks would end a run in its midst, and on a GPU without a clear word.
+    """
+
+    def __init__(self, net: nn.Module, data_sizes: Sequence[int] | None) -> None:
+        super().__init__()
+        self.net = net
+        self.last = [size - 1 for size in data_sizes or getattr(net, "table_sizes", [1] * 26)]
+
+    def forward(self, dense_BN: Tensor) -> Tensor:
+        ids_T = torch.tensor(self.last, dtype=torch.int32, device=dense_BN.device)
+        return self.net(dense_BN, ids_T.expand(len(dense_BN), -1))

@@ -2,10 +2,12 @@
 
 import ctypes
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -210,15 +212,45 @@ def test_half_precision_tables_halve_the_plan_and_train():
         DLRM(**SMALL, table_dtype="int8")
 
 
-def test_check_net_refuses_a_net_of_another_shape():
-    DLRMModule(net=lambda: DLRM(**SMALL)).check_net()
+def test_net_of_another_shape_is_refused():
+    DLRMModule(net=lambda: DLRM(**SMALL)).configure_model()
 
     class Wide(nn.Module):
         def forward(self, dense, ids):
             return torch.zeros(len(dense), 2)
 
-    with pytest.raises(ValueError, match=r"one log-odds per row, shape \(2,\)"):
-        DLRMModule(net=Wide).check_net()
+    with pytest.raises(ValueError, match=r"Wide must .* shape \(2,\), but it gave shape \(2, 2\)"):
+        DLRMModule(net=Wide).configure_model()
+
+
+@pytest.mark.parametrize(("rows", "good"), [(20, True), (19, False)])
+def test_net_without_rows_for_the_data_is_refused_before_training(rows, good):
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = nn.Embedding(rows, 1)
+
+        def forward(self, dense, ids):
+            return self.table(ids).sum((1, 2))
+
+    module = DLRMModule(net=Own)
+    module._trainer = SimpleNamespace(datamodule=SimpleNamespace(table_sizes=(3, 20, 7)))
+    if good:
+        module.configure_model()
+        return
+    with pytest.raises(ValueError, match="Own failed on .* IndexError"):
+        module.configure_model()
+
+
+@pytest.mark.parametrize("strategy", [FSDPStrategy(), ModelParallelStrategy(), DDPStrategy()])
+def test_strategies_that_shard_the_tables_again_are_refused(strategy):
+    module = DLRMModule()
+    module._trainer = SimpleNamespace(strategy=strategy)
+    if isinstance(strategy, DDPStrategy):
+        module.setup("fit")
+        return
+    with pytest.raises(ValueError, match="by itself; use ddp"):
+        module.setup("fit")
 
 
 def test_schedule_that_cannot_be_is_refused():

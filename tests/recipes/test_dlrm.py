@@ -16,6 +16,7 @@ from datamodules._criteo_store import Manifest
 from datamodules.criteo import REFERENCE, REFERENCE_ROWS, CriteoDataModule
 from datamodules.demo.criteo import write_logs
 from modules.dlrm import DLRMModule
+from modules.ops.fused_embedding import FusedEmbedding
 from recipes._cli import run
 from recipes.dlrm import BENCHMARK
 from tests.closed_log import compliance, write_log
@@ -207,6 +208,25 @@ def test_foreign_net_by_dotted_path_runs_in_the_open_division(tmp_path, logs):
     assert facts["net"] == "tests.recipes.test_dlrm.Logistic"
     assert facts["division"] == "open"
     assert facts["parameters"] == 14
+
+
+class Fused(Logistic):
+    """A foreign net with fused tables of its own."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.tables = FusedEmbedding([rows] * 26, 2)
+
+
+def test_fused_tables_of_a_foreign_net_must_have_rows_for_the_data(tmp_path, logs, capsys):
+    """An id too large for its table would silently read the next one."""
+    args = ["fit", *SMALL, *EVERY, "--evaluation.at", "[]", "--data.root", str(logs)]
+    args += ["--trainer.accelerator", "cpu", "--output_root", str(tmp_path)]
+    args += ["--model.net", "tests.recipes.test_dlrm.Fused", "--model.net.rows", "40"]
+    assert run(BENCHMARK, args) == 1
+    error = capsys.readouterr().err.strip()
+    assert "too small for the data's categories" in error
+    assert "\n" not in error
 
 
 @pytest.mark.parametrize(
