@@ -253,8 +253,9 @@ def _refuse_overflow(tables: FusedEmbedding, device: torch.device) -> None:
     if needed > available:
         raise ValueError(
             f"{tables.memory_plan()}; {device.type} has {_human(available)} free: use more devices "
-            "(--trainer.devices N --trainer.strategy ddp shares the rows out), or a smaller "
-            "table_dtype or --data.max_ind_range (open division)"
+            "(--trainer.devices N --trainer.strategy ddp shares the rows out), or in the open "
+            "division --model.net.table_dtype bfloat16, or smaller --model.net.table_sizes (the "
+            "prepare command prints those that the data needs)"
         )
 
 
