@@ -59,6 +59,10 @@ CHUNK_ROWS = 1 << 19
 BUCKET_ROWS = 1 << 20
 SHUFFLE_SEED = 20210630
 _BUCKET_STREAM, _PERMUTE_STREAM = 1, 2
+WHERE = (
+    "get it from Criteo AI Lab (criteo-1tb-click-logs-dataset-for-mlperf), 24 files, about 350 GB, "
+    "under Criteo's terms of use"
+)
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,11 @@ class Work:
     def train_days(self) -> range:
         """All days but the last."""
         return range(self.settings.num_days - 1)
+
+    @property
+    def unparsed_days(self) -> list[int]:
+        """Days whose text is still needed."""
+        return [day for day in self.days if not self.marker("parse", day).is_file()]
 
     def day(self, day: int) -> Path:
         """Folder of a day's intermediate columns."""
@@ -114,35 +123,40 @@ def prepare(
         Its manifest.
 
     Raises:
-        FileNotFoundError: If days are missing; one line each.
+        FileNotFoundError: If days are missing.
         ValueError: If a day's text is not in the format, or the folder has other settings.
     """
     if done := read_manifest(out, settings):
         return done
     from filelock import FileLock
 
+    work = Work(root, out, settings)
+    # Before anything is made: the root may be a typing error.
+    if lines := missing_days(root, work.unparsed_days):
+        raise FileNotFoundError("\n".join(lines))
     (out / "work").mkdir(parents=True, exist_ok=True)
     with FileLock(out / "work.lock"):
         if done := read_manifest(out, settings):
             return done
-        return _build(Work(root, out, settings), processes, show_progress)
+        return _build(work, processes, show_progress)
 
 
-def missing_days(root: Path, num_days: int) -> list[str]:
-    """One line per day that is not there.
+def missing_days(root: Path, days: Sequence[int]) -> list[str]:
+    """What is not there, and where to get it.
 
     Args:
         root: Folder of the logs.
-        num_days: Days needed.
+        days: Days needed.
 
     Returns:
-        Problems; empty when all days are there.
+        One line; none when all days are there.
     """
-    return [
-        f"{root}: day_{day} or day_{day}.gz is missing"
-        for day in range(num_days)
-        if day_file(root, day) is None
-    ]
+    missing = [f"day_{day}" for day in days if day_file(root, day) is None]
+    if not missing:
+        return []
+    if not any(root.glob("day_*")):
+        return [f"{root} holds no day of the click logs; {WHERE}"]
+    return [f"{root}: {', '.join(missing)} (or .gz) missing; {WHERE}"]
 
 
 def choose_processes(num_bytes: int) -> int:
@@ -179,9 +193,6 @@ def _build(work: Work, processes: int, show_progress: bool) -> Manifest:
     if note.is_file():
         check_settings(work.out, json.loads(note.read_text()), work.settings)
     write_json(note, vars(work.settings))
-    todo = [day for day in work.days if not work.marker("parse", day).is_file()]
-    if todo and (lines := missing_days(work.root, work.settings.num_days)):
-        raise FileNotFoundError("\n".join(lines))
     processes = processes or choose_processes(text_bytes(work.root, work.settings.num_days))
     run = partial(_stage, work, processes=processes, show_progress=show_progress)
     run("parse", parse_day, work.days)

@@ -6,6 +6,7 @@ have 64 bits.
 """
 
 import json
+import math
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -59,15 +60,21 @@ def read_manifest(folder: Path, settings: Settings) -> Manifest | None:
         The manifest, or ``None`` where preparation has not finished.
 
     Raises:
-        ValueError: If the folder was made with other settings or a file has another size than
-            the manifest says; one line each.
+        ValueError: If the manifest is something else's, the folder was made with other settings or
+            a file has another size than the manifest says; one line each.
     """
     path = folder / MANIFEST
     if not path.is_file():
         return None
-    content = json.loads(path.read_text())
-    check_settings(folder, content["settings"], settings)
-    manifest = Manifest(settings, content["rows"], tuple(content["table_sizes"]))
+    try:
+        content = json.loads(path.read_text())
+        found, rows, sizes = (content[key] for key in ("settings", "rows", "table_sizes"))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is not of prepared Criteo data; name another folder with --data.prepared_dir"
+        ) from error
+    check_settings(folder, found, settings)
+    manifest = Manifest(settings, rows, tuple(sizes))
     lines = [
         f"{file} should have {wanted:,} bytes, but {_size(file)}; delete {path} and run prepare"
         for file, wanted in file_sizes(folder, manifest).items()
@@ -134,11 +141,15 @@ def file_sizes(folder: Path, manifest: Manifest) -> dict[Path, int]:
         File -> bytes.
     """
     return {
-        folder / f"{split}_{name}.npy": HEADER_BYTES
-        + rows * np.dtype(dtype).itemsize * int(np.prod(shape, dtype=int))
+        folder / f"{split}_{name}.npy": _file_size(name, rows)
         for split, rows in manifest.rows.items()
-        for name, (dtype, shape) in COLUMNS.items()
+        for name in COLUMNS
     }
+
+
+def _file_size(column: str, num_rows: int) -> int:
+    dtype, shape = COLUMNS[column]
+    return HEADER_BYTES + num_rows * np.dtype(dtype).itemsize * math.prod(shape)
 
 
 def create_split(folder: Path, split: str, num_rows: int) -> None:
@@ -151,7 +162,7 @@ def create_split(folder: Path, split: str, num_rows: int) -> None:
     """
     for name, (dtype, shape) in COLUMNS.items():
         path = folder / f"{split}_{name}.npy"
-        if not path.is_file():
+        if not path.is_file() or path.stat().st_size != _file_size(name, num_rows):
             fresh = path.with_name(path.name + ".new")
             np.lib.format.open_memmap(fresh, "w+", dtype, (num_rows, *shape)).flush()
             os.replace(fresh, path)

@@ -22,10 +22,6 @@ from datamodules._sampling import padded_length, ranks
 
 REFERENCE = Settings(num_days=24, max_ind_range=40_000_000)
 REFERENCE_ROWS = {"train": 4_195_197_692, "test": 89_137_319, "validation": 89_137_318}
-WHERE = (
-    "get it from Criteo AI Lab (criteo-1tb-click-logs-dataset-for-mlperf), 24 files, about 350 GB, "
-    "under Criteo's terms of use"
-)
 TEXT_BYTES_PER_ROW = 230  # about, in the real logs; to judge the space that is needed
 
 
@@ -122,7 +118,7 @@ class CriteoDataModule(BenchmarkDataModule):
         """Make the prepared files; when they are there, only the manifest is read.
 
         Raises:
-            FileNotFoundError: If days are missing; one line each.
+            FileNotFoundError: If days are missing.
             ValueError: If the text is not in the format or the folder has other settings.
         """
         self._prepare(show_progress=not self.demo)
@@ -131,7 +127,7 @@ class CriteoDataModule(BenchmarkDataModule):
         """The same with a progress bar and a verdict, for the ``prepare`` command.
 
         Raises:
-            FileNotFoundError: If days are missing; one line each.
+            FileNotFoundError: If days are missing.
             ValueError: If the text is not in the format, the folder has other settings, or bytes
                 are not those that were written.
         """
@@ -162,10 +158,7 @@ class CriteoDataModule(BenchmarkDataModule):
                 return []
         except ValueError as error:
             return str(error).splitlines()
-        lines = preparation.missing_days(self.root, self.settings.num_days)
-        if len(lines) == self.settings.num_days:
-            return [f"{self.root} holds no day of the click logs; {WHERE}"]
-        lines = [f"{line}; {WHERE}" for line in lines]
+        lines = preparation.missing_days(self.root, range(self.settings.num_days))
         for day in range(self.settings.num_days):
             file = day_file(self.root, day)
             if file is not None and not file.stat().st_size:

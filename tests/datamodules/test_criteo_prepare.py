@@ -130,8 +130,37 @@ def test_missing_days_are_all_named(tmp_path):
     write_logs(tmp_path, 2, 5)
     with pytest.raises(FileNotFoundError) as error:
         preparation.prepare(tmp_path, tmp_path / "out", SETTINGS)
-    lines = str(error.value).splitlines()
-    assert [line.split(": ")[1].split(" ")[0] for line in lines] == ["day_2", "day_3"]
+    (line,) = str(error.value).splitlines()
+    assert line.startswith(f"{tmp_path}: day_2, day_3 (or .gz) missing; get it from Criteo AI Lab")
+
+
+def test_mistyped_root_gets_one_line_and_nothing_is_made_there(tmp_path):
+    root = tmp_path / "tpyo"
+    with pytest.raises(FileNotFoundError, match="holds no day of the click logs") as error:
+        preparation.prepare(root, root / "out", SETTINGS)
+    assert "\n" not in str(error.value)
+    assert not root.exists()
+
+
+def test_days_that_were_parsed_before_a_kill_may_be_gone(tmp_path, monkeypatch):
+    write_logs(tmp_path, DAYS, 30)
+    wanted = preparation.prepare(tmp_path, tmp_path / "whole", SETTINGS)
+    with monkeypatch.context() as patch:
+        patch.setattr(preparation, "number_column", lambda work, column: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            preparation.prepare(tmp_path, tmp_path / "cut", SETTINGS)
+    (tmp_path / "day_2").unlink()
+    assert preparation.prepare(tmp_path, tmp_path / "cut", SETTINGS) == wanted
+
+
+def test_files_of_other_days_that_lie_in_the_folder_are_replaced(tmp_path):
+    for rows in (30, 50, 20):  # the manifest is deleted, as the message about damage says
+        write_logs(tmp_path, DAYS, rows)
+        assert preparation.prepare(tmp_path, tmp_path, SETTINGS).rows["train"] == 3 * rows
+        (tmp_path / "manifest.json").unlink()
+    assert verify(tmp_path, 1) == []
+    preparation.prepare(tmp_path, tmp_path, SETTINGS)
+    assert preparation.read_manifest(tmp_path, SETTINGS) is not None  # sizes are as they must be
 
 
 def test_bad_days_are_all_named_and_good_ones_kept(tmp_path):
@@ -156,6 +185,13 @@ def test_folder_of_other_settings_or_damaged_file_is_refused(logs, tmp_path):
     with pytest.raises(ValueError, match="train_sparse.npy should have") as error:
         preparation.prepare(logs, tmp_path, SETTINGS)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", ['{"version": 1}', "[1]", "half a"])
+def test_manifest_of_something_else_is_named(logs, tmp_path, content):
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(ValueError, match="manifest.json is not of prepared Criteo data"):
+        preparation.prepare(logs, tmp_path, SETTINGS)
 
 
 @pytest.mark.parametrize("name", ["train_sparse.npy", "test_label.npy", "dictionary_07.npy"])
