@@ -178,7 +178,7 @@ def most_visited(trees: Trees, tree: int, owner: np.ndarray) -> int:
         owner: (C,) from ``pass_alive``: marked points are barred. All zero bars nothing.
 
     Returns:
-        The move; the pass if no move was visited.
+        The move; the pass, which is never barred, if no other is legal.
     """
     root, total = trees.root[tree], trees.root_n[tree]
     sign, weight = side(trees, root), exploration(total) * np.sqrt(1.0 + total)
@@ -187,7 +187,9 @@ def most_visited(trees: Trees, tree: int, owner: np.ndarray) -> int:
     best, best_n, best_score = last, 0, -1e9
     for action in range(last + 1):
         n = trees.n[root, action]
-        if n == 0 or n < best_n or (action < last and owner[go.cell_of(action, size)] != 0):
+        if n < best_n or (action < last and owner[go.cell_of(action, size)] != 0):
+            continue
+        if trees.legal[root, action] == 0:
             continue
         score = (trees.w[root, action] * sign + weight * trees.p[root, action]) / (1.0 + n)
         if n > best_n or score > best_score:
@@ -238,10 +240,7 @@ def prune(trees: Trees, tree: int, owner: np.ndarray) -> None:
     root, total = trees.root[tree], trees.root_n[tree]
     n, w, p = trees.n[root], trees.w[root], trees.p[root]
     sign, c, last = side(trees, root), exploration(total), len(n) - 1
-    best = 0
-    for action in range(last + 1):
-        if n[action] > n[best]:
-            best = action
+    best = most_visited(trees, tree, np.zeros_like(owner))
     top = (w[best] * sign + c * np.sqrt(1.0 + total) * p[best]) / (1.0 + n[best])
     for action in range(last + 1):
         if action < last and owner[go.cell_of(action, trees.info[root, go.SIZE])] != 0:

@@ -84,7 +84,8 @@ def best_edge(trees: Trees, tree: int, node: int) -> int:
     weight = exploration(total) * np.sqrt(max(1.0, total - 1.0))
     sign = side(trees, node)
     n, w, p, legal = trees.n[node], trees.w[node], trees.p[node], trees.legal[node]
-    best, best_score = 0, -1e9
+    # Scores that are no numbers, of a network that diverged, must not end on an occupied point.
+    best, best_score = len(n) - 1, -1e9
     for action in range(len(n)):
         score = (w[action] * sign + weight * p[action]) / (1.0 + n[action])
         if legal[action] == 0:

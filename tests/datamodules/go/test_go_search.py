@@ -146,6 +146,36 @@ def test_pruning_follows_its_formula():
     assert sum(expected) < n.sum()
 
 
+def test_of_equally_visited_moves_the_better_one_is_what_pruning_measures_by():
+    trees, _ = position([])
+    run(trees, 1, 1, 8)
+    root = trees.root[0]
+    trees.n[root, [3, 9]], trees.w[root, [3, 9]], trees.root_n[0] = 40, (-10.0, 10.0), 81
+    mv.prune(trees, 0, np.zeros(trees.board.shape[2], np.int8))
+    assert trees.n[root, 9] == 40
+    assert trees.n[root, 3] < 40
+
+
+def test_where_all_visited_moves_are_barred_the_best_other_one_is_played():
+    trees, _ = position([24])
+    run(trees, 1, 1, 8)
+    root, owner = trees.root[0], np.zeros(trees.board.shape[2], np.int8)
+    trees.n[root, 12], owner[go.cell_of(12, SIZE)] = 5, go.BLACK
+    trees.p[root, [7, 24]] = 0.9, 1.0  # 24 is taken
+    assert mv.most_visited(trees, 0, owner) == 7
+    owner[:] = go.BLACK
+    assert mv.most_visited(trees, 0, owner) == 25
+
+
+def test_a_network_that_diverged_never_plays_on_a_stone():
+    trees, _ = position([0])
+    leaves = mcts.make_leaves(SIZE, 1)
+    search.select(trees, 0, 1, 1, 8, leaves, 0)
+    nothing = np.full((1, 26), np.nan, np.float32)
+    search.expand(trees, leaves, 0, 1, nothing, nothing[:, 0])
+    assert trees.legal[trees.root[0], search.best_edge(trees, 0, trees.root[0])]
+
+
 def test_a_slow_search_counts_the_cleared_visits():
     trees, games = mcts.make_trees(SIZE, 1, 4000, KOMI), mv.make_games(1, 100)
     rules = RULES._replace(fast_share=0.0, resign_low=-2.0, resign_high=-2.0)
