@@ -38,6 +38,7 @@ from datamodules._selfplay_window import (
     pack,
     unpack,
 )
+from datamodules.go.board import MAX_PLIES
 from datamodules.go.features import PLANES
 from datamodules.go.moves import Rules
 from datamodules.go.players import Players, PlayersState
@@ -77,7 +78,7 @@ class SelfPlayDataModule(BenchmarkDataModule):
         pass_alive_plies: Moves from which on a game ends when nothing is left to play for.
         resign_threshold: Range of the value, for the player to move, below which it resigns; below
             -1 nobody does.
-        max_plies: Moves after which a game is scored as it stands.
+        max_plies: Moves after which a game is scored as it stands, at most 2048.
 
     Raises:
         ValueError: If a number lies outside its range; one line each.
@@ -137,6 +138,7 @@ class SelfPlayDataModule(BenchmarkDataModule):
             "train_filter": ("in (0, 1]", 0 < self.train_filter <= 1),
             "eval_games": ("even, at least 2", self.eval_games % 2 == 0 < self.eval_games),
             "play_ahead": ("in [0, 1]", 0 <= self.play_ahead <= 1),
+            "max_plies": (f"1 to {MAX_PLIES}", 1 <= self.rules.max_plies <= MAX_PLIES),
         }
         counts = ("batch_size", "games_per_generation", "window", "games_at_once", "workers")
         searches = ("virtual_losses", "slow_readouts", "fast_readouts")

@@ -18,6 +18,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from datamodules.go.board import MAX_PLIES
 from datamodules.go.selfplay import MatchGame, MatchRules, Network, compile_search, play_match
 from modules._base import BenchmarkModule, scheduled
 from modules.nets.minigo import PLANES, DualNet
@@ -84,12 +85,13 @@ class MiniGoModule(BenchmarkModule):
         eval_readouts: Searches per move of an evaluation game.
         eval_virtual_losses: Leaves of one game in a batch of the network.
         pass_alive_plies: Moves from which on a game ends when nothing is left to play for.
-        max_plies: Moves after which an evaluation game is scored as it stands.
+        max_plies: Moves after which an evaluation game is scored as it stands, at most 2048.
         bfloat16_play: Let the network play its training games in bfloat16; evaluation games are
             always in single precision.
 
     Raises:
-        ValueError: If rates and boundaries do not fit, or there would be no search.
+        ValueError: If rates and boundaries do not fit, there would be no search, games are too long
+            or the network is for another board.
 
     Source:
         mlcommons/training @ 9947bdf2, reinforcement/tensorflow/minigo (ml_perf/flags/19).
@@ -128,9 +130,13 @@ class MiniGoModule(BenchmarkModule):
                 f"eval_readouts and eval_virtual_losses must be at least 1, got {eval_readouts} "
                 f"and {eval_virtual_losses}"
             )
+        if not 1 <= max_plies <= MAX_PLIES:
+            problems.append(f"max_plies must be 1 to {MAX_PLIES}, got {max_plies}")
         if problems:
             raise ValueError("\n".join(problems))
         self.net, self.target_net = net(), DualNetHolder()
+        if isinstance(self.net, DualNet) and self.net.size != size:
+            raise ValueError(f"model.net.size is {self.net.size} but model.size is {size}")
         self.size, self.komi = size, komi
         self.lr_boundaries, self.lr_rates = tuple(lr_boundaries), tuple(lr_rates)
         self.momentum, self.weight_decay = momentum, weight_decay

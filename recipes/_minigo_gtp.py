@@ -67,8 +67,8 @@ def read_net(path: Path) -> DualNet:
         )  # fmt: skip
         net.load_state_dict(state)
     except Exception as error:  # torch raises many kinds for a damaged file
-        reason = str(error).splitlines()[0]
         raise ValueError(
-            f"--ckpt_path {path}: no checkpoint of a dual network: {reason}"
+            f"--ckpt_path {path}: no checkpoint of a dual network; "
+            "a run of this recipe leaves one as checkpoints/last.ckpt"
         ) from error
     return net

@@ -17,6 +17,7 @@ COLOUR, HEAD, NEXT, LIBS = 0, 1, 2, 3
 SIZE, HASH, TO_PLAY, PASSES, PLIES, CAPTURES = 0, 1, 2, 3, 4, 5
 INFO = 6
 MIN_SIZE, MAX_SIZE = 5, 19
+MAX_PLIES = 2048  # longest game that self-play and matches may be set to
 # Hash of the empty board: not zero, as zero marks a free place in a history table.
 EMPTY_BOARD = 0x1B873593_5BD1E995
 
@@ -42,7 +43,7 @@ def num_cells(size: int) -> int:
 
 
 def history_length(size: int) -> int:
-    """Places of a history table: a power of two, at most half full after 8 x n x n positions.
+    """Places of a history table: a power of two, at most half full after ``MAX_PLIES`` positions.
 
     Args:
         size: Points per side.
@@ -50,7 +51,7 @@ def history_length(size: int) -> int:
     Returns:
         The length of the table.
     """
-    return 1 << (16 * size * size - 1).bit_length()
+    return 1 << max(16 * size * size - 1, 2 * MAX_PLIES - 1).bit_length()
 
 
 def new_position(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

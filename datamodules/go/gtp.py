@@ -31,7 +31,7 @@ class Player:
         virtual_losses: Leaves in one batch of the network.
 
     Raises:
-        ValueError: If there would be no search.
+        ValueError: If there would be no search, or no komi.
     """
 
     def __init__(
@@ -40,6 +40,8 @@ class Player:
     ) -> None:  # fmt: skip
         if readouts < 1:
             raise ValueError(f"readouts must be at least 1, got {readouts}")
+        if not math.isfinite(komi):
+            raise ValueError(f"komi must be finite, got {komi}")
         self.network, self.size, self.readouts = network, size, readouts
         self._trees = mcts.make_trees(size, 1, readouts + 4 * MATCH_TRIES, komi)
         self._leaves = mcts.make_leaves(size, virtual_losses)

@@ -11,6 +11,7 @@ import torch.multiprocessing as mp
 
 from datamodules._sampling import SampleKey
 from datamodules._selfplay_window import WindowExamples, choose, extended, generation
+from datamodules.go.board import MAX_PLIES, history_length
 from datamodules.go.features import symmetries
 from datamodules.go.records import Examples
 from datamodules.selfplay import SelfPlayDataModule, _on_all_ranks, find_files
@@ -195,8 +196,12 @@ def test_missing_files_are_named_all_at_once(tmp_path):
 
 def test_bad_numbers_are_refused_all_at_once():
     with pytest.raises(ValueError, match="size must be 5 to 19, got 4") as caught:
-        SelfPlayDataModule(size=4, slow_readouts=0, eval_games=3)
-    assert len(str(caught.value).splitlines()) == 3
+        SelfPlayDataModule(size=4, slow_readouts=0, eval_games=3, max_plies=MAX_PLIES + 1)
+    assert len(str(caught.value).splitlines()) == 4
+
+
+def test_the_longest_game_has_room_in_every_boards_history():
+    assert all(history_length(size) >= 2 * MAX_PLIES for size in (5, 7, 19))
 
 
 def test_a_match_with_fewer_games_than_ranks_is_refused(monkeypatch):

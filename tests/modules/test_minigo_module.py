@@ -139,8 +139,8 @@ def test_win_rate_counts_games_of_both_colours():
 
 
 def test_bad_settings_are_refused_together():
-    with pytest.raises(ValueError, match="lr_rates.*\n.*eval_readouts"):
-        MiniGoModule(net=small, size=5, lr_rates=[0.1], eval_readouts=0)
+    with pytest.raises(ValueError, match="lr_rates.*\n.*eval_readouts.*\nmax_plies"):
+        MiniGoModule(net=small, size=5, lr_rates=[0.1], eval_readouts=0, max_plies=2049)
 
 
 class Foreign(nn.Module):

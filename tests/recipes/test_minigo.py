@@ -154,6 +154,7 @@ def test_closed_log_passes_the_official_checker(tmp_path):
         (["--data.slow_readouts", "0"], "slow_readouts must be at least 1, got 0"),
         (["--model.eval_readouts", "0"], "eval_readouts"),
         (["--data.size", "9"], "networks are for 5"),
+        (["--model.size", "9"], "model.net.size is 5 but model.size is 9"),
         (["--data.root", "/nowhere/at/all"], "no such folder"),
     ],
 )

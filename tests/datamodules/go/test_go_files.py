@@ -164,9 +164,13 @@ def test_gtp_goes_on_when_asked_about_quit_and_reads_lines_as_the_protocol_says(
     ]  # fmt: skip
 
 
-def test_gtp_refuses_no_search():
-    with pytest.raises(ValueError, match="at least 1, got 0"):
-        Player(equal_priors, 5, readouts=0)
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"readouts": 0}, "at least 1, got 0"), ({"komi": float("nan")}, "finite, got nan")],
+)
+def test_gtp_refuses_no_search_and_no_komi(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Player(equal_priors, 5, **settings)
 
 
 @pytest.mark.slow
