@@ -412,7 +412,9 @@ def network_of(net: nn.Module, device: torch.device, dtype: torch.dtype = torch.
     # The folding is exact only in single precision.
     frozen = fused(deepcopy(net).to(device).eval().requires_grad_(False)).to(dtype)
 
+    # A mixed-precision trainer's autocast holds in its evaluation, too.
     @torch.inference_mode()
+    @torch.autocast(device.type, enabled=False)
     def evaluate(planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         logits, value = frozen(torch.from_numpy(planes).to(device).to(dtype))
         priors = torch.softmax(logits.float(), dim=1)

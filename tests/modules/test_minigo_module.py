@@ -80,6 +80,15 @@ def test_a_frozen_copy_gives_the_nets_own_answers():
     assert isinstance(net.bn, nn.BatchNorm2d)
 
 
+def test_a_mixed_precision_trainer_leaves_the_match_in_single_precision():
+    network = network_of(used(small()), torch.device("cpu"))
+    planes = np.random.default_rng(0).integers(0, 2, (6, 13, 5, 5)).astype(np.uint8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = network(planes)
+    for ours, theirs in zip(mixed, network(planes), strict=True):
+        assert (ours == theirs).all()
+
+
 @pytest.mark.parametrize(
     ("step", "rate"), [(0, 0.016), (128, 0.016), (129, 0.16), (10_000, 0.16), (20_001, 0.0016)]
 )
