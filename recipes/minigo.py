@@ -39,8 +39,9 @@ BENCHMARK = Benchmark(
     # An epoch is a generation; none may be skipped.
     evaluation={"every": 1, "limit": 100},
     closed=(
-        Rule("data.games_per_generation", "at least 8192 games", lambda games: games >= 8192),
+        Rule("data.games_per_generation", "min_selfplay_games_per_generation is fixed at 8192"),
         *(Rule(f"data.{name}", "search, window and filter are fixed") for name in FIXED),
+        Rule("evaluation.limit", "a run may stop after any generation", lambda limit: limit > 0),
         Rule("model.size", "the board is 19 x 19"),
         Rule("model.komi", "komi is fixed at 7.5"),
         Rule("model.momentum", "the optimizer is SGD with momentum 0.9"),
@@ -48,6 +49,8 @@ BENCHMARK = Benchmark(
         Rule("model.value_weight", "the value's weight is fixed at 0.5"),
         Rule("model.eval_readouts", "evaluation searches 100 times per move"),
         Rule("model.eval_virtual_losses", "virtual losses are fixed at 4"),
+        Rule("model.pass_alive_plies", "a game of pass-alive points alone ends after 133 moves"),
+        Rule("model.max_plies", "an evaluation game ends after 1,444 moves"),
     ),
     trainer={"reload_dataloaders_every_n_epochs": 1},
     commands={"gtp": gtp},

@@ -164,11 +164,25 @@ def test_bad_input_gets_one_clear_line(flags, text, capsys, tmp_path):
     assert text in capsys.readouterr().err
 
 
-def test_closed_division_takes_more_games_but_not_fewer():
-    rule = next(r for r in BENCHMARK.closed if r.key == "data.games_per_generation")
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        # The checker wants the very number, and the window takes as many of each generation.
+        (["--data.games_per_generation", "9000"], "fixed at 8192"),
+        (["--model.max_plies", "400"], "after 1,444 moves"),
+        (["--model.pass_alive_plies", "20"], "after 133 moves"),
+    ],
+)
+def test_declaring_closed_against_a_rule_is_refused(tmp_path, capsys, flags, words):
+    args = ["fit", "--data.root", str(tmp_path), "--submission.division", "closed", *flags]
+    assert run(BENCHMARK, args) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_when_a_closed_run_gives_up_is_free():
+    rule = next(r for r in BENCHMARK.closed if r.key == "evaluation.limit")
     assert rule.allows is not None
-    assert rule.allows(9000)
-    assert not rule.allows(8191)
+    assert rule.allows(54)
 
 
 def test_every_closed_rule_names_a_setting_that_exists():
@@ -179,7 +193,7 @@ def test_every_closed_rule_names_a_setting_that_exists():
         for group, kind in (("data", SelfPlayDataModule), ("model", MiniGoModule))
         for name in inspect.signature(kind).parameters
     }
-    assert {rule.key for rule in BENCHMARK.closed} <= known
+    assert {rule.key for rule in BENCHMARK.closed} <= known | {"evaluation.limit"}
 
 
 def test_gtp_command_names_a_missing_checkpoint(capsys):
