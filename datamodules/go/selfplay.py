@@ -4,8 +4,11 @@ One worker is one thread: its compiled parts leave the interpreter lock free, so
 play at the same time. B positions, A actions.
 """
 
-from collections.abc import Callable, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 
@@ -360,9 +363,35 @@ def compile_search() -> None:
         return priors, np.zeros(len(planes), np.float32)
 
     rules = mv.Rules(slow_readouts=2, fast_readouts=1, pass_alive_plies=8, max_plies=10)
-    SelfPlay(go.MIN_SIZE, 7.5, 1, rules, seed=0).play(knows_nothing, 1)
     match = MatchRules(readouts=2, virtual_losses=1, pass_alive_plies=8, max_plies=10)
-    play_match(knows_nothing, knows_nothing, [0], size=go.MIN_SIZE, komi=7.5, rules=match, seed=0)
+    nets, size = (knows_nothing, knows_nothing), go.MIN_SIZE
+    with _interruptible():
+        SelfPlay(size, 7.5, 1, rules, seed=0).play(knows_nothing, 1)
+        play_match(*nets, [0], size=size, komi=7.5, rules=match, seed=0)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C end a compilation: what it raises in the compiler's own callbacks gets lost."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pressed: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        pressed.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    except Exception:
+        if not pressed:
+            raise
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt
 
 
 def _ask_both(

@@ -1,8 +1,9 @@
 """The search against the plain implementation of the same formulas, and its own rules."""
 
 import math
+import signal
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from datamodules.go import tree as mcts
 from datamodules.go.features import symmetries
 from datamodules.go.players import Players
 from datamodules.go.records import game_examples
-from datamodules.go.selfplay import MatchRules, SelfPlay, play_match
+from datamodules.go.selfplay import MatchRules, SelfPlay, _interruptible, play_match
 from tests.datamodules.go.slow_go import SlowGo, SlowNode
 
 SIZE, KOMI = 5, 7.5
@@ -253,6 +254,15 @@ def test_a_pool_that_runs_out_grows():
     assert bigger.top[0] == 7
     assert len({int(x) for x in bigger.free[:7]} | {int(bigger.root[0])}) == 8
     assert bigger.info[bigger.root[0], go.TO_PLAY] == go.BLACK
+
+
+def test_ctrl_c_ends_a_compilation_that_swallows_it():
+    with pytest.raises(KeyboardInterrupt), _interruptible():  # noqa: PT012
+        with suppress(KeyboardInterrupt):  # as in a callback of the compiler
+            signal.raise_signal(signal.SIGINT)
+        raise RuntimeError("no compiled object yet")
+    with pytest.raises(RuntimeError, match="no room"), _interruptible():
+        raise RuntimeError("no room")
 
 
 @pytest.mark.speed
