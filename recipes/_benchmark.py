@@ -63,6 +63,8 @@ class Benchmark:
     """Global batch size -> ``evaluation.every``, where the rules make it depend on the batch."""
     closed: tuple[Rule, ...] = ()
     """Settings that the closed division fixes."""
+    free_net_arguments: tuple[str, ...] = ()
+    """Arguments of the reference network that the closed division leaves free."""
     progress_unit: Literal["epochs", "samples", "fraction"] = "epochs"
     """What ``epoch_num`` of an evaluation counts in the log."""
     needs: Needs

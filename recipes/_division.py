@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from recipes._benchmark import Benchmark
@@ -46,7 +46,7 @@ def violations(
     found = []
     if demo:
         found.append(f"data: generated demo data, but closed trains on {benchmark.dataset}")
-    if config["model.net"] != defaults["model.net"]:
+    if not _same_net(config["model.net"], defaults["model.net"], benchmark.free_net_arguments):
         found.append(_other_net(config["model.net"], defaults["model.net"]))
     if dict(config["target.metrics"]) != dict(benchmark.metrics):
         found.append(f"target.metrics is not the closed target {benchmark.target_text()}")
@@ -62,6 +62,15 @@ def violations(
         if config.get(key) != defaults.get(key):
             found.append(f"{key} is {config[key]}, but in closed {rule}")
     return found + _broken_rules(benchmark, config, defaults)
+
+
+def _same_net(net: Any, reference: Any, free: Collection[str]) -> bool:
+    """Whether only arguments that are free differ, if any."""
+    if net == reference or net_name(net) != net_name(reference):
+        return bool(net == reference)
+    given, fixed = net_arguments(net), net_arguments(reference)
+    changed = {name for name in given.keys() | fixed.keys() if given.get(name) != fixed.get(name)}
+    return changed <= set(free)
 
 
 def _other_net(net: Any, reference: Any) -> str:

@@ -208,12 +208,20 @@ def test_foreign_net_runs_in_the_open_division_and_silence_is_no_answer(tmp_path
         (["--data.num_buckets", "1"], "data_train_num_buckets is fixed"),
         (["--data.vocab_size", "512"], "1023 SentencePiece"),
         (["--evaluation.every", "2"], "evaluation schedule"),
+        (["--model.net.joint_dropout", "0.2"], "joint_dropout=0.2"),
+        (["--model.net", "tests.recipes.test_rnnt.Mute"], "closed fixes the network"),
     ],
 )
 def test_declaring_closed_against_a_rule_is_refused(tmp_path, capsys, flags, words):
     args = ["fit", "--data.root", str(tmp_path), "--submission.division", "closed", *flags]
     assert run(BENCHMARK, args) == 2
     assert words in capsys.readouterr().err
+
+
+def test_scale_of_the_first_weights_is_free_in_the_closed_division(tmp_path, capsys):
+    args = ["fit", "--data.root", str(tmp_path), "--submission.division", "closed"]
+    assert run(BENCHMARK, [*args, "--model.net.init_scale", "0.35"]) == 1
+    assert f"data root {tmp_path} holds none of" in capsys.readouterr().err
 
 
 def test_net_and_vocabulary_of_unequal_size_is_one_line(tmp_path, capsys):
