@@ -269,4 +269,4 @@ def _open(data: bytes) -> Any:
     try:
         return Image.open(io.BytesIO(data))
     except (OSError, SyntaxError) as error:
-        raise ValueError(f"is no readable image: {error}") from error
+        raise ValueError("is no readable image") from error

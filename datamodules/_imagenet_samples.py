@@ -44,7 +44,13 @@ class Batch(TypedDict):
 
 
 class ImageSource(Protocol):
-    """Where images come from; the same number gives the same bytes from files and from shards."""
+    """Where images come from; the same number gives the same bytes from files and from shards.
+
+    Attributes:
+        remedy: What to do about an image that cannot be decoded.
+    """
+
+    remedy: str
 
     def read(self, number: int) -> tuple[bytes, int]:
         """A JPEG's bytes and the class number."""
@@ -62,8 +68,10 @@ class FileSource:
         split: ``train`` or ``val``.
     """
 
+    remedy = "take it out of its archive again"
+
     def __init__(self, root: Path, listing: Path, split: str) -> None:
-        self.root = root
+        self.root, self.listing = root, listing
         # Mapped, so that workers share the pages: a list of a million paths would be copied.
         self._names = np.load(listing / f"{split}.names.npy", mmap_mode="r")
         self._labels = np.load(listing / f"{split}.labels.npy", mmap_mode="r")
@@ -82,9 +90,15 @@ class FileSource:
         """
         path = self._path(number)
         try:
-            return standard_jpeg(path.read_bytes()), int(self._labels[number])
+            data = path.read_bytes()
         except OSError as error:
-            raise ValueError(f"cannot be read ({error.strerror})") from error
+            moved = f"; if images were moved, delete {self.listing}"
+            hint = moved if isinstance(error, FileNotFoundError) else ""
+            raise ValueError(f"cannot be read ({error.strerror}){hint}") from error
+        try:
+            return standard_jpeg(data), int(self._labels[number])
+        except ValueError as error:
+            raise ValueError(f"{error}; {self.remedy}") from error
 
     def name(self, number: int) -> str:
         """The file's path.
@@ -112,6 +126,8 @@ class ShardSource:
     Raises:
         ValueError: One line per problem.
     """
+
+    remedy = "run the recipe's prepare command, which finds and replaces damaged shards"
 
     def __init__(self, folder: Path, split: str, counts: Counts) -> None:
         self.shards = ShardSet(folder, split, dataset=DATASET)
@@ -254,9 +270,13 @@ def _batch(
     for place, number in enumerate(numbers):
         try:
             data, label = source.read(number)
-            image_BSS3[place] = make(place, data)
         except ValueError as error:
             raise BadImageError(f"{source.name(number)} {error}") from error
+        try:
+            image_BSS3[place] = make(place, data)
+        except ValueError as error:
+            text = f"{source.name(number)} {error}; {source.remedy}"
+            raise BadImageError(text) from error
         labels.append(label)
     return {
         "image": torch.from_numpy(image_BSS3).permute(0, 3, 1, 2),
