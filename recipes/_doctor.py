@@ -160,10 +160,11 @@ def prepared_folder(place: Path) -> Path | None:
         place: The folder named for it, or the data's root.
 
     Returns:
-        The folder with a manifest, in ``place`` or one level below, or ``place`` if it holds arrays
-        (preprocessed elsewhere); ``None`` if there is nothing.
+        The folder with a manifest or an index of shards, in ``place`` or one level below, or
+        ``place`` if it holds arrays (preprocessed elsewhere); ``None`` if there is nothing.
     """
-    for pattern in ("*manifest*.json", "*.npy", "finishline-*/*manifest*.json"):
+    one_below = ("finishline-*/*manifest*.json", "finishline-*/*.index.npy")
+    for pattern in ("*manifest*.json", "*.npy", *one_below):
         for path in sorted(place.glob(pattern)) if place.is_dir() else ():
             return path.parent
     return None

@@ -85,6 +85,15 @@ def test_too_small_a_disk_blocks_a_download_only(tmp_path, monkeypatch):
     assert not any("free disk" in text for _, text in findings(data(tmp_path)))
 
 
+def test_finished_shards_need_no_room_any_more(tmp_path):
+    prepared = tmp_path / "finishline-imagenet"
+    prepared.mkdir()
+    (prepared / "train.index.npy").touch()
+    found = findings(data(tmp_path))
+    assert ("has", f"KiTS19 in {tmp_path}, preprocessed in {prepared}") in found
+    assert not any("free disk" in text for _, text in found)
+
+
 def test_an_unwritable_prepared_folder_is_named(tmp_path):
     blocker = tmp_path / "file"
     blocker.write_text("")
