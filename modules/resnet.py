@@ -156,6 +156,15 @@ class ResNetModule(BenchmarkModule):
         """
         self.accuracy.update(self.net(self.normalise(batch["image"])), batch["label"])
 
+    def warm_up_evaluation(self) -> None:
+        """Classify two synthetic images, before the clock starts.
+
+        A compiled net is traced anew for evaluation; as two is not the training batch, the trace
+        fits all sizes, also that of the last, smaller batch.
+        """
+        datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.net(self.normalise(datamodule.synthetic_batch()["image"][:2].to(self.device)))
+
     def on_validation_epoch_end(self) -> None:
         """Log ``val/accuracy`` over all images, equal on every rank."""
         accuracy = self.accuracy.compute()

@@ -199,6 +199,29 @@ def test_two_ranks_average_statistics_and_add_up_counts(tmp_path: Path) -> None:
         assert found["accuracy"].item() == 4 / 7
 
 
+def test_warm_up_traces_a_compiled_net_for_every_evaluation_batch() -> None:
+    made, graphs = module(), []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> torch.fx.GraphModule:
+        graphs.append(graph)
+        return graph
+
+    def images(count: int) -> dict[str, Tensor]:
+        image = torch.zeros(count, 8, 8, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
+        return {"image": image, "label": torch.zeros(count, dtype=torch.int64)}
+
+    made.trainer.datamodule.synthetic_batch = lambda: images(9)  # type: ignore[attr-defined]
+    made.net.compile(backend=backend)
+    made.training_step(images(9), 0).backward()  # type: ignore[arg-type]
+    made.eval()
+    with torch.no_grad():
+        made.warm_up_evaluation()
+        traced = len(graphs)
+        for count in (12, 5):
+            made.validation_step(images(count), 0)  # type: ignore[arg-type]
+    assert len(graphs) == traced == 2
+
+
 def test_without_other_ranks_statistics_stay() -> None:
     net = nn.BatchNorm2d(2)
     average_running_statistics(net)
