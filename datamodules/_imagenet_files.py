@@ -79,6 +79,24 @@ def scan(root: Path, counts: Counts) -> Files:
     )
 
 
+def labelling(root: Path) -> bytes:
+    """What the classes depend on beside the files' places.
+
+    Args:
+        root: Folder with ``train`` and ``val``.
+
+    Returns:
+        Content of the file of labels where ``val`` is flat, else nothing.
+    """
+    place = _labels_file(root)
+    return place.read_bytes() if place is not None and _images(root / "val") else b""
+
+
+def _labels_file(root: Path) -> Path | None:
+    places = (folder / name for folder in (root, root / "val") for name in LABELS)
+    return next((place for place in places if place.is_file()), None)
+
+
 def _missing_parts(root: Path, has_train: bool, has_val: bool) -> list[str]:
     problems = []
     if not has_train:
@@ -119,16 +137,16 @@ def _labels(
     if not flat:
         pairs = [(f"{synset}/{name}", synset) for synset in folders for name in folders[synset]]
         return sorted(pairs, key=lambda pair: pair[0].partition("/")[2]), []
-    places = [place for f in (root, root / "val") for n in LABELS if (place := f / n).is_file()]
-    if not places:
+    place = _labels_file(root)
+    if place is None:
         return [], [
             f"{root / 'val'} is flat, so it needs {root / LABELS[0]}: one synset per line in the "
             "order of the file names (tensorflow/models, research/inception has it), or sort the "
             "images into synset folders"
         ]
-    lines = places[0].read_text().split()
+    lines = place.read_text().split()
     if len(lines) != len(flat):
-        text = f"{places[0]} has {len(lines)} labels for {len(flat)} images in {root / 'val'}"
+        text = f"{place} has {len(lines)} labels for {len(flat)} images in {root / 'val'}"
         return [], [f"{text}; get the whole file, or the missing images"]
     return list(zip(flat, lines, strict=True)), []
 

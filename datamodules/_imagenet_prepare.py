@@ -1,5 +1,6 @@
 """Brings ImageNet into the form that training reads: shards, or a listing of plain files."""
 
+import hashlib
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from datamodules._cache import build_once
-from datamodules._imagenet_files import Counts, scan
+from datamodules._imagenet_files import Counts, labelling, scan
 from datamodules._imagenet_images import decode, standard_jpeg
 from datamodules._imagenet_samples import (
     DATASET,
@@ -17,7 +18,13 @@ from datamodules._imagenet_samples import (
     ShardSource,
     write_listing,
 )
-from datamodules._shards import Plan, ShardSet, has_shards, write_shards
+from datamodules._shards import (
+    Plan,
+    damaged_shards,
+    has_shards,
+    read_manifest,
+    write_shards,
+)
 
 SPLITS = ("train", "val")
 SAMPLES_PER_SHARD = 10_000  # about 1.1 GB
@@ -40,7 +47,7 @@ def open_source(root: Path, prepared: Path, split: str, counts: Counts) -> Image
     """
     if has_shards(prepared, split):
         return ShardSource(prepared, split, counts)
-    return FileSource(root, listing_folder(prepared, counts), split)
+    return FileSource(root, listing_folder(root, prepared, counts), split)
 
 
 def make_readable(root: Path, prepared: Path, counts: Counts) -> None:
@@ -60,7 +67,7 @@ def make_readable(root: Path, prepared: Path, counts: Counts) -> None:
         if problems:
             raise ValueError("\n".join(problems))
         return
-    target = listing_folder(prepared, counts)
+    target = listing_folder(root, prepared, counts)
     if not target.is_dir():
         files = scan(root, counts)
         try:
@@ -91,17 +98,21 @@ def shard_problems(prepared: Path, counts: Counts) -> list[str]:
     return lines
 
 
-def listing_folder(prepared: Path, counts: Counts) -> Path:
-    """Where the listing of plain files is; another data set has another one.
+def listing_folder(root: Path, prepared: Path, counts: Counts) -> Path:
+    """Where the listing of plain files is; another data set or file of labels has another one.
 
     Args:
+        root: Folder with ``train`` and ``val``.
         prepared: Folder for prepared data.
         counts: What must be there.
 
     Returns:
         The folder.
     """
-    return prepared / f"files-{counts.classes}-{counts.train}-{counts.val}"
+    name = f"files-{counts.classes}-{counts.train}-{counts.val}"
+    if labels := labelling(root):
+        name += f"-{hashlib.sha256(labels).hexdigest()[:8]}"
+    return prepared / name
 
 
 def write_all_shards(
@@ -139,10 +150,13 @@ def write_all_shards(
         )
 
 
-def drop_damaged(prepared: Path, counts: Counts, *, processes: int, show_progress: bool) -> bool:
-    """Read whole shards against their hashes and remove the bad ones.
+def drop_damaged(
+    root: Path, prepared: Path, counts: Counts, *, processes: int, show_progress: bool
+) -> bool:
+    """Read whole shards against their hashes and remove the bad ones, if they can be replaced.
 
     Args:
+        root: Folder with ``train`` and ``val``.
         prepared: Folder of shards.
         counts: What must be there.
         processes: Readers; 0 chooses.
@@ -150,17 +164,45 @@ def drop_damaged(prepared: Path, counts: Counts, *, processes: int, show_progres
 
     Returns:
         True if everything is there and whole.
+
+    Raises:
+        FileNotFoundError: If there are bad shards, but no root.
+        ValueError: If there are bad shards, but not the images to write them again.
     """
-    if shard_problems(prepared, counts):
-        return False
-    whole = True
+    bad: dict[Path, str] = {}
     for split in SPLITS:
-        shards = ShardSet(prepared, split, dataset=DATASET)
-        for line in shards.damaged(processes, show_progress=show_progress):
-            print(line)
-            Path(line.partition(" has changed")[0]).unlink()
-            whole = False
-    return whole
+        if (prepared / f"{split}.json").is_file():
+            bad |= damaged_shards(
+                prepared, split, DATASET, processes=processes, show_progress=show_progress
+            )
+    if bad:
+        print("\n".join(bad.values()))
+        scan(root, counts)  # most of a bad shard is good: keep it where the images are gone
+    for path in bad:
+        path.unlink(missing_ok=True)
+    return not bad and not shard_problems(prepared, counts)
+
+
+def shards_outdated(root: Path, prepared: Path, counts: Counts) -> bool:
+    """Whether images were renamed or labelled anew since the shards were written.
+
+    Args:
+        root: Folder with ``train`` and ``val``; where they are gone, shards are good as they are.
+        prepared: Folder of finished shards.
+        counts: What must be there.
+
+    Returns:
+        True if writing them now would give other names or classes.
+    """
+    try:
+        files = scan(root, counts)
+    except (FileNotFoundError, ValueError):
+        return False
+    return any(
+        read_manifest(prepared, split, DATASET)["fingerprint"]
+        != _plan(split, images, files.synsets, SAMPLES_PER_SHARD).fingerprint()
+        for split, images in (("train", files.train), ("val", files.val))
+    )
 
 
 def count_encoded_anew(root: Path, prepared: Path, counts: Counts) -> int:
@@ -198,5 +240,5 @@ def _load(root: Path, names: list[str], labels: list[int], number: int) -> tuple
         data = standard_jpeg(path.read_bytes())
         decode(data)  # an image that cannot be decoded is to be found now
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} {error}") from error
+        raise ValueError(f"{path} {error}; {FileSource.remedy}") from error
     return data, str(labels[number]).encode()

@@ -191,39 +191,24 @@ class ShardSet:
         return f"{self.folder / self._shards[shard]['name']}: {member}"
 
     def problems(self) -> list[str]:
-        """Shards whose file is missing or has the wrong size; opens none.
+        """Files that are missing and shards of the wrong size; opens none.
 
         Returns:
-            One line per bad shard, with the number of samples it takes along.
+            One line per bad file, with the number of samples that a shard takes along.
         """
-        lines = []
-        for shard in self._shards:
-            path = self.folder / shard["name"]
-            size = path.stat().st_size if path.is_file() else None
-            if size != shard["bytes"]:
-                what = "is missing" if size is None else f"has {size} of {shard['bytes']} bytes"
-                lines.append(f"{path} {what}, which damages {shard['samples']} samples; {_REDO}")
-        return lines
+        lines = [_size_problem(self.folder, shard) for shard in self._shards]
+        if not self._index_path.is_file():
+            lines.append(f"{self._index_path} is missing")
+        return [f"{line}; {_REDO}" for line in lines if line]
 
-    def damaged(self, processes: int = 0, *, show_progress: bool = False) -> list[str]:
-        """Shards whose bytes are not those that were written; reads everything.
-
-        Args:
-            processes: Readers; 0 chooses by cores.
-            show_progress: Draw a progress bar on standard error.
-
-        Returns:
-            One line per bad shard.
-        """
-        job = partial(_hash_problem, self.folder)
-        processes = processes or processes_for(len(self._shards), WORKER_BYTES)
-        lines = outcomes(job, self._shards, processes, "checking", show_progress=show_progress)
-        return sorted(line for line in lines if line)
+    @property
+    def _index_path(self) -> Path:
+        return self.folder / f"{self.split}.index.npy"
 
     def _rows(self) -> np.ndarray:
         """The index (N, 1 + 2 F): shard, then offset and size of each field."""
         if self._index is None:
-            self._index = np.load(self.folder / f"{self.split}.index.npy", mmap_mode="r")
+            self._index = np.load(self._index_path, mmap_mode="r")
         return self._index
 
     def _descriptor(self, shard: int) -> int:
@@ -268,6 +253,33 @@ def read_manifest(folder: Path, split: str, dataset: str) -> dict[str, Any]:
             f"(format {FORMAT}); name another folder or delete these shards"
         )
     return manifest
+
+
+def damaged_shards(
+    folder: Path, split: str, dataset: str, *, processes: int = 0, show_progress: bool = False
+) -> dict[Path, str]:
+    """Shards of a finished split whose bytes are not those that were written; reads everything.
+
+    Args:
+        folder: Folder of the shards.
+        split: Which split.
+        dataset: Data set that the manifest must name.
+        processes: Readers; 0 chooses by cores.
+        show_progress: Draw a progress bar on standard error.
+
+    Returns:
+        Path of each bad shard and one line on it, in the order of the shards.
+
+    Raises:
+        ValueError: If there is no manifest, or another data set's.
+    """
+    shards = read_manifest(folder, split, dataset)["shards"]
+    processes = processes or processes_for(len(shards), WORKER_BYTES)
+    job = partial(_hash_problem, folder)
+    results = outcomes(job, shards, processes, "checking", show_progress=show_progress)
+    lines = [line for line in results if line]
+    paths = [folder / shard["name"] for shard in shards]
+    return {path: line for path in paths for line in lines if line.startswith(f"{path} ")}
 
 
 def has_shards(folder: Path, split: str) -> bool:
@@ -389,13 +401,24 @@ def _refuse_equal_shards(folder: Path, shards: Sequence[Mapping[str, Any]]) -> N
             raise ValueError(f"{folder}: {twin} and {shard['name']} hold the same bytes")
 
 
+def _size_problem(folder: Path, shard: Mapping[str, Any]) -> str:
+    path = folder / shard["name"]
+    size = path.stat().st_size if path.is_file() else None
+    if size == shard["bytes"]:
+        return ""
+    what = "is missing" if size is None else f"has {size} of {shard['bytes']} bytes"
+    return f"{path} {what}, which damages {shard['samples']} samples"
+
+
 def _hash_problem(folder: Path, shard: Mapping[str, Any]) -> str:
+    if line := _size_problem(folder, shard):
+        return line
     path = folder / shard["name"]
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found == shard["sha256"]:
         return ""
-    return f"{path} has changed since it was written ({shard['samples']} samples); {_REDO}"
+    return f"{path} has changed since it was written ({shard['samples']} samples)"
 
 
 def _replace(path: Path, text: str) -> None:

@@ -65,18 +65,23 @@ class ImageNetDataModule(BenchmarkDataModule):
             ValueError: If a number lies outside its range; one line each.
         """
         super().__init__()
-        least = {
+        sizes = {
             "batch_size": batch_size,
             "evaluation_batch_size": evaluation_batch_size,
             "image_size": image_size,
             "num_classes": num_classes,
             "num_train": num_train,
             "num_val": num_val,
-            "num_workers": num_workers + 1,
-            "prepare_processes": prepare_processes + 1,
         }
-        if bad := [name for name, value in least.items() if value < 1]:
-            raise ValueError("\n".join(f"data.{name} is too small" for name in bad))
+        counts = {"num_workers": num_workers, "prepare_processes": prepare_processes}
+        bounds = [(name, value, 1) for name, value in sizes.items()]
+        bounds += [(name, value, 0) for name, value in counts.items()]
+        if bad := [
+            f"data.{name} must be at least {least}, got {value}"
+            for name, value, least in bounds
+            if value < least
+        ]:
+            raise ValueError("\n".join(bad))
         self.demo = root is None
         self.root, self.prepared_dir = root, prepared_dir
         self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
@@ -108,9 +113,10 @@ class ImageNetDataModule(BenchmarkDataModule):
         """
         self._write_demo()
         options: dict[str, Any] = {"processes": self.prepare_processes, "show_progress": True}
-        if not builder.drop_damaged(self._prepared, self.counts, **options):
-            builder.write_all_shards(self._source, self._prepared, self.counts, **options)
-            anew = builder.count_encoded_anew(self._source, self._prepared, self.counts)
+        place = (self._source, self._prepared, self.counts)
+        if not builder.drop_damaged(*place, **options) or builder.shards_outdated(*place):
+            builder.write_all_shards(*place, **options)
+            anew = builder.count_encoded_anew(*place)
             print(f"{anew} images are no plain JPEG (PNG, CMYK) and were encoded anew")
         print(
             f"ImageNet{' demo' if self.demo else ''} is ready in {self._prepared}: "

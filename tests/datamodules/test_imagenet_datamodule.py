@@ -165,6 +165,7 @@ def test_damaged_image_is_one_line_also_from_a_worker(
     with pytest.raises(BadImageError) as error:
         list(data(copy, num_workers=num_workers).val_dataloader())
     assert str(error.value).startswith(f"{bad} cannot be decoded")
+    assert str(error.value).endswith("; take it out of its archive again")
     assert len(str(error.value).splitlines()) == 1
 
 
@@ -185,8 +186,12 @@ def test_batch_larger_than_the_data_set_is_refused(root: Path) -> None:
 
 
 def test_bad_numbers_are_refused_all_at_once() -> None:
-    with pytest.raises(ValueError, match="data.batch_size is too small\ndata.num_workers is too"):
+    with pytest.raises(ValueError, match="must be at least") as error:
         ImageNetDataModule(batch_size=0, num_workers=-1)
+    assert str(error.value).splitlines() == [
+        "data.batch_size must be at least 1, got 0",
+        "data.num_workers must be at least 0, got -1",
+    ]
 
 
 def test_closed_facts_are_imagenets(tmp_path: Path) -> None:

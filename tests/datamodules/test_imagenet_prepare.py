@@ -137,13 +137,63 @@ def test_prepare_again_redoes_a_damaged_shard_only(
     bad = prepared / "train-00001.tar"
     good = bad.read_bytes()
     bad.write_bytes(good[:9000] + b"?" + good[9001:])
-    assert not builder.drop_damaged(prepared, COUNTS, processes=1, show_progress=False)
+    assert not builder.drop_damaged(root, prepared, COUNTS, processes=1, show_progress=False)
     assert "train-00001.tar has changed" in capsys.readouterr().out
     builder.write_all_shards(root, prepared, COUNTS, processes=1, samples_per_shard=50)
     assert bad.read_bytes() == good
     changed = [p.name for p in prepared.glob("*.tar") if p.stat().st_mtime_ns != stamps[p.name]]
     assert changed == ["train-00001.tar"]
-    assert builder.drop_damaged(prepared, COUNTS, processes=1, show_progress=False)
+    assert builder.drop_damaged(root, prepared, COUNTS, processes=1, show_progress=False)
+
+
+def test_damaged_shard_is_kept_where_the_images_are_gone(root: Path) -> None:
+    data(root).prepare()
+    bad = root / "finishline-imagenet" / "train-00000.tar"
+    flipped = bytearray(bad.read_bytes())
+    flipped[9000] ^= 1
+    bad.write_bytes(flipped)
+    (root / "train").rename(root / "away")
+    with pytest.raises(ValueError, match="train holds no class folders"):
+        data(root).prepare()
+    assert bad.read_bytes() == flipped  # its other images are good, and there are no others
+    (root / "away").rename(root / "train")
+    data(root).prepare()
+    assert bad.read_bytes() != flipped
+
+
+def corrected_labels(root: Path) -> list[int]:
+    """Evaluation labels after those of the first two images of a flat val were exchanged."""
+    place = root / "imagenet_2012_validation_synset_labels.txt"
+    lines = place.read_text().splitlines()
+    assert lines[0] != lines[1]
+    lines[:2] = lines[1::-1]
+    place.write_text("\n".join(lines))
+    return [SYNSETS.index(line) for line in lines]
+
+
+def test_corrected_labels_file_counts_though_the_files_were_listed_before(root: Path) -> None:
+    data(flatten_val(root)).prepare_data()
+    wanted = corrected_labels(root)
+    again = data(root)
+    again.prepare_data()
+    assert next(iter(again.val_dataloader()))["label"].tolist() == wanted
+
+
+def test_corrected_labels_file_makes_prepare_write_anew(root: Path) -> None:
+    data(flatten_val(root)).prepare()
+    wanted = corrected_labels(root)
+    data(root).prepare()
+    assert next(iter(data(root).val_dataloader()))["label"].tolist() == wanted
+
+
+def test_sorting_a_listed_flat_val_into_folders_is_noticed(root: Path, tmp_path: Path) -> None:
+    folders = shutil.copytree(root / "val", tmp_path / "folders")
+    data(flatten_val(root)).prepare_data()
+    shutil.rmtree(root / "val")
+    folders.rename(root / "val")
+    again = data(root)
+    again.prepare_data()
+    assert len(next(iter(again.val_dataloader()))["label"]) == 30
 
 
 def test_truncated_and_foreign_files_are_all_named_by_prepare(root: Path) -> None:
@@ -154,6 +204,7 @@ def test_truncated_and_foreign_files_are_all_named_by_prepare(root: Path) -> Non
     with pytest.raises(ValueError, match="cannot be decoded") as error:
         data(root).prepare()
     assert "n00000001_2.JPEG" in str(error.value)
+    assert str(error.value).endswith("; take it out of its archive again")
     assert len(str(error.value).splitlines()) == 1
     shutil.copy(root / "train" / SYNSETS[0] / "n00000001_3.JPEG", cut)
     with pytest.raises(ValueError, match="ILSVRC2012_val_00000012.JPEG is no readable image"):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from datamodules import _shards
-from datamodules._shards import Plan, ShardSet, read_manifest, write_shards
+from datamodules._shards import Plan, ShardSet, damaged_shards, read_manifest, write_shards
 
 KEYS = [f"n{number:03d}" for number in range(10)]
 PLAN = Plan("toy", "train", ("jpg", "cls"), KEYS, samples_per_shard=4, facts={"side": 7})
@@ -39,7 +39,7 @@ def test_read_by_number_gives_the_bytes_written(shards: Path) -> None:
         assert split.read(number) == load(number)
     assert split.name(5).endswith("train-00001.tar: n005.jpg")
     assert split.manifest["facts"] == {"side": 7}
-    assert split.damaged(1) == []
+    assert damaged_shards(shards, "train", "toy", processes=1) == {}
 
 
 def test_webdataset_reads_the_same_samples(shards: Path) -> None:
@@ -108,8 +108,23 @@ def test_flipped_byte_is_found_by_hash(shards: Path) -> None:
     data = bytearray(path.read_bytes())
     data[600] ^= 1
     path.write_bytes(data)
-    (line,) = ShardSet(shards, "train", dataset="toy").damaged(1)
+    ((found, line),) = damaged_shards(shards, "train", "toy", processes=1).items()
+    assert found == path
     assert "train-00002.tar has changed" in line
+
+
+def test_shard_of_the_wrong_size_hides_no_flipped_byte(shards: Path) -> None:
+    cut, flipped, lost = (shards / f"train-0000{number}.tar" for number in range(3))
+    cut.write_bytes(cut.read_bytes()[:1000])
+    flipped.write_bytes(flipped.read_bytes().replace(bytes([5]) * 700, bytes([6]) * 700))
+    lost.unlink()
+    assert list(damaged_shards(shards, "train", "toy", processes=1)) == [cut, flipped, lost]
+
+
+def test_missing_index_is_said(shards: Path) -> None:
+    (shards / "train.index.npy").unlink()
+    with pytest.raises(ValueError, match="train.index.npy is missing; run the recipe's prepare"):
+        ShardSet(shards, "train", dataset="toy")
 
 
 def test_other_data_set_and_equal_shards_are_refused(shards: Path, tmp_path: Path) -> None:
@@ -126,7 +141,7 @@ def test_writing_again_redoes_the_lost_shard_only(shards: Path) -> None:
     lost.unlink()
     write_shards(shards, PLAN, load, processes=1)
     assert (kept.stat().st_mtime_ns, lost.read_bytes()) == (before, old)
-    assert ShardSet(shards, "train", dataset="toy").damaged(1) == []
+    assert damaged_shards(shards, "train", "toy", processes=1) == {}
 
 
 def test_another_plan_writes_anew(shards: Path) -> None:
