@@ -14,6 +14,7 @@ class UsageError(ValueError):
 UNRECOGNISED = re.compile(r"unrecognized arguments: (\S+)", re.IGNORECASE)
 IN_GROUP = re.compile(r"Group '([\w.]+)' does not accept option '([\w.]+)'")
 IN_NET = re.compile(r"Option '([\w.]+)' is not accepted.*class_path='([\w.]+)'")
+OF_FUNCTION = re.compile(r"got NestedArg\(key='([\w.]+)'")
 NOT_IMPORTED = re.compile(
     r"(No module named '[\w.]+'|module '[\w.]+' has no attribute '\w+').*"
     r"Got value: (\S+)"
@@ -47,6 +48,11 @@ def explain(message: str, known: Sequence[str], args: Sequence[str]) -> str:
     rest = line[key.end() :].strip()
     if match := IN_NET.search(rest):
         return f"--{key[1]}: {match[2]} has no argument {match[1]}"
+    if match := OF_FUNCTION.search(rest):
+        return (
+            f"--{key[1]}: --{key[1]}.{match[1]} needs a class, but a function was named; name a "
+            "class, or a function of your own without arguments"
+        )
     if match := NOT_IMPORTED.search(rest):
         missing = match[1].startswith("No module")
         where = "; looked in installed packages, PYTHONPATH and this folder" if missing else ""

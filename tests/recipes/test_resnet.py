@@ -139,6 +139,15 @@ def test_foreign_net_by_dotted_path_runs_in_the_open_division(tmp_path: Path, ne
     assert facts["division"] == "open"
 
 
+def test_arguments_for_a_function_that_makes_the_net_are_refused_in_plain_words(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    net = ["--model.net", "torchvision.models.resnext50_32x4d", "--model.net.num_classes", "10"]
+    assert run(BENCHMARK, ["fit", *DEMO, *net]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: --model.net: --model.net.num_classes needs a class")
+
+
 @pytest.mark.slow
 def test_shuffled_labels_do_not_reach_the_target(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
