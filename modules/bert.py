@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
-from modules._base import BenchmarkModule, scheduled
+from modules._base import BenchmarkModule, out_of_range, scheduled
 from modules.nets.bert import Bert
 from modules.ops.bert_checkpoint import load_checkpoint
 from modules.ops.lamb import Lamb
@@ -26,6 +26,8 @@ NUM_EXAMPLES = 10
 # Half precision moves the accuracy of the starting weights less than this; a wrong epsilon, kind of
 # GELU or transposed matrix moves it more.
 START_TOLERANCE = 1e-3
+# The reference rescales also without decay; our LAMB, as apex', tells by it what to rescale.
+WITHOUT_DECAY = "above 0, as LAMB rescales no tensor without it (1e-30 decays nothing)"
 
 
 class Batch(TypedDict):
@@ -63,7 +65,7 @@ class BertModule(BenchmarkModule):
         max_grad_norm: Gradients are scaled down to this global norm.
 
     Raises:
-        ValueError: If ``training_steps`` is not positive.
+        ValueError: If a number lies outside its range; one line each.
 
     Source:
         mlcommons/training @ 9947bdf2, language_model/tensorflow/bert; hyperparameters of the
@@ -93,8 +95,16 @@ class BertModule(BenchmarkModule):
         max_grad_norm: float = 1.0,
     ) -> None:
         super().__init__()
-        if training_steps < 1:
-            raise ValueError(f"training_steps must be at least 1, got {training_steps}")
+        in_order = warmup_steps == 0 or start_warmup_step <= 0  # else the first rates are negative
+        checks = (
+            ("learning_rate", learning_rate, "at least 0", learning_rate >= 0),
+            ("training_steps", training_steps, "at least 1", training_steps >= 1),
+            ("warmup_steps", warmup_steps, "at least 0", warmup_steps >= 0),
+            ("start_warmup_step", start_warmup_step, "at most 0 with warmup_steps", in_order),
+            ("weight_decay", weight_decay, WITHOUT_DECAY, weight_decay > 0),
+        )
+        if lines := out_of_range(checks):
+            raise ValueError("\n".join(lines))
         self.net = net()
         self.checkpoint, self.from_scratch = checkpoint, from_scratch
         self.starting_accuracy = starting_accuracy

@@ -83,6 +83,25 @@ def test_optimizer_step_equals_the_formula_written_out():
         torch.testing.assert_close(got, wanted, atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"learning_rate": -1e-3}, "learning_rate must be at least 0"),
+        ({"training_steps": 0}, "training_steps must be at least 1"),
+        ({"warmup_steps": -1}, "warmup_steps must be at least 0"),
+        ({"warmup_steps": 9, "start_warmup_step": 1}, "start_warmup_step must be at most 0"),
+        ({"weight_decay": 0.0}, "weight_decay must be above 0, as LAMB rescales no tensor"),
+    ],
+)
+def test_numbers_that_train_silently_wrong_are_refused(settings, words):
+    with pytest.raises(ValueError, match=words):
+        BertModule(net=small_net, **settings)
+
+
+def test_start_of_a_rise_that_there_is_not_is_free():
+    BertModule(net=small_net, warmup_steps=0, start_warmup_step=5)
+
+
 def test_loss_divides_by_the_count_plus_a_little():
     logits, labels = torch.randn(7, 11), torch.randint(0, 11, (7,))
     each = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
