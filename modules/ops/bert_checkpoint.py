@@ -118,7 +118,8 @@ def _sources(path: Path) -> Mapping[str, Callable[[], Tensor]]:
     """Readers of a checkpoint's weights, by our name."""
     if path.suffix == ".safetensors":
         return _renamed(_read_safetensors(path))
-    if path.suffix in (".pt", ".pth", ".bin", ".ckpt") and path.is_file():
+    # Prefixes of TensorFlow's may end in .ckpt too.
+    if path.suffix in (".pt", ".pth", ".bin") or (path.suffix == ".ckpt" and path.is_file()):
         return _renamed(_read_torch(path))
     return _tensorflow(path.with_suffix("") if path.suffix == ".index" else path)
 
@@ -161,12 +162,16 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
     """Weights of a torch file: a state dict, or a Lightning checkpoint of ours."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: missing")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         reason = str(error).splitlines()[0] if str(error) else "it is empty"
         raise ValueError(f"{path}: not a torch file of weights ({reason})") from error
-    state = content.get("state_dict", content)
+    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(x, Tensor) for x in state.values()):
+        raise ValueError(f"{path}: not a torch file of weights (no tensors by name)")
     return {name.removeprefix("net."): tensor for name, tensor in state.items()}
 
 

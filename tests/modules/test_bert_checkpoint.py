@@ -214,6 +214,19 @@ def test_missing_and_broken_files_get_one_line(tmp_path, tf_checkpoint):
             load_checkpoint(net(0), tmp_path / f"{number}.pt")
 
 
+@pytest.mark.parametrize("content", [[1, 2], {"word": "x"}, {"state_dict": [torch.ones(1)]}])
+def test_torch_file_without_named_tensors_gets_one_line(tmp_path, content):
+    torch.save(content, tmp_path / "own.pt")
+    with pytest.raises(ValueError, match=r"own.pt: not a torch file of weights \(no tensors by na"):
+        load_checkpoint(net(0), tmp_path / "own.pt")
+
+
+@pytest.mark.parametrize("ending", ["pt", "pth", "bin"])
+def test_missing_torch_file_is_named_as_it_was_given(tmp_path, ending):
+    with pytest.raises(FileNotFoundError, match=f"own.{ending}: missing"):
+        load_checkpoint(net(0), tmp_path / f"own.{ending}")
+
+
 def published_value(name, shape):
     """The fixture's numbers; see data/bert_checkpoints/README.md."""
     count = int(np.prod(shape))
