@@ -23,6 +23,7 @@ from datamodules._wikipedia_tokens import Vocabulary, WordPieces
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+MD5_LIST = "bert_reference_results_text_md5.txt"
 EVALUATION = "eval"
 # Text of 27 MB in Python strings, then about 300,000 samples in 32 bits, three times.
 WORKER_BYTES = 3_000_000_000
@@ -70,15 +71,15 @@ def reference_checksums(folder: Path) -> dict[str, str]:
     """MD5s of the published files.
 
     Args:
-        folder: Text folder; the list ``bert_reference_results_text_md5.txt`` in it or beside it
-            adds the parts that the built-in list lacks.
+        folder: Text folder; the list ``MD5_LIST`` in it or beside it adds the parts that the
+            built-in list lacks.
 
     Returns:
         File name -> MD5.
     """
     text = (resources.files("datamodules") / "data" / "wikipedia_md5.txt").read_text()
     for place in (folder, folder.parent):
-        listed = place / "bert_reference_results_text_md5.txt"
+        listed = place / MD5_LIST
         if listed.is_file():
             text = listed.read_text() + "\n" + text
     pairs = [line.split() for line in text.splitlines() if line and not line.startswith("#")]
@@ -280,7 +281,9 @@ def pick_evaluation(samples: Samples, count: int, path: Path) -> Samples:
     """
     total = samples.first_lengths.size
     if total < count:
-        raise ValueError(f"{path}: gives {total} samples, {count} are needed")
+        raise ValueError(
+            f"{path}: gives {total} samples, {count} are needed (--data.num_eval_samples)"
+        )
     ratio = total / count
     picked = np.array([int(i * ratio) for i in range(count)])
     tokens, token_starts = _gather(samples.tokens, samples.token_starts, picked)

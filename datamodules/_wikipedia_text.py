@@ -20,6 +20,7 @@ WHERE = (
     "(results4/, about 13 GB, CC BY-SA; see docs/bert.md)"
 )
 PART_DRAW_SEED = 12345
+PUBLISHED_PARTS = 500
 _PART = re.compile(r"part-(\d{5})-of-(\d{5})")
 
 
@@ -41,7 +42,7 @@ def text_folder(root: Path) -> Path:
     return next((f for f in folders if (f / "eval.txt").is_file() or _parts(f)), root)
 
 
-def find_parts(folder: Path, count: int) -> dict[int, Path]:
+def find_parts(folder: Path, count: int, *, published: bool = False) -> dict[int, Path]:
     """The training parts that a run consumes, drawn once and for all runs alike.
 
     A greater count only adds parts.
@@ -49,13 +50,14 @@ def find_parts(folder: Path, count: int) -> dict[int, Path]:
     Args:
         folder: From ``text_folder``.
         count: How many parts; capped at as many as there are.
+        published: Insist on as many as the published text has.
 
     Returns:
         Paths by part number, in rising order.
 
     Raises:
         FileNotFoundError: If there is no part, or one of those is missing; the message names it.
-        ValueError: If the names disagree on how many parts there are.
+        ValueError: If the names disagree on how many parts there are, or say another number.
     """
     parts = _parts(folder)
     if not parts:
@@ -64,6 +66,11 @@ def find_parts(folder: Path, count: int) -> dict[int, Path]:
     if len(totals) > 1:
         raise ValueError(f"{folder}: parts of different sets, of {sorted(totals)} files; keep one")
     total = totals.pop()
+    if published and total != PUBLISHED_PARTS:
+        raise ValueError(
+            f"{folder}: parts of {total}, but the published text has {PUBLISHED_PARTS}; get "
+            f"{WHERE}, or accept another text with --data.published_text false (open division)"
+        )
     chosen = sorted(random.Random(PART_DRAW_SEED).sample(range(total), total)[:count])
     if missing := [f"part-{n:05d}-of-{total:05d}" for n in chosen if (n, total) not in parts]:
         raise FileNotFoundError(

@@ -153,7 +153,18 @@ class WikipediaDataModule(BenchmarkDataModule):
             f"Wikipedia{' demo' if self.demo else ''} is ready in {self._prepared}: "
             f"{len(shards)} parts, {self._num_train:,} training samples of {mean:.0f} "
             f"tokens on average, {self.num_eval_samples:,} evaluation samples, "
-            f"{manifest['repeated_articles']:,} repeated articles"
+            f"{manifest['repeated_articles']:,} repeated articles{self._unchecked(shards)}"
+        )
+
+    def _unchecked(self, shards: list[dict[str, Any]]) -> str:
+        """What to say of parts whose published MD5 is not known here."""
+        known = builder.reference_checksums(text_folder(self._source)) if self._published else None
+        count = 0 if known is None else sum(shard["file"] not in known for shard in shards)
+        if not count:
+            return ""
+        return (
+            f"; {count} of the parts were not compared with the published ones, whose MD5s are in "
+            f"{builder.MD5_LIST}: put it beside the text and run prepare again"
         )
 
     def problems(self) -> list[str]:
@@ -170,7 +181,7 @@ class WikipediaDataModule(BenchmarkDataModule):
             return [str(error)]
         lines = []
         try:
-            find_parts(folder, self.num_parts)
+            self._find_parts(folder)
         except (FileNotFoundError, ValueError) as error:
             lines.append(str(error))
         checkpoint = _checkpoint_in(self.root)
@@ -276,8 +287,16 @@ class WikipediaDataModule(BenchmarkDataModule):
     @property
     def _train_names(self) -> list[str]:
         """Names of the shards to train on."""
-        parts = find_parts(text_folder(self._source), self.num_parts)
-        return [f"train-{number:05d}" for number in parts]
+        return [f"train-{number:05d}" for number in self._find_parts(text_folder(self._source))]
+
+    def _find_parts(self, folder: Path) -> dict[int, Path]:
+        """The text files to train on, by number."""
+        return find_parts(folder, self.num_parts, published=self._published)
+
+    @property
+    def _published(self) -> bool:
+        """Whether the text must be the published one."""
+        return self.published_text and not self.demo
 
     @property
     def _num_train(self) -> int:
@@ -328,16 +347,15 @@ class WikipediaDataModule(BenchmarkDataModule):
 
     def _text_source(self, folder: Path) -> builder.Source:
         """The text files of this run and how samples are made of them."""
-        published = self.published_text and not self.demo
         return builder.Source(
             vocab_path=self._vocab_path,
             vocab_size=self.vocab_size,
-            train=find_parts(folder, self.num_parts),
+            train=self._find_parts(folder),
             evaluation=folder / "eval.txt",
             evaluation_md5s=folder / "eval.md5",
             num_eval_samples=self.num_eval_samples,
             recipe=self.recipe,
-            checksums=builder.reference_checksums(folder) if published else {},
+            checksums=builder.reference_checksums(folder) if self._published else {},
         )
 
 

@@ -253,7 +253,8 @@ def test_changed_held_out_article_is_named(root):
         module(root).prepare_data()
 
 
-def test_text_that_is_not_the_published_one_is_refused_by_default(root):
+def test_text_that_is_not_the_published_one_is_refused_by_default(root, monkeypatch):
+    monkeypatch.setattr("datamodules._wikipedia_text.PUBLISHED_PARTS", 8)
     with pytest.raises(ValueError, match="eval.txt: MD5 .*published file has 2a220f79"):
         module(root, published_text=True).prepare_data()
 
@@ -292,7 +293,8 @@ def test_doctor_lists_everything_that_lacks(root):
     assert all("missing" in line for line in lines)
 
 
-def test_either_published_checkpoint_will_do(root):
+def test_either_published_checkpoint_will_do(root, monkeypatch):
+    monkeypatch.setattr("datamodules._wikipedia_text.PUBLISHED_PARTS", 8)
     data = module(root)
     assert data.checkpoint == root / "tf1_ckpt" / "model.ckpt-28252"
     (root / "tf2_ckpt").mkdir()
@@ -305,6 +307,31 @@ def test_either_published_checkpoint_will_do(root):
         "fetch it again"
         for ending, size in ((".index", "6,420"), (".data-00000-of-00001", "1,344,982,997"))
     ]
+
+
+def test_published_text_has_500_parts(root):
+    with pytest.raises(ValueError, match="parts of 8, but the published text has 500"):
+        module(root, published_text=True).prepare_data()
+    assert any("parts of 8" in line for line in module(root, published_text=True).problems())
+
+
+def test_prepare_says_which_parts_could_not_be_compared(root, monkeypatch, capsys):
+    text = root / "results4"
+    sums = {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in text.iterdir()}
+    sums["vocab.txt"] = hashlib.md5((root / "vocab.txt").read_bytes()).hexdigest()
+    own = {name: md5 for name, md5 in sums.items() if not name.startswith("part-")}
+    monkeypatch.setattr("datamodules._wikipedia_text.PUBLISHED_PARTS", 8)
+    monkeypatch.setattr(builder, "reference_checksums", lambda folder: own)
+    module(root, published_text=True).prepare()
+    assert "3 of the parts were not compared" in capsys.readouterr().out
+    own |= sums
+    module(root, published_text=True).prepare()
+    assert "compared" not in capsys.readouterr().out
+
+
+def test_too_few_evaluation_samples_name_the_flag(root):
+    with pytest.raises(ValueError, match=r"eval.txt: gives \d+ samples, 9999 .*num_eval_samples"):
+        module(root, num_eval_samples=9999).prepare_data()
 
 
 def test_numbers_out_of_range_get_one_line_each():
@@ -345,7 +372,8 @@ def test_demo_is_far_above_the_target_for_who_knows_the_language_and_far_below_b
     assert common.most_common(1)[0][1] / total < 0.25
 
 
-def test_other_text_or_settings_are_refused_also_once_they_are_prepared(root):
+def test_other_text_or_settings_are_refused_also_once_they_are_prepared(root, monkeypatch):
+    monkeypatch.setattr("datamodules._wikipedia_text.PUBLISHED_PARTS", 8)
     files = [*(root / "results4").iterdir(), root / "vocab.txt"]
     published = {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in files}
     data = module(root)
