@@ -114,6 +114,7 @@ class BertModule(BenchmarkModule):
         self.weight_decay, self.max_grad_norm = weight_decay, max_grad_norm
         self.accuracy = MaskedAccuracy()
         self._examples: tuple[Batch, Tensor] | None = None
+        self._predicts_next = True
 
     def setup(self, stage: str) -> None:
         """Load the starting weights, unless a run is resumed or a checkpoint evaluated.
@@ -146,7 +147,10 @@ class BertModule(BenchmarkModule):
                 "a foreign net may have more, but not fewer"
             )
         longest = getattr(getattr(datamodule, "recipe", None), "max_seq_length", 0)
-        if isinstance(self.net, Bert) and self.net.max_positions < longest:
+        if not isinstance(self.net, Bert):
+            if longest:
+                self._try_net(longest)  # it may have fewer positions than its settings say
+        elif self.net.max_positions < longest:
             raise ValueError(
                 f"the net has {self.net.max_positions} positions (model.net.max_positions), "
                 f"samples have up to {longest} tokens (data.max_seq_length)"
@@ -230,7 +234,7 @@ class BertModule(BenchmarkModule):
         word_logits, next_logits = self._forward(batch)
         random_next = batch["random_next"]
         if next_logits is None:
-            right = torch.zeros_like(random_next)
+            self._predicts_next, right = False, torch.zeros_like(random_next)
         else:
             right = (next_logits.argmax(1) == random_next).long()
         self.accuracy.update(
@@ -240,9 +244,14 @@ class BertModule(BenchmarkModule):
             self._examples = (batch, word_logits.argmax(1))
 
     def on_validation_epoch_end(self) -> None:
-        """Log the values over all samples as ``val/<name>``, equal on every rank."""
+        """Log the values over all samples as ``val/<name>``, equal on every rank.
+
+        A net without a next-sentence head has no ``next_sentence_accuracy``.
+        """
         values = self.accuracy.compute()
         self.accuracy.reset()
+        if not self._predicts_next:
+            del values["next_sentence_accuracy"]
         self.log_dict({f"val/{name}": value for name, value in values.items()}, sync_dist=False)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
@@ -296,24 +305,30 @@ class BertModule(BenchmarkModule):
         Raises:
             ValueError: What shapes were expected and what came.
         """
-        word_T = torch.tensor([1, 2, 3, 1, 2])
-        position_T, starts = torch.tensor([0, 1, 2, 0, 1]), torch.tensor([0, 3, 5]).int()
+        self._try_net(3, 2)
+
+    def _try_net(self, *lengths: int) -> None:
+        """Run the network on samples of some lengths; the second token of each is masked."""
+        position_T = torch.cat([torch.arange(length) for length in lengths])
+        starts = torch.tensor([0, *lengths]).cumsum(0)
+        name, size = type(self.net).__name__, len(lengths)
         training = self.net.training
         try:
             with torch.random.fork_rng([]), torch.no_grad():
                 words, nexts = self.net.eval()(
-                    word_T, torch.zeros_like(word_T), position_T, starts, torch.tensor([1, 4])
+                    position_T % 3 + 2, position_T * 0, position_T, starts.int(), starts[:-1] + 1
                 )
             got = (tuple(words.shape), None if nexts is None else tuple(nexts.shape))
         except Exception as error:
             reason = (str(error).strip().splitlines() or ["no message"])[0]
-            raise ValueError(f"{type(self.net).__name__} fails on two samples: {reason}") from error
+            tokens = " and ".join(str(length) for length in lengths)
+            raise ValueError(f"{name} fails on samples of {tokens} tokens: {reason}") from error
         finally:
             self.net.train(training)
-        if len(got[0]) != 2 or got[0][0] != 2 or got[1] not in (None, (2, 2)):
+        if len(got[0]) != 2 or got[0][0] != size or got[1] not in (None, (size, 2)):
             raise ValueError(
-                f"{type(self.net).__name__} gave shapes {got} for two samples with a masked word "
-                "each; needed (2, words) and (2, 2), or None for the second"
+                f"{name} gave shapes {got} for {size} samples with a masked word each; "
+                f"needed ({size}, words) and ({size}, 2), or None for the second"
             )
 
     def train_flops(self, batch: Batch) -> int:

@@ -46,7 +46,7 @@ class MaskedLMAdapter(nn.Module):
                 f"model.net.config: {chosen.config_class.__name__} has no {', '.join(unknown)}"
             )
         if pretrained is None:
-            self.model = chosen(chosen.config_class(**settings))
+            self.model = chosen(chosen.config_class(**(_special_words(known, settings) | settings)))
         elif not (Path(pretrained) / "config.json").is_file():
             raise FileNotFoundError(
                 f"{pretrained}: no config.json; model.net.pretrained is a folder"
@@ -102,6 +102,18 @@ class MaskedLMAdapter(nn.Module):
             )
         words_MV = logits_BSV[row_T[masked_index_M], position_T[masked_index_M]]
         return words_MV, getattr(output, "seq_relationship_logits", None)
+
+
+def _special_words(known: Any, settings: dict[str, Any]) -> dict[str, int | None]:
+    """Special words of a configuration that lie beyond the vocabulary: the data has its own."""
+    usual = known.to_dict()
+    size = settings.get("vocab_size", usual.get("vocab_size"))
+    beyond = [
+        name
+        for name, value in usual.items()
+        if name.endswith("_token_id") and isinstance(value, int) and size and value >= size
+    ]
+    return {name: 0 if name == "pad_token_id" else None for name in beyond}
 
 
 def _model_class(name: str) -> Any:

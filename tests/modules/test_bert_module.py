@@ -8,6 +8,7 @@ import torch
 
 from modules.bert import BertModule, describe_predictions
 from modules.nets.bert import Bert
+from modules.nets.masked_lm_adapter import MaskedLMAdapter
 from modules.ops.masked_lm import MaskedAccuracy, masked_lm_loss
 from modules.ops.schedules import warmup_linear_decay
 from tests.modules.test_bert_net import SMALL, inputs, packed
@@ -208,6 +209,21 @@ def test_foreign_net_needs_no_fewer_words_than_the_data():
     module.setup("fit")
 
 
+def test_foreign_net_is_tried_on_the_longest_sample():
+    # Roberta numbers positions from 2 on, so 40 of them are too few for 40 tokens.
+    shape = {"vocab_size": 97, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1,
+             "intermediate_size": 8, "max_position_embeddings": 40}  # fmt: skip
+    net = MaskedLMAdapter(model="RobertaForMaskedLM", config=shape)
+    module = attach(BertModule(net=lambda: net), vocab_size=97)
+    module.check_net()
+    module.trainer.datamodule.recipe = SimpleNamespace(max_seq_length=38)
+    module.setup("fit")
+    module.trainer.datamodule.recipe.max_seq_length = 40
+    with pytest.raises(ValueError, match="MaskedLMAdapter fails on samples of 40 tokens: index"):
+        module.setup("fit")
+    assert net.training
+
+
 def test_foreign_net_is_tried_before_training():
     class Foreign(torch.nn.Module):
         def __init__(self, result):
@@ -226,7 +242,7 @@ def test_foreign_net_is_tried_before_training():
     for result, words in (
         ((torch.zeros(5, 97), None), r"gave shapes \(\(5, 97\), None\)"),
         ((good, torch.zeros(2, 3)), "needed"),
-        (RuntimeError("no luck\nat all"), "fails on two samples: no luck$"),
+        (RuntimeError("no luck\nat all"), "fails on samples of 3 and 2 tokens: no luck$"),
     ):
         with pytest.raises(ValueError, match=words):
             BertModule(net=lambda result=result: Foreign(result)).check_net()
