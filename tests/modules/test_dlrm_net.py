@@ -223,6 +223,20 @@ def test_net_of_another_shape_is_refused():
         DLRMModule(net=Wide).configure_model()
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_tables_keep_the_gradients_of_a_large_batch(dtype):
+    torch.manual_seed(3)
+    whole, half = DLRM(**SMALL), DLRM(**SMALL, table_dtype=dtype)
+    half.load_state_dict(whole.state_dict())  # rounded
+    whole.load_state_dict(half.state_dict())
+    dense, ids = inputs()
+    for net in (whole, half):
+        for _ in range(2):  # also where they add up
+            (net(dense, ids).mean() * 1e-6).backward()  # as small as in a mean over 100,000 rows
+    wanted, got = (net.tables.weight.grad.to_dense().float() for net in (whole, half))
+    torch.testing.assert_close(got, wanted, rtol=0.03, atol=0.01 * float(wanted.abs().max()))
+
+
 @pytest.mark.parametrize(("rows", "good"), [(20, True), (19, False)])
 def test_net_without_rows_for_the_data_is_refused_before_training(rows, good):
     class Own(nn.Module):
