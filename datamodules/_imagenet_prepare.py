@@ -1,6 +1,8 @@
 """Brings ImageNet into the form that training reads: shards, or a listing of plain files."""
 
+import errno
 import hashlib
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -73,10 +75,14 @@ def make_readable(root: Path, prepared: Path, counts: Counts) -> None:
         try:
             build_once(target, lambda folder: write_listing(folder, files))
         except OSError as error:
-            raise ValueError(
-                f"{prepared} cannot be written ({error.strerror or error}); name another folder "
-                "with --data.prepared_dir"
-            ) from error
+            raise _unwritable(prepared, error) from error
+
+
+def _unwritable(prepared: Path, error: OSError) -> ValueError:
+    return ValueError(
+        f"{prepared} cannot be written ({error.strerror or error}); name another folder with "
+        "--data.prepared_dir"
+    )
 
 
 def shard_problems(prepared: Path, counts: Counts) -> list[str]:
@@ -139,6 +145,12 @@ def write_all_shards(
         ValueError: One line per missing part or unreadable image.
     """
     files = scan(root, counts)
+    try:
+        prepared.mkdir(parents=True, exist_ok=True)
+        if not os.access(prepared, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise _unwritable(prepared, error) from error
     for split in SPLITS:
         images = files.train if split == "train" else files.val
         write_shards(

@@ -250,6 +250,7 @@ def test_prepare_data_opens_no_image(root: Path) -> None:
 
 def test_read_only_root_is_said(root: Path) -> None:
     (root / "finishline-imagenet").write_text("in the way")
-    with pytest.raises(ValueError, match="--data.prepared_dir"):
-        data(root).prepare_data()
+    for command in (data(root).prepare_data, data(root).prepare):
+        with pytest.raises(ValueError, match="cannot be written .*--data.prepared_dir"):
+            command()
     data(root, prepared_dir=root / "elsewhere").prepare_data()
