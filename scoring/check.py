@@ -145,7 +145,7 @@ def _closed_findings(log: RunLog, bench: BenchmarkRules) -> list[Finding]:
         line = passing[0].line
         findings.append(_finding("run_stop", "aborted", "success, as the target was reached", line))
     before = log.evaluations[: log.evaluations_before_stop]
-    if len(passing) > 1 and passing[0] in before and passing[0] is not before[-1]:
+    if passing and passing[0] in before and passing[0] is not before[-1]:
         went_on = f"training went on after the target was reached at {passing[0].progress:g}"
         findings.append(
             _finding(

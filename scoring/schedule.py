@@ -77,6 +77,9 @@ def _bert_samples(times: Sequence[float], plan: Mapping[str, Any], batch: int | 
 
 def _epoch_share(times: Sequence[float], plan: Mapping[str, Any], batch: int | None) -> str | None:
     share = plan["share"]
+    # Where a log counts from zero instead of one, a late first evaluation cannot be told.
+    if times[0] > 1 + share * 1.01:
+        return f"first evaluation at epoch {times[0]:g}; due at {1 + share:g} (counted from 1)"
     return _steps(times, share, "epochs", slack=share / 100)
 
 

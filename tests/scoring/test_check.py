@@ -83,6 +83,15 @@ def test_going_on_after_the_target_is_found(tmp_path, make, cli):
     assert [f["rule"] for f in run["findings"]] == ["halting"]
 
 
+def test_going_on_past_the_target_is_found_also_where_the_next_evaluation_misses_it(
+    tmp_path, make, cli
+):
+    lines = make.ssd(evals=((40, 0.24), (50, 0.22)))
+    _, (run,) = checked(cli, make.write(tmp_path / "result_0.txt", lines))
+    assert run["official"]
+    assert [f["rule"] for f in run["findings"]] == ["halting"]
+
+
 def test_aborted_although_the_target_was_reached_is_found(tmp_path, make, cli):
     _, (run,) = checked(cli, make.write(tmp_path / "r.txt", make.ssd(status="aborted")))
     assert run["official"]
@@ -113,6 +122,7 @@ def test_ssd_schedule(tmp_path, make, epochs, words):
         ("unet3d", 80, [700, 714], [701, 715]),
         ("bert", 448, [150000, 300160], [150000, 350000]),
         ("dlrm", 55296, [1.05, 1.1, 1.15], [1.05, 1.15]),
+        ("dlrm", 55296, [0.05, 0.1, 0.15], [1.85, 1.9]),
     ],
 )
 def test_schedules_of_the_others(tmp_path, make, benchmark, gbs, good, bad):
