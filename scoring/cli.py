@@ -188,10 +188,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         command = importlib.import_module(COMMANDS[args.command])
         return int(command.run(args))
-    except (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError) as error:
-        print(f"scoring {args.command}: {error}", file=sys.stderr)
-        return 2
     except BrokenPipeError:
         # The reader (head, less) went away: nothing is wrong, and nothing may be flushed to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except KeyboardInterrupt:
+        print(f"scoring {args.command}: interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        print(f"scoring {args.command}: {_in_words(error)}", file=sys.stderr)
+        return 2
+
+
+def _in_words(error: Exception) -> str:
+    """An error's own words; those of the operating system without their number."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)

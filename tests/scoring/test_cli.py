@@ -67,6 +67,24 @@ def test_an_unknown_round_names_those_that_exist(published, cli):
     assert "v0.7, v1.0" in err
 
 
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path, make, cli):
+    make.run(tmp_path / "runs", number=1)
+    status, _, err = cli("report", tmp_path / "runs", "--out", tmp_path)
+    assert (status, err) == (2, f"scoring report: {tmp_path}: Is a directory\n")
+    (tmp_path / "file").touch()
+    recipe = ROOT / "recipes/ssd.py"
+    status, _, err = cli("collect", recipe, "--runs", 1, "--output_root", tmp_path / "file")
+    assert (status, err) == (2, f"scoring collect: {tmp_path / 'file'}: File exists\n")
+
+
+def test_ctrl_c_ends_any_command_without_a_traceback(monkeypatch, cli, published):
+    def interrupt(paths, rules):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("scoring.score_command.find_judged_sets", interrupt)
+    assert cli("score", published) == (130, "", "scoring score: interrupted\n")
+
+
 def test_text_and_status_of_a_result_that_fails(tmp_path, make, cli):
     for number in range(1, 4):
         make.run(tmp_path, number=number, status="aborted")
