@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scoring.result_sets import Run, find_result_sets, find_runs
+from scoring.accepted import find_judged_sets
+from scoring.result_sets import Run, find_runs
 from scoring.rounds import load_round
 from scoring.scores import CONVERGED, NOT_CONVERGED, score
 from scoring.tables import Table
@@ -333,7 +334,7 @@ def _finish(args: argparse.Namespace, collection: Collection, stopped: str | Non
 
     rules = load_round(args.round)
     ended = any(slot.state == ENDED for slot in collection.slots)
-    sets = find_result_sets([collection.folder], rules) if ended else []
+    sets = find_judged_sets([collection.folder], rules) if ended else []
     scores = [score(found, rules) for found in sets]
     problems = _repeated_seeds([run for found in sets for run in found.runs])
     problems += [

@@ -9,9 +9,10 @@ from math import comb
 from pathlib import Path
 from typing import Any
 
+from scoring.accepted import find_judged_sets
 from scoring.olympic import faster_p_value
 from scoring.published import PublishedResult, published
-from scoring.result_sets import ResultSet, find_result_sets
+from scoring.result_sets import ResultSet
 from scoring.rounds import load_round, round_names
 from scoring.scoreboard import scoreboard
 from scoring.scores import Score, score
@@ -177,7 +178,7 @@ def _claim_note(definitions: Sequence[dict[str, Any]], old: str, new: str) -> st
 
 def _score_all(path: Path, round_name: str) -> list[tuple[ResultSet, Score]]:
     rules = load_round(round_name)
-    return [(found, score(found, rules)) for found in find_result_sets([path], rules)]
+    return [(found, score(found, rules)) for found in find_judged_sets([path], rules)]
 
 
 def _with_round(paths: Sequence[Path], round_name: str) -> Comparison:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scoring.accepted import find_judged_sets
 from scoring.official import package_verdict, trains_by_samples
-from scoring.result_sets import ResultSet, find_result_sets
+from scoring.result_sets import ResultSet
 from scoring.rounds import load_round
 from scoring.scores import Score, score
 from scoring.settings import read_config
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     if args.out.exists() and any(args.out.iterdir()):
         raise ValueError(f"{args.out} is not empty; give a new folder")
     rules = load_round(args.round)
-    sets = find_result_sets(args.folder, rules)
+    sets = find_judged_sets(args.folder, rules)
     scored = [(found, score(found, rules)) for found in sets]
     findings = _unfit(scored)
     if any(finding.fatal for finding in findings):

@@ -9,10 +9,11 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from scoring.accepted import find_judged_sets
 from scoring.compare import rank
 from scoring.convergence import FLAVOURS, Flavour, Verdict, rcp_file, reference_points
 from scoring.report_charts import curves, kept_and_dropped, where_time_went
-from scoring.result_sets import ResultSet, find_result_sets
+from scoring.result_sets import ResultSet
 from scoring.rounds import Round, load_round
 from scoring.score_command import rcp_sentence, rcp_word
 from scoring.scores import CONVERGED, Score, score
@@ -35,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     from scoring.cli import print_json
 
     rules = load_round(args.round)
-    sets = find_result_sets(args.folder, rules)
+    sets = find_judged_sets(args.folder, rules)
     out = args.out or _default_place(args.folder[0])
     page = render([(found, score(found, rules)) for found in sets], rules)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -40,6 +40,8 @@ class Run:
     record_problem: str | None = None
     copy_of: str | None = None
     """Name of the run that this one is a copy of; None if it is none."""
+    rejected: str | None = None
+    """Why the official checker does not accept the log; None if it does or was not asked."""
 
     @property
     def folder(self) -> Path:

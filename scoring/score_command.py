@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from scoring.accepted import find_judged_sets
 from scoring.convergence import FLAVOURS, Verdict
-from scoring.result_sets import find_result_sets
 from scoring.rounds import load_round
 from scoring.scores import CONVERGED, Score, score
 from scoring.tables import Table, interval, number
@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
     from scoring.cli import print_json
 
     rules = load_round(args.round)
-    sets = find_result_sets(args.folder, rules)
+    sets = find_judged_sets(args.folder, rules)
     scores = [score(found, rules) for found in sets]
     second = _second_opinions(scores, rules.checker_ruleset) if args.official else []
     if args.json:

@@ -15,6 +15,7 @@ from scoring.settings import differing_settings
 CONVERGED = "converged"
 NOT_CONVERGED = "not converged"
 BROKEN = "broken"
+REJECTED = "rejected"
 LEFT_OUT = "left out"
 
 
@@ -25,7 +26,8 @@ class JudgedRun:
     name: str
     path: str
     outcome: str
-    """``converged``, ``not converged``, ``broken`` (counts as not converged) or ``left out``."""
+    """``converged``, ``not converged`` or ``left out``; ``broken`` and, by the official checker,
+    ``rejected`` count as not converged."""
     minutes: float
     """Infinity unless converged."""
     progress: float
@@ -181,6 +183,8 @@ def _outcome(
         and not any(rules.reached(e.quality, log.global_batch_size) for e in log.evaluations)
     ):
         return BROKEN, (_never_reached(run, rules),)
+    if run.rejected:
+        return REJECTED, (run.rejected,)
     return CONVERGED, _record_notes(run)
 
 

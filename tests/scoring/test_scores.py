@@ -195,6 +195,44 @@ def test_broken_logs_never_make_a_better_score(tmp_path, make):
     assert len(notes) == 2
 
 
+@pytest.mark.parametrize("rejected", [1, 2])
+def test_a_log_that_the_official_checker_rejects_counts_as_in_its_summarizer(
+    tmp_path, make, cli, rejected
+):
+    """Whole, converged and the fastest, but without a required line: no run result."""
+    folder = tmp_path / "org/results/box/ssd"
+    for number in range(5):
+        lines = make.ssd(seed=number, seconds=60 * (number + 1))
+        if number < rejected:
+            lines = [line for line in lines if '"opt_weight_decay"' not in line]
+        make.write(folder / f"result_{number}.txt", lines)
+    status, out, _ = cli("score", folder, "--official", "--json")
+    (item,) = json.loads(out)["results"]
+    assert (item["minutes"], status) == ((4.0, 0) if rejected == 1 else (None, 1))
+    assert item["official"]["minutes"] == item["minutes"]
+    first = item["runs"][0]
+    assert (first["outcome"], item["not_converged"]) == ("rejected", rejected)
+    assert first["notes"] == [
+        "rejected by the official compliance checker: opt_weight_decay: found none; allowed: "
+        "exactly one line"
+    ]
+
+
+def test_a_log_too_large_for_the_checker_is_told_and_demo_runs_are_not_asked_about(
+    tmp_path, make, cli, monkeypatch
+):
+    spoilt = [line for line in make.ssd() if '"opt_weight_decay"' not in line]
+    for number in range(1, 6):
+        make.run(tmp_path / "demo", number=number, demo=True, division="open", lines=spoilt)
+        make.write(tmp_path / f"logs/result_{number}.txt", [*make.ssd(seed=number), number * "#"])
+    assert cli("score", tmp_path / "demo")[0] == 0
+    largest = (tmp_path / "logs/result_4.txt").stat().st_size
+    monkeypatch.setattr("scoring.accepted.LARGEST_BYTES", largest)
+    status, out, _ = cli("score", tmp_path / "logs", "--json")
+    noted = [run["name"] for run in json.loads(out)["results"][0]["runs"] if run["notes"]]
+    assert (status, noted) == (0, ["result_5.txt"])
+
+
 def test_plain_log_files_are_scored_together(tmp_path, make):
     for number in range(5):
         make.write(tmp_path / f"run{number}.log", make.ssd(seconds=60 * (number + 1), seed=number))
