@@ -15,7 +15,7 @@ from scoring.convergence import FLAVOURS, Flavour, Verdict, rcp_file, reference_
 from scoring.report_charts import curves, kept_and_dropped, where_time_went
 from scoring.result_sets import ResultSet
 from scoring.rounds import Round, load_round
-from scoring.score_command import rcp_sentence, rcp_word
+from scoring.score_command import quality, rcp_sentence, rcp_word
 from scoring.scores import CONVERGED, Score, score
 from scoring.tables import interval, number
 
@@ -139,10 +139,13 @@ def _figures(item: Score) -> str:
         (
             "Mean progress",
             "mean_progress",
-            f"{number(item.mean_progress)} {unit}",
+            "-" if item.mean_progress is None else f"{number(item.mean_progress)} {unit}",
             item.mean_progress,
         ),
     ]
+    if item.division == "open" and item.quality_mean:
+        exact = " ".join(str(value) for value in item.quality_mean.values())
+        figures.append(("Final quality, geometric mean", "quality_mean", quality(item), exact))
     cells = "".join(
         f'<div><dt>{label}</dt><dd data-figure="{key}" '
         f'data-value="{html.escape(str(exact))}">{html.escape(shown)}</dd></div>'

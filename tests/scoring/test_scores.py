@@ -153,7 +153,7 @@ def test_success_without_reaching_the_target_is_no_result(tmp_path, make):
     assert "no evaluation reached the target" in notes
 
 
-def test_open_division_needs_no_target_and_reports_the_geometric_mean(tmp_path, make):
+def test_open_division_needs_no_target_and_reports_the_geometric_mean(tmp_path, make, cli):
     folder = tmp_path / "org/results/box/ssd"
     for number, quality in enumerate([0.1, 0.2, 0.1, 0.2, 0.1]):
         lines = make.ssd(evals=((3, quality),), submission_division="open", seed=number)
@@ -161,6 +161,7 @@ def test_open_division_needs_no_target_and_reports_the_geometric_mean(tmp_path, 
     (item,) = scores_of(tmp_path)
     assert (item.verdict, item.rcp) == ("valid", {})
     assert item.quality_mean["mAP"] == pytest.approx((0.1**3 * 0.2**2) ** 0.2)
+    assert "geometric mean of the final quality: mAP 0.132" in cli("score", folder)[1]
 
 
 def test_too_fast_convergence_fails_the_result(tmp_path, make):
