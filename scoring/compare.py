@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from math import comb
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from scoring.accepted import find_judged_sets
 from scoring.olympic import faster_p_value
@@ -16,9 +16,10 @@ from scoring.result_sets import ResultSet
 from scoring.rounds import load_round, round_names
 from scoring.scoreboard import scoreboard
 from scoring.scores import Score, score
-from scoring.tables import Table, interval, number
+from scoring.tables import Ratio, Table, as_csv, interval, number
 
 SIGNIFICANT = 0.05
+LEAST_SHOWN_P = 0.001
 # Two-round comparison: the definition's name -> which results it looks at.
 DEFINITIONS = {
     "best closed result, any scale, any availability": lambda r: r.division == "closed",
@@ -53,19 +54,25 @@ def run(args: argparse.Namespace) -> int:
     names = [str(item) for item in args.result]
     if len(names) > 2:
         raise ValueError(f"compare takes one or two results, got {len(names)}")
-    if all(_is_round(name) for name in names) and (len(names) == 2 or args.round):
+    rounds = [name for name in names if _is_round(name)]
+    if rounds == names and (len(names) == 2 or args.round):
         data, tables, bars = _rounds(names[0], names[-1] if len(names) == 2 else args.round)
+    elif rounds:
+        raise ValueError(
+            f"{rounds[0]} is a round: give two rounds (there are {', '.join(round_names())}), or "
+            f"--round {rounds[0]} beside your own results"
+        )
     elif args.round:
         data, tables, bars = _with_round([Path(name) for name in names], args.round)
     else:
         data, tables, bars = _own(args.result)
-    _print(args, data, tables)
     if args.plot:
         from scoring.plots import bar_chart
 
         bar_chart(bars, args.plot)
-        if not (args.json or args.csv):
-            print(f"drawn in {args.plot}")
+    _print(args, data, tables)
+    if args.plot and not (args.json or args.csv):
+        print(f"drawn in {args.plot}")
     return 0 if any(table.rows for table in tables) else 1
 
 
@@ -79,13 +86,15 @@ def _print(args: argparse.Namespace, data: dict[str, Any], tables: Sequence[Tabl
     if args.json:
         print_json(data)
     elif args.csv:
-        for line in data.get("context", []):
+        for line in [*data.get("context", []), *data.get("notes", [])]:
             print(f"compare: {line}", file=sys.stderr)
-        print("\n".join(table.csv() for table in tables), end="")
+        print(as_csv(tables), end="")
     elif args.markdown:
         for line in data.get("context", []):
             print(f"{line}\n")
         print("\n".join(table.markdown() for table in tables), end="")
+        for note in data.get("notes", []):
+            print(f"\n{note}")
     else:
         for line in data.get("context", []):
             print(line)
@@ -95,7 +104,15 @@ def _print(args: argparse.Namespace, data: dict[str, Any], tables: Sequence[Tabl
             print(note)
 
 
-Bars = list[tuple[str, list[tuple[str, float]]]]
+class Bar(NamedTuple):
+    """One bar of a plot."""
+
+    label: str
+    value: float
+    marked: bool = False
+
+
+Bars = list[tuple[str, list[Bar]]]
 Comparison = tuple[dict[str, Any], list[Table], Bars]
 
 
@@ -120,10 +137,11 @@ def _rounds(old: str, new: str) -> Comparison:
         best = rows[0]["ratio"] if rows else None
         definitions.append({"definition": name, "largest_ratio": best, "benchmarks": rows})
     notes = [_claim_note(definitions, old, new)]
+    notes += [note for name in (old, new) for note in _absent_notes(name, definitions)]
     bars: Bars = [
         (
             "ratio of the best closed results",
-            [(row["benchmark"], row["ratio"]) for row in definitions[0]["benchmarks"]],
+            [Bar(row["benchmark"], row["ratio"]) for row in definitions[0]["benchmarks"]],
         )
     ]
     return {"rounds": [old, new], "definitions": definitions, "notes": notes}, tables, bars
@@ -160,8 +178,8 @@ def _best(round_name: str, benchmark: str, chosen: Any) -> PublishedResult | Non
 
 
 def _best_cells(row: dict[str, Any]) -> list[object]:
-    cells = [row["benchmark"], number(row["old_minutes"]), row["old"], number(row["new_minutes"])]
-    return [*cells, row["new"], f"{row['ratio']:.2f}x"]
+    cells = [row["benchmark"], row["old_minutes"], row["old"], row["new_minutes"]]
+    return [*cells, row["new"], Ratio(row["ratio"])]
 
 
 def _claim_note(definitions: Sequence[dict[str, Any]], old: str, new: str) -> str:
@@ -171,9 +189,24 @@ def _claim_note(definitions: Sequence[dict[str, Any]], old: str, new: str) -> st
     text = (
         f"Up to {largest:.1f}x is the first table's largest ratio: the best closed result of each "
     )
-    text += "benchmark at any scale and availability. Only results whose logs could be read count"
-    missing = [r for r in published(new) if r.minutes is None and r.division == "closed"]
-    return text + f"; {len(missing)} closed results of {new} could not."
+    return (
+        text
+        + "benchmark at any scale and availability. Only results whose logs could be read count."
+    )
+
+
+def _absent_notes(name: str, definitions: Sequence[dict[str, Any]]) -> list[str]:
+    """Which closed results of a round no table could count: a ratio beside them may be too low."""
+    compared = {row["benchmark"] for row in definitions[0]["benchmarks"]}
+    absent = [
+        f"{r.benchmark} {r.name}"
+        + ("" if r.recalled_minutes is None else f" ({r.recalled_minutes:g} recalled, unverified)")
+        for r in published(name)
+        if r.minutes is None and r.division == "closed" and r.benchmark in compared
+    ]
+    return [f"Not counted, as their logs could not be read, in {name}: {'; '.join(absent)}."] * (
+        len(absent) > 0
+    )
 
 
 def _score_all(path: Path, round_name: str) -> list[tuple[ResultSet, Score]]:
@@ -194,9 +227,21 @@ def _with_round(paths: Sequence[Path], round_name: str) -> Comparison:
             data["context"] += [line for line in lines if line not in data["context"]]
             data["notes"] += _rank_notes(own, ranking)
             tables.append(_ranking_table(own, ranking, round_name))
-            rows = [(r["name"], r["minutes"]) for r in ranking["rows"] if r["minutes"] is not None]
-            bars.append((f"{own.benchmark}: minutes", rows))
+            bars.append((f"{own.benchmark}: minutes", _ranking_bars(own, ranking)))
     return data, tables, bars
+
+
+def _ranking_bars(own: Score, ranking: dict[str, Any]) -> list[Bar]:
+    """Bars of a ranking, its own one marked; a demo is another task and has none."""
+    bars = []
+    for row in ranking["rows"]:
+        minutes, name = row["minutes"], row["name"]
+        if row["own"]:
+            minutes = row["provisional_minutes"] if minutes is None else minutes
+            name = f"{name} (yours) {row['provisional']}".rstrip()
+        if minutes is not None and not (row["own"] and own.demo):
+            bars.append(Bar(name, minutes, row["own"]))
+    return bars
 
 
 def rank(own: Score, round_name: str) -> dict[str, Any]:
@@ -294,7 +339,7 @@ def _ranking_table(own: Score, ranking: dict[str, Any], round_name: str) -> Tabl
     title = f"{own.benchmark}, {ranking['shown_division']} division: published in {round_name}"
     table = Table(title, columns, numeric=frozenset(columns[1:]))
     for position, row in enumerate(ranking["rows"]):
-        ratio = None if row["ratio"] is None else f"{row['ratio']:.2f}x"
+        ratio = None if row["ratio"] is None else Ratio(row["ratio"])
         name, minutes = row["name"], row["minutes"]
         if row["own"]:
             # The mark stands with the name, so that the minutes stay a number in CSV.
@@ -338,7 +383,7 @@ def _own(paths: Sequence[Path]) -> Comparison:
     bars: Bars = [
         (
             f"{p['benchmark']}: minutes",
-            [(f"{s}: {p[s]['name']}", p[s]["minutes"]) for s in "ab" if p[s]["minutes"]],
+            [Bar(f"{s.upper()}: {p[s]['name']}", p[s]["minutes"]) for s in "ab" if p[s]["minutes"]],
         )
         for p in pairs
     ]
@@ -408,7 +453,7 @@ def _pair_table(pair: Mapping[str, Any]) -> Table:
     table = Table(f"{pair['benchmark']}: side by side", ["", "A", "B"])
     table.rows = [[name, *cells] for name, cells in rows if any(c is not None for c in cells)]
     if pair["ratio"]:
-        table.rows.append(["B / A", None, f"{pair['ratio']:.2f}x"])
+        table.rows.append(["B / A", None, Ratio(pair["ratio"])])
     return table
 
 
@@ -428,5 +473,6 @@ def _pair_note(pair: dict[str, Any]) -> str:
         return text + f"too few runs to tell which is faster ({runs})"
     for side, p in faster.items():
         if p < SIGNIFICANT:
-            return text + f"{side} is faster (p = {p:.3f} for that by chance; rank test, {runs})"
+            chance = f"p = {p:.3f}" if p >= LEAST_SHOWN_P else f"p < {LEAST_SHOWN_P}"
+            return text + f"{side} is faster ({chance} for that by chance; rank test, {runs})"
     return text + f"no clear difference (p = {min(faster.values()):.3f}; rank test, {runs})"

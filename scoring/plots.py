@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from scoring.tables import number
+
 BAR_INCHES = 0.24
+PLAIN, STRESSED = "#2a78d6", "#d9822b"
 
 
-def bar_chart(groups: Sequence[tuple[str, Sequence[tuple[str, float]]]], path: Path) -> None:
+def bar_chart(groups: Sequence[tuple[str, Sequence[tuple[str, float, bool]]]], path: Path) -> None:
     """Draw one panel of horizontal bars per group.
 
     Args:
-        groups: Panel title -> labels and their values, in the order to draw them from the top.
+        groups: Panel title -> label, value and whether to stress it, in order from the top.
         path: Where to write; the suffix chooses the format (``.png`` or ``.svg``).
 
     Raises:
@@ -33,8 +36,11 @@ def bar_chart(groups: Sequence[tuple[str, Sequence[tuple[str, float]]]], path: P
     panels = figure.subplots(len(groups), 1, squeeze=False, height_ratios=heights)[:, 0]
     for panel, (title, bars) in zip(panels, groups, strict=True):
         places = range(len(bars))
-        panel.barh(places, [value for _, value in bars], color="#2a78d6")
-        panel.set_yticks(places, [label for label, _ in bars], fontsize=7)
+        colours = [STRESSED if stressed else PLAIN for _, _, stressed in bars]
+        drawn = panel.barh(places, [value for _, value, _ in bars], color=colours)
+        panel.bar_label(drawn, [number(value) for _, value, _ in bars], padding=3, fontsize=7)
+        panel.set_yticks(places, [label for label, _, _ in bars], fontsize=7)
+        panel.margins(y=0.01)
         panel.invert_yaxis()
         panel.set_title(title, loc="left", fontsize=10)
         panel.spines[["top", "right"]].set_visible(False)

@@ -16,6 +16,10 @@ FIRST_COLUMN = 24
 FEW_COLUMNS = 4
 
 
+class Ratio(float):
+    """A ratio, shown as ``2.06x``; CSV gets the number."""
+
+
 @dataclass
 class Table:
     """Rows of text under headings; what a cell should look like is decided by who fills it."""
@@ -40,14 +44,6 @@ class Table:
                 cells = [f"**{cell}**" if cell else "" for cell in cells]
             lines.append("| " + " | ".join(cells) + " |")
         return "\n".join(lines) + "\n"
-
-    def csv(self) -> str:
-        """The table as CSV with a heading row, numbers unrounded."""
-        out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(self.columns)
-        writer.writerows(["" if cell is None else cell for cell in row] for row in self.rows)
-        return out.getvalue()
 
     def rich(self, width: int = 160) -> Any:
         """The table as a rich renderable.
@@ -117,6 +113,27 @@ class Table:
         return "\n" + "\n".join(f"  {name:{width}}  {cell}" for name, cell in told if cell)
 
 
+def as_csv(tables: Sequence[Table]) -> str:
+    """Tables as one CSV, numbers unrounded; the first column says which table a row is of.
+
+    Args:
+        tables: Tables that follow one another; those of the same columns share a heading row.
+
+    Returns:
+        CSV text.
+    """
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    heading: Sequence[str] = ()
+    for table in tables:
+        if list(table.columns) != list(heading):
+            heading = table.columns
+            writer.writerow(["table", *heading])
+        for row in table.rows:
+            writer.writerow([table.title, *("" if cell is None else cell for cell in row)])
+    return out.getvalue()
+
+
 def text(cell: Any) -> str:
     """A cell's text: numbers to a sensible length, nothing for None.
 
@@ -130,6 +147,8 @@ def text(cell: Any) -> str:
         return ""
     if isinstance(cell, bool):
         return "yes" if cell else "no"
+    if isinstance(cell, Ratio):
+        return f"{cell:.2f}x"
     if isinstance(cell, float):
         return number(cell)
     return str(cell)

@@ -79,11 +79,38 @@ def test_markdown_csv_and_plots(tmp_path, published, cli):
     _, out, _ = cli("compare", folder, "--round", "v1.0", "--csv")
     rows = list(csv.DictReader(out.splitlines()))
     assert any("(yours)" in row["system"] and float(row["minutes"]) > 15 for row in rows)
+    assert {row["table"] for row in rows} == {"maskrcnn, closed division: published in v1.0"}
     _, out, _ = cli("compare", folder, "--round", "v1.0", "--markdown")
     assert out.splitlines()[2].startswith("| system |")
     for name, magic in (("p.png", b"\x89PNG"), ("p.svg", b"<?xml")):
         cli("compare", folder, "--round", "v1.0", "--plot", tmp_path / name)
         assert (tmp_path / name).read_bytes().startswith(magic)
+
+
+def test_two_rounds_as_csv_are_one_table_of_unrounded_figures(cli):
+    _, out, err = cli("compare", "v0.7", "v1.0", "--csv")
+    rows = list(csv.DictReader(out.splitlines()))
+    assert [row["table"] for row in rows[::6]] == [
+        "best closed result, any scale, any availability",
+        "best closed result, available systems only",
+        "NVIDIA's own results on 8 x A100",
+    ]
+    assert (rows[1]["benchmark"], rows[1]["v0.7 minutes"]) == ("dlrm", "1.2082")
+    assert float(rows[0]["ratio"]) == pytest.approx(0.4717 / 0.229)
+    # What no table could count is named, as a ratio beside it is too low.
+    assert "maskrcnn NVIDIA dgxa100_n34_ngc21.05_pytorch (3.95 recalled, unverified)" in err
+    assert "2.06x" in cli("compare", "v0.7", "v1.0")[1]
+
+
+def test_a_plot_marks_ones_own_bar_and_leaves_a_demo_out(tmp_path, make, cli):
+    for demo in (False, True):
+        for number in range(1, 6):
+            make.run(tmp_path / f"{demo}", number=number, demo=demo, seconds=600)
+        plot = tmp_path / f"{demo}.svg"
+        cli("compare", tmp_path / f"{demo}", "--round", "v1.0", "--plot", plot)
+        drawing = plot.read_text()
+        assert drawing.count("fill: #d9822b") == (0 if demo else 1)
+        assert ("(yours)" in drawing) == (not demo)  # svg keeps each label as a comment
 
 
 def test_wrong_use_says_what_to_give(tmp_path, make, cli):
@@ -93,6 +120,12 @@ def test_wrong_use_says_what_to_give(tmp_path, make, cli):
     assert "nothing to compare" in err
     assert cli("compare", tmp_path, "--round", "v9")[0] == 2
     assert cli("compare", "v0.7", "v1.0", "--plot", tmp_path / "x.gif")[0] == 2
+    for names in (["v0.7"], ["v0.7", "v9.9"], [tmp_path, "v0.7"]):
+        status, _, err = cli("compare", *names)
+        assert (status, "v0.7 is a round: give two rounds (there are v0.7, v1.0)" in err) == (
+            2,
+            True,
+        )
 
 
 def test_a_provisional_mean_is_compared_and_not_ranked(tmp_path, make, cli):
@@ -108,6 +141,7 @@ def test_a_provisional_mean_is_compared_and_not_ranked(tmp_path, make, cli):
     _, out, _ = cli("compare", tmp_path / "a", tmp_path / "b", "--markdown")
     minutes = "10.00 (1 of 5 runs, provisional)"
     assert f"| minutes | {minutes} | {minutes} |" in out
+    assert "too few runs to tell which is faster" in out.splitlines()[-1]
 
 
 def test_one_run_against_one_tells_nothing(tmp_path, make, cli):
