@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -114,12 +115,28 @@ def _counted(message: str) -> Finding:
     if match:
         words = "at least one line with " + allowed_words(match[2])
         return Finding(match[1], None, "no line that qualifies", words, "official")
+    match = re.match(
+        r"failed test: sorted\(s\['(\w+)'\]\) == sorted\(\[(.+?)\]\)\ncurrent context\[s\]=(.+)",
+        message,
+        re.S,
+    )
+    if match:
+        return _collected(match[1], re.findall(r"'(\w+)'", match[2]), json.loads(match[3]))
     if message.startswith("failed test: "):
         test = _after(message, "failed test: ", "\ncurrent context")
         return Finding("at the end of the log", None, "not so", allowed_words(test), "official")
     return Finding(
         "the log", None, " ".join(message.split())[:300], "a log that can be read", "official"
     )
+
+
+def _collected(name: str, wanted: Sequence[str], context: dict[str, Any]) -> Finding:
+    """A list that a log has to fill, such as RNN-T's initialized_tensors, and what is amiss."""
+    got = Counter(map(str, context.get(name, [])))
+    missing, extra = Counter(wanted) - got, got - Counter(wanted)
+    told = [f"no {item}" for item in missing] + [f"{item} too much" for item in extra]
+    allowed = f"each of {', '.join(wanted)} once"
+    return Finding(name.replace("_", " "), None, ", ".join(told), allowed, "official")
 
 
 def _after(text: str, start: str, end: str) -> str:

@@ -147,6 +147,20 @@ def test_expressions_of_the_rule_files_in_words():
     assert allowed_words("len(v['value']) == 2") == "a list of 2 values"
 
 
+def test_rnnt_tensors_that_are_missing_or_twice_are_named(tmp_path, published, cli):
+    (source,) = published.glob("NVIDIA/results/*/rnnt/result_0.txt")
+    lines = source.read_text().splitlines()
+    (first,) = [line for line in lines if '"pre_rnn"' in line]
+    spoilt = [line.replace('"pre_rnn"', '"dec_rnn"') if line is first else line for line in lines]
+    path = tmp_path / "result_0.txt"
+    path.write_text("\n".join(spoilt))
+    _, (run,) = checked(cli, path)
+    (finding,) = run["findings"]
+    assert finding["rule"] == "initialized tensors"
+    assert finding["found"] == "no pre_rnn, dec_rnn too much"
+    assert finding["allowed"].startswith("each of pre_rnn, post_rnn, pred_embed")
+
+
 def test_an_unknown_message_is_passed_on():
     assert explain("Something new happened", []).found == "Something new happened"
 
