@@ -18,9 +18,9 @@ from scoring.scores import Score
 
 NO_ERRORS = "PACKAGE CHECKER FOUND NO ERRORS"
 LONGEST_SECONDS = 1800
-# Checking a log takes a thirtieth of a second, starting the checker three times as long and 60 MB.
+# Checking a log takes a thirtieth of a second, a checker that starts takes 100 MB.
 FILES_PER_PROCESS = 20
-MOST_PROCESSES = 4
+MOST_PROCESSES = 2
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAG
 lines = open("/proc/self/status").read().splitlines()
 kib = next(line.split()[1] for line in lines if line.startswith("VmHWM"))
 seconds = sum(u.ru_utime + u.ru_stime for u in used)
-# No more than four official checkers are at work at a time.
-print("USED", status, seconds, int(kib) / 1024 + 4 * used[1].ru_maxrss / 1024)
+# Two official checkers may be at work at a time.
+print("USED", status, seconds, int(kib) / 1024 + 2 * used[1].ru_maxrss / 1024)
 """
 
 
