@@ -191,6 +191,73 @@ def test_a_slow_search_counts_the_cleared_visits():
     assert 32 <= games.target[0] <= 32 + kept
 
 
+def after_search(moves: list[int], visited: dict[int, int], value: float):
+    """A game whose search is done: visits of some moves, and Black's value of the root."""
+    trees, _ = position(moves)
+    games, events = mv.make_games(1, 100), mv.make_events(1, SIZE)
+    run(trees, 1, 1, 8)
+    root, total = trees.root[0], sum(visited.values())
+    trees.n[root, list(visited)] = list(visited.values())
+    trees.root_n[0], trees.root_w[0] = total, value * (1 + total)
+    mv.begin(games, 0, 1, RULES)
+    games.target[0] = total
+    return trees, games, events
+
+
+@pytest.mark.parametrize(
+    ("moves", "value", "outcome"),
+    [([12], -0.8, 0), ([12], 0.8, 1), ([12, 7], 0.8, 0), ([12, 7], -0.8, -1)],
+)
+def test_who_is_to_move_resigns_below_the_threshold_without_move_or_example(moves, value, outcome):
+    trees, games, events = after_search(moves, {3: 20}, value)
+    games.resign[0] = -0.75
+    mv.finish_moves(trees, games, RULES, events)
+    resigned = outcome != 0
+    assert events.ended[0] == (mv.RESIGNED if resigned else mv.RUNNING)
+    assert events.example[0] == (not resigned)
+    assert trees.info[trees.root[0], go.PLIES] == len(moves) + (not resigned)
+    if resigned:
+        assert events.outcome[0] == outcome
+
+
+def test_first_moves_are_drawn_by_visits_to_a_power_and_never_pass():
+    trees, games, _ = after_search([], {3: 10, 8: 30, 25: 500}, 0.0)
+    drawn = [mv.soft_pick(trees, 0, games.random[0], 0.98) for _ in range(4000)]
+    assert set(drawn) == {3, 8}
+    share = 10**0.98 / (10**0.98 + 30**0.98)
+    assert drawn.count(3) / 4000 == pytest.approx(share, abs=0.03)
+    only_pass, games, _ = after_search([], {25: 5}, 0.0)
+    assert mv.soft_pick(only_pass, 0, games.random[0], 0.98) == 25
+
+
+def test_four_passes_bar_the_other_side_from_its_eyes_for_the_rest_of_the_game():
+    # Black lives in the corner with the eyes A5 and C5; White has only passed.
+    two_eyes = [move for point in (1, 3, 5, 6, 7, 8) for move in (point, 25)]
+    played = []
+    for barred in (0, 1):
+        trees, games, events = after_search(two_eyes, {0: 50, 20: 3}, 0.0)
+        games.barred[0, 1] = barred
+        mv.finish_moves(trees, games, RULES, events)
+        played.append(games.moves[0, len(two_eyes)])
+        assert (events.pi[0, 0] > 0) == (not barred)
+    assert played == [0, 20]
+    for passes, barred in ((2, 0), (3, 1)):
+        trees, games, events = after_search(two_eyes, {25: 50}, 0.0)
+        games.passes[0, 0] = passes
+        mv.finish_moves(trees, games, RULES._replace(pass_alive_plies=99), events)
+        assert games.barred[0].tolist() == [barred, 0]
+
+
+def test_fast_moves_keep_their_tree_and_make_no_example():
+    trees, games, events = after_search([12], {3: 20, 4: 5}, 0.0)
+    games.slow[0] = 0
+    mv.finish_moves(trees, games, RULES._replace(fast_share=1.0), events)
+    assert events.example[0] == 0
+    assert trees.root_n[0] == 20
+    assert games.target[0] == 20 + RULES.fast_readouts
+    assert (games.slow[0], games.noise[0]) == (0, 0)
+
+
 def test_noise_mixes_legal_moves_only_and_stays_a_distribution():
     trees, _ = position(random_opening(3, 20))
     run(trees, 1, 1, 8)
