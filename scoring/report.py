@@ -15,7 +15,7 @@ from scoring.convergence import FLAVOURS, Flavour, Verdict, rcp_file, reference_
 from scoring.report_charts import curves, kept_and_dropped, where_time_went
 from scoring.result_sets import ResultSet
 from scoring.rounds import Round, load_round
-from scoring.score_command import quality, rcp_sentence, rcp_word
+from scoring.score_command import rcp_sentence, rcp_word
 from scoring.scores import CONVERGED, Score, score
 from scoring.tables import interval, number
 
@@ -143,11 +143,13 @@ def _figures(item: Score) -> str:
             item.mean_progress,
         ),
     ]
-    if item.division == "open" and item.quality_mean:
-        exact = " ".join(str(value) for value in item.quality_mean.values())
-        figures.append(("Final quality, geometric mean", "quality_mean", quality(item), exact))
+    if item.division == "open":
+        figures += [
+            (f"Final {name}, geometric mean", f"quality-{name}", f"{value:.4g}", value)
+            for name, value in item.quality_mean.items()
+        ]
     cells = "".join(
-        f'<div><dt>{label}</dt><dd data-figure="{key}" '
+        f'<div><dt>{html.escape(label)}</dt><dd data-figure="{html.escape(key)}" '
         f'data-value="{html.escape(str(exact))}">{html.escape(shown)}</dd></div>'
         for label, key, shown, exact in figures
     )
@@ -209,6 +211,8 @@ def _runs(item: Score) -> str:
             ]
         )
     columns = ["run", "outcome", "minutes", "progress", "last quality", "notes"]
+    if not any(row[-1] for row in rows):
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
     return f"<h3>Runs</h3>{_table(columns, rows, {2, 3})}"
 
 

@@ -162,15 +162,15 @@ def where_time_went(found: ResultSet) -> str:
     told = [(run, parts) for run, parts in rows if parts and sum(parts.values()) > 0][:MOST_BARS]
     if not told:
         return ""
-    names = [name for name in PARTS if any(parts.get(name) for _, parts in told)]
     bars = [
-        (f"run {number}", [parts.get(name, 0.0) for name in names])
+        (f"run {number}", [parts.get(name, 0.0) for name in PARTS])
         for number, (_, parts) in enumerate(told, start=1)
     ]
-    svg = stacked_bars(bars, names, title="where the time went", unit="seconds")
+    svg = stacked_bars(bars, PARTS, title="where the time went", unit="seconds")
     kinds = "".join(
         f'<span class="key key{kind}"></span>{name.replace("_", " ")}'
-        for kind, name in enumerate(names)
+        for kind, name in enumerate(PARTS)
+        if any(parts.get(name) for _, parts in told)
     )
     more = f" The first {MOST_BARS} runs of {len(rows)}." if len(rows) > len(told) else ""
     return f'<h3>Where the time went</h3><p class="soft">{kinds}</p>' + figure(

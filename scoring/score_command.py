@@ -111,7 +111,8 @@ def remarks(item: Score) -> list[str]:
         if verdict is not None:
             lines.append(rcp_sentence(verdict, flavour.text, item))
     if item.division == "open" and item.quality_mean:
-        lines.append(f"open division, geometric mean of the final quality: {quality(item)}")
+        quality = ", ".join(f"{name} {value:.4g}" for name, value in item.quality_mean.items())
+        lines.append(f"open division, geometric mean of the final quality: {quality}")
     if item.demo:
         lines.append("demo data: generated on this machine, not comparable with published results")
     for run_ in item.runs:
@@ -120,18 +121,6 @@ def remarks(item: Score) -> list[str]:
                 f"{run_.name}: {run_.outcome}" + "".join(f"; {note}" for note in run_.notes)
             )
     return lines
-
-
-def quality(item: Score) -> str:
-    """The final quality of an open result, as its division reports it.
-
-    Args:
-        item: The score.
-
-    Returns:
-        Each metric with its geometric mean over the runs.
-    """
-    return ", ".join(f"{name} {value:.4g}" for name, value in item.quality_mean.items())
 
 
 def rcp_sentence(verdict: Verdict, when: str, item: Score) -> str:

@@ -218,6 +218,8 @@ def stacked_bars(
             f'<text class="tick end" x="{LEFT - 6}" y="{y + 14}">{html.escape(label)}</text>'
         )
         for kind, (name, size) in enumerate(zip(names, sizes, strict=True)):
+            if not size:
+                continue
             left, right = frame.x(start), frame.x(start + size)
             width = max(0.0, right - left - 1)
             parts.append(

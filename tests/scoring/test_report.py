@@ -82,6 +82,22 @@ def test_own_runs_show_where_the_time_went_and_the_verdict(tmp_path, make, cli):
     assert "Test CPU" in text
 
 
+def test_a_part_of_the_time_has_one_colour_whatever_else_is_known(tmp_path, make, published, cli):
+    make.run(tmp_path / "a", number=1)
+    for folder in (tmp_path / "a", published / "NVIDIA/results/dgxa100_ngc21.05_mxnet/ssd"):
+        text = write_report(cli, folder, tmp_path / "r.html")
+        assert set(re.findall(r'class="(part\d)"[^>]*><title>train', text)) == {"part2"}
+        assert '<span class="key key2"></span>train' in text
+        assert "data wait" not in text
+
+
+def test_an_open_result_shows_its_final_quality(tmp_path, published, cli):
+    page = Page(write_report(cli, published / "Graphcore", tmp_path / "r.html"))
+    (shown,) = [float(value) for name, value in page.figures if name == "quality-mlm_accuracy"]
+    (result,) = json.loads(cli("score", published / "Graphcore", "--json")[1])["results"]
+    assert shown == result["quality_mean"]["mlm_accuracy"] > 0.72
+
+
 def test_waiting_is_shown_beside_training_and_not_twice():
     record = {"init": 2.0, "train": 10.0, "data_wait": 3.0, "eval": 1.0, "total": 11.0}
     run = SimpleNamespace(fact=lambda name: record)
