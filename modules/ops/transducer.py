@@ -164,7 +164,7 @@ class _GroupedLoss(torch.autograd.Function):
         *parameters: Tensor,
     ) -> Tensor:
         wants_gradient = any(ctx.needs_input_grad)
-        sums: list[Any] = [torch.zeros_like(p) if wants_gradient else None for p in parameters]
+        sums: list[Any] = [None] * len(parameters)  # stays None for those outside of the joint
         encoded_grad, predicted_grad = (
             torch.zeros_like(encoded_BTJ),
             torch.zeros_like(predicted_BUJ),
@@ -192,10 +192,8 @@ class _GroupedLoss(torch.autograd.Function):
                 encoded_grad[index_G, :T] = found[0]
                 predicted_grad[index_G, : U + 1] = found[1]
                 for place, grad in enumerate(found[2:]):
-                    if grad is None:
-                        sums[place] = None
-                    else:
-                        sums[place] += grad
+                    if grad is not None:
+                        sums[place] = grad if sums[place] is None else sums[place] + grad
         ctx.gradients = (encoded_grad, predicted_grad, *sums)
         return total
 
