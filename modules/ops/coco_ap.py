@@ -77,7 +77,8 @@ def _precision(
         annotations = [_record(a, shared, number) for number, a in enumerate(truths, start=1)]
         truth = COCO({**ground_truth, "annotations": annotations})
         records = [
-            _record(d, shared, number) | {"iscrowd": 0} for number, d in enumerate(detections, 1)
+            _record(d, shared, number) | {"iscrowd": 0, "area": _area(d, kind)}
+            for number, d in enumerate(detections, 1)
         ]
         found = COCO({**ground_truth, "annotations": records})
         evaluation = COCOeval_faster(truth, found, iouType=kind, print_function=_silent)
@@ -102,12 +103,22 @@ def _record(
 
     It goes without a mask that is compared with nothing: an image's objects of a category need
     theirs only where there are detections of it too, and the reverse. To draw and unpack all of
-    them is most of the work. As any area counts, none is measured.
+    them is most of the work.
     """
-    copy = {**record, "id": number, "area": 1.0}
+    copy = {**record, "id": number}
+    if not isinstance(record.get("area"), int | float):
+        copy["area"] = 1.0
     if shared is not None and (record["image_id"], record["category_id"]) not in shared:
         copy["segmentation"] = NO_MASK
     return copy
+
+
+def _area(detection: Mapping[str, Any], kind: str) -> float:
+    """Area of a box: beyond ``ANY_AREA``, or turned inside out, it is no false alarm if unmatched.
+
+    That of a mask lies within its image, so it is not measured.
+    """
+    return detection["bbox"][2] * detection["bbox"][3] if kind == "bbox" else 1.0
 
 
 @contextmanager

@@ -106,12 +106,28 @@ def test_equals_pycocotools(case, kind, seed):
     assert ours["ap50"] > 0
 
 
+@pytest.mark.parametrize(
+    "box", [[-1e6, -1e6, 1e6, 1e6], [5.0, 5.0, -3.0, 4.0], [5.0, 5.0, 0.0, 0.0]]
+)
+def test_absurd_boxes_count_as_in_pycocotools(box):
+    """Larger than any area that counts, turned inside out, or without extent; best scores."""
+    truth, detections = scene(np.random.default_rng(0), **CASES["ordinary"])
+    boxes = [{k: v for k, v in d.items() if k != "segmentation"} for d in detections]
+    for record in boxes[::3]:
+        record |= {"bbox": box, "score": 1.0}
+    for annotation in truth["annotations"][::4]:
+        annotation["area"] = 1e11
+    ours = coco_average_precision(truth, boxes)
+    assert list(ours.values()) == pytest.approx(pycocotools_ap(truth, boxes, "bbox"), abs=1e-6)
+
+
 @pytest.mark.parametrize("ids", [range(0, 999), [7] * 999, None])
 def test_objects_count_whatever_their_ids(ids):
     truth, detections = scene(np.random.default_rng(0), **CASES["ordinary"])
     right = coco_average_precision(truth, detections)
     for number, annotation in enumerate(truth["annotations"]):
-        del annotation["id"], annotation["area"]
+        del annotation["id"]
+        annotation["area"] = None
         if ids is not None:
             annotation["id"] = ids[number]
     assert coco_average_precision(truth, detections) == right
