@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from datamodules._coco_faults import annotation_faults, entry_problems, limited
+from datamodules._coco_faults import annotation_faults, drawable, entry_problems, limited
 
 Polygons = list[np.ndarray]
 _SOURCE = (
@@ -172,7 +172,7 @@ def parse(content: Mapping[str, Any], path: Path) -> Annotations:
         raise ValueError("\n".join(f"{path}: {line}" for line in lines))
     records = sorted(records, key=lambda record: position[record["image_id"]])
     owner = np.array([position[r["image_id"]] for r in records], dtype=np.int64)
-    rings = [r["segmentation"] if isinstance(r.get("segmentation"), list) else [] for r in records]
+    rings = [drawable(record) for record in records]
     flat = [ring for polygons in rings for ring in polygons]
     counts = np.bincount(owner, minlength=len(images)) if len(owner) else np.zeros(len(images), int)
     return Annotations(

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 MAX_LINES = 10  # of one kind of problem; the rest is counted
+LEAST_NUMBERS = 6  # of a polygon: x and y of 3 corners
 
 
 def limited(problems: Iterable[tuple[str, str]]) -> list[str]:
@@ -83,15 +84,34 @@ def annotation_faults(
     if len(record["bbox"]) != 4 or not _numbers(record["bbox"]):
         found.append(("bad boxes", f"bbox {record['bbox']} is not four finite numbers"))
     rings = record.get("segmentation")
-    for ring in rings if isinstance(rings, list) else []:
-        if not isinstance(ring, list) or not _numbers(ring):
-            found.append(("bad polygons", "a polygon is not a list of finite numbers"))
-            break
-        if len(ring) < 6 or len(ring) % 2:
-            text = f"a polygon has {len(ring)} numbers, fewer than 3 corners need 6"
-            found.append(("bad polygons", text))
-            break
+    if isinstance(rings, list) and (text := _polygon_fault(rings)):
+        found.append(("bad polygons", text))
     return found
+
+
+def drawable(record: Mapping[str, Any]) -> list[list[float]]:
+    """Polygons of an annotation that enclose anything.
+
+    Args:
+        record: The annotation.
+
+    Returns:
+        Those with at least 3 corners; none for run lengths.
+    """
+    rings = record.get("segmentation")
+    return [ring for ring in rings if len(ring) >= LEAST_NUMBERS] if isinstance(rings, list) else []
+
+
+def _polygon_fault(rings: Sequence[Any]) -> str | None:
+    """What is wrong with polygons; one with fewer than 3 corners may stand beside a whole one."""
+    if any(not isinstance(ring, list) or not _numbers(ring) for ring in rings):
+        return "a polygon is not a list of finite numbers"
+    lengths = [len(ring) for ring in rings]
+    if odd := [length for length in lengths if length % 2]:
+        return f"a polygon has {odd[0]} numbers, which are no pairs of x and y"
+    if lengths and max(lengths) < LEAST_NUMBERS:
+        return f"a polygon has {lengths[0]} numbers, 3 corners need {LEAST_NUMBERS}"
+    return None
 
 
 def _lacking(entry: Any, needed: Sequence[str]) -> list[str]:

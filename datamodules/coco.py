@@ -21,6 +21,7 @@ from datamodules._base import BenchmarkDataModule
 from datamodules._cache import build_once, demo_folder
 from datamodules._coco_annotations import Annotations, read_json
 from datamodules._coco_aspect_sampler import AspectSampler
+from datamodules._coco_faults import drawable
 from datamodules._sampling import (
     evaluation_indices,
     padded_length,
@@ -186,11 +187,16 @@ class COCODataModule(BenchmarkDataModule):
 
         Returns:
             images, annotations and categories as in the file; images sorted by id, so that an
-            evaluation batch's ``index`` counts in them.
+            evaluation batch's ``index`` counts in them; polygons that enclose nothing left out.
         """
         if self._truth is None:
             truth = read_json(store.annotation_file(self.folder, "val"))
             truth["images"].sort(key=lambda image: image["id"])
+            for record in truth["annotations"]:
+                # The evaluation takes all of an object's polygons for boxes if the first has four
+                # numbers.
+                if isinstance(record.get("segmentation"), list):
+                    record["segmentation"] = drawable(record)
             self._truth = truth
         return self._truth
 

@@ -63,7 +63,10 @@ BROKEN = {
         lambda c: c["annotations"][0].update(category_id=2), "category_id 2 is not in categories"
     ),
     "short polygon": (
-        lambda c: c["annotations"][0].update(segmentation=[[1, 2, 3, 4]]), "4 numbers"
+        lambda c: c["annotations"][0].update(segmentation=[[1, 2, 3, 4]]), "4 numbers, 3 corners"
+    ),
+    "odd polygon": (
+        lambda c: c["annotations"][0].update(segmentation=[[1, 2, 3, 4, 5, 6, 7]]), "no pairs"
     ),
     "NaN box": (
         lambda c: c["annotations"][0].update(bbox=[0, float("nan"), 2, 3]), "not four finite"
@@ -103,6 +106,26 @@ def test_broken_annotations_give_one_clear_line(root, fault):
     assert len(str(error.value).splitlines()) == 1
     assert str(root) in str(error.value)
     assert data.problems() == str(error.value).splitlines()
+
+
+def test_polygon_without_extent_beside_a_whole_one_is_left_out(root):
+    """Such rests occur; unlike an object that has nothing else they are no reason to refuse."""
+    whole = {}
+
+    def change(content):
+        record = content["annotations"][0]
+        whole[record["image_id"]] = record["segmentation"][0]
+        record["segmentation"] = [[1, 2, 3, 4], *record["segmentation"], [5.0, 6.0]]
+
+    edit(root, change)
+    edit(root, change, "val")
+    data = COCOMaskDataModule(root=root)
+    data.prepare_data()
+    train = store.load(data._prepared, "train")
+    (found,) = train.polygons(0)[0]
+    assert found.reshape(-1).tolist() == pytest.approx(whole[int(train.image_id[0])])
+    first = data.evaluation_truth()["annotations"][0]
+    assert first["segmentation"] == [whole[first["image_id"]]]
 
 
 def test_many_problems_are_told_at_once_and_counted(root):
