@@ -16,6 +16,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from modules.nets.maskrcnn_backbone import CaffeResNet50
 from modules.ops.anchors import anchor_grid
+from modules.ops.detector_contract import refuse_diverged
 from modules.ops.instance_masks import polygon_targets
 from modules.ops.roi_heads import (
     Regions,
@@ -98,6 +99,9 @@ class MaskRCNN(nn.Module):
         Returns:
             Scalars ``objectness``, ``rpn_box``, ``class``, ``box`` and ``mask``; or per image
             ``boxes``, ``scores``, ``labels`` and ``masks`` (N, 28, 28), probabilities in the box.
+
+        Raises:
+            ValueError: If a network that detects has diverged.
         """
         sizes = size_B2.tolist()
         features = list(self.fpn(self.backbone(self.normalise(image_BCHW, sizes))).values())
@@ -107,6 +111,7 @@ class MaskRCNN(nn.Module):
             for f, stride, size in zip(features, STRIDES, self.anchor_sizes, strict=True)
         ]
         if targets is None:
+            refuse_diverged(*logits, *codes)
             limits = Limits(self.evaluation_proposals, self.evaluation_proposals)
             boxes = propose(anchors, logits, codes, sizes, limits, pooled=False)
             return self._detections(features[:-1], boxes, sizes)
@@ -189,6 +194,7 @@ class MaskRCNN(nn.Module):
         label = torch.cat([f["labels"] for f in found])
         logits = self.mask_head(pool_regions(features, [f["boxes"] for f in found], 14), label)
         masks = logits.float().sigmoid()
+        refuse_diverged(masks)
         for one, mask in zip(found, masks.split([len(f["labels"]) for f in found]), strict=True):
             one["masks"] = mask
         return found

@@ -47,6 +47,19 @@ def check_detector(
         )
 
 
+def refuse_diverged(*outputs: Tensor) -> None:
+    """Refuse outputs that are no numbers: no threshold holds for them, so nothing would be found.
+
+    Args:
+        outputs: Any shapes.
+
+    Raises:
+        ValueError: If one is NaN.
+    """
+    if bool(torch.stack([output.isnan().any() for output in outputs]).any()):
+        raise ValueError("the network has diverged: what it finds are no numbers (NaN)")
+
+
 def sum_of(losses: Mapping[str, Tensor]) -> Tensor:
     """Total of a detector's losses.
 

@@ -3,6 +3,7 @@
 Letters: R regions, N detections, S = 28 side of a mask.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -78,9 +79,14 @@ def place_mask(mask_SS: Tensor, box: Sequence[float], height: int, width: int) -
     Returns:
         The mask's pixels and where they lie.
 
+    Raises:
+        ValueError: If the box is not finite.
+
     Source:
         mlcommons/training (v1.0), maskrcnn_benchmark/modeling/roi_heads/mask_head/inference.py.
     """
+    if not all(map(math.isfinite, box)):
+        raise ValueError(f"a detection is not finite: box {list(box)}; the network has diverged")
     size = len(mask_SS)
     padded = F.pad(mask_SS, (1, 1, 1, 1))  # so that the border of the mask can fade out
     x1, y1, x2, y2 = box

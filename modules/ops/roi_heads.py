@@ -13,6 +13,7 @@ from torchvision.ops import roi_align
 
 from modules.ops.box_coding import HEAD_WEIGHTS, clip_boxes, decode_boxes, encode_boxes
 from modules.ops.boxes import box_area
+from modules.ops.detector_contract import refuse_diverged
 from modules.ops.region_matching import match_proposals, pixel_nms, sample_regions
 
 CANONICAL_SIZE, CANONICAL_LEVEL = 224, 4
@@ -156,8 +157,12 @@ def detect(
     Returns:
         ``boxes`` (N, 4) inclusive corners, ``scores`` (N,) and ``labels`` (N,): about 100 at most;
         more only where scores tie with the hundredth.
+
+    Raises:
+        ValueError: If a score or code is NaN.
     """
     score_RK = logit_RK.float().softmax(1)
+    refuse_diverged(score_RK, code_RK4)
     box_RK4 = decode_boxes(code_RK4.float(), proposal_R4, HEAD_WEIGHTS)
     box_RK4 = clip_boxes(box_RK4, *size)
     boxes, scores, labels = [], [], []

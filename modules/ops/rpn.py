@@ -89,7 +89,9 @@ def _level_proposals(
     # Single precision: in half precision many sigmoids would tie at 1.
     score, index = logit_L.sigmoid().topk(min(most, len(logit_L)))
     box = decode_boxes(code_L4[index], anchor_L4[index], RPN_WEIGHTS)
-    box = clip_boxes(box, height, width)
+    # The pooling would read anywhere for a NaN. The losses of a network that gives one are NaN as
+    # well, and those end the run in plain words.
+    box = clip_boxes(box, height, width).nan_to_num()
     keep = pixel_nms(box, score, NMS_IOU)[:most]
     return box[keep], score[keep]
 

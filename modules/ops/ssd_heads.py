@@ -9,6 +9,7 @@ from torch import Tensor
 
 from modules.ops.boxes import grouped_nms
 from modules.ops.default_boxes import decode, encode, match
+from modules.ops.detector_contract import refuse_diverged
 
 NEGATIVES_PER_POSITIVE = 3
 LEAST_SCORE = 0.05
@@ -75,9 +76,13 @@ def ssd_detections(
     Returns:
         Per image ``boxes`` (N, 4) corners in fractions of the image, not clipped, ``scores`` (N,)
         descending and ``labels`` (N,) int64 from 1; N may be 0.
+
+    Raises:
+        ValueError: If a score is NaN.
     """
     box_BA4 = decode(default_A4, location_B4A.float().transpose(1, 2))
     score_BKA = logits_BKA.float().softmax(1)[:, 1:]
+    refuse_diverged(score_BKA)
     batch, classes = score_BKA.shape[:2]
     most = int((score_BKA > LEAST_SCORE).sum(2).max().clamp(max=CANDIDATES_PER_CLASS))
     score_BKN, which_BKN = score_BKA.topk(most, dim=2)

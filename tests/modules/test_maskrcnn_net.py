@@ -310,6 +310,33 @@ def test_network_trains_and_detects_also_without_objects():
         assert one["boxes"][:, 3].max() <= height - 1
 
 
+@pytest.mark.parametrize(
+    "part",
+    ["rpn.bbox_pred", "rpn.cls_logits", "fpn.inner_blocks.0.0", "box_head.box", "mask_head.6"],
+)
+def test_diverged_network_has_no_loss_and_detects_nothing_quietly(part):
+    """NaN must reach the loss, which ends the run, and never become a score of 0."""
+    torch.manual_seed(0)
+    net = MaskRCNN(**TINY)
+    net.get_submodule(part).weight.data[:] = math.nan
+    image = torch.randint(0, 256, (1, 3, 96, 128), dtype=torch.uint8)
+    ring = np.array([[10.0, 10], [60, 10], [60, 70], [10, 70]], np.float32)
+    targets = {
+        "boxes": [torch.tensor([[10.0, 10, 60, 70]])],
+        "labels": [torch.tensor([2])],
+        "polygons": [[[ring]]],
+    }
+    losses = net(image, torch.tensor([[90, 128]]), targets)
+    assert any(loss.isnan() for loss in losses.values())
+    with torch.no_grad(), pytest.raises(ValueError, match="has diverged"):
+        net.eval()(image, torch.tensor([[90, 128]]))
+
+
+def test_mask_is_not_placed_in_a_box_that_is_no_box():
+    with pytest.raises(ValueError, match="not finite"):
+        place_mask(torch.ones(28, 28), [0.0, math.nan, 5.0, 5.0], 20, 20)
+
+
 def test_input_is_bgr_minus_mean_with_zero_padding():
     net = MaskRCNN(**TINY)
     image = torch.zeros(1, 3, 32, 64, dtype=torch.uint8)

@@ -149,6 +149,13 @@ def test_detections_equal_a_plain_loop():
     assert len(found[1]["scores"]) == 0
 
 
+def test_diverged_network_is_an_error_and_no_empty_image():
+    logits = torch.zeros(1, 4, 8732)
+    logits[0, 2, 5] = math.nan
+    with pytest.raises(ValueError, match="has diverged"):
+        ssd_detections(torch.zeros(1, 4, 8732), logits, default_boxes())
+
+
 def test_backbone_takes_torchvision_weights_and_their_features():
     source = resnet34(weights=None).eval()
     net = SSD300().eval()
