@@ -80,6 +80,11 @@ class COCODataModule(BenchmarkDataModule):
     def num_train_samples(self) -> int:
         """Training images that are used."""
 
+    @property
+    def num_categories(self) -> int:
+        """Categories of the annotation files; labels go from 1 to this number."""
+        return len(self._manifest["categories"])
+
     def prepare_data(self) -> None:
         """Check the folder and make compact annotations; a ready folder's manifest is read only.
 

@@ -29,20 +29,26 @@ class DetectorModule(BenchmarkModule):
     shown: list[Shown]
 
     def setup(self, stage: str) -> None:
-        """Load the pretrained backbone, before the clock starts.
+        """Load the pretrained backbone, before the clock starts, and compare the classes.
 
         Args:
             stage: Lightning's word for the command.
 
         Raises:
             FileNotFoundError: If the reference network has no weights to start from.
-            ValueError: If the file is damaged or does not fit the network.
+            ValueError: If the file is damaged or does not fit the network, or the network's
+                classes are not those of the data.
         """
-        if stage != "fit" or not hasattr(self.net, "load_backbone"):
+        if stage != "fit":
             return
-        path = self.backbone_weights or self.default_weights(
-            getattr(self.trainer, "datamodule", None)
-        )
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if hasattr(self.net, "load_backbone"):
+            self._load_backbone(datamodule)
+        self._refuse_other_classes(datamodule)
+
+    def _load_backbone(self, datamodule: Any) -> None:
+        """Start from the file that the user named, or from the default one."""
+        path = self.backbone_weights or self.default_weights(datamodule)
         if path is None:
             return
         if not path.is_file():
@@ -52,6 +58,17 @@ class DetectorModule(BenchmarkModule):
             )
         load: Any = self.net.load_backbone
         load(self.read_weights(path))
+
+    def _refuse_other_classes(self, datamodule: Any) -> None:
+        """Refuse a network whose classes are not the data's categories and background."""
+        classes = getattr(self.net, "num_classes", None)
+        categories = getattr(datamodule, "num_categories", None)
+        if classes is not None and categories is not None and classes != categories + 1:
+            raise ValueError(
+                f"the network has {classes} classes with background, the data has {categories} "
+                f"categories; give --model.net.num_classes {categories + 1} (another number than "
+                "81 is open division)"
+            )
 
     @abstractmethod
     def default_weights(self, datamodule: Any) -> Path | None:

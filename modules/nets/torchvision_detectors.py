@@ -31,6 +31,7 @@ class TorchvisionSSD(nn.Module):
 
     def __init__(self, model: str = "ssdlite320_mobilenet_v3_large", num_classes: int = 81) -> None:
         super().__init__()
+        self.num_classes = num_classes
         self.detector = _build(model, num_classes)
 
     def forward(
@@ -71,6 +72,7 @@ class TorchvisionMaskRCNN(nn.Module):
 
     def __init__(self, model: str = "maskrcnn_resnet50_fpn_v2", num_classes: int = 81) -> None:
         super().__init__()
+        self.num_classes = num_classes
         # The data module has resized the images already.
         self.detector = _build(model, num_classes, _skip_resize=True)
         # Masks stay small: pasting them is the evaluation's work.

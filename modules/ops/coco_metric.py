@@ -53,8 +53,18 @@ class CocoAP(Metric):
             score_N: In ``[0, 1]``.
             label_N: int64, 1 + position of the category in the ground truth.
             masks: N compressed run lengths at the original size.
+
+        Raises:
+            ValueError: If a label is none of the ground truth's categories.
         """
         device = self.device
+        categories = len(self.truth["categories"])
+        if bool(((label_N < 1) | (label_N > categories)).any()):
+            raise ValueError(
+                f"the network gave labels from {int(label_N.min())} to {int(label_N.max())}, but "
+                f"the data's categories are numbered from 1 to {categories}; set its number of "
+                "classes accordingly"
+            )
         self.index.append(torch.tensor([index], device=device))
         self.count.append(torch.tensor([len(score_N)], device=device))
         self.box.append(box_N4.float().to(device))

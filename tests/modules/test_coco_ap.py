@@ -198,6 +198,16 @@ def test_ranks_and_duplicates_do_not_change_the_value(split):
     assert whole["mask_ap"].dtype == torch.float64
 
 
+@pytest.mark.parametrize("label", [0, 5])
+def test_label_without_a_category_is_an_error(label):
+    """0 would count as the last category, a greater one as none."""
+    truth, _ = scene(np.random.default_rng(0), **CASES["ordinary"])
+    metric = CocoAP()
+    metric.begin(truth)
+    with pytest.raises(ValueError, match=f"labels from {label} to {label}, but .* from 1 to 4"):
+        metric.update(0, torch.ones(1, 4), torch.ones(1), torch.tensor([label]))
+
+
 def large_scene(rng, num_images):
     """COCO's density: 36 detections and about 7 objects per image, 80 categories, 640 x 480."""
     truth = {
