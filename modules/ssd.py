@@ -104,8 +104,18 @@ class SSDModule(DetectorModule):
 
         Returns:
             Tensors by name.
+
+        Raises:
+            ValueError: If the file is damaged or holds anything else.
         """
-        return torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except OSError:
+            raise
+        except Exception as error:  # torch raises many kinds, and advises to run what is in there
+            raise ValueError(
+                f"{path} is cut short or no file of weights; download {self.weights_source} again"
+            ) from error
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Loss of a batch.

@@ -162,8 +162,11 @@ def read_blobs(path: Path) -> dict[str, np.ndarray]:
     """
     try:
         content = _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="latin1").load()
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is no pickle of arrays ({error}); download it again") from None
+    except OSError:
+        raise
+    except Exception as error:  # damaged pickles fail in many ways
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{path} is no pickle of arrays ({reason}); download it again") from None
     blobs = content.get("blobs", content) if isinstance(content, dict) else None
     if not isinstance(blobs, dict) or not blobs:
         raise ValueError(f"{path} holds no blobs: needed is Detectron's MSRA R-50.pkl")

@@ -1,6 +1,7 @@
 """SSD: default boxes, matching, loss and detections against plain formulas; backbone weights."""
 
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from torchvision.ops import box_iou, nms
 from modules.nets.ssd import SSD300
 from modules.ops.default_boxes import decode, default_boxes, encode, match
 from modules.ops.ssd_heads import ssd_detections, ssd_loss
+from modules.ssd import SSDModule
 
 
 def test_default_boxes_have_the_reference_values():
@@ -174,6 +176,35 @@ def test_backbone_refuses_other_weights():
     del state["layer2.0.conv1.weight"]
     with pytest.raises(ValueError, match=r"layer2\.0\.conv1\.weight must have shape"):
         SSD300().load_backbone(state)
+
+
+class Evil:
+    """Writes a file when unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+@pytest.mark.parametrize("fault", ["cut short", "empty", "a web page", "code"])
+def test_damaged_backbone_file_is_named_and_nothing_in_it_is_run(fault, tmp_path):
+    path, marker = tmp_path / "resnet34.pth", tmp_path / "ran"
+    torch.save({"conv1.weight": torch.zeros(9)}, path)
+    content = {
+        "cut short": path.read_bytes()[:-50],
+        "empty": b"",
+        "a web page": b"<html>404</html>",
+        "code": pickle.dumps({"conv1.weight": Evil(str(marker))}, protocol=2),
+    }[fault]
+    path.write_bytes(content)
+    with pytest.raises(
+        ValueError, match=r"resnet34\.pth is cut short or no file of weights"
+    ) as error:
+        SSDModule(net=lambda: SSD300(4, 8)).read_weights(path)
+    assert len(str(error.value).splitlines()) == 1
+    assert not marker.exists()
 
 
 def test_a_small_batch_is_learnt():
