@@ -49,6 +49,9 @@ def entry_problems(images: Sequence[Any], categories: Sequence[Any]) -> list[str
         if bad:
             lines.append(f"{len(bad)} of the {name} lack {', '.join(bad[0][1])}, e.g. {bad[0][0]}")
             continue
+        if text := [entry["id"] for entry in entries if not isinstance(entry["id"], int)]:
+            lines.append(f"{len(text)} ids of {name} are no whole numbers, e.g. {text[0]!r}")
+            continue
         counts = Counter(entry["id"] for entry in entries)
         if twice := [key for key, count in counts.items() if count > 1]:
             lines.append(f"{len(twice)} ids of {name} come more than once, e.g. {twice[0]}")

@@ -88,6 +88,9 @@ BROKEN = {
     "category twice": (
         lambda c: c["categories"].append(c["categories"][0]), "1 ids of categories come more than"
     ),
+    "text as id": (
+        lambda c: c["images"][0].update(id="a7"), "1 ids of images are no whole numbers, e.g. 'a7'"
+    ),
     "other size": (
         lambda c: c["images"][0].update(width=7, height=9), "its annotation says 7 x 9"
     ),
