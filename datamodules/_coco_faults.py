@@ -49,8 +49,8 @@ def entry_problems(images: Sequence[Any], categories: Sequence[Any]) -> list[str
         if bad:
             lines.append(f"{len(bad)} of the {name} lack {', '.join(bad[0][1])}, e.g. {bad[0][0]}")
             continue
-        if text := [entry["id"] for entry in entries if not isinstance(entry["id"], int)]:
-            lines.append(f"{len(text)} ids of {name} are no whole numbers, e.g. {text[0]!r}")
+        if other := [entry["id"] for entry in entries if not isinstance(entry["id"], int)]:
+            lines.append(f"{len(other)} ids of {name} are no whole numbers, e.g. {other[0]!r}")
             continue
         counts = Counter(entry["id"] for entry in entries)
         if twice := [key for key, count in counts.items() if count > 1]:
@@ -87,8 +87,8 @@ def annotation_faults(
     if len(record["bbox"]) != 4 or not _numbers(record["bbox"]):
         found.append(("bad boxes", f"bbox {record['bbox']} is not four finite numbers"))
     rings = record.get("segmentation")
-    if isinstance(rings, list) and (text := _polygon_fault(rings)):
-        found.append(("bad polygons", text))
+    if isinstance(rings, list) and (fault := _polygon_fault(rings)):
+        found.append(("bad polygons", fault))
     return found
 
 
