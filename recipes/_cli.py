@@ -151,6 +151,8 @@ def _one_line(error: BaseException) -> str:
     # Errors made for users are ValueError and OSError; the type of any other helps a bug report.
     # Lightning's MisconfigurationException is one too, but importing it here would be slow.
     name = type(error).__name__
+    if " in DataLoader worker process " in text.partition("\n")[0]:
+        text = text.rpartition(f"\n{name}: ")[2]  # before it stands the worker's traceback
     if isinstance(error, ValueError | OSError) or name == "MisconfigurationException":
         return text
     return f"{name}: {text}"

@@ -11,7 +11,7 @@ import torch
 
 from modules.nets.unet3d import UNet3D
 from modules.unet3d import UNet3DModule
-from recipes._cli import run
+from recipes._cli import _one_line, run
 from recipes._resume import newest_unfinished, option, without
 from recipes._usage import explain
 from recipes.unet3d import BENCHMARK
@@ -176,3 +176,17 @@ def test_flags_are_found_in_both_spellings():
 
 def test_explain_leaves_other_messages_in_one_line():
     assert explain("some\n  thing else", [], []) == "some thing else"
+
+
+class _Refuses(torch.utils.data.Dataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        raise ValueError("DIR/a.jpg cannot be decoded; unpack it again")
+
+
+def test_error_of_a_loader_process_is_as_short_as_that_of_the_run_itself():
+    with pytest.raises(ValueError, match="Traceback") as error:
+        list(torch.utils.data.DataLoader(_Refuses(), num_workers=1))
+    assert _one_line(error.value) == "DIR/a.jpg cannot be decoded; unpack it again"
