@@ -49,19 +49,35 @@ def save_detections(path: Path, shown: Sequence[Shown], names: Sequence[str], ti
         axis.imshow(_with_masks(one))
         for box, score, label in zip(one.box, one.score, one.label, strict=True):
             if score >= SHOWN_FROM:
-                _draw(axis, box, f"{names[label - 1]} {score:.2f}", COLOURS[label % len(COLOURS)])
+                caption = f"{names[label - 1]} {score:.2f}"
+                _draw(axis, box, one.image.shape[:2], caption, COLOURS[label % len(COLOURS)])
     figure.savefig(path, dpi=100)
 
 
-def _draw(axis: object, box: np.ndarray, text: str, colour: str) -> None:
-    """One box with its caption."""
+def _draw(axis: object, box: np.ndarray, size: tuple[int, ...], text: str, colour: str) -> None:
+    """The part of one box that lies in the image, with a caption that does so as well."""
     from matplotlib.patches import Rectangle
 
-    x1, y1, x2, y2 = box.tolist()
+    height, width = size
+    x1, y1, x2, y2 = np.clip(box, 0, [width - 1, height - 1] * 2).tolist()
+    if x1 == x2 or y1 == y2:
+        return
     patch = Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=1.5)
     axis.add_patch(patch)  # type: ignore[attr-defined]
-    style = {"facecolor": colour, "edgecolor": "none", "pad": 1, "alpha": 0.8}
-    axis.text(x1, max(y1, 0), text, color="white", fontsize=7, bbox=style)  # type: ignore[attr-defined]
+    frame = {"facecolor": colour, "edgecolor": "none", "pad": 1, "alpha": 0.8}
+    left, below = x1 < 0.7 * width, y1 < 0.06 * height
+    axis.text(  # type: ignore[attr-defined]
+        x1 if left else x2,
+        y1,
+        text,
+        horizontalalignment="left" if left else "right",
+        verticalalignment="top" if below else "bottom",
+        color="white",
+        fontsize=7,
+        bbox=frame,
+        parse_math=False,
+        clip_on=True,
+    )
 
 
 def _with_masks(one: Shown) -> np.ndarray:
