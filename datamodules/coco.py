@@ -44,6 +44,8 @@ class COCODataModule(BenchmarkDataModule):
 
     demo_scenes: ClassVar[dict[str, Any]]
     """Arguments of the demo's writer."""
+    weights_file: ClassVar[str]
+    """Name of the weights that the benchmark's backbone starts from, in the root."""
 
     def __init__(
         self,
@@ -123,6 +125,11 @@ class COCODataModule(BenchmarkDataModule):
             f"{facts['val']['images']} evaluation "
             f"images, {len(facts['categories'])} categories"
         )
+        if self.root is not None and not (self.root / self.weights_file).is_file():
+            print(
+                f"Training also needs {self.root / self.weights_file}, or another file named with "
+                "--model.backbone_weights"
+            )
 
     def problems(self) -> list[str]:
         """What keeps this root from being used.
@@ -243,6 +250,7 @@ class COCO300DataModule(COCODataModule):
     """
 
     demo_scenes: ClassVar[dict[str, Any]] = {"image_size": 300, "side": (0.2, 0.5)}
+    weights_file = "resnet34-333f7ec4.pth"
 
     def __init__(
         self,
@@ -340,6 +348,7 @@ class COCOMaskDataModule(COCODataModule):
     """
 
     demo_scenes: ClassVar[dict[str, Any]] = {"image_size": 128, "side": (0.3, 0.55)}
+    weights_file = "R-50.pkl"
 
     def __init__(
         self,

@@ -223,6 +223,9 @@ def test_closed_run_without_pretrained_weights_says_where_to_get_them(stem, tmp_
     write_scenes(tmp_path, image_size=64, num_train=4, num_val=2)
     args = ["fit", "--data.root", str(tmp_path), *CPU, "--output_root", str(tmp_path / "runs")]
     args += ["--data.batch_size", "1", "--trainer.accumulate_grad_batches", "1"]
+    assert run(SHEETS[stem], ["prepare", "--data.root", str(tmp_path)]) == 0
+    needed = capsys.readouterr().out.partition("Training also needs ")[2].partition(",")[0]
     assert run(SHEETS[stem], args) == 1
     message = capsys.readouterr().err
+    assert message.startswith(f"error: {needed} is missing")
     assert "is missing: the backbone starts from ImageNet weights; download https://" in message
