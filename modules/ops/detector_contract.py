@@ -51,7 +51,7 @@ def refuse_diverged(*outputs: Tensor) -> None:
     """Refuse outputs that are no numbers: no threshold holds for them, so nothing would be found.
 
     Args:
-        outputs: Any shapes.
+        *outputs: Any shapes.
 
     Raises:
         ValueError: If one is NaN.
