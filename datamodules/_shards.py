@@ -388,8 +388,8 @@ def _write_manifest(folder: Path, plan: Plan, fingerprint: str) -> None:
     for stale in set(folder.glob(f"{plan.split}-[0-9]*.tar")) - set(shards):
         stale.unlink()  # of an earlier plan: a reader that takes all files would find it
     _replace(folder / f"{plan.split}.json", json.dumps(manifest, indent=1))
-    for note_path in folder.glob(f".{plan.split}-[0-9]*.tar.json"):
-        note_path.unlink()
+    for leftover in folder.glob(f".{plan.split}-[0-9]*.tar.*"):
+        leftover.unlink()  # notes, and what a killed process had begun
 
 
 def _refuse_equal_shards(folder: Path, shards: Sequence[Mapping[str, Any]]) -> None:

@@ -83,6 +83,12 @@ def test_interrupted_writing_keeps_finished_shards(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".train*"))
 
 
+def test_beginnings_of_a_killed_process_do_not_stay(tmp_path: Path) -> None:
+    (tmp_path / ".train-00001.tar.partial-4711").write_bytes(b"x" * 1000)
+    write_shards(tmp_path, PLAN, load, processes=1)
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_truncated_and_missing_shards_get_one_line_with_a_count(shards: Path) -> None:
     path = shards / "train-00001.tar"
     path.write_bytes(path.read_bytes()[:1000])
