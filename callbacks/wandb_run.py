@@ -82,6 +82,17 @@ def finish(trainer: L.Trainer, record: Mapping[str, Any], folder: Path) -> None:
                 run.log_artifact(folder / name, name=f"{record['benchmark']}-{end}", type=kind)
 
 
+def close(trainer: L.Trainer, status: int) -> None:
+    """End the W&B runs, whose client then prints what it has to say: before the verdict, not after.
+
+    Args:
+        trainer: The trainer, after its end.
+        status: The command's exit status, by which W&B tells finished runs from failed ones.
+    """
+    for _, run in wandb_loggers(trainer):
+        run.finish(exit_code=status)
+
+
 def summary(record: Mapping[str, Any]) -> dict[str, Any]:
     """Figures of the record that a table of runs should show.
 

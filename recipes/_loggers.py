@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import netrc
 import os
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,21 @@ def prepare_wandb(config: Any, *, group: str, job_type: str) -> None:
                 "No W&B key found (WANDB_API_KEY or `wandb login`): logging offline.\n"
                 f"Send it later: wandb sync {folder}/offline-run-*"
             )
+
+
+def spare_warnings(loggers: Iterable[Any]) -> None:
+    """Keep W&B from warning of what Lightning hands it: a setting of old, a folder not yet made.
+
+    Args:
+        loggers: The trainer's loggers, before any of them is used; changed in place.
+    """
+    for logger in loggers:
+        settings = getattr(logger, "_wandb_init", {})
+        if settings.get("anonymous") is None:
+            settings.pop("anonymous", None)
+        if settings.get("dir"):
+            with suppress(OSError):  # the run folder's own check names what cannot be written
+                Path(settings["dir"]).mkdir(parents=True, exist_ok=True)
 
 
 def _go_offline(settings: Any) -> None:

@@ -10,6 +10,7 @@ import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from callbacks import wandb_run
 from callbacks.checkpoint import Checkpoint, read_benchmark
 from callbacks.evaluation_schedule import EvaluationSchedule
 from callbacks.metrics_csv import MetricsCSV
@@ -23,6 +24,7 @@ from recipes import _resume
 from recipes._benchmark import Benchmark
 from recipes._cli import demo_preset
 from recipes._division import net_arguments, net_name
+from recipes._loggers import spare_warnings
 from recipes._noise import quiet
 from recipes._parser import RecipeCLI
 from recipes._screen import fitted
@@ -216,7 +218,9 @@ class Run:
             ours.append(Progress(self.target, schedule))
         self._ours = ours
         settings["callbacks"] = [*self._users("callbacks"), *ours]
-        settings["logger"] = [MetricsCSV(state, folder), *self._users("logger")]
+        loggers = self._users("logger")
+        spare_warnings(loggers)
+        settings["logger"] = [MetricsCSV(state, folder), *loggers]
         return cli.build_trainer(**settings)
 
     def _users(self, name: str) -> list[Any]:
@@ -299,6 +303,7 @@ class Run:
             best = quality or "no evaluation finished"
             text = f"{name}: target not reached{reason}, {best} {after}; see {where}"
             status = 3
+        wandb_run.close(self.trainer, status)
         rank_zero_only(print)(fitted(text), flush=True)
         together = stopped is not None or state.stop_reason is not StopReason.INTERRUPTED
         return own_status(self.trainer, status) if together else status

@@ -136,6 +136,14 @@ def test_the_clients_banner_is_all_that_stderr_holds_beside_progress(world):
     _, _, first, _ = world
     own = re.compile(r"wandb: |epoch \d+ |AUC 0")
     assert [line for line in first.stderr.splitlines() if line and not own.match(line)] == []
+    assert "WARNING" not in first.stderr
+
+
+def test_the_verdict_comes_last_and_a_pipe_gets_no_colours(world):
+    for run in world[2:]:
+        assert run.stdout.splitlines()[-1].startswith(("dlrm: target not reached", "runs/"))
+        assert "wandb sync" in run.stderr
+        assert "\x1b" not in run.stdout + run.stderr
 
 
 def test_what_the_user_chose_is_kept(monkeypatch, capsys):
