@@ -16,7 +16,7 @@ from scoring.accepted import find_judged_sets
 from scoring.official import package_verdict, trains_by_samples
 from scoring.result_sets import ResultSet
 from scoring.rounds import load_round
-from scoring.scores import Score, score
+from scoring.scores import CONVERGED, Score, score
 from scoring.settings import read_config
 from scoring.system_description import describe, is_this_machine, load_overrides, unfilled
 
@@ -121,6 +121,11 @@ def _unfit(scored: Sequence[tuple[ResultSet, Score]]) -> list[Finding]:
             findings.append(Finding(head + missing, True))
         if item.not_converged > item.not_converged_allowed:
             findings.append(Finding(head + item.reasons[0], True))
+            findings += [
+                Finding(f"{head}{run.name}: {run.outcome}; {'; '.join(run.notes)}", False)
+                for run in item.runs
+                if run.counts and run.outcome != CONVERGED
+            ]
         if item.demo and item.division == "closed":
             findings.append(Finding(head + "demo data is never the closed division", True))
     return findings

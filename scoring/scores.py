@@ -357,7 +357,9 @@ def _reasons(
         return [f"this round has no benchmark {found.benchmark!r}"]
     reasons = []
     if failed > bench.drop:
-        reasons.append(f"runs that did not converge: {failed}; at most {bench.drop} may")
+        rejected = sum(run.outcome == REJECTED for run in counted)
+        told = f" ({rejected} of them rejected by the official checker)" if rejected else ""
+        reasons.append(f"runs that did not converge: {failed}{told}; at most {bench.drop} may")
     if len(counted) > bench.runs:
         reasons.append(f"{len(counted)} runs found; a result has exactly {bench.runs}")
     if mixed:

@@ -68,6 +68,20 @@ def test_five_good_runs_make_a_package_that_passes(tmp_path, five, source, cli):
     assert description["framework"] == "PyTorch 2.11.0"
 
 
+def test_rejected_logs_make_no_package_and_say_why(tmp_path, make, source, cli):
+    lines = [line for line in make.ssd() if '"opt_weight_decay"' not in line]
+    for number in range(1, 6):
+        make.run(tmp_path / "runs", number=number, lines=lines if number < 3 else None)
+    status, told, _ = package(cli, tmp_path, tmp_path / "runs", source)
+    texts = [finding["text"] for finding in told["findings"]]
+    assert (status, told["package"], len(texts)) == (1, None, 3)
+    assert texts[0] == (
+        "ssd: runs that did not converge: 2 (2 of them rejected by the official checker); "
+        "at most 1 may"
+    )
+    assert all("opt_weight_decay: found none" in text for text in texts[1:])
+
+
 def test_the_code_of_this_benchmark_goes_along_and_no_other(tmp_path, five, source, cli):
     package(cli, tmp_path, five, source)
     home = tmp_path / "out/org/benchmarks/ssd"
