@@ -49,15 +49,20 @@ def ask(request: dict[str, Any]) -> tuple[Any, str]:
     here = str(Path(__file__).resolve().parent.parent)
     inherited = os.environ.get("PYTHONPATH")
     paths = os.pathsep.join([here, inherited] if inherited else [here])
-    done = subprocess.run(
-        [sys.executable, "-m", "scoring._official"],
-        input=json.dumps(request),
-        capture_output=True,
-        text=True,
-        timeout=LONGEST_SECONDS,
-        env={**os.environ, "PYTHONPATH": paths},
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "scoring._official"],
+            input=json.dumps(request),
+            capture_output=True,
+            text=True,
+            timeout=LONGEST_SECONDS,
+            env={**os.environ, "PYTHONPATH": paths},
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise ValueError(
+            f"the official checker took longer than {LONGEST_SECONDS} s; give it fewer logs"
+        ) from None
     try:
         reply = json.loads(done.stdout)
     except ValueError:
