@@ -2,16 +2,19 @@
 
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+# What Ctrl-C does to a job in a worker: nothing where it is ignored, as in the background.
+_ON_INTERRUPT: Any = signal.getsignal(signal.SIGINT)
 
 
 def outcomes(
@@ -82,7 +85,7 @@ def _parallel(
     pool = ProcessPoolExecutor(processes, context, _start_worker, (os.getpid(),))
     try:
         with _main_script_left_out():
-            futures: list[Future[Result]] = [pool.submit(job, item) for item in items]
+            futures: list[Future[Result]] = [pool.submit(_work, job, item) for item in items]
         for future in as_completed(futures):
             try:
                 yield future.result()
@@ -114,8 +117,18 @@ def _main_script_left_out() -> Iterator[None]:
         main.update(kept)
 
 
+def _work(job: Callable[[Item], Result], item: Item) -> Result:
+    """A job in a worker: Ctrl-C ends it. A worker without one leaves that to the main process."""
+    signal.signal(signal.SIGINT, _ON_INTERRUPT)
+    try:
+        return job(item)
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _start_worker(parent: int) -> None:
     """Use one thread, and end when the parent was killed: a pool's workers would wait for ever."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     import torch
 
     torch.set_num_threads(1)

@@ -27,7 +27,8 @@ def job(item):
 """
 # Without `if __name__ == "__main__"`, as users' scripts are: workers must not run it again.
 SCRIPT = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run unattended
 from datamodules._process_pool import outcomes
 from jobs import job
 
@@ -42,7 +43,7 @@ def start(folder: Path, *items: str) -> "subprocess.Popen[str]":
     script.write_text(SCRIPT)
     pipe = subprocess.PIPE
     command = [sys.executable, str(script), *items]
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
 
 
 def test_outcomes_in_processes_give_results_and_the_text_of_errors(tmp_path: Path) -> None:
@@ -74,6 +75,16 @@ def test_outcomes_killed_parent_takes_its_workers_along(tmp_path: Path) -> None:
         time.sleep(0.1)
     else:
         pytest.fail(f"worker {worker} outlived its parent by 10 s")
+
+
+def test_outcomes_interrupt_ends_jobs_and_only_the_main_process_speaks(tmp_path: Path) -> None:
+    process = start(tmp_path, "a", "sleep")
+    assert process.stdout is not None
+    process.stdout.readline()
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to the idle worker too
+    _, err = process.communicate(timeout=30)  # before the job ends by itself
+    assert err.count("Traceback") == 1
+    assert err.rstrip().endswith("KeyboardInterrupt")
 
 
 def test_outcomes_in_one_process_keeps_the_order() -> None:
