@@ -145,6 +145,23 @@ class CriteoDataModule(BenchmarkDataModule):
         if not self.demo and self.settings == REFERENCE and rows != REFERENCE_ROWS:
             print(f"Not the reference's data: it has {REFERENCE_ROWS}, here are {rows}")
 
+    def setup(self, stage: str) -> None:
+        """Refuse a batch that the training rows cannot fill.
+
+        Args:
+            stage: ``fit`` or ``validate``.
+
+        Raises:
+            ValueError: If a global batch is larger than the training split.
+        """
+        rows = self.manifest.rows["train"]
+        if stage == "fit" and self.global_batch_size > rows:
+            raise ValueError(
+                f"the global batch of {self.global_batch_size:,} rows (data.batch_size "
+                f"{self.batch_size:,} x devices x accumulation) is larger than the training split "
+                f"of {rows:,}; lower data.batch_size"
+            )
+
     def problems(self) -> list[str]:
         """What keeps this root from being used; opens no day.
 

@@ -234,6 +234,7 @@ def test_fused_tables_of_a_foreign_net_must_have_rows_for_the_data(tmp_path, log
     [
         (["--model.net.table_sizes", str([9] * 26)], 1, "too small for the data's categories"),
         (["--data.num_days", "5"], 1, "day_4"),
+        (["--data.batch_size", "4609"], 1, "larger than the training split of 4,608"),
         (["--data.max_ind_range", "0"], 2, "max_ind_range must be"),
     ],
 )
