@@ -78,11 +78,11 @@ def ssd_detections(
         descending and ``labels`` (N,) int64 from 1; N may be 0.
 
     Raises:
-        ValueError: If a score is NaN.
+        ValueError: If a score or code is NaN.
     """
     box_BA4 = decode(default_A4, location_B4A.float().transpose(1, 2))
     score_BKA = logits_BKA.float().softmax(1)[:, 1:]
-    refuse_diverged(score_BKA)
+    refuse_diverged(score_BKA, location_B4A)
     batch, classes = score_BKA.shape[:2]
     most = int((score_BKA > LEAST_SCORE).sum(2).max().clamp(max=CANDIDATES_PER_CLASS))
     score_BKN, which_BKN = score_BKA.topk(most, dim=2)

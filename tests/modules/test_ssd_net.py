@@ -151,11 +151,12 @@ def test_detections_equal_a_plain_loop():
     assert len(found[1]["scores"]) == 0
 
 
-def test_diverged_network_is_an_error_and_no_empty_image():
-    logits = torch.zeros(1, 4, 8732)
-    logits[0, 2, 5] = math.nan
+@pytest.mark.parametrize("part", [0, 1])
+def test_diverged_network_is_an_error_and_no_empty_image(part):
+    outputs = [torch.zeros(1, 4, 8732), torch.zeros(1, 4, 8732)]
+    outputs[part][0, 2, 5] = math.nan
     with pytest.raises(ValueError, match="has diverged"):
-        ssd_detections(torch.zeros(1, 4, 8732), logits, default_boxes())
+        ssd_detections(*outputs, default_boxes())
 
 
 def test_backbone_takes_torchvision_weights_and_their_features():
