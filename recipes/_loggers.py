@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import netrc
 import os
+import shlex
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -47,7 +48,7 @@ def prepare_wandb(config: Any, *, group: str, job_type: str) -> None:
             folder = Path(settings.save_dir) / "wandb"
             rank_zero_only(print)(
                 "No W&B key found (WANDB_API_KEY or `wandb login`): logging offline.\n"
-                f"Send it later: wandb sync {folder}/offline-run-*"
+                f"Send it later: wandb sync {shlex.quote(str(folder))}/offline-run-*"
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -288,7 +289,7 @@ class Run:
         where = self.folder.path if self.folder.created else "no folder"
         root = self.cli.config.output_root
         again = f"python recipes/{name}.py fit --ckpt_path last"
-        again += "" if root == Path("runs") else f" --output_root {root}"
+        again += "" if root == Path("runs") else f" --output_root {shlex.quote(str(root))}"
         if state.stop_reason is StopReason.TARGET_REACHED:
             resumed = " (resumed run, not a timed result)" if state.resumed else ""
             kind = "demo" if self.demo else f"{self.division} division"

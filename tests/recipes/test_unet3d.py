@@ -174,16 +174,18 @@ def test_killed_at_any_moment_and_resumed_equals_uninterrupted(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_process_says_so_and_leaves_a_checkpoint(tmp_path, number):
-    process = start(tmp_path, *DEMO, "--evaluation.first", "100")
+    root = tmp_path / "my runs"
+    process = start(root, *DEMO, "--evaluation.first", "100")
     deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("unet3d/*/checkpoints/last.ckpt")):
+    while not list(root.glob("unet3d/*/checkpoints/last.ckpt")):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "interrupted" in out.strip().splitlines()[-1]
-    folder = next((tmp_path / "unet3d").glob("*"))
+    assert f"--ckpt_path last --output_root '{root}'" in out, "to be pasted into a shell"
+    folder = next((root / "unet3d").glob("*"))
     facts = record(folder)
     assert (facts["status"], facts["stop_reason"]) == ("aborted", "INTERRUPTED")
     assert '"status": "aborted"' in (folder / "result.txt").read_text()
