@@ -64,7 +64,7 @@ def run(benchmark: Benchmark, args: Sequence[str], *, sheet: str | None = None) 
     except _usage_errors() as error:
         return _fail(str(error), 2)
     except KeyboardInterrupt:
-        return _fail("interrupted before training began", 130)
+        return _fail(_interrupted(args[0]), 130)
     except Exception as error:
         if debug:
             traceback.print_exc()
@@ -138,6 +138,12 @@ def _unknown_command(word: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(word, known, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     return f"unknown command {word!r}{hint} (commands: {', '.join(known)})"
+
+
+def _interrupted(command: str) -> str:
+    if command == "prepare":
+        return "interrupted; the same command goes on where it was"
+    return "interrupted before training began" if command == "fit" else "interrupted"
 
 
 def _usage_errors() -> tuple[type[BaseException], ...]:

@@ -51,14 +51,14 @@ def doctor(benchmark: Benchmark, args: list[str]) -> int:
         print(finding)
         lacking += finding.kind == "lacks"
     again = f"python recipes/{benchmark.name}.py"
-    flag = f" --data.root {shlex.quote(str(root))}" if root else ""
+    flags = f" {shlex.join(args)}" if args else ""
     if lacking:
         points = "point" if lacking == 1 else f"{lacking} points"
-        print(fitted(f"Not ready: mend the {points} above, then run {again} doctor{flag}"))
+        print(fitted(f"Not ready: mend the {points} above, then run {again} doctor{flags}"))
         return 1
     place = Path(getattr(datamodule, "prepared_dir", None) or root or ".")
     ready = root is None or prepared_folder(place) is not None
-    print(fitted(f"Ready: {again} {'fit' if ready else 'prepare'}{flag}"))
+    print(fitted(f"Ready: {again} {'fit' if ready else 'prepare'}{flags}"))
     return 0
 
 

@@ -129,6 +129,15 @@ def test_unwritable_output_root_says_what_to_do(tmp_path, capsys):
     assert "choose a writable place with --output_root" in capsys.readouterr().err
 
 
+def test_interrupted_preparation_says_that_nothing_is_lost(monkeypatch, capsys):
+    def stop(datamodule):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(BENCHMARK.datamodule, "prepare", stop)
+    assert run(BENCHMARK, ["prepare"]) == 130
+    assert capsys.readouterr().err == "error: interrupted; the same command goes on where it was\n"
+
+
 def test_debug_shows_the_traceback(capsys, tmp_path):
     args = ["fit", "--data.root", "/nowhere", "--output_root", str(tmp_path), "--debug"]
     assert run(BENCHMARK, args) == 1

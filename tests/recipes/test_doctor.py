@@ -42,6 +42,13 @@ def test_a_missing_folder_is_named_and_the_next_command_too(stem, capsys, tmp_pa
     assert lines[-1].endswith(f"then run python recipes/{stem}.py doctor --data.root {folder}")
 
 
+def test_the_next_command_keeps_all_flags(capsys, tmp_path):
+    flags = ["--data.root", str(tmp_path / "my data"), "--data.num_days", "3"]
+    _, lines = doctor("dlrm", capsys, *flags)
+    again = f"doctor --data.root '{tmp_path}/my data' --data.num_days 3"
+    assert lines[-1].endswith(f"then run python recipes/dlrm.py {again}")
+
+
 @pytest.mark.parametrize("stem", STEMS)
 def test_times_are_the_readmes_and_the_published_rounds(stem):
     needs = importlib.import_module(f"recipes.{stem}").BENCHMARK.needs
