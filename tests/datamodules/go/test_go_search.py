@@ -168,12 +168,10 @@ def test_where_all_visited_moves_are_barred_the_best_other_one_is_played():
     assert mv.most_visited(trees, 0, owner) == 25
 
 
-def test_a_network_that_diverged_never_plays_on_a_stone():
+def test_where_no_score_is_a_number_no_stone_is_played_upon():
     trees, _ = position([0])
-    leaves = mcts.make_leaves(SIZE, 1)
-    search.select(trees, 0, 1, 1, 8, leaves, 0)
-    nothing = np.full((1, 26), np.nan, np.float32)
-    search.expand(trees, leaves, 0, 1, nothing, nothing[:, 0])
+    run(trees, 1, 1, 8)
+    trees.w[trees.root[0]] = np.nan
     assert trees.legal[trees.root[0], search.best_edge(trees, 0, trees.root[0])]
 
 
