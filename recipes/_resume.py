@@ -92,7 +92,7 @@ def newest_unfinished(root: Path) -> Path:
 
 
 def with_run_config(args: list[str]) -> list[str]:
-    """Put the ``config.yaml`` of a checkpoint's run first, unless a configuration is named.
+    """Put the ``config.yaml`` of a checkpoint's run first; a configuration named now wins over it.
 
     Args:
         args: Arguments after the command.
@@ -101,11 +101,12 @@ def with_run_config(args: list[str]) -> list[str]:
         The arguments.
     """
     path = option(args, "--ckpt_path")
-    if path is None or option(args, "--config") or option(args, "-c"):
+    if path is None:
         return args
     if folder := run_folder_of(Path(path)):
         return ["--config", str(folder / "config.yaml"), *args]
-    if Path(path).is_file():
+    named = option(args, "--config") or option(args, "-c")
+    if Path(path).is_file() and not named:
         rank_zero_only(print)(
             f"{path} lies in no run folder, so its run's settings are not known; "
             "--config FILE names its config.yaml"

@@ -12,7 +12,8 @@ import torch
 from modules.nets.unet3d import UNet3D
 from modules.unet3d import UNet3DModule
 from recipes._cli import _one_line, run
-from recipes._resume import newest_unfinished, option, without
+from recipes._parser import RecipeCLI
+from recipes._resume import find, newest_unfinished, option, without
 from recipes._usage import explain
 from recipes.unet3d import BENCHMARK
 
@@ -173,6 +174,21 @@ def test_newest_unfinished_skips_finished_and_continued_runs(tmp_path):
     assert newest_unfinished(tmp_path) == wanted
     damaged = make("20260105-000000-seed5", "{cut sho")
     assert newest_unfinished(tmp_path) == damaged
+
+
+def test_a_run_goes_on_with_its_own_seed_also_where_a_configuration_is_named(tmp_path):
+    folder = tmp_path / "unet3d" / "20260101-000000-seed7"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / "last.ckpt").write_text("x")
+    (folder / "run.json").write_text("{}")
+    (folder / "config.yaml").write_text(
+        "seed_everything: 7\nmodel:\n  momentum: 0.5\n  learning_rate: 3.0\n"
+    )
+    again = [*DEMO, "--ckpt_path", "last", "--output_root", str(tmp_path)]
+    config = RecipeCLI(BENCHMARK, "fit", find("unet3d", again).args, build=False).config
+    assert config.seed_everything == 7
+    assert config.model.momentum == 0.5
+    assert config.model.learning_rate == 0.4, "the preset named now wins"
 
 
 def test_flags_are_found_in_both_spellings():
