@@ -12,6 +12,7 @@ import torch
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from callbacks.checkpoint import Checkpoint
@@ -176,13 +177,18 @@ class RecipeCLI(LightningCLI):
         Returns:
             The trainer.
         """
-        given = self.config_init.trainer.as_dict()
+        given = {**self.config_init.trainer.as_dict(), **settings}
         refuse_missing_devices(given["accelerator"], given["devices"])
-        given["strategy"] = build_strategy(given["strategy"], self.model)
+        chosen = given["strategy"]
+        given["strategy"] = build_strategy(chosen, self.model)
         try:
-            return Trainer(**{**given, **settings})
+            trainer = Trainer(**given)
+            if chosen == "auto" and isinstance(trainer.strategy, DDPStrategy):
+                # Several devices: only Lightning knew, but its own settings would not do.
+                trainer = Trainer(**{**given, "strategy": build_strategy("ddp", self.model)})
         except (ValueError, MisconfigurationException) as error:
             raise UsageError(f"--trainer: {error}") from error
+        return trainer
 
 
 def refuse_missing_devices(accelerator: str, devices: Any) -> None:

@@ -191,6 +191,12 @@ def test_a_run_goes_on_with_its_own_seed_also_where_a_configuration_is_named(tmp
     assert config.model.learning_rate == 0.4, "the preset named now wins"
 
 
+def test_several_devices_without_a_strategy_get_our_ddp():
+    cpu = ["--trainer.accelerator", "cpu", "--trainer.devices", "2"]
+    trainer = RecipeCLI(BENCHMARK, "fit", [*DEMO, *cpu]).build_trainer(logger=False)
+    assert trainer.strategy._ddp_kwargs["broadcast_buffers"] is False
+
+
 def test_flags_are_found_in_both_spellings():
     args = ["--a", "1", "--b=2", "--a=3"]
     assert option(args, "--a") == "3"
