@@ -15,6 +15,9 @@ UNRECOGNISED = re.compile(r"unrecognized arguments: (\S+)", re.IGNORECASE)
 IN_GROUP = re.compile(r"Group '([\w.]+)' does not accept option '([\w.]+)'")
 IN_NET = re.compile(r"Option '([\w.]+)' is not accepted.*class_path='([\w.]+)'")
 OF_FUNCTION = re.compile(r"got NestedArg\(key='([\w.]+)'")
+NET_NEEDS = re.compile(
+    r"the following arguments are required: (.+?)\. Got value: .*?class_path='([\w.]+)'"
+)
 NOT_IMPORTED = re.compile(
     r"(No module named '[\w.]+'|module '[\w.]+' has no attribute '\w+').*"
     r"Got value: (\S+)"
@@ -37,31 +40,43 @@ def explain(message: str, known: Sequence[str], args: Sequence[str]) -> str:
     """
     line = " ".join(part.strip() for part in message.splitlines() if part.strip())
     if match := UNRECOGNISED.search(line):
-        return unknown(match[1].partition("=")[0].lstrip("-"), known, args)
+        return _unrecognised(match[1], known, args)
     if match := IN_GROUP.search(line):
         return unknown(f"{match[1]}.{match[2]}", known, args)
     if (match := NO_OPTION.search(line)) and "class_path=" not in line:
         return unknown(match[1], known, args)
     key = re.match(r'Parser key "([\w.]+)":', line)
-    if key is None:
-        return line
-    rest = line[key.end() :].strip()
-    if match := IN_NET.search(rest):
-        return f"--{key[1]}: {match[2]} has no argument {match[1]}"
-    if match := OF_FUNCTION.search(rest):
+    return line if key is None else _wrong_value(key[1], line[key.end() :].strip())
+
+
+def _wrong_value(flag: str, text: str) -> str:
+    """What is wrong with the value of a known flag."""
+    if match := IN_NET.search(text):
+        return f"--{flag}: {match[2]} has no argument {match[1]}"
+    if match := OF_FUNCTION.search(text):
         return (
-            f"--{key[1]}: --{key[1]}.{match[1]} needs a class, but a function was named; name a "
+            f"--{flag}: --{flag}.{match[1]} needs a class, but a function was named; name a "
             "class, or a function of your own without arguments"
         )
-    if match := NOT_IMPORTED.search(rest):
+    if match := NET_NEEDS.search(text):
+        needed = ", ".join(f"--{flag}.{name}" for name in match[1].split(", "))
+        return f"--{flag}: {match[2]} needs {needed}"
+    if match := NOT_IMPORTED.search(text):
         missing = match[1].startswith("No module")
         where = "; looked in installed packages, PYTHONPATH and this folder" if missing else ""
-        return f"--{key[1]}: cannot import {match[2]} ({match[1]}){where}"
-    if match := NO_SUBTYPE.search(rest):
-        return f"--{key[1]}: got {match[2]}, allowed: {_subtypes(match[1])}"
-    if match := WRONG_VALUE.search(rest):
-        return f"--{key[1]}: got {match[2]}, allowed: {_type_name(match[1])}"
-    return f"--{key[1]}: {rest}"
+        return f"--{flag}: cannot import {match[2]} ({match[1]}){where}"
+    if match := NO_SUBTYPE.search(text):
+        return f"--{flag}: got {match[2]}, allowed: {_subtypes(match[1])}"
+    if match := WRONG_VALUE.search(text):
+        return f"--{flag}: got {match[2]}, allowed: {_type_name(match[1])}"
+    return f"--{flag}: {text}"
+
+
+def _unrecognised(word: str, known: Sequence[str], args: Sequence[str]) -> str:
+    """A flag or key that does not exist, or a word that stands alone."""
+    if word in args and not word.startswith("-"):
+        return f"{word} belongs to no flag; flags begin with --, a value with blanks needs quotes"
+    return unknown(word.partition("=")[0].lstrip("-"), known, args)
 
 
 def unknown(name: str, known: Sequence[str], args: Sequence[str]) -> str:

@@ -25,8 +25,14 @@ DEMO = ["--config", str(Path(__file__).parents[2] / "recipes/presets/unet3d/demo
     [
         (["fti"], 2, "unknown command 'fti'; did you mean fit?"),
         (["fit", "--model.learning_rat", "3"], 2, "did you mean --model.learning_rate?"),
+        (["fit", "learning_rate=3"], 2, "learning_rate=3 belongs to no flag"),
         (["fit", "--model.learning_rate", "abc"], 2, "--model.learning_rate: got abc"),
         (["fit", "--model.net", "my.Net"], 2, "cannot import my.Net (No module named 'my')"),
+        (
+            ["fit", "--model.net", "monai.networks.nets.DynUNet"],
+            2,
+            "DynUNet needs --model.net.spatial_dims, ",
+        ),
         (["fit", "--submission.division", "Closed"], 2, "allowed: auto, closed, open"),
         (["fit", *DEMO, "--target.metrics", '{"dicee": 0.5}'], 2, "benchmark measures: dice_"),
         (["fit", "--data.root", "/nowhere"], 1, "git clone https://github.com/neheller/kits19"),
