@@ -257,7 +257,7 @@ class Run:
             text = config_text(self.cli)
             path.write_text(
                 f"# Run it again: python recipes/{self.benchmark.name}.py fit "
-                f"--config {path}\n{text}"
+                f"--config {shlex.quote(str(path))}\n{text}"
             )
 
     def end_without_a_step(self) -> StopRun | None:

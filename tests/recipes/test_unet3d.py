@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -131,9 +132,10 @@ def test_reached_target_gives_status_0_and_a_log_that_passes_as_open(tmp_path, c
 
 def test_config_of_a_run_runs_again_with_the_same_losses(tmp_path):
     short = ["--evaluation.limit", "1", "--evaluation.first", "1", "--trainer.log_every_n_steps"]
-    _, first = fit(tmp_path / "a", *short, "1")
-    args = ["fit", "--config", str(first / "config.yaml"), "--output_root", str(tmp_path / "b")]
-    assert run(BENCHMARK, args) == 3
+    _, first = fit(tmp_path / "a folder", *short, "1")
+    header = (first / "config.yaml").read_text().splitlines()[0]
+    again = shlex.split(header.partition("recipes/unet3d.py ")[2])
+    assert run(BENCHMARK, [*again, "--output_root", str(tmp_path / "b")]) == 3
     second = next((tmp_path / "b" / "unet3d").glob("*"))
     assert losses(first) == losses(second)
     assert len(losses(first)) == 7
