@@ -188,10 +188,12 @@ def _alive(record: dict[str, Any]) -> bool:
     if record.get("status") != "running" or process.get("host") != platform.node():
         return False
     try:
-        os.kill(int(process["pid"]), 0)
+        pid = int(process["pid"])
+        os.kill(pid, 0)
     except (OSError, KeyError, ValueError):
         return False
-    return True
+    # A container that is started again gives its processes the same numbers.
+    return pid not in (os.getpid(), os.getppid())
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import subprocess
 from functools import partial
 from pathlib import Path
 
@@ -174,12 +175,22 @@ def test_newest_unfinished_skips_finished_and_continued_runs(tmp_path):
     )
     lost = f'{{"stop_reason": null, "resumed_from": "{wanted}"}}'
     make("20260103-000001-seed3", lost, checkpoint=False)
-    alive = {"status": "running", "process": {"pid": os.getpid(), "host": platform.node()}}
-    make("20260106-000000-seed6", json.dumps(alive))
     make("20260104-000000-seed4", '{"stop_reason": null}', checkpoint=False)
     assert newest_unfinished(tmp_path) == wanted
     damaged = make("20260105-000000-seed5", "{cut sho")
     assert newest_unfinished(tmp_path) == damaged
+    process = {"pid": 0, "host": platform.node()}
+    with subprocess.Popen(["sleep", "60"]) as other:
+        process["pid"] = other.pid
+        text = json.dumps({"status": "running", "process": process})
+        going_on = make("20260106-000000-seed6", text)
+        assert newest_unfinished(tmp_path) == damaged
+        other.kill()
+    assert newest_unfinished(tmp_path) == going_on
+    # The number of a container's first process is that of its earlier life.
+    process["pid"] = os.getpid()
+    (going_on / "run.json").write_text(json.dumps({"status": "running", "process": process}))
+    assert newest_unfinished(tmp_path) == going_on
 
 
 def test_a_run_goes_on_with_its_own_seed_also_where_a_configuration_is_named(tmp_path):
