@@ -64,12 +64,9 @@ def fit(benchmark: Benchmark, args: list[str]) -> int:
     stopped: StopRun | None = None
     with _resume.interrupts_as_stop(state):
         try:
-            run.trainer.fit(
-                cli.model,
-                datamodule=cli.datamodule,
-                ckpt_path=cli.config.ckpt_path,
-                weights_only=True,
-            )
+            # An attribute, as setup() knows it then, where starting weights are loaded or left.
+            run.trainer.ckpt_path = cli.config.ckpt_path
+            run.trainer.fit(cli.model, datamodule=cli.datamodule, weights_only=True)
         except StopRun as stop:
             stopped = stop
     return run.verdict(stopped or run.end_without_a_step())
@@ -103,13 +100,8 @@ def validate(benchmark: Benchmark, args: list[str]) -> int:
     target: QualityTarget = cli.config_init.target
     trainer = cli.build_trainer(logger=False, callbacks=[target], enable_progress_bar=False)
     trainer.strategy.strict_loading = True  # type: ignore[attr-defined]
-    trainer.validate(
-        cli.model,
-        datamodule=cli.datamodule,
-        ckpt_path=cli.config.ckpt_path,
-        verbose=False,
-        weights_only=True,
-    )
+    trainer.ckpt_path = cli.config.ckpt_path
+    trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False, weights_only=True)
     quality = target.read(trainer)
     for name, value in sorted(trainer.callback_metrics.items()):
         rank_zero_only(print)(f"{name.removeprefix('val/'):24} {float(value):.6f}")

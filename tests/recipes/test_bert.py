@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -117,24 +118,44 @@ def test_resumed_run_equals_an_uninterrupted_one(tmp_path):
     assert record(rest)["status"] == "RESUMED"
 
 
-def test_validate_tells_whether_the_given_checkpoint_and_data_are_right(tmp_path, capsys):
-    write_text(tmp_path)
+@pytest.fixture
+def own_root(tmp_path):
+    """Arguments for a data set with a starting checkpoint, and the network that fits both."""
+    root = tmp_path / "root"
+    root.mkdir()
+    write_text(root)
     torch.manual_seed(0)
     shape = {"vocab_size": 112, "hidden_size": 8, "num_layers": 2, "num_heads": 2,
              "intermediate_size": 16, "max_positions": 64}  # fmt: skip
-    (tmp_path / "tf1_ckpt").mkdir()
-    write_bundle(tmp_path / "tf1_ckpt" / "model.ckpt-28252", tf_tensors(Bert(**shape)))
-    args = ["validate", "--data.root", str(tmp_path), *TINY, *CPU, "--data.vocab_size", "112"]
-    args += ["--data.max_seq_length", "64", "--data.published_text", "false"]
+    (root / "tf1_ckpt").mkdir()
+    write_bundle(root / "tf1_ckpt" / "model.ckpt-28252", tf_tensors(Bert(**shape)))
+    args = ["--model.net", "modules.nets.bert.Bert", "--data.root", str(root), *TINY, *CPU]
+    args += ["--data.vocab_size", "112", "--data.max_seq_length", "64"]
+    args += ["--data.published_text", "false"]
     for name, value in shape.items():
         args += [f"--model.net.init_args.{name}", str(value)]
-    args[1:1] = ["--model.net", "modules.nets.bert.Bert"]
+    return args
+
+
+def test_validate_tells_whether_the_given_checkpoint_and_data_are_right(own_root, capsys):
+    args = ["validate", *own_root]
     assert run(BENCHMARK, args) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1].endswith("expected 0.34085 to within 0.001.")
     accuracy = next(line.split()[-1] for line in lines if line.startswith("masked_lm_accuracy"))
     assert run(BENCHMARK, [*args, "--model.starting_accuracy", accuracy]) == 0
     assert "evaluation data are right: masked" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_starting_checkpoint_is_not_needed_once_a_run_has_its_own(own_root, tmp_path):
+    args = [*own_root, "--output_root", str(tmp_path), "--trainer.accumulate_grad_batches", "1"]
+    args += ["--evaluation.every", "80", "--evaluation.limit"]
+    assert run(BENCHMARK, ["fit", *args, "80"]) == 3
+    shutil.rmtree(tmp_path / "root" / "tf1_ckpt")
+    checkpoint = str(next((tmp_path / "bert").glob("*/checkpoints/last.ckpt")))
+    assert run(BENCHMARK, ["validate", "--ckpt_path", checkpoint]) == 3
+    assert run(BENCHMARK, ["fit", *args, "160", "--ckpt_path", checkpoint]) == 3
+    assert run(BENCHMARK, ["fit", *args, "80"]) == 1
 
 
 def evaluation(folder):
