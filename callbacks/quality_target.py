@@ -282,5 +282,5 @@ class QualityTarget(Callback):
             raise StopRun(
                 StopReason.NON_FINITE,
                 f"the training loss is not finite at step {trainer.global_step}; "
-                "lower model.learning_rate or use --trainer.precision 32-true",
+                "lower the learning rate or use --trainer.precision 32-true",
             )

@@ -278,23 +278,23 @@ class Run:
         state, name = self.state, self.benchmark.name
         quality = ", ".join(f"{key} {value:.6g}" for key, value in state.quality.items())
         after = f"after {human_time(state.clock.seconds)}"
-        where = self.folder.path if self.folder.created else "no folder"
+        see = f"see {self.folder.path}" if self.folder.created else "nothing was written"
         root = self.cli.config.output_root
         again = f"python recipes/{name}.py fit --ckpt_path last"
         again += "" if root == Path("runs") else f" --output_root {shlex.quote(str(root))}"
         if state.stop_reason is StopReason.TARGET_REACHED:
             resumed = " (resumed run, not a timed result)" if state.resumed else ""
             kind = "demo" if self.demo else f"{self.division} division"
-            text = f"{name} {kind}: target reached{resumed}, {quality} {after}; see {where}"
+            text = f"{name} {kind}: target reached{resumed}, {quality} {after}; {see}"
             status = 0
         elif state.stop_reason is StopReason.INTERRUPTED:
             kept = self.folder.created and (self.folder.path / "checkpoints/last.ckpt").is_file()
             hint = f"resume with {again}; " if kept else ""
-            text, status = f"{name}: interrupted {after}; {hint}see {where}", 130
+            text, status = f"{name}: interrupted {after}; {hint}{see}", 130
         else:
             reason = f" ({stopped})" if stopped else ""
             best = quality or "no evaluation finished"
-            text = f"{name}: target not reached{reason}, {best} {after}; see {where}"
+            text = f"{name}: target not reached{reason}, {best} {after}; {see}"
             status = 3
         wandb_run.close(self.trainer, status)
         rank_zero_only(print)(fitted(text), flush=True)
