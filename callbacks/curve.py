@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from callbacks.quality_target import Evaluation
 
 # Told apart by people who see no red or green, and on paper (Okabe and Ito's blue, orange, green).
 COLORS = ("#0072b2", "#d55e00", "#009e73")
+TITLE_COLUMNS = 75  # what the figure's width holds; a resumed run's title is longer
 
 
 def run_title(record: Mapping[str, Any]) -> str:
@@ -63,7 +65,7 @@ def save_curve(
         axes.text(0.5, 0.5, "no evaluation yet", transform=axes.transAxes, ha="center")
     label = next(iter(target)) if len(target) == 1 else "quality"
     axes.set(xlabel="minutes on the clock", ylabel=label, xlim=(0, None))
-    axes.set_title(title, loc="left", fontsize=10)
+    axes.set_title(textwrap.fill(title, TITLE_COLUMNS), loc="left", fontsize=10, pad=12)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=150)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from callbacks.curve import run_title, save_curve
 from callbacks.quality_target import Evaluation
@@ -42,3 +43,23 @@ def test_curve_shows_each_metric_with_its_target(
     save_curve(tmp_path / "curve.png", [evaluation], {"box": 0.377, "mask": 0.339}, title="toy")
     assert drawn == [([1.5], [0.3]), 0.377, ([1.5], [0.2]), 0.339]
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_title_of_a_resumed_run_stays_within_the_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[Figure] = []
+    save = Figure.savefig
+
+    def noted(self: Figure, *args: Any, **settings: Any) -> None:
+        figures.append(self)
+        save(self, *args, **settings)
+
+    monkeypatch.setattr(Figure, "savefig", noted)
+    title = run_title({**RECORD, "benchmark": "maskrcnn", "seed": 2**32 - 1, "resumed": True})
+    save_curve(tmp_path / "curve.png", [], {"box": 0.377}, title=title)
+    (axes,) = figures[0].axes
+    figures[0].draw_without_rendering()
+    box = axes._left_title.get_window_extent()
+    assert box.x1 <= figures[0].bbox.x1
+    assert axes.get_title("left").split() == title.split()
