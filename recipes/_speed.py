@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from callbacks.quality_target import RunState
 from callbacks.warm_up import without_logging
+from datamodules._base import BenchmarkDataModule
 from recipes._benchmark import Benchmark
 from recipes._parser import RecipeCLI
 
@@ -42,7 +43,7 @@ class StepTimes(L.Callback):
         self.moments.append(time.perf_counter())
 
 
-class Replay(L.LightningDataModule):
+class Replay(BenchmarkDataModule):
     """Serves a few real batches over and over, so that only the step is measured.
 
     Args:
@@ -55,7 +56,7 @@ class Replay(L.LightningDataModule):
         super().__init__()
         self._source, self._batches, self._steps = source, batches, steps
         self.batch_size = source.batch_size
-        self.samples_per_epoch = source.batch_size * steps
+        self.samples_per_epoch = self.num_train_samples = source.batch_size * steps
         self.synthetic_batch: Callable[[], Any] = source.synthetic_batch
 
     def train_dataloader(self) -> DataLoader[Any]:

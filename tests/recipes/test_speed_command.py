@@ -1,11 +1,29 @@
 """The speed command: its figures are there, and Lightning's overhead stays small."""
 
+import importlib
+from pathlib import Path
+
 import pytest
 
 from recipes import _speed
+from recipes._cli import run
 from recipes._parser import RecipeCLI
 from recipes.unet3d import BENCHMARK
 from tests.recipes.test_unet3d import CPU, DEMO
+
+STEMS = sorted(path.stem for path in (Path(_speed.__file__).parent).glob("[a-z]*.py"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stem", STEMS)
+def test_every_recipe_is_measured(stem, monkeypatch, capsys):
+    monkeypatch.setattr(_speed, "ROUNDS", 1)
+    benchmark = importlib.import_module(f"recipes.{stem}").BENCHMARK
+    assert run(benchmark, ["speed", "--steps", "5", "--trainer.accelerator", "cpu"]) == 0
+    rows = (line.rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    figures = {row[0]: row[1] for row in rows if len(row) == 2}
+    assert float(figures["samples/s"]) > 0
+    assert float(figures["Lightning / plain loop"]) > 0
 
 
 @pytest.mark.speed
