@@ -31,7 +31,8 @@ class JudgedRun:
     minutes: float
     """Infinity unless converged."""
     progress: float
-    """Progress to target in the benchmark's unit; infinity unless converged."""
+    """Progress to target in the benchmark's unit; infinity unless converged or rejected: the
+    official convergence test takes every log that says success."""
     quality: dict[str, float]
     """The last evaluation's metrics."""
     batch: int | None
@@ -150,13 +151,14 @@ def judge_run(run: Run, found: ResultSet, rules: BenchmarkRules | None) -> Judge
     outcome, notes = _outcome(run, found, rules)
     seconds = log.seconds
     good = outcome == CONVERGED and seconds is not None
+    reached = outcome in (CONVERGED, REJECTED) and seconds is not None
     quality = named_quality(run, _last_quality(run), rules)
     return JudgedRun(
         name=run.name,
         path=str(run.folder if run.is_own else log.path),
         outcome=outcome,
         minutes=seconds / 60 if good and seconds is not None else math.inf,
-        progress=progress_to_target(run, rules) if good and rules else math.inf,
+        progress=progress_to_target(run, rules) if reached and rules else math.inf,
         quality=quality,
         batch=log.global_batch_size,
         notes=(*notes, *log.warnings),

@@ -219,6 +219,23 @@ def test_a_log_that_the_official_checker_rejects_counts_as_in_its_summarizer(
     ]
 
 
+def test_a_rejected_log_keeps_its_epochs_in_the_convergence_test(tmp_path, make, cli):
+    """Left out, the few epochs of one would no longer pull the mean down: a failure would pass."""
+    folder = tmp_path / "org/results/box/ssd"
+    for number, epoch in enumerate([30, 45, 50, 50, 50]):
+        evals = ((epoch - 5, 0.15), (epoch, 0.24))
+        lines = make.ssd(seed=number, seconds=60 * (number + 1), evals=evals)
+        if number == 0:
+            lines = [line for line in lines if '"opt_weight_decay"' not in line]
+        make.write(folder / f"result_{number}.txt", lines)
+    status, out, _ = cli("score", folder, "--official", "--json")
+    (item,) = json.loads(out)["results"]
+    assert [run["outcome"] for run in item["runs"]] == ["rejected", *["converged"] * 4]
+    assert item["official"]["rcp"].startswith("FAIL")
+    assert (item["rcp"]["now"]["passed"], item["verdict"], status) == (False, "invalid", 1)
+    assert item["rcp"]["now"]["mean"] == pytest.approx(145 / 3)
+
+
 def test_a_log_too_large_for_the_checker_is_told_and_demo_runs_are_not_asked_about(
     tmp_path, make, cli, monkeypatch
 ):
