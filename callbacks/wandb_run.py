@@ -5,6 +5,7 @@ W&B is recognised by its run's ``summary``, so that nothing of it is imported wi
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -85,12 +86,18 @@ def finish(trainer: L.Trainer, record: Mapping[str, Any], folder: Path) -> None:
 def close(trainer: L.Trainer, status: int) -> None:
     """End the W&B runs, whose client then prints what it has to say: before the verdict, not after.
 
+    What goes wrong in sending is told and no more: the training has ended, whatever W&B got of it.
+
     Args:
-        trainer: The trainer, after its end.
+        trainer: The trainer, after its end; its loggers have begun their runs.
         status: The command's exit status, by which W&B tells finished runs from failed ones.
     """
     for _, run in wandb_loggers(trainer):
-        run.finish(exit_code=status)
+        try:
+            run.finish(exit_code=status)
+        except (Exception, KeyboardInterrupt) as error:  # sending may take long, or fail in any way
+            why = "interrupted" if isinstance(error, KeyboardInterrupt) else error
+            print(f"W&B may lack the end of this run: {why}", file=sys.stderr)
 
 
 def summary(record: Mapping[str, Any]) -> dict[str, Any]:

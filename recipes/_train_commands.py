@@ -296,7 +296,8 @@ class Run:
             best = quality or "no evaluation finished"
             text = f"{name}: target not reached{reason}, {best} {after}; {see}"
             status = 3
-        wandb_run.close(self.trainer, status)
+        if self.folder.created:  # else no logger began, and asking for its run would begin one
+            wandb_run.close(self.trainer, status)
         rank_zero_only(print)(fitted(text), flush=True)
         together = stopped is not None or state.stop_reason is not StopReason.INTERRUPTED
         return own_status(self.trainer, status) if together else status

@@ -3,13 +3,17 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
+from callbacks import wandb_run
+from recipes import _cli
 from recipes._parser import RecipeCLI
 from recipes.dlrm import BENCHMARK
 from tests.recipes.wandb_file import records, values
@@ -144,6 +148,35 @@ def test_the_verdict_comes_last_and_a_pipe_gets_no_colours(world):
         assert run.stdout.splitlines()[-1].startswith(("dlrm: target not reached", "runs/"))
         assert "wandb sync" in run.stderr
         assert "\x1b" not in run.stdout + run.stderr
+
+
+def test_a_run_that_is_stopped_before_it_has_a_folder_begins_no_wandb_run(
+    tmp_path, monkeypatch, capsys
+):
+    def stop(datamodule):
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setattr(BENCHMARK.datamodule, "prepare_data", stop)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        assert _cli.run(BENCHMARK, ["fit", *SHORT, *LOGGER, "--output_root", str(tmp_path)]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)  # Lightning ignores it from the first Ctrl-C on
+    assert capsys.readouterr().out.endswith("; nothing was written\n")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("trouble", [OSError("no route to host"), KeyboardInterrupt()])
+def test_trouble_in_sending_the_end_is_told_and_takes_no_verdict_away(trouble, capsys):
+    class Stuck(SimpleNamespace):
+        def finish(self, exit_code):
+            raise trouble
+
+    loggers = [SimpleNamespace(experiment=Stuck(summary={}))]
+    wandb_run.close(SimpleNamespace(is_global_zero=True, loggers=loggers), 0)
+    told = str(trouble) or "interrupted"
+    assert capsys.readouterr().err == f"W&B may lack the end of this run: {told}\n"
 
 
 def test_what_the_user_chose_is_kept(monkeypatch, capsys):
