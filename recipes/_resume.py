@@ -14,6 +14,7 @@ from typing import Any
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from callbacks.quality_target import RunState, StopReason
+from callbacks.run_record import process_start
 from recipes._usage import UsageError
 
 # A run that ended in one of these ways has nothing left to train.
@@ -192,8 +193,8 @@ def _alive(record: dict[str, Any]) -> bool:
         os.kill(pid, 0)
     except (OSError, KeyError, ValueError):
         return False
-    # A container that is started again gives its processes the same numbers.
-    return pid not in (os.getpid(), os.getppid())
+    # A container that is started again gives the same numbers, to our other ranks as well.
+    return pid != os.getpid() and process.get("started") in (None, process_start(pid))
 
 
 def _read(path: Path) -> dict[str, Any]:

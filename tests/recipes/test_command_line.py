@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from callbacks.run_record import process_start
 from modules.nets.unet3d import UNet3D
 from modules.unet3d import UNet3DModule
 from recipes._cli import _one_line, run
@@ -185,6 +186,13 @@ def test_newest_unfinished_skips_finished_and_continued_runs(tmp_path):
         text = json.dumps({"status": "running", "process": process})
         going_on = make("20260106-000000-seed6", text)
         assert newest_unfinished(tmp_path) == damaged
+        process["started"] = process_start(other.pid)
+        (going_on / "run.json").write_text(json.dumps({"status": "running", "process": process}))
+        assert newest_unfinished(tmp_path) == damaged
+        # Another process has its number now, such as another rank of a container's second life.
+        process["started"] = 0
+        (going_on / "run.json").write_text(json.dumps({"status": "running", "process": process}))
+        assert newest_unfinished(tmp_path) == (going_on if process_start(other.pid) else damaged)
         other.kill()
     assert newest_unfinished(tmp_path) == going_on
     # The number of a container's first process is that of its earlier life.
