@@ -160,7 +160,7 @@ class ResNetModule(BenchmarkModule):
         """Classify two synthetic images, before the clock starts.
 
         A compiled net is traced anew for evaluation; as two is not the training batch, the trace
-        fits all sizes, also that of the last, smaller batch.
+        fits all sizes but one, also that of the last, smaller batch.
         """
         datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         self.net(self.normalise(datamodule.synthetic_batch()["image"][:2].to(self.device)))
