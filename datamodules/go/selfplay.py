@@ -372,8 +372,12 @@ def compile_search() -> None:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Let Ctrl-C end a compilation: what it raises in the compiler's own callbacks gets lost."""
-    if threading.current_thread() is not threading.main_thread():
+    """Let Ctrl-C end a compilation: what it raises in the compiler's own callbacks gets lost.
+
+    Where Ctrl-C does anything else, or is ignored as in a script's background, it stays so.
+    """
+    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not usual or threading.current_thread() is not threading.main_thread():
         yield
         return
     pressed: list[int] = []

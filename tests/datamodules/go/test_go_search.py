@@ -330,6 +330,15 @@ def test_ctrl_c_ends_a_compilation_that_swallows_it():
         raise RuntimeError("no room")
 
 
+def test_a_compilation_in_the_background_ignores_ctrl_c_as_before():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with _interruptible():
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.speed
 @pytest.mark.slow
 def test_search_does_15000_readouts_a_second_on_19x19():
