@@ -19,7 +19,8 @@ def find_judged_sets(paths: Iterable[Path], rules: Round) -> list[ResultSet]:
     """Read everything under some paths, and mark the runs that the official checker rejects.
 
     The official summarizer counts a rejected log as a run that did not converge, so a score that
-    leaves this out is another score. Generated data is nobody's submission: it is not asked about.
+    leaves this out is another score. Generated data is nobody's submission, and of a benchmark that
+    the round does not know the checker knows no rule: neither is asked about.
 
     Args:
         paths: Folders, run folders or log files.
@@ -34,7 +35,8 @@ def find_judged_sets(paths: Iterable[Path], rules: Round) -> list[ResultSet]:
         for found in sets
         for run in found.runs
         if not run.demo
-        and judge_run(run, found, rules.benchmarks.get(found.benchmark)).outcome == CONVERGED
+        and found.benchmark in rules.benchmarks
+        and judge_run(run, found, rules.benchmarks[found.benchmark]).outcome == CONVERGED
     ]
     small = [run for run in asked if run.log.path.stat().st_size <= LARGEST_BYTES]
     verdicts = compliance([run.log.path for run in small], rules.checker_ruleset)

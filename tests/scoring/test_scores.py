@@ -236,6 +236,14 @@ def test_a_rejected_log_keeps_its_epochs_in_the_convergence_test(tmp_path, make,
     assert item["rcp"]["now"]["mean"] == pytest.approx(145 / 3)
 
 
+def test_a_benchmark_that_the_round_lacks_keeps_its_minutes(published, cli):
+    """No rule of v0.7 is about it, so nothing of v0.7 can reject it."""
+    status, out, _ = cli("score", published / "NVIDIA", "--round", "v0.7", "--json")
+    item = next(r for r in json.loads(out)["results"] if r["benchmark"] == "rnnt")
+    assert (status, item["reasons"]) == (1, ["this round has no benchmark 'rnnt'"])
+    assert item["minutes"] == pytest.approx(38.70, abs=0.01)
+
+
 def test_a_log_too_large_for_the_checker_is_told_and_demo_runs_are_not_asked_about(
     tmp_path, make, cli, monkeypatch
 ):
