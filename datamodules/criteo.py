@@ -16,12 +16,17 @@ from datamodules._base import BenchmarkDataModule
 from datamodules._cache import build_once, demo_folder
 from datamodules._criteo_batches import Batch, BlockSampler, CriteoBlocks, evaluation_blocks
 from datamodules._criteo_checksums import verify
-from datamodules._criteo_store import ROW_BYTES, Manifest, Settings, read_manifest
+from datamodules._criteo_store import (
+    REFERENCE_ROWS,
+    ROW_BYTES,
+    Manifest,
+    Settings,
+    read_manifest,
+)
 from datamodules._criteo_text import NUM_DENSE, NUM_FIELDS, day_file
 from datamodules._sampling import padded_length, ranks
 
 REFERENCE = Settings(num_days=24, max_ind_range=40_000_000)
-REFERENCE_ROWS = {"train": 4_195_197_692, "test": 89_137_319, "validation": 89_137_318}
 TEXT_BYTES_PER_ROW = 230  # about, in the real logs; to judge the space that is needed
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal
 
-import lightning as L
+if TYPE_CHECKING:
+    import lightning as L
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,11 @@ class Benchmark:
     """Benchmark name in MLPerf logs and stem of all its files."""
     area: str
     dataset: str
-    module: type[L.LightningModule]
-    datamodule: type[L.LightningDataModule]
+    module: str
+    """Dotted path of the LightningModule; a path, as torch takes seconds that ``--help`` need not
+    wait for."""
+    datamodule: str
+    """Dotted path of the LightningDataModule."""
     metrics: Mapping[str, float]
     """Metric name -> closed division target; all must hold in one evaluation."""
     mode: Literal["max", "min"]
@@ -79,7 +84,20 @@ class Benchmark:
     source: str
     """Where these facts come from."""
 
+    def module_class(self) -> type[L.LightningModule]:
+        """The module's class, imported now."""
+        return _imported(self.module)
+
+    def datamodule_class(self) -> type[L.LightningDataModule]:
+        """The data module's class, imported now."""
+        return _imported(self.datamodule)
+
     def target_text(self) -> str:
         """The target in words, e.g. ``mean_dice >= 0.908``."""
         sign = ">=" if self.mode == "max" else "<="
         return " and ".join(f"{name} {sign} {value:g}" for name, value in self.metrics.items())
+
+
+def _imported(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(module), name)

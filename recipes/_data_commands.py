@@ -81,7 +81,7 @@ def _datamodule(benchmark: Benchmark, command: str, args: list[str]) -> Any:
         allow_abbrev=False,
         description=f"{command}: {benchmark.dataset}",
     )
-    parser.add_class_arguments(benchmark.datamodule, "data")
+    parser.add_class_arguments(benchmark.datamodule_class(), "data")
     # A preset speaks of more than data, so only its data section is read.
     preset = option(args, "--config") or (
         None if option(args, "--data.root") else str(demo_preset(benchmark))

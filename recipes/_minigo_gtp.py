@@ -1,14 +1,14 @@
 """Mini Go's extra command ``gtp``: play against a trained network in any Go client."""
 
+from __future__ import annotations
+
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from datamodules.go.gtp import Player
-from modules.minigo import network_of
-from modules.nets.minigo import DualNet
+if TYPE_CHECKING:
+    from modules.nets.minigo import DualNet
 
 
 def gtp(args: list[str]) -> int:
@@ -29,6 +29,12 @@ def gtp(args: list[str]) -> int:
     parser.add_argument("--komi", type=float, default=7.5, help="Points that White gets.")
     parser.add_argument("--device", default="cpu", help="Where the network runs.")
     options = parser.parse_args(args)
+    # Imported here: torch and the engine take seconds that --help need not wait for.
+    import torch
+
+    from datamodules.go.gtp import Player
+    from modules.minigo import network_of
+
     net = read_net(options.ckpt_path)
     player = Player(
         network_of(net, torch.device(options.device)), net.size, komi=options.komi,
@@ -50,6 +56,10 @@ def read_net(path: Path) -> DualNet:
     Raises:
         ValueError: If the file is missing, damaged or holds another network.
     """
+    import torch
+
+    from modules.nets.minigo import DualNet
+
     if not path.is_file():
         raise ValueError(f"--ckpt_path {path}: no such file")
     try:

@@ -53,8 +53,8 @@ class RecipeCLI(LightningCLI):
     ) -> None:
         self.benchmark, self.command, self._build = benchmark, command, build
         super().__init__(
-            benchmark.module,
-            benchmark.datamodule,
+            benchmark.module_class(),
+            benchmark.datamodule_class(),
             save_config_callback=None,
             trainer_defaults=TRAINER_DEFAULTS | dict(benchmark.trainer),
             parser_kwargs={
@@ -141,7 +141,7 @@ class RecipeCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Check the target's names and decide the division, which the loggers' settings name."""
-        known: Any = self.benchmark.module
+        known: Any = self.benchmark.module_class()
         refuse_unknown_metrics(self.config.target.metrics, known.metric_names)
         self.demo = self.config.data.get("root") is None
         self.division = self._decide_division()

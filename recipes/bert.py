@@ -13,8 +13,6 @@ Expect    demo: about a minute on 2 CPU cores; closed division: about 2.5 millio
     python recipes/bert.py fit --config recipes/presets/bert/h100x1.yaml --data.root DIR
 """
 
-from datamodules.wikipedia import WikipediaDataModule
-from modules.bert import BertModule
 from recipes._benchmark import Benchmark, Needs, Rule
 from recipes._cli import main
 
@@ -35,8 +33,8 @@ BENCHMARK = Benchmark(
     name="bert",
     area="language modelling",
     dataset="Wikipedia 2020-01-01",
-    module=BertModule,
-    datamodule=WikipediaDataModule,
+    module="modules.bert.BertModule",
+    datamodule="datamodules.wikipedia.WikipediaDataModule",
     metrics={"masked_lm_accuracy": 0.720},
     mode="max",
     runs=10,

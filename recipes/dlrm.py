@@ -13,8 +13,7 @@ Expect    demo: about 15 seconds on 1 CPU core; closed division: 0.75 to 1 epoch
     python recipes/dlrm.py fit --config recipes/presets/dlrm/h100x1.yaml --data.root DIR
 """
 
-from datamodules.criteo import REFERENCE_ROWS, CriteoDataModule
-from modules.dlrm import DLRMModule
+from datamodules._criteo_store import REFERENCE_ROWS
 from recipes._benchmark import Benchmark, Needs, Rule
 from recipes._cli import main
 
@@ -25,8 +24,8 @@ BENCHMARK = Benchmark(
     name="dlrm",
     area="recommendation",
     dataset="Criteo 1TB Click Logs",
-    module=DLRMModule,
-    datamodule=CriteoDataModule,
+    module="modules.dlrm.DLRMModule",
+    datamodule="datamodules.criteo.CriteoDataModule",
     metrics={"auc": 0.8025},
     mode="max",
     runs=5,

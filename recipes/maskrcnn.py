@@ -13,8 +13,6 @@ Expect    demo: about 1 minute on 2 CPU cores; closed division: about 14 epochs 
     python recipes/maskrcnn.py fit --config recipes/presets/maskrcnn/h100x1.yaml --data.root DIR
 """
 
-from datamodules.coco import COCOMaskDataModule
-from modules.maskrcnn import MaskRCNNModule
 from recipes._benchmark import Benchmark, Needs, Rule
 from recipes._cli import main
 
@@ -22,8 +20,8 @@ BENCHMARK = Benchmark(
     name="maskrcnn",
     area="object detection and instance segmentation, heavy",
     dataset="COCO 2017",
-    module=MaskRCNNModule,
-    datamodule=COCOMaskDataModule,
+    module="modules.maskrcnn.MaskRCNNModule",
+    datamodule="datamodules.coco.COCOMaskDataModule",
     metrics={"box_ap": 0.377, "mask_ap": 0.339},
     quality_names={"box_ap": "BBOX", "mask_ap": "SEGM"},
     mode="max",

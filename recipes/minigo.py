@@ -14,8 +14,6 @@ Expect    demo (5 x 5 board): 13 to 72 s on 2 busy CPU cores; closed division: 3
     python recipes/minigo.py gtp --ckpt_path FILE                       play against it (GTP 2)
 """
 
-from datamodules.selfplay import SelfPlayDataModule
-from modules.minigo import MiniGoModule
 from recipes._benchmark import Benchmark, Needs, Rule
 from recipes._cli import main
 from recipes._minigo_gtp import gtp
@@ -30,8 +28,8 @@ BENCHMARK = Benchmark(
     name="minigo",
     area="reinforcement learning",
     dataset="self-play on 19 x 19",
-    module=MiniGoModule,
-    datamodule=SelfPlayDataModule,
+    module="modules.minigo.MiniGoModule",
+    datamodule="datamodules.selfplay.SelfPlayDataModule",
     metrics={"win_rate": 0.5},
     mode="max",
     runs=10,

@@ -15,8 +15,6 @@ Expect    demo: about 1 minute on 2 CPU cores; closed division: 35 epochs at a b
 
 import math
 
-from datamodules.imagenet import ImageNetDataModule
-from modules.resnet import ResNetModule
 from recipes._benchmark import Benchmark, Needs, Rule
 from recipes._cli import main
 
@@ -37,8 +35,8 @@ BENCHMARK = Benchmark(
     name="resnet",
     area="image classification",
     dataset="ImageNet",
-    module=ResNetModule,
-    datamodule=ImageNetDataModule,
+    module="modules.resnet.ResNetModule",
+    datamodule="datamodules.imagenet.ImageNetDataModule",
     metrics={"accuracy": 0.759},
     mode="max",
     runs=5,

@@ -16,8 +16,6 @@ Expect    demo: about 3 minutes on 2 CPU cores; closed division: about 60 epochs
 
 from math import inf
 
-from datamodules.librispeech import LibriSpeechDataModule
-from modules.rnnt import RNNTModule
 from recipes._benchmark import Benchmark, Needs, Rule
 from recipes._cli import main
 
@@ -25,8 +23,8 @@ BENCHMARK = Benchmark(
     name="rnnt",
     area="speech recognition",
     dataset="LibriSpeech",
-    module=RNNTModule,
-    datamodule=LibriSpeechDataModule,
+    module="modules.rnnt.RNNTModule",
+    datamodule="datamodules.librispeech.LibriSpeechDataModule",
     metrics={"word_error_rate": 0.058},
     mode="min",
     runs=10,

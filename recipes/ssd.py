@@ -13,8 +13,6 @@ Expect    demo: 1 to 2 minutes on 2 CPU cores; closed division: about 50 epochs 
     python recipes/ssd.py fit --config recipes/presets/ssd/h100x1.yaml --data.root DIR
 """
 
-from datamodules.coco import COCO300DataModule
-from modules.ssd import SSDModule
 from recipes._benchmark import Benchmark, Needs, Rule
 from recipes._cli import main
 
@@ -22,8 +20,8 @@ BENCHMARK = Benchmark(
     name="ssd",
     area="object detection, light",
     dataset="COCO 2017",
-    module=SSDModule,
-    datamodule=COCO300DataModule,
+    module="modules.ssd.SSDModule",
+    datamodule="datamodules.coco.COCO300DataModule",
     metrics={"box_ap": 0.230},
     mode="max",
     runs=5,

@@ -12,8 +12,6 @@ Expect    demo: half a minute on 2 CPU cores; closed division: about 2,200 epoch
     python recipes/unet3d.py fit --config recipes/presets/unet3d/h100x1.yaml --data.root DIR
 """
 
-from datamodules.kits19 import KiTS19DataModule
-from modules.unet3d import UNet3DModule
 from recipes._benchmark import Benchmark, Needs, Rule
 from recipes._cli import main
 
@@ -21,8 +19,8 @@ BENCHMARK = Benchmark(
     name="unet3d",
     area="medical image segmentation",
     dataset="KiTS19",
-    module=UNet3DModule,
-    datamodule=KiTS19DataModule,
+    module="modules.unet3d.UNet3DModule",
+    datamodule="datamodules.kits19.KiTS19DataModule",
     metrics={"mean_dice": 0.908},
     mode="max",
     runs=40,

@@ -57,7 +57,7 @@ def test_recipe_command_parses(stem, text, monkeypatch):
     assert command in {*COMMANDS, *benchmark.commands}
     if command in ("prepare", "doctor"):
         parser = importlib.import_module("jsonargparse").ArgumentParser(exit_on_error=False)
-        parser.add_class_arguments(benchmark.datamodule, "data")
+        parser.add_class_arguments(benchmark.datamodule_class(), "data")
         parser.parse_args(args)
     elif command in COMMANDS:
         RecipeCLI(benchmark, command, args, build=False)

@@ -58,7 +58,7 @@ def test_recipe_command_parses(stem, text, monkeypatch):
             RecipeCLI(benchmark, command, args, build=False)
     elif command in ("prepare", "doctor"):
         arguments = ArgumentParser(exit_on_error=False)
-        arguments.add_class_arguments(benchmark.datamodule, "data")
+        arguments.add_class_arguments(benchmark.datamodule_class(), "data")
         arguments.parse_args(args)
     else:
         assert command in COMMANDS

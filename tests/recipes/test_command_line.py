@@ -142,7 +142,7 @@ def test_interrupted_preparation_says_that_nothing_is_lost(monkeypatch, capsys):
     def stop(datamodule):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(BENCHMARK.datamodule, "prepare", stop)
+    monkeypatch.setattr(BENCHMARK.datamodule_class(), "prepare", stop)
     assert run(BENCHMARK, ["prepare"]) == 130
     assert capsys.readouterr().err == "error: interrupted; the same command goes on where it was\n"
 

@@ -249,6 +249,6 @@ def test_shuffled_transcripts_do_not_reach_the_target(tmp_path, monkeypatch):
 
 
 def test_recipe_uses_the_module_and_data_of_this_benchmark():
-    assert BENCHMARK.module is RNNTModule
-    assert BENCHMARK.datamodule is LibriSpeechDataModule
+    assert BENCHMARK.module_class() is RNNTModule
+    assert BENCHMARK.datamodule_class() is LibriSpeechDataModule
     assert BENCHMARK.trainer["accumulate_grad_batches"] * LibriSpeechDataModule().batch_size == 1024
