@@ -180,8 +180,9 @@ class CriteoDataModule(BenchmarkDataModule):
                 return []
         except ValueError as error:
             return str(error).splitlines()
-        lines = preparation.missing_days(self.root, range(self.settings.num_days))
-        for day in range(self.settings.num_days):
+        work = preparation.Work(self.root, self._prepared, self.settings)
+        lines = preparation.missing_days(self.root, work.unparsed_days)
+        for day in work.unparsed_days:
             file = day_file(self.root, day)
             if file is not None and not file.stat().st_size:
                 lines.append(f"{file} is empty; download this day again")

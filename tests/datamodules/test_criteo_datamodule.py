@@ -137,6 +137,17 @@ def test_problems_name_what_is_missing_and_where_to_get_it(tmp_path, data):
     assert CriteoDataModule().problems() == []
 
 
+def test_days_that_were_parsed_before_a_kill_may_be_gone(tmp_path, monkeypatch):
+    write_logs(tmp_path, 3, 5)
+    data = CriteoDataModule(root=tmp_path, num_days=3)
+    with monkeypatch.context() as patch:
+        patch.setattr("datamodules._criteo_prepare.number_column", lambda work, column: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            data.prepare_data()
+    (tmp_path / "day_1").unlink()
+    assert data.problems() == []
+
+
 def test_bad_arguments_are_all_named():
     with pytest.raises(ValueError, match="batch_size must be") as error:
         CriteoDataModule(batch_size=0, num_days=1, max_ind_range=0)
