@@ -157,7 +157,7 @@ def test_a_run_that_is_stopped_before_it_has_a_folder_begins_no_wandb_run(
         raise KeyboardInterrupt
 
     monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setattr(BENCHMARK.datamodule, "prepare_data", stop)
+    monkeypatch.setattr(BENCHMARK.datamodule_class(), "prepare_data", stop)
     before = signal.getsignal(signal.SIGINT)
     try:
         assert _cli.run(BENCHMARK, ["fit", *SHORT, *LOGGER, "--output_root", str(tmp_path)]) == 130
