@@ -83,7 +83,16 @@ def finish(trainer: L.Trainer, record: Mapping[str, Any], folder: Path) -> None:
                 run.log_artifact(folder / name, name=f"{record['benchmark']}-{end}", type=kind)
 
 
-def close(trainer: L.Trainer, status: int) -> None:
+def begun() -> Any:
+    """The W&B run that this process is in, such as a notebook's own: Lightning logs into it.
+
+    Returns:
+        W&B's run; ``None`` without one.
+    """
+    return getattr(sys.modules.get("wandb"), "run", None)
+
+
+def close(trainer: L.Trainer, status: int, *, spared: Any = None) -> None:
     """End the W&B runs, whose client then prints what it has to say: before the verdict, not after.
 
     What goes wrong in sending is told and no more: the training has ended, whatever W&B got of it.
@@ -91,8 +100,11 @@ def close(trainer: L.Trainer, status: int) -> None:
     Args:
         trainer: The trainer, after its end; its loggers have begun their runs.
         status: The command's exit status, by which W&B tells finished runs from failed ones.
+        spared: A run that somebody else began and will end.
     """
     for _, run in wandb_loggers(trainer):
+        if run is spared:
+            continue
         try:
             run.finish(exit_code=status)
         except (Exception, KeyboardInterrupt) as error:  # sending may take long, or fail in any way

@@ -167,6 +167,34 @@ def test_a_run_that_is_stopped_before_it_has_a_folder_begins_no_wandb_run(
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
+OWN_RUN = """
+import sys, wandb
+from recipes._cli import run
+from recipes.dlrm import BENCHMARK
+
+with wandb.init(dir=sys.argv[1], mode="offline") as own:
+    status = run(BENCHMARK, ["fit", *sys.argv[2:], "--output_root", sys.argv[1]])
+    own.log({"after": 1})
+print("STATUS", status, wandb.run)
+"""
+
+
+def test_a_wandb_run_of_the_users_own_is_left_open(tmp_path):
+    few = ["--trainer.max_epochs", "1"]
+    done = subprocess.run(
+        [sys.executable, "-c", OWN_RUN, str(tmp_path), *SHORT, *LOGGER, *few],
+        cwd=ROOT,
+        env={**os.environ, "WANDB_MODE": "offline", "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.stdout.splitlines()[-1] == "STATUS 3 None", done.stdout + done.stderr
+    (log,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
+    rows = [values(record.history.item) for record in records(log) if record.HasField("history")]
+    assert rows[-1]["after"] == 1
+
+
 @pytest.mark.parametrize("trouble", [OSError("no route to host"), KeyboardInterrupt()])
 def test_trouble_in_sending_the_end_is_told_and_takes_no_verdict_away(trouble, capsys):
     class Stuck(SimpleNamespace):
