@@ -312,7 +312,7 @@ class BertModule(BenchmarkModule):
         position_T = torch.cat([torch.arange(length) for length in lengths])
         starts = torch.tensor([0, *lengths]).cumsum(0)
         name, size = type(self.net).__name__, len(lengths)
-        training = self.net.training
+        modes = [(module, module.training) for module in self.net.modules()]
         try:
             with torch.random.fork_rng([]), torch.no_grad():
                 words, nexts = self.net.eval()(
@@ -324,7 +324,8 @@ class BertModule(BenchmarkModule):
             tokens = " and ".join(str(length) for length in lengths)
             raise ValueError(f"{name} fails on samples of {tokens} tokens: {reason}") from error
         finally:
-            self.net.train(training)
+            for module, training in modes:  # frozen parts may be in evaluation mode for good
+                module.training = training
         if len(got[0]) != 2 or got[0][0] != size or got[1] not in (None, (size, 2)):
             raise ValueError(
                 f"{name} gave shapes {got} for {size} samples with a masked word each; "

@@ -52,7 +52,10 @@ class MaskedLMAdapter(nn.Module):
                 f"{pretrained}: no config.json; model.net.pretrained is a folder"
             )
         else:
-            self.model = chosen.from_pretrained(pretrained, local_files_only=True, **settings)
+            # The library gives it in evaluation mode, in which it would train without dropout.
+            self.model = chosen.from_pretrained(
+                pretrained, local_files_only=True, **settings
+            ).train()
         self.vocab_size = int(self.model.config.vocab_size)
         self._takes_segments = getattr(self.model.config, "type_vocab_size", 0) > 1
 

@@ -224,6 +224,20 @@ def test_foreign_net_is_tried_on_the_longest_sample():
     assert net.training
 
 
+def test_trying_a_foreign_net_leaves_its_frozen_parts_in_evaluation_mode():
+    class Foreign(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.frozen, self.words = torch.nn.Dropout(0.5).eval(), torch.nn.Embedding(50, 50)
+
+        def forward(self, input_T, segment_T, position_T, cu_seqlens, masked_index_M):
+            return self.frozen(self.words(input_T))[masked_index_M], None
+
+    module = BertModule(net=Foreign)
+    module.check_net()
+    assert (module.net.training, module.net.frozen.training) == (True, False)
+
+
 def test_foreign_net_is_tried_before_training():
     class Foreign(torch.nn.Module):
         def __init__(self, result):

@@ -214,7 +214,9 @@ def test_adapter_starts_from_saved_weights(tmp_path):
              "num_attention_heads": 4, "intermediate_size": 64}  # fmt: skip
     saved = MaskedLMAdapter(model="ElectraForMaskedLM", config=shape).eval()
     saved.model.save_pretrained(tmp_path)
-    loaded = MaskedLMAdapter(model="ElectraForMaskedLM", pretrained=tmp_path).eval()
+    loaded = MaskedLMAdapter(model="ElectraForMaskedLM", pretrained=tmp_path)
+    assert all(part.training for part in loaded.modules())  # with dropout, as one from scratch
+    loaded.eval()
     batch = packed([20, 9])
     assert torch.equal(loaded(*inputs(batch))[0], saved(*inputs(batch))[0])
 
