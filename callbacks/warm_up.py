@@ -88,7 +88,6 @@ class WarmUp(Callback):
         pl_module.eval()
         with torch.no_grad(), trainer.precision_plugin.val_step_context():
             warm_up()
-        pl_module.train()
 
     def _count_flops(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_size: int) -> None:
         with FlopCounterMode(display=False) as counter:
@@ -136,7 +135,7 @@ def without_logging(pl_module: L.LightningModule) -> Iterator[None]:
 
 @contextmanager
 def unchanged(pl_module: nn.Module) -> Iterator[None]:
-    """Put buffers (running statistics and the like) back after a block.
+    """Put buffers (running statistics and the like) and train/eval modes back after a block.
 
     Args:
         pl_module: The module.
@@ -145,9 +144,12 @@ def unchanged(pl_module: nn.Module) -> Iterator[None]:
         Nothing.
     """
     before = {name: deepcopy(buffer) for name, buffer in pl_module.named_buffers()}
+    modes = [(module, module.training) for module in pl_module.modules()]
     try:
         yield
     finally:
+        for module, training in modes:
+            module.training = training
         with torch.no_grad():
             for name, buffer in pl_module.named_buffers():
                 if name in before and buffer is not None:

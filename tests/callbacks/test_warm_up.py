@@ -43,6 +43,20 @@ def test_warm_up_changes_nothing_of_the_run():
     assert steps == without.losses
 
 
+def test_warming_up_the_evaluation_leaves_frozen_parts_in_evaluation_mode():
+    class Frozen(WithStatistics):
+        def warm_up_evaluation(self):
+            assert not self.training
+
+        def on_train_start(self):
+            modes.extend(part.training for part in self.net.children())
+
+    module, modes = Frozen(), []
+    module.net[0].eval()
+    toy_trainer([WarmUp(1)], max_epochs=1).fit(module, datamodule=ToyData())
+    assert modes == [False, True, True]
+
+
 def test_warm_up_counts_flops_per_sample():
     _, warm_up = run(1)
     # A linear layer 2 -> 1: 4 FLOP forward, 4 for its weight, 4 for the input of batch norm.
