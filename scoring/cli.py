@@ -178,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments; those of the process by default.
 
     Returns:
-        Exit status: 0 passes, 1 fails the rules, 2 wrong use.
+        Exit status: 0 passes, 1 fails the rules, 2 wrong use, 130 interrupted.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     # argparse cannot tell the recipe's arguments from ours, so they are cut off first.
