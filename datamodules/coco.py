@@ -125,11 +125,21 @@ class COCODataModule(BenchmarkDataModule):
             f"{facts['val']['images']} evaluation "
             f"images, {len(facts['categories'])} categories"
         )
-        if self.root is not None and not (self.root / self.weights_file).is_file():
-            print(
-                f"Training also needs {self.root / self.weights_file}, or another file named with "
-                "--model.backbone_weights"
-            )
+        for line in self.notes():
+            print(line)
+
+    def notes(self) -> list[str]:
+        """What training needs beside this data, for ``prepare`` and ``doctor``.
+
+        Returns:
+            One line per missing thing.
+        """
+        if self.root is None or (self.root / self.weights_file).is_file():
+            return []
+        return [
+            f"Training also needs {self.root / self.weights_file}, or another file named with "
+            "--model.backbone_weights"
+        ]
 
     def problems(self) -> list[str]:
         """What keeps this root from being used.

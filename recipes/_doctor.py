@@ -116,6 +116,8 @@ def _data(benchmark: Benchmark, datamodule: Any, root: Path) -> Iterator[Finding
     prepared = prepared_folder(place)
     for line in problems:
         yield Finding("lacks", line)
+    for line in getattr(datamodule, "notes", list)():
+        yield Finding("note", line)
     if not problems:
         state = f", preprocessed in {prepared}" if prepared else ""
         yield Finding("has", f"{benchmark.dataset} in {root}{state}")

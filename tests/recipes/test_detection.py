@@ -225,6 +225,8 @@ def test_closed_run_without_pretrained_weights_says_where_to_get_them(stem, tmp_
     args += ["--data.batch_size", "1", "--trainer.accumulate_grad_batches", "1"]
     assert run(SHEETS[stem], ["prepare", "--data.root", str(tmp_path)]) == 0
     needed = capsys.readouterr().out.partition("Training also needs ")[2].partition(",")[0]
+    run(SHEETS[stem], ["doctor", "--data.root", str(tmp_path)])
+    assert f"note   Training also needs {needed}" in capsys.readouterr().out
     assert run(SHEETS[stem], args) == 1
     message = capsys.readouterr().err
     assert message.startswith(f"error: {needed} is missing")
