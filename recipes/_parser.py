@@ -143,6 +143,11 @@ class RecipeCLI(LightningCLI):
         """Check the target's names and decide the division, which the loggers' settings name."""
         known: Any = self.benchmark.module_class()
         refuse_unknown_metrics(self.config.target.metrics, known.metric_names)
+        if self.config.trainer.use_distributed_sampler:
+            raise UsageError(
+                "--trainer.use_distributed_sampler: data modules share samples out themselves, so "
+                "each rank would see a share of its share; leave the flag out"
+            )
         self.demo = self.config.data.get("root") is None
         self.division = self._decide_division()
         prepare_wandb(self.config, group=self.benchmark.name, job_type=self.division)

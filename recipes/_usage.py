@@ -12,6 +12,7 @@ class UsageError(ValueError):
 
 
 UNRECOGNISED = re.compile(r"unrecognized arguments: (\S+)", re.IGNORECASE)
+BROKEN_CONFIG = re.compile(r"Problems parsing config: (.*)")
 IN_GROUP = re.compile(r"Group '([\w.]+)' does not accept option '([\w.]+)'")
 IN_NET = re.compile(r"Option '([\w.]+)' is not accepted.*class_path='([\w.]+)'")
 OF_FUNCTION = re.compile(r"got NestedArg\(key='([\w.]+)'")
@@ -41,12 +42,22 @@ def explain(message: str, known: Sequence[str], args: Sequence[str]) -> str:
     line = " ".join(part.strip() for part in message.splitlines() if part.strip())
     if match := UNRECOGNISED.search(line):
         return _unrecognised(match[1], known, args)
+    if match := BROKEN_CONFIG.search(line):
+        return f"--config {_configurations(args)}: {match[1]}"
     if match := IN_GROUP.search(line):
         return unknown(f"{match[1]}.{match[2]}", known, args)
     if (match := NO_OPTION.search(line)) and "class_path=" not in line:
         return unknown(match[1], known, args)
     key = re.match(r'Parser key "([\w.]+)":', line)
     return line if key is None else _wrong_value(key[1], line[key.end() :].strip())
+
+
+def _configurations(args: Sequence[str]) -> str:
+    """The configuration files among the arguments; the parser does not say which one it read."""
+    pairs = zip(args, [*args[1:], ""], strict=True)
+    parts = ((arg.partition("="), following) for arg, following in pairs)
+    named = [value or after for (flag, _, value), after in parts if flag in ("--config", "-c")]
+    return " or ".join(named)
 
 
 def _wrong_value(flag: str, text: str) -> str:

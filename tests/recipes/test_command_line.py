@@ -36,6 +36,7 @@ DEMO = ["--config", str(Path(__file__).parents[2] / "recipes/presets/unet3d/demo
             "DynUNet needs --model.net.spatial_dims, ",
         ),
         (["fit", "--submission.division", "Closed"], 2, "allowed: auto, closed, open"),
+        (["fit", *DEMO, "--trainer.use_distributed_sampler", "true"], 2, "a share of its share"),
         (["fit", *DEMO, "--target.metrics", '{"dicee": 0.5}'], 2, "benchmark measures: dice_"),
         (["fit", "--data.root", "/nowhere"], 1, "git clone https://github.com/neheller/kits19"),
         (["fit", *DEMO, "--ckpt_path", "/nowhere.ckpt"], 2, "no file /nowhere.ckpt"),
@@ -70,6 +71,15 @@ def test_the_demo_is_announced_where_it_runs(command, said, capsys):
     run(BENCHMARK, [command, *(["--steps", "2"] if command == "speed" else [])])
     real = f"Demo on generated data (real: python recipes/unet3d.py {command} --data.root DIR)"
     assert capsys.readouterr().out.count(real) == said
+
+
+def test_a_preset_that_is_no_yaml_is_named(tmp_path, capsys):
+    preset = tmp_path / "mine.yaml"
+    preset.write_text("model: {learning_rate: [1,")
+    for command in ("fit", "doctor"):
+        assert run(BENCHMARK, [command, f"--config={preset}"]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"error: --config {preset}: while parsing")
 
 
 def test_unknown_key_in_a_preset_names_the_key(tmp_path, capsys):
