@@ -119,9 +119,9 @@ def test_resumed_run_trains_on_as_if_never_stopped(stem, tmp_path):
         stem, tmp_path / "half", *every, "--evaluation.limit", "2", "--trainer.max_epochs", "1"
     )
     last = half / "checkpoints" / "last.ckpt"
-    _, resumed = fit(
-        stem, tmp_path / "rest", *every, "--evaluation.limit", "2", "--ckpt_path", str(last)
-    )
+    # The settings of the run that is continued hold, so also where it was to stop.
+    more = ["--evaluation.limit", "2", "--ckpt_path", str(last), "--trainer.max_epochs=-1"]
+    _, resumed = fit(stem, tmp_path / "rest", *every, *more)
     expected, after = losses(whole), losses(resumed)
     assert after
     assert {step: expected[step] for step in after} == after
