@@ -31,6 +31,8 @@ class WarmUp(Callback):
     Args:
         steps: Forward and backward passes to run; 0 switches the warm-up (and FLOP count) off.
         compile: Compile ``net`` in place with ``torch.compile``.
+        compile_mode: How; ``reduce-overhead`` replays CUDA graphs on GPUs, which helps where a step
+            is so short that starting its kernels takes a large part of it.
         memory_format: Layout of the network's weights.
         cudnn_benchmark: Let cuDNN try its algorithms (off on CPU anyway).
         matmul_precision: ``high`` lets fp32 matrix products and convolutions use TF32 on GPUs;
@@ -45,11 +47,12 @@ class WarmUp(Callback):
         steps: int = 1,
         *,
         compile: bool = False,
+        compile_mode: Literal["default", "reduce-overhead", "max-autotune"] = "default",
         memory_format: Literal["contiguous", "channels_last", "channels_last_3d"] = "contiguous",
         cudnn_benchmark: bool = True,
         matmul_precision: Literal["highest", "high", "medium"] = "highest",
     ) -> None:
-        self.steps, self.compile = steps, compile
+        self.steps, self.compile, self.compile_mode = steps, compile, compile_mode
         self.memory_format = memory_format
         self.cudnn_benchmark, self.matmul_precision = cudnn_benchmark, matmul_precision
         self.flops_per_sample: float | None = None
@@ -65,7 +68,7 @@ class WarmUp(Callback):
         sharded = isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy)
         if not self.steps or sharded or not hasattr(datamodule, "synthetic_batch"):
             if self.compile:
-                net.compile()
+                net.compile(mode=self.compile_mode)
             return
         with torch.random.fork_rng(devices=_cuda_devices(pl_module)), unchanged(pl_module):
             batch = pl_module.transfer_batch_to_device(
@@ -73,7 +76,7 @@ class WarmUp(Callback):
             )
             self._count_flops(trainer, pl_module, batch, int(datamodule.batch_size))
             if self.compile:
-                net.compile()
+                net.compile(mode=self.compile_mode)
             for _ in range(self.steps - 1 + self.compile):
                 synthetic_step(trainer, pl_module, batch)
             self._warm_up_evaluation(trainer, pl_module)

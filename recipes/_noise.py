@@ -21,6 +21,7 @@ SILENCED = (
     (".*No device id is provided via `init_process_group`.*", "one device per process is set"),
     (".*recommended to use .*sync_dist=True.*", "our metrics are equal on all ranks already"),
     (".*Sparse invariant checks are implicitly disabled.*", "the indices are our own"),
+    (".*Dynamo detected a call to a `functools.lru_cache`.*", "what we cache never changes"),
     (".*deterministic.*non-deterministic.*", "speed is the default; the flag is the trainer's"),
 )
 

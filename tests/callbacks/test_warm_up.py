@@ -57,6 +57,15 @@ def test_warming_up_the_evaluation_leaves_frozen_parts_in_evaluation_mode():
     assert modes == [False, True, True]
 
 
+@pytest.mark.parametrize("steps", [0, 2])
+def test_the_net_is_compiled_in_the_mode_that_was_asked_for(steps, monkeypatch):
+    modes, module = [], WithStatistics()
+    monkeypatch.setattr(module.net, "compile", lambda *, mode: modes.append(mode))
+    warm_up = WarmUp(steps, compile=True, compile_mode="reduce-overhead")
+    toy_trainer([warm_up], max_epochs=1).fit(module, datamodule=ToyData())
+    assert modes == ["reduce-overhead"]
+
+
 def test_warm_up_counts_flops_per_sample():
     _, warm_up = run(1)
     # A linear layer 2 -> 1: 4 FLOP forward, 4 for its weight, 4 for the input of batch norm.
