@@ -306,9 +306,9 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         0 if all runs are there and make a valid result, 1 if not, 130 if interrupted.
     """
-    previous = signal.signal(signal.SIGTERM, _as_interrupt)
     printer = _Printer(quiet=args.json)
     collection = _open(args, printer)
+    previous = signal.signal(signal.SIGTERM, _as_interrupt)  # put back below, whatever happens
     stopped = None
     try:
         with printer:

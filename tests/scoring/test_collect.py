@@ -137,12 +137,14 @@ def test_runs_that_are_all_killed_before_they_begin_stop_the_collection(tmp_path
 
 
 def test_other_arguments_in_the_same_folder_are_refused(tmp_path, recipe, cli):
+    before = signal.getsignal(signal.SIGTERM)
     collect(cli, recipe, tmp_path / "out", runs=1)
     status, _, err = cli("collect", recipe, "--runs", 1, "--output_root", tmp_path / "out",
                          "--", "--pause", "1")  # fmt: skip
     assert status == 2
     assert "another arguments" in err
     assert cli("collect", tmp_path / "absent.py", "--runs", 1)[0] == 2
+    assert signal.getsignal(signal.SIGTERM) is before, "a refusal leaves no handler behind"
 
 
 def start(recipe, out, pause):
