@@ -8,20 +8,34 @@ from collections.abc import Callable
 from pathlib import Path
 
 
+def process_start(pid: int) -> int | None:
+    """When a process began, which tells two apart that had one number one after the other.
+
+    Args:
+        pid: Its number.
+
+    Returns:
+        Clock ticks since the machine started; ``None`` where the system does not say (only Linux
+        does) or there is no such process.
+    """
+    try:
+        # The name in parentheses may hold blanks; the start is the 20th field behind it.
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
 def seconds_since_process_start() -> float:
     """Seconds that this process has existed, from the kernel where it tells (Linux), else 0.
 
     Returns:
         Seconds >= 0, resolution of one kernel tick (usually 0.01 s).
     """
-    try:
-        stat = Path("/proc/self/stat").read_text()
-        # The second field is the command in parentheses and may hold blanks, so count after it.
-        start_ticks = int(stat.rpartition(")")[2].split()[19])
-        uptime = time.clock_gettime(time.CLOCK_BOOTTIME)
-        return max(0.0, uptime - start_ticks / os.sysconf("SC_CLK_TCK"))
-    except (OSError, ValueError, IndexError, AttributeError):
+    ticks = process_start(os.getpid())
+    if ticks is None:
         return 0.0
+    uptime = time.clock_gettime(time.CLOCK_BOOTTIME)
+    return max(0.0, uptime - ticks / os.sysconf("SC_CLK_TCK"))
 
 
 class RunClock:

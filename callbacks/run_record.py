@@ -17,6 +17,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from callbacks import wandb_run
+from callbacks.clock import process_start
 from callbacks.curve import run_title, save_curve
 from callbacks.quality_target import QualityTarget, StopReason, StopRun
 from callbacks.warm_up import WarmUp
@@ -173,23 +174,6 @@ def _num_parameters(pl_module: L.LightningModule) -> int:
         return int(count())
     net: Any = getattr(pl_module, "net", pl_module)
     return sum(p.numel() for p in net.parameters())
-
-
-def process_start(pid: int) -> int | None:
-    """When a process began, which tells two apart that had one number one after the other.
-
-    Args:
-        pid: Its number.
-
-    Returns:
-        Clock ticks since the machine started; ``None`` where the system does not say (only Linux
-        does) or there is no such process.
-    """
-    try:
-        # The name in parentheses may hold blanks; the start is the 20th field behind it.
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-    except (OSError, ValueError, IndexError):
-        return None
 
 
 def system(device: torch.device) -> dict[str, Any]:

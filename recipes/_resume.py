@@ -13,8 +13,8 @@ from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from callbacks.clock import process_start
 from callbacks.quality_target import RunState, StopReason
-from callbacks.run_record import process_start
 from recipes._usage import UsageError
 
 # A run that ended in one of these ways has nothing left to train.

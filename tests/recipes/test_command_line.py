@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from callbacks.run_record import process_start
+from callbacks.clock import process_start
 from modules.nets.unet3d import UNet3D
 from modules.unet3d import UNet3DModule
 from recipes._cli import _one_line, run

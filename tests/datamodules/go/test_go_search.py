@@ -335,6 +335,7 @@ def test_a_compilation_in_the_background_ignores_ctrl_c_as_before():
     try:
         with _interruptible():
             signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
 
