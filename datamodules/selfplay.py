@@ -41,7 +41,7 @@ from datamodules._selfplay_window import (
 from datamodules.go.board import MAX_PLIES
 from datamodules.go.features import PLANES
 from datamodules.go.moves import Rules
-from datamodules.go.players import Players, PlayersState
+from datamodules.go.players import Players, PlayersState, playing_speed
 from datamodules.go.records import Examples, read_game
 from datamodules.go.selfplay import Network, SelfPlay, compile_search
 
@@ -310,8 +310,18 @@ class SelfPlayDataModule(BenchmarkDataModule):
     def _make_players(self) -> Players:
         """The workers of this rank, with the running games of a run that is resumed."""
         rank, world_size = ranks(self.trainer)
+        players = Players(self._new_workers(), ahead=self.play_ahead * self.overlap)
+        shape = world_size, self.workers, self.games_at_once
+        if self._resumed and shape == _shape(self._resumed):
+            players.restore(self._resumed[rank])
+        self._resumed = []
+        return players
+
+    def _new_workers(self) -> list[SelfPlay]:
+        """Workers at the beginning of their first games."""
+        rank, _ = ranks(self.trainer)
         epoch, _ = resume_position(self.trainer)
-        workers = [
+        return [
             SelfPlay(
                 self.size, self.komi, self.games_at_once, self.rules,
                 seed=_seed(SELFPLAY_STREAM, run_seed(), epoch, rank, worker),
@@ -319,12 +329,19 @@ class SelfPlayDataModule(BenchmarkDataModule):
             )
             for worker in range(self.workers)
         ]  # fmt: skip
-        players = Players(workers, ahead=self.play_ahead * self.overlap)
-        shape = world_size, self.workers, self.games_at_once
-        if self._resumed and shape == _shape(self._resumed):
-            players.restore(self._resumed[rank])
-        self._resumed = []
-        return players
+
+    def speed_figures(self, seconds: float = 5.0) -> dict[str, float]:
+        """How fast this rank's workers play with the network that was lent.
+
+        Args:
+            seconds: How long they play, twice; the second time counts.
+
+        Returns:
+            Readouts and moves per second, by name.
+        """
+        assert self.playing is not None, "the module lends its network"
+        readouts, moves = playing_speed(self._new_workers(), self.playing(), seconds)
+        return {"self-play readouts/s": readouts, "self-play moves/s": moves}
 
     def _collect(self, model: int) -> None:
         """Take the games of all ranks into the window, once each has finished its share."""

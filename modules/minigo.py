@@ -7,11 +7,9 @@ tensor of game numbers. The data module's games are played by this module's netw
 
 import os
 from collections.abc import Callable, Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import Any, ClassVar, TypedDict
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
@@ -24,6 +22,7 @@ from modules._base import BenchmarkModule, scheduled
 from modules.nets.minigo import PLANES, DualNet
 from modules.ops.check_net import check_net
 from modules.ops.minigo_checkpoint import load_bundle
+from modules.ops.playing_nets import GraphedNets, network_of
 
 COLOURS = ("black", "white")
 
@@ -88,6 +87,8 @@ class MiniGoModule(BenchmarkModule):
         max_plies: Moves after which an evaluation game is scored as it stands, at most 2048.
         bfloat16_play: Let the network play its training games in bfloat16; evaluation games are
             always in single precision.
+        cuda_graph_play: Let it play them through CUDA graphs captured at a few batch sizes before
+            the clock starts; on a CPU its batches have these sizes and nothing is captured.
 
     Raises:
         ValueError: If rates and boundaries do not fit, there would be no search, games are too long
@@ -117,6 +118,7 @@ class MiniGoModule(BenchmarkModule):
         pass_alive_plies: int = 133,
         max_plies: int = 1444,
         bfloat16_play: bool = False,
+        cuda_graph_play: bool = False,
     ) -> None:
         super().__init__()
         problems = []
@@ -145,6 +147,9 @@ class MiniGoModule(BenchmarkModule):
             eval_readouts, eval_virtual_losses, pass_alive_plies, max_plies
         )
         self.play_dtype = torch.bfloat16 if bfloat16_play else torch.float32
+        self.cuda_graph_play = cuda_graph_play
+        self._graphed: GraphedNets | None = None
+        self._batches: dict[str, int] = {}
         self.start_step = 0
         self.wins = WinRate()
         self._momentum: dict[str, Tensor] = {}
@@ -168,7 +173,7 @@ class MiniGoModule(BenchmarkModule):
         if datamodule.size != self.size:
             raise ValueError(f"data.size is {datamodule.size} but model.size is {self.size}")
         compile_search()  # before the clock starts; an instant once it is cached
-        datamodule.playing = self.playing
+        self.lend_network(datamodule)
         target = reference_net(datamodule.target)
         load_bundle(target, datamodule.target)
         self.target_net.set(target)
@@ -176,13 +181,49 @@ class MiniGoModule(BenchmarkModule):
             momentum, self.start_step = load_bundle(self.net, datamodule.checkpoint)
             self._momentum = momentum
 
+    def lend_network(self, datamodule: Any) -> None:
+        """Let a data module play with this network.
+
+        Args:
+            datamodule: Who plays; its ``playing`` is set.
+        """
+        leaves = datamodule.games_at_once * datamodule.virtual_losses
+        self._batches = {"largest": leaves, "copies": datamodule.workers}
+        self._graphed = None
+        datamodule.playing = self.playing
+
     def playing(self) -> Network:
         """The network as it is now, for the search.
 
         Returns:
             A function that any thread may call while this module trains on.
         """
-        return network_of(self.net, self.device, self.play_dtype)
+        if not self.cuda_graph_play:
+            return network_of(self.net, self.device, self.play_dtype)
+        if self._graphed is None:
+            shape = (PLANES, self.size, self.size)
+            self._graphed = GraphedNets(
+                self.net, self.device, self.play_dtype, plane_shape=shape, **self._batches
+            )
+        return self._graphed.network(self.net)
+
+    def warm_up_evaluation(self) -> None:
+        """Capture what is to be captured before the clock starts, on made-up positions."""
+        if self.cuda_graph_play and self._batches:
+            self.playing()
+
+    def speed_figures(self, datamodule: Any) -> dict[str, float]:
+        """How fast self-play is, for the ``speed`` command.
+
+        Args:
+            datamodule: Who plays.
+
+        Returns:
+            Figures by name.
+        """
+        compile_search()
+        self.lend_network(datamodule)
+        return datamodule.speed_figures()
 
     # Training.
 
@@ -396,50 +437,3 @@ def reference_net(prefix: Path) -> DualNet:
     convs = sum(name.startswith("conv2d") and name.endswith("/kernel") for name in entries)
     size = round(hidden[0] ** 0.5)
     return DualNet(size=size, width=kernel[3], blocks=(convs - 3) // 2, fc_width=hidden[1])
-
-
-def network_of(net: nn.Module, device: torch.device, dtype: torch.dtype = torch.float32) -> Network:
-    """A frozen copy of a network as the search calls it.
-
-    Args:
-        net: The network, in any mode; it stays as it is.
-        device: Where to run it.
-        dtype: Type to compute in.
-
-    Returns:
-        planes (B, 13, n, n) uint8 -> priors (B, A) float32 and values (B,) float32, as arrays.
-    """
-    # The folding is exact only in single precision.
-    frozen = fused(deepcopy(net).to(device).eval().requires_grad_(False)).to(dtype)
-
-    # A mixed-precision trainer's autocast holds in its evaluation, too.
-    @torch.inference_mode()
-    @torch.autocast(device.type, enabled=False)
-    def evaluate(planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        logits, value = frozen(torch.from_numpy(planes).to(device).to(dtype))
-        priors = torch.softmax(logits.float(), dim=1)
-        return priors.cpu().numpy(), value.float().cpu().numpy()
-
-    return evaluate
-
-
-def fused(net: nn.Module) -> nn.Module:
-    """Fold the normalisation of a dual network into its convolutions; other nets stay as they are.
-
-    Args:
-        net: A network in evaluation mode; changed in place.
-
-    Returns:
-        The network.
-    """
-    from torch.nn.utils.fusion import fuse_conv_bn_eval
-
-    pairs = [("conv", "bn"), ("policy_conv", "policy_bn"), ("value_conv", "value_bn")]
-    places: list[tuple[nn.Module, str, str]] = []
-    if isinstance(net, DualNet):
-        places = [(net, conv, bn) for conv, bn in pairs]
-        places += [(b, f"conv{i}", f"bn{i}") for b in net.blocks for i in (1, 2)]
-    for owner, conv, bn in places:
-        setattr(owner, conv, fuse_conv_bn_eval(getattr(owner, conv), getattr(owner, bn)))
-        setattr(owner, bn, nn.Identity())
-    return net

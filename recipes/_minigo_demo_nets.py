@@ -20,9 +20,9 @@ from datamodules.go.moves import Rules
 from datamodules.go.records import Examples, game_examples
 from datamodules.go.selfplay import MatchRules, SelfPlay, play_match
 from datamodules.selfplay import WindowExamples
-from modules.minigo import network_of
 from modules.nets.minigo import DualNet
 from modules.ops.minigo_checkpoint import save_bundle
+from modules.ops.playing_nets import network_of
 
 SIZE, KOMI, GAMES, BATCH, WINDOW = 5, 7.5, 128, 64, 3
 TARGET_GENERATION, SEED = 8, 5

@@ -33,7 +33,7 @@ def gtp(args: list[str]) -> int:
     import torch
 
     from datamodules.go.gtp import Player
-    from modules.minigo import network_of
+    from modules.ops.playing_nets import network_of
 
     net = read_net(options.ckpt_path)
     player = Player(

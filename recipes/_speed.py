@@ -109,6 +109,8 @@ def measure(benchmark: Benchmark, cli: RecipeCLI, steps: int) -> dict[str, Any]:
         lightning_ms += _milliseconds(moments)
         plain_ms += _milliseconds(_plain_round(cli, trainer, batches, steps))
     figures = _figures(cli, trainer, lightning_ms, plain_ms, wait)
+    more = getattr(cli.model, "speed_figures", None)  # what a benchmark does beside its steps
+    figures |= more(cli.datamodule) if callable(more) else {}
     for name, value in figures.items():
         print(f"{name:32} {value if isinstance(value, str) else format(value, '.4g')}")
     return figures

@@ -5,6 +5,7 @@ more with the same weights, while the next ones are trained. All of it is counte
 in seconds, so the games do not depend on which thread is faster.
 """
 
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
@@ -116,6 +117,36 @@ class Players:
             worker.stopped = True
         for pool in self._pools:
             pool.shutdown(cancel_futures=True)
+
+
+def playing_speed(
+    workers: Sequence[SelfPlay], network: Network, seconds: float
+) -> tuple[float, float]:
+    """Let workers play at the same time, first untimed, as fresh memory is slow.
+
+    Args:
+        workers: Who plays, one thread each.
+        network: Values positions.
+        seconds: How long, twice.
+
+    Returns:
+        Readouts and moves per second, of all together.
+    """
+
+    def play(worker: SelfPlay) -> None:
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            worker.step(network)
+
+    with ThreadPoolExecutor(len(workers), "self-play") as pool:
+        list(pool.map(play, workers))
+        readouts, moves = (-sum(getattr(w, n) for w in workers) for n in ("readouts", "moves"))
+        start = time.perf_counter()
+        list(pool.map(play, workers))
+        passed = time.perf_counter() - start
+    readouts += sum(worker.readouts for worker in workers)
+    moves += sum(worker.moves for worker in workers)
+    return readouts / passed, moves / passed
 
 
 def _renewed_state(worker: SelfPlay) -> WorkerState:

@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from modules.minigo import MiniGoModule, WinRate, network_of, reference_net
+from modules.minigo import MiniGoModule, WinRate, reference_net
 from modules.nets.minigo import DualNet
 from modules.ops.minigo_checkpoint import load_bundle, save_bundle
+from modules.ops.playing_nets import GraphedNets, network_of
 from modules.ops.tensor_bundle import TensorBundle
 
 
@@ -87,6 +88,35 @@ def test_a_mixed_precision_trainer_leaves_the_match_in_single_precision():
         mixed = network(planes)
     for ours, theirs in zip(mixed, network(planes), strict=True):
         assert (ours == theirs).all()
+
+
+def test_graphs_are_captured_once_before_the_clock_and_for_the_players_largest_batch(monkeypatch):
+    from modules import minigo
+
+    made: list[dict] = []
+
+    def watched(*args, **settings):
+        made.append(settings)
+        return GraphedNets(*args, **settings)
+
+    monkeypatch.setattr(minigo, "GraphedNets", watched)
+    module = MiniGoModule(net=small, size=5, cuda_graph_play=True)
+    module.warm_up_evaluation()
+    assert made == []  # as in ``speed``, whose rounds play no games
+    data = type("D", (), {"games_at_once": 6, "virtual_losses": 2, "workers": 3})()
+    module.lend_network(data)
+    module.warm_up_evaluation()
+    assert made == [{"plane_shape": (13, 5, 5), "largest": 12, "copies": 3}]
+    planes = np.random.default_rng(0).integers(0, 2, (11, 13, 5, 5)).astype(np.uint8)
+    plain = MiniGoModule(net=small, size=5)
+    plain.lend_network(data)
+    expected = plain.playing()(planes)
+    module.net.load_state_dict(plain.net.state_dict())
+    module.lend_network(data)
+    for _ in range(2):
+        for ours, theirs in zip(module.playing()(planes), expected, strict=True):
+            assert ours == pytest.approx(theirs, abs=1e-6)
+    assert len(made) == 2
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,9 @@ def test_every_recipe_is_measured(stem, monkeypatch, capsys):
     figures = {row[0]: row[1] for row in rows if len(row) == 2}
     assert float(figures["samples/s"]) > 0
     assert float(figures["Lightning / plain loop"]) > 0
+    played = [name for name in figures if name.startswith("self-play")]
+    assert len(played) == 2 * (stem == "minigo")
+    assert all(float(figures[name]) > 0 for name in played)
 
 
 @pytest.mark.speed

@@ -2,6 +2,7 @@
 
 import math
 import signal
+import time
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 
@@ -13,7 +14,7 @@ from datamodules.go import moves as mv
 from datamodules.go import search
 from datamodules.go import tree as mcts
 from datamodules.go.features import symmetries
-from datamodules.go.players import Players
+from datamodules.go.players import Players, playing_speed
 from datamodules.go.records import game_examples
 from datamodules.go.selfplay import MatchRules, SelfPlay, _interruptible, play_match
 from tests.datamodules.go.slow_go import SlowGo, SlowNode
@@ -290,6 +291,32 @@ def test_self_play_is_the_same_again_and_its_examples_are_sound():
             assert game.outcome == (1.0 if replayed.score(KOMI) > 0 else -1.0)
 
 
+def test_moves_of_ended_and_running_games_are_counted():
+    player = SelfPlay(SIZE, KOMI, 8, RULES, seed=3)
+    games, counted = [], 0
+    while len(games) < 6:
+        before = player.moves
+        games += player.step(fast_network)
+        assert 0 <= player.moves - before <= 8  # a game makes one move per batch at most
+        counted += player.moves - before
+    running = player.state()["plies"].sum()
+    assert player.moves == counted == sum(len(game.moves) for game in games) + running
+
+
+def test_playing_speed_is_what_the_workers_did_by_the_clock():
+    crew, asked = workers(), []
+
+    def counting(planes):
+        asked.append(len(planes))
+        return fast_network(planes)
+
+    readouts, moves = playing_speed(crew, counting, 0.2)
+    total = sum(worker.readouts for worker in crew)
+    assert total == sum(asked)
+    assert 0 < readouts <= total / 0.2
+    assert 0 < moves <= sum(worker.moves for worker in crew) / 0.2
+
+
 def test_without_passing_the_first_pass_is_forced():
     rules = RULES._replace(pass_alive_plies=1000, resign_low=-2.0, resign_high=-2.0)
     player = SelfPlay(SIZE, KOMI, 4, rules, seed=3, allow_pass=False)
@@ -343,8 +370,6 @@ def test_a_compilation_in_the_background_ignores_ctrl_c_as_before():
 @pytest.mark.speed
 @pytest.mark.slow
 def test_search_does_15000_readouts_a_second_on_19x19():
-    import time
-
     rng = np.random.default_rng(0)
     priors = rng.dirichlet(np.full(362, 0.3), size=64).astype(np.float32)
     values = rng.uniform(-0.3, 0.3, 64).astype(np.float32)

@@ -1,0 +1,221 @@
+"""Frozen copies of a network as the search of Go calls them: arrays in and out, from any thread.
+
+Shapes: B positions, n points per side, A = n*n + 1 actions.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from functools import partial
+from queue import SimpleQueue
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from modules.nets.minigo import DualNet
+
+Network = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""planes (B, 13, n, n) uint8 -> priors (B, A) float32 and values (B,) float32, Black's view."""
+
+Pass = Callable[[], tuple[Tensor, Tensor]]
+
+WARM_UP_PASSES = 3
+"""What torch advises before a capture: libraries choose and allocate in their first passes."""
+
+
+def network_of(net: nn.Module, device: torch.device, dtype: torch.dtype = torch.float32) -> Network:
+    """A frozen copy of a network as the search calls it.
+
+    Args:
+        net: The network, in any mode; it stays as it is.
+        device: Where to run it.
+        dtype: Type to compute in.
+
+    Returns:
+        What any thread may call, while the network itself trains on.
+    """
+    copy = _frozen(net, device, dtype)
+
+    @torch.inference_mode()
+    def evaluate(planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return _arrays(*_priors_and_values(copy, torch.from_numpy(planes).to(device), dtype))
+
+    return evaluate
+
+
+class GraphedNets:
+    """Copies of one network at a few batch sizes, each size captured once in a CUDA graph.
+
+    A graph starts all kernels of a pass at once, and without Python. It is bound to its tensors, so
+    new weights are copied into them, and a batch takes the first rows of the next larger size; what
+    the other rows give is dropped. On other devices nothing is captured, all else is the same.
+
+    Args:
+        net: A network of the shape of all that are to play.
+        device: Where to run them.
+        dtype: Type to compute in.
+        plane_shape: Of one position, (13, n, n).
+        largest: Positions of the largest batch.
+        copies: Threads that may evaluate at the same time; others wait.
+
+    Raises:
+        ValueError: If the network cannot be captured, as where its kernels depend on its input.
+    """
+
+    def __init__(
+        self, net: nn.Module, device: torch.device, dtype: torch.dtype, *,
+        plane_shape: Sequence[int], largest: int, copies: int,
+    ) -> None:  # fmt: skip
+        self._device, self._dtype = device, dtype
+        self._idle: SimpleQueue[_Copy] = SimpleQueue()
+        planes = torch.zeros((largest, *plane_shape), dtype=torch.uint8, device=device)
+        try:
+            for _ in range(copies):
+                self._idle.put(_Copy(_frozen(net, device, dtype), planes.clone(), dtype))
+        except RuntimeError as error:
+            reason = (str(error).strip().splitlines() or ["no message"])[0]
+            raise ValueError(
+                f"{type(net).__name__} cannot be captured in a CUDA graph ({reason}); without "
+                "--model.cuda_graph_play it plays as it is"
+            ) from error
+
+    def network(self, net: nn.Module) -> Network:
+        """A network with the weights that it has now.
+
+        Args:
+            net: One of the same shape; it stays as it is.
+
+        Returns:
+            As ``network_of``, for at most ``largest`` positions.
+        """
+        weights = _tensors(_frozen(net, self._device, self._dtype))
+        if self._device.type == "cuda":
+            # Copies read them in streams of their own.
+            torch.cuda.current_stream(self._device).synchronize()
+
+        def evaluate(planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            copy = self._idle.get()
+            try:
+                return copy.evaluate(planes, weights)
+            finally:
+                self._idle.put(copy)
+
+        return evaluate
+
+
+class _Copy:
+    """A network with its own tensors, graphs and stream; one thread at a time may use it."""
+
+    def __init__(self, net: nn.Module, planes_BPnn: Tensor, dtype: torch.dtype) -> None:
+        self._planes_BPnn = planes_BPnn
+        self._own = _tensors(net)
+        self._held: list[Tensor] = []
+        """The weights that were copied into them."""
+        self._sizes = batch_sizes(len(planes_BPnn))
+        self._passes: list[Pass] = [
+            partial(_priors_and_values, net, planes_BPnn[:size], dtype) for size in self._sizes
+        ]
+        self._stream = None
+        if planes_BPnn.device.type == "cuda":
+            self._stream = torch.cuda.Stream(planes_BPnn.device)
+            self._passes = _captured(self._passes, self._stream)
+
+    @torch.inference_mode()
+    def evaluate(
+        self, planes: np.ndarray, weights: list[Tensor]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Priors and values with some weights."""
+        count = len(planes)
+        with torch.cuda.stream(self._stream):
+            if weights is not self._held:
+                for own, new in zip(self._own, weights, strict=True):
+                    own.copy_(new)
+                self._held = weights
+            self._planes_BPnn[:count].copy_(torch.from_numpy(planes))
+            priors_BA, value_B = self._passes[bisect_left(self._sizes, count)]()
+            return _arrays(priors_BA[:count], value_B[:count])
+
+
+def batch_sizes(largest: int) -> list[int]:
+    """Sizes in eighths of the largest, so that a full search wastes little of its batch.
+
+    Args:
+        largest: The last of them.
+
+    Returns:
+        Rising, without repetition.
+    """
+    return sorted({-(-largest * eighths // 8) for eighths in range(1, 9)})
+
+
+def _captured(passes: Sequence[Pass], stream: torch.cuda.Stream) -> list[Pass]:
+    """Passes that start the captured kernels again, and fill the same outputs each time."""
+    # Not the stream of the capture: what libraries allocate there must belong to the graphs.
+    aside, pool = torch.cuda.Stream(stream.device), torch.cuda.graph_pool_handle()
+    aside.wait_stream(torch.cuda.current_stream(stream.device))
+    replays: list[Pass] = []
+    for run in passes:
+        with torch.cuda.stream(aside):
+            for _ in range(WARM_UP_PASSES):
+                run()
+        graph = torch.cuda.CUDAGraph()
+        # Other threads, as those that load data, may go on.
+        with torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"):
+            outputs = run()
+        replays.append(partial(_replayed, graph, outputs))
+    return replays
+
+
+def _replayed(graph: torch.cuda.CUDAGraph, outputs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """A graph's outputs after it ran again in the current stream."""
+    graph.replay()
+    return outputs
+
+
+@torch.inference_mode()
+def _priors_and_values(
+    net: nn.Module, planes_BPnn: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Priors (B, A) and values (B,), both float32."""
+    # A mixed-precision trainer's autocast holds in its evaluation, too.
+    with torch.autocast(planes_BPnn.device.type, enabled=False):
+        logits_BA, value_B = net(planes_BPnn.to(dtype))
+    return torch.softmax(logits_BA.float(), dim=1), value_B.float()
+
+
+def _arrays(priors_BA: Tensor, value_B: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Both outputs on the host."""
+    return priors_BA.cpu().numpy(), value_B.cpu().numpy()
+
+
+def _frozen(net: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """A copy of a network that only evaluates."""
+    # The folding is exact only in single precision.
+    return fused(deepcopy(net).to(device).eval().requires_grad_(False)).to(dtype)
+
+
+def _tensors(net: nn.Module) -> list[Tensor]:
+    """All that differs between two networks of one shape."""
+    return [*net.parameters(), *net.buffers()]
+
+
+def fused(net: nn.Module) -> nn.Module:
+    """Fold the normalisation of a dual network into its convolutions; other nets stay as they are.
+
+    Args:
+        net: A network in evaluation mode; changed in place.
+
+    Returns:
+        The network.
+    """
+    pairs = [("conv", "bn"), ("policy_conv", "policy_bn"), ("value_conv", "value_bn")]
+    places: list[tuple[nn.Module, str, str]] = []
+    if isinstance(net, DualNet):
+        places = [(net, conv, bn) for conv, bn in pairs]
+        places += [(b, f"conv{i}", f"bn{i}") for b in net.blocks for i in (1, 2)]
+    for owner, conv, bn in places:
+        setattr(owner, conv, fuse_conv_bn_eval(getattr(owner, conv), getattr(owner, bn)))
+        setattr(owner, bn, nn.Identity())
+    return net
