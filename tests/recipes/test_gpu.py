@@ -1,0 +1,106 @@
+"""Every recipe on one CUDA device: the same losses as on a CPU, its preset's flags, its target.
+
+pytest -n 0 -m 'gpu and not demo and not speed'     a few minutes
+pytest -n 0 -m 'gpu and demo'                       every demo to its target
+"""
+
+import importlib
+import json
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+import yaml
+
+from callbacks.quality_target import RunState
+from recipes import _speed
+from recipes._cli import demo_preset, run
+from recipes._parser import RecipeCLI
+from recipes._train_commands import Run
+
+ROOT = Path(__file__).parents[2]
+STEMS = sorted(path.stem for path in (ROOT / "recipes").glob("[a-z]*.py"))
+STEPS = 3
+# Each device draws its own random numbers, so steps that are compared do without.
+NO_DROPOUT = {
+    "bert": ["dropout", "attention_dropout"],
+    "rnnt": ["encoder_dropout", "prediction_dropout", "joint_dropout"],
+}
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+
+def benchmark(stem):
+    return importlib.import_module(f"recipes.{stem}").BENCHMARK
+
+
+class Losses(L.Callback):
+    """Notes the loss of every step."""
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self.values.append(float(outputs["loss"]))
+
+
+def losses(stem: str, folder: Path, accelerator: str) -> list[float]:
+    """Losses of the first steps from the same weights on the same batches."""
+    sheet = benchmark(stem)
+    args = ["--config", str(demo_preset(sheet)), "--seed_everything", "5"]
+    args += ["--trainer.accelerator", accelerator]
+    for name in NO_DROPOUT.get(stem, []):
+        args += [f"--model.net.{name}", "0"]
+    cli = RecipeCLI(sheet, "speed", args)
+    cli.datamodule.prepare_data()
+    batches, _ = _speed._read_batches(cli.datamodule, STEPS)
+    noted = Losses()
+    cli.config.output_root = folder
+    cli.config_init.evaluation.first = cli.config_init.evaluation.every = 1e15
+    cli.config_init.evaluation.limit, cli.config_init.evaluation.unit = 1, "epochs"
+    cli.config_init.trainer.callbacks = [noted]
+    trainer = Run(sheet, cli, RunState(), resumed_from=None).trainer
+    torch.manual_seed(5)
+    trainer.fit(cli.model, datamodule=_speed.Replay(cli.datamodule, batches, STEPS))
+    return noted.values
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_first_losses_are_those_on_a_cpu(stem, tmp_path, monkeypatch):
+    order = torch.randperm  # of the sampled boxes in Mask R-CNN
+    monkeypatch.setattr(torch, "randperm", lambda n, device=None: order(n).to(device))
+    ours = losses(stem, tmp_path / "gpu", "gpu")
+    assert len(ours) == STEPS
+    assert ours == pytest.approx(losses(stem, tmp_path / "cpu", "cpu"), rel=2e-3)
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_the_presets_precision_compilation_and_layout_train_the_demo(stem, tmp_path):
+    preset = yaml.safe_load((ROOT / f"recipes/presets/{stem}/h100x1.yaml").read_text())
+    kept = {
+        "trainer": {"precision": preset["trainer"]["precision"], "accelerator": "gpu"},
+        "warmup": preset.get("warmup", {}),
+        "model": {k: v for k, v in preset.get("model", {}).items() if v is True},
+        "data": {k: v for k, v in preset.get("data", {}).items() if v is True},
+    }
+    (tmp_path / "kept.yaml").write_text(yaml.safe_dump(kept))
+    sheet = benchmark(stem)
+    status = run(sheet, [
+        "fit", "--config", str(demo_preset(sheet)), "--config", str(tmp_path / "kept.yaml"),
+        "--output_root", str(tmp_path / "runs"), "--trainer.limit_train_batches", "8",
+        "--evaluation.first", "1", "--evaluation.every", "1", "--evaluation.limit", "1",
+    ])  # fmt: skip
+    assert status in (0, 3)
+    record = json.loads(next((tmp_path / "runs" / stem).glob("*/run.json")).read_text())
+    assert record["epochs"] > 0
+
+
+@pytest.mark.demo
+@pytest.mark.parametrize("stem", STEMS)
+def test_the_demo_reaches_its_target(stem, tmp_path):
+    args = ["fit", "--trainer.accelerator", "gpu", "--output_root", str(tmp_path)]
+    assert run(benchmark(stem), [*args, "--seed_everything", "0"]) == 0
