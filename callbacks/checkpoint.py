@@ -32,7 +32,8 @@ class Checkpoint(Callback):
     A second signal ends the process at once.
 
     Args:
-        every_seconds: Least time between two checkpoints; they are written inside the clock.
+        every_seconds: Least time between two checkpoints, and before the first; they are written
+            inside the clock, but for the last one.
         folder: Gives the run's folder once it exists.
         state: The run's shared state.
         benchmark: Written into the checkpoint, so that another benchmark refuses it.
@@ -48,7 +49,7 @@ class Checkpoint(Callback):
     ) -> None:
         self.every_seconds = every_seconds
         self._folder, self._state, self._benchmark = folder, state, benchmark
-        self._last_saved: float | None = None
+        self._last_saved = 0.0  # until the first checkpoint, when training began
         self._signalled = False
         self._handlers: dict[int, Any] = {}
         self._random: dict[str, Any] | None = None
@@ -69,6 +70,7 @@ class Checkpoint(Callback):
         self._handlers = {number: signal.getsignal(number) for number in SIGNALS}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._last_saved = self._state.clock.now()
         # Lightning has set its own handlers by now; they broadcast from inside the handler, which
         # can dead-lock, and it asks for a broadcast before every step.
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore
@@ -181,8 +183,7 @@ class Checkpoint(Callback):
         return trainer.world_size == 1 or count % steps == 0
 
     def _save_if_old(self, trainer: L.Trainer, over: bool) -> None:
-        now = self._state.clock.now()
-        old = self._last_saved is None or now - self._last_saved >= self.every_seconds
+        old = self._state.clock.now() - self._last_saved >= self.every_seconds
         if trainer.strategy.broadcast(old or over):
             self.save(trainer)
 

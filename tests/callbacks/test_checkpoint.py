@@ -3,6 +3,7 @@
 import os
 import signal
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -42,6 +43,7 @@ class Noisy(ToyModule):
     def training_step(self, batch, batch_idx):
         if self.cut == len(self.losses):
             os.kill(os.getpid(), signal.SIGTERM)
+        self.tick()
         x, y = batch
         noise = torch.rand(1) + float(np.random.rand())
         return super().training_step([x + 0.1 * noise, y], batch_idx)
@@ -65,14 +67,16 @@ class Noisy(ToyModule):
         super().on_validation_epoch_end()
 
 
-def fit(folder, module, schedule, ckpt=None):
+def fit(folder, module, schedule, ckpt=None, every_seconds=1e9):
     torch.manual_seed(3)
     np.random.seed(3)
-    state = fake_state(FakeTime())
+    time = FakeTime()
+    state = fake_state(time)
+    module.tick = lambda: setattr(time, "now", time.now + 1)
     callbacks = [
         EvaluationSchedule(**schedule),
         QualityTarget({"score": 1.0}, "max", state=state),
-        Checkpoint(1e9, folder=lambda: folder, state=state, benchmark="toy"),
+        Checkpoint(every_seconds, folder=lambda: folder, state=state, benchmark="toy"),
     ]
     trainer = toy_trainer(callbacks, max_epochs=-1)
     try:
@@ -156,11 +160,31 @@ def test_killed_run_goes_on_from_its_last_periodic_checkpoint(schedule, tmp_path
     folder = tmp_path / "cut"
     folder.mkdir()
     with pytest.raises(RuntimeError, match="killed"):
-        fit(folder, first, schedule)
+        fit(folder, first, schedule, every_seconds=0)
     second = Noisy()
     fit(folder, second, schedule, ckpt=folder / "checkpoints" / "last.ckpt")
     assert whole.losses[-len(second.losses) :] == second.losses
     assert len(second.losses) > 20
+
+
+@pytest.mark.parametrize(
+    ("every_seconds", "steps"),
+    # An epoch has 6 steps of a second each; the last checkpoint is always written.
+    [(0, [6, 12, 18, 24, 30]), (6, [6, 12, 18, 24, 30]), (7, [12, 24, 30]), (1e9, [30])],
+)
+def test_checkpoints_keep_their_distance_from_the_start_and_from_each_other(
+    every_seconds, steps, tmp_path, monkeypatch
+):
+    saved: list[int] = []
+    save = L.Trainer.save_checkpoint
+
+    def noted(trainer, path):
+        saved.append(trainer.global_step)
+        save(trainer, path)
+
+    monkeypatch.setattr(L.Trainer, "save_checkpoint", noted)
+    fit(tmp_path, Noisy(), {"every": 1, "limit": 5}, every_seconds=every_seconds)
+    assert saved == steps
 
 
 @pytest.mark.parametrize(
