@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from modules._base import BenchmarkModule, out_of_range, scheduled
 from modules.nets.bert import Bert
 from modules.ops.bert_checkpoint import load_checkpoint
+from modules.ops.check_net import tried
 from modules.ops.lamb import Lamb
 from modules.ops.masked_lm import MaskedAccuracy, masked_lm_loss
 from modules.ops.schedules import warmup_linear_decay
@@ -312,9 +313,8 @@ class BertModule(BenchmarkModule):
         position_T = torch.cat([torch.arange(length) for length in lengths])
         starts = torch.tensor([0, *lengths]).cumsum(0)
         name, size = type(self.net).__name__, len(lengths)
-        modes = [(module, module.training) for module in self.net.modules()]
         try:
-            with torch.random.fork_rng([]), torch.no_grad():
+            with tried(self.net):
                 words, nexts = self.net.eval()(
                     position_T % 3 + 2, position_T * 0, position_T, starts.int(), starts[:-1] + 1
                 )
@@ -323,9 +323,6 @@ class BertModule(BenchmarkModule):
             reason = (str(error).strip().splitlines() or ["no message"])[0]
             tokens = " and ".join(str(length) for length in lengths)
             raise ValueError(f"{name} fails on samples of {tokens} tokens: {reason}") from error
-        finally:
-            for module, training in modes:  # frozen parts may be in evaluation mode for good
-                module.training = training
         if len(got[0]) != 2 or got[0][0] != size or got[1] not in (None, (size, 2)):
             raise ValueError(
                 f"{name} gave shapes {got} for {size} samples with a masked word each; "

@@ -21,6 +21,7 @@ from torchmetrics.utilities import dim_zero_cat
 from modules._base import BenchmarkModule, scheduled
 from modules.nets.rnnt import RNNT
 from modules.ops.audio_features import LogMel, full_float32, splice_frames
+from modules.ops.check_net import tried
 from modules.ops.ema import averaged_copy, update_average
 from modules.ops.greedy_decoding import greedy_decode
 from modules.ops.lamb import Lamb
@@ -361,7 +362,7 @@ class RNNTModule(BenchmarkModule):
                 "modules.ops.transducer.Transducer says what a transducer needs"
             )
         try:
-            with torch.random.fork_rng([]), torch.no_grad():
+            with tried(self.net):
                 speech = torch.zeros(1, 4, NUM_FILTERS * SPLICED, device=self.device)
                 encoded, _ = self.net.encode(speech, torch.tensor([4], device=self.device))
                 labels = torch.zeros(1, 2, dtype=torch.int64, device=self.device)

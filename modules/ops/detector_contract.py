@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from modules.ops.check_net import tried
+
 DETECTION_KEYS = ("boxes", "scores", "labels")
 
 
@@ -15,8 +17,7 @@ def check_detector(
     """Refuse a network that does not follow the detectors' contract.
 
     In training ``net(*inputs, targets)`` gives a dict of scalar losses; in evaluation
-    ``net(*inputs)`` gives one dict of tensors per image. Random state and modes are as before
-    afterwards.
+    ``net(*inputs)`` gives one dict of tensors per image. Trying both leaves no trace.
 
     Args:
         net: The network.
@@ -27,17 +28,14 @@ def check_detector(
     Raises:
         ValueError: One line: what was expected and what came, or the network's own error.
     """
-    name, modes = type(net).__name__, [(module, module.training) for module in net.modules()]
+    name = type(net).__name__
     try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
+        with tried(net):
             losses = net.train()(*inputs, targets)
             found = net.eval()(*inputs)
     except Exception as error:
         lines = str(error).strip().splitlines() or ["no message"]
         raise ValueError(f"{name} failed: {type(error).__name__}: {lines[0]}") from error
-    finally:
-        for module, training in modes:
-            module.training = training
     scalars = isinstance(losses, Mapping) and all(loss.ndim == 0 for loss in losses.values())
     if not scalars or not losses:
         raise ValueError(f"{name}(*inputs, targets) must give a dict of scalar losses in training")

@@ -123,9 +123,7 @@ class _Copy:
             self._passes = _captured(self._passes, self._stream)
 
     @torch.inference_mode()
-    def evaluate(
-        self, planes: np.ndarray, weights: list[Tensor]
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def evaluate(self, planes: np.ndarray, weights: list[Tensor]) -> tuple[np.ndarray, np.ndarray]:
         """Priors and values with some weights."""
         count = len(planes)
         with torch.cuda.stream(self._stream):

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from modules.ops.check_net import check_net
+from modules.ops.detector_contract import check_detector
 
 
 class Flatten(nn.Module):
@@ -65,3 +66,35 @@ def test_check_net_integer_input_reaches_an_embedding():
 
 def test_check_net_without_parameters_works():
     check_net(Flatten(), input_shape=(2, 3, 4), output_shape=(2, 12))
+
+
+class Detector(nn.Module):
+    """Follows the detectors' contract, with statistics that training updates."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.frozen = nn.BatchNorm2d(3), nn.Dropout(0.5).eval()
+
+    def forward(self, images, targets=None):
+        x = self.norm(images)
+        if targets is not None:
+            return {"loss": x.mean() + torch.rand(())}
+        return [dict.fromkeys(("boxes", "scores", "labels"), x)] * len(images)
+
+
+def test_check_detector_leaves_no_trace_of_its_training_pass():
+    net, images = Detector(), torch.rand(2, 3, 8, 8)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    state = torch.get_rng_state()
+    check_detector(net, [images], targets=[])
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+    assert net.training
+    assert not net.frozen.training
+    assert net.norm.training
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_check_net_gives_a_lazy_net_its_shapes():
+    net = nn.Sequential(nn.LazyConv1d(2, 1), nn.LazyBatchNorm1d())
+    check_net(net, input_shape=(2, 1, 5), output_shape=(2, 2, 5))
+    assert net[0].weight.shape == (2, 1, 1)
