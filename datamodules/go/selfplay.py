@@ -5,12 +5,14 @@ play at the same time. B positions, A actions.
 """
 
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -394,7 +396,8 @@ def _interruptible() -> Iterator[None]:
 
     before = signal.signal(signal.SIGINT, note)
     try:
-        yield
+        with _unseen_lost_interrupts():
+            yield
     except Exception:
         if not pressed:
             raise
@@ -402,6 +405,22 @@ def _interruptible() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
     if pressed:
         raise KeyboardInterrupt
+
+
+@contextmanager
+def _unseen_lost_interrupts() -> Iterator[None]:
+    """Do not print what Ctrl-C raised where Python can only tell of it and go on."""
+    usual = sys.unraisablehook
+
+    def show(lost: Any) -> None:
+        if lost.exc_type is not KeyboardInterrupt:
+            usual(lost)
+
+    sys.unraisablehook = show
+    try:
+        yield
+    finally:
+        sys.unraisablehook = usual
 
 
 def _ask_both(

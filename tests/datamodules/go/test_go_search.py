@@ -1,7 +1,9 @@
 """The search against the plain implementation of the same formulas, and its own rules."""
 
+import ctypes
 import math
 import signal
+import sys
 import time
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
@@ -355,6 +357,19 @@ def test_ctrl_c_ends_a_compilation_that_swallows_it():
         raise RuntimeError("no compiled object yet")
     with pytest.raises(RuntimeError, match="no room"), _interruptible():
         raise RuntimeError("no room")
+
+
+def test_ctrl_c_in_a_callback_of_the_compiler_prints_nothing_but_other_trouble(monkeypatch):
+    shown = []
+    monkeypatch.setattr("sys.unraisablehook", lambda lost: shown.append(lost.exc_type))
+    press = ctypes.CFUNCTYPE(None)(lambda: signal.raise_signal(signal.SIGINT))
+    fail = ctypes.CFUNCTYPE(None)(lambda: {}[0])
+    hook = sys.unraisablehook
+    with pytest.raises(KeyboardInterrupt), _interruptible():  # noqa: PT012
+        press()
+        fail()
+    assert shown == [KeyError]
+    assert sys.unraisablehook is hook
 
 
 def test_a_compilation_in_the_background_ignores_ctrl_c_as_before():
