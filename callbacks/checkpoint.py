@@ -173,6 +173,7 @@ class Checkpoint(Callback):
     def _save_and_leave_if_signalled(self, trainer: L.Trainer) -> None:
         # At the end of the budget nothing is left to interrupt, nor to resume.
         over = self._state.stop_reason is not None or self._at_budget_end(trainer)
+        over = over or _at_trainers_end(trainer)
         self._save_if_old(trainer, over)
         if not over:
             self._leave_if_signalled(trainer)
@@ -240,6 +241,16 @@ class Checkpoint(Callback):
         self._random = checkpoint.get("finishline_random")
         self._evaluate_first = checkpoint.get("finishline_evaluate_first", False)
         self._resumed = True
+
+
+def _at_trainers_end(trainer: L.Trainer) -> bool:
+    """Whether Lightning itself (epochs, steps, time, early stopping) ends the run here."""
+    epochs, steps = trainer.max_epochs, trainer.max_steps
+    return (
+        trainer.should_stop
+        or 0 <= steps <= trainer.global_step
+        or (epochs is not None and 0 <= epochs <= trainer.fit_loop.epoch_progress.current.processed)
+    )
 
 
 def restart_evaluation(loops: dict[str, Any]) -> None:

@@ -67,7 +67,7 @@ class Noisy(ToyModule):
         super().on_validation_epoch_end()
 
 
-def fit(folder, module, schedule, ckpt=None, every_seconds=1e9):
+def fit(folder, module, schedule, ckpt=None, every_seconds=1e9, **limits):
     torch.manual_seed(3)
     np.random.seed(3)
     time = FakeTime()
@@ -78,7 +78,7 @@ def fit(folder, module, schedule, ckpt=None, every_seconds=1e9):
         QualityTarget({"score": 1.0}, "max", state=state),
         Checkpoint(every_seconds, folder=lambda: folder, state=state, benchmark="toy"),
     ]
-    trainer = toy_trainer(callbacks, max_epochs=-1)
+    trainer = toy_trainer(callbacks, **{"max_epochs": -1, **limits})
     try:
         trainer.fit(module, datamodule=SampledData(), ckpt_path=ckpt, weights_only=True)
     except StopRun as stop:
@@ -242,6 +242,27 @@ def test_signal_at_the_end_of_the_budget_interrupts_nothing(schedule, last, tmp_
     state = fit(tmp_path, module, schedule)
     assert len(module.losses) == last
     assert state.stop_reason is StopReason.BUDGET_EXHAUSTED
+
+
+@pytest.mark.parametrize(
+    ("limit", "steps"), [({"max_epochs": 3}, 18), ({"max_steps": 12}, 12), ({"max_steps": 15}, 15)]
+)
+def test_a_run_that_lightning_ends_leaves_its_last_weights(limit, steps, tmp_path):
+    whole, module = Noisy(), Noisy()
+    module.load_state_dict(whole.state_dict())
+    (tmp_path / "whole").mkdir()
+    fit(tmp_path / "whole", whole, {"every": 2, "limit": 5})
+    (tmp_path / "cut").mkdir()
+    fit(tmp_path / "cut", module, {"every": 2, "limit": 5}, **limit)
+    checkpoint = tmp_path / "cut" / "checkpoints" / "last.ckpt"
+    saved = torch.load(checkpoint, weights_only=True)
+    assert saved["global_step"] == steps
+    assert all(torch.equal(saved["state_dict"][n], w) for n, w in module.state_dict().items())
+    if steps == 15:
+        return  # Lightning takes the epoch that it cut for a whole one
+    second = Noisy()
+    fit(tmp_path / "cut", second, {"every": 2, "limit": 5}, ckpt=checkpoint)
+    assert module.losses + second.losses == whole.losses
 
 
 def test_random_states_survive_a_weights_only_file(tmp_path):
