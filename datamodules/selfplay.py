@@ -337,11 +337,11 @@ class SelfPlayDataModule(BenchmarkDataModule):
             seconds: How long they play, twice; the second time counts.
 
         Returns:
-            Readouts and moves per second, by name.
+            Readouts per second, by name.
         """
         assert self.playing is not None, "the module lends its network"
-        readouts, moves = playing_speed(self._new_workers(), self.playing(), seconds)
-        return {"self-play readouts/s": readouts, "self-play moves/s": moves}
+        readouts = playing_speed(self._new_workers(), self.playing(), seconds)
+        return {"self-play readouts/s": readouts}
 
     def _collect(self, model: int) -> None:
         """Take the games of all ranks into the window, once each has finished its share."""

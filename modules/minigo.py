@@ -87,8 +87,8 @@ class MiniGoModule(BenchmarkModule):
         max_plies: Moves after which an evaluation game is scored as it stands, at most 2048.
         bfloat16_play: Let the network play its training games in bfloat16; evaluation games are
             always in single precision.
-        cuda_graph_play: Let it play them through CUDA graphs captured at a few batch sizes before
-            the clock starts; on a CPU its batches have these sizes and nothing is captured.
+        cuda_graph_play: Play all games through CUDA graphs of a few batch sizes, captured in the
+            warm-up; on a CPU batches have these sizes and nothing is captured.
 
     Raises:
         ValueError: If rates and boundaries do not fit, there would be no search, games are too long
@@ -148,8 +148,8 @@ class MiniGoModule(BenchmarkModule):
         )
         self.play_dtype = torch.bfloat16 if bfloat16_play else torch.float32
         self.cuda_graph_play = cuda_graph_play
-        self._graphed: GraphedNets | None = None
-        self._batches: dict[str, int] = {}
+        self._graphed: dict[str, GraphedNets] = {}
+        self._batches: dict[str, dict[str, int]] = {}
         self.start_step = 0
         self.wins = WinRate()
         self._momentum: dict[str, Tensor] = {}
@@ -187,9 +187,13 @@ class MiniGoModule(BenchmarkModule):
         Args:
             datamodule: Who plays; its ``playing`` is set.
         """
+        ranks = 1 if self._trainer is None else self.trainer.world_size
+        games = -(-datamodule.eval_games // ranks)
+        match = {"largest": games * self.match_rules.virtual_losses, "copies": 1}
         leaves = datamodule.games_at_once * datamodule.virtual_losses
-        self._batches = {"largest": leaves, "copies": datamodule.workers}
-        self._graphed = None
+        play = {"largest": leaves, "copies": datamodule.workers}
+        self._batches = {"play": play, "candidate": match, "target": match}
+        self._graphed = {}
         datamodule.playing = self.playing
 
     def playing(self) -> Network:
@@ -198,19 +202,28 @@ class MiniGoModule(BenchmarkModule):
         Returns:
             A function that any thread may call while this module trains on.
         """
-        if not self.cuda_graph_play:
-            return network_of(self.net, self.device, self.play_dtype)
-        if self._graphed is None:
+        return self._network("play", self.net, self.play_dtype)
+
+    def _network(self, role: str, net: nn.Module, dtype: torch.dtype = torch.float32) -> Network:
+        """A network as it is now, for its games in one role."""
+        if not (self.cuda_graph_play and self._batches):
+            return network_of(net, self.device, dtype)
+        if role not in self._graphed:
             shape = (PLANES, self.size, self.size)
-            self._graphed = GraphedNets(
-                self.net, self.device, self.play_dtype, plane_shape=shape, **self._batches
+            self._graphed[role] = GraphedNets(
+                net, self.device, dtype, plane_shape=shape, **self._batches[role]
             )
-        return self._graphed.network(self.net)
+        return self._graphed[role].network(net)
+
+    def _opponents(self) -> tuple[Network, Network]:
+        """Candidate and target of a match."""
+        return self._network("candidate", self.net), self._network("target", self.target_net.net)
 
     def warm_up_evaluation(self) -> None:
         """Capture what is to be captured before the clock starts, on made-up positions."""
         if self.cuda_graph_play and self._batches:
             self.playing()
+            self._opponents()
 
     def speed_figures(self, datamodule: Any) -> dict[str, float]:
         """How fast self-play is, for the ``speed`` command.
@@ -223,6 +236,8 @@ class MiniGoModule(BenchmarkModule):
         """
         compile_search()
         self.lend_network(datamodule)
+        if isinstance(self.net, DualNet):
+            load_bundle(self.net, datamodule.checkpoint)
         return datamodule.speed_figures()
 
     # Training.
@@ -316,8 +331,7 @@ class MiniGoModule(BenchmarkModule):
             batch_idx: Not used.
         """
         games = play_match(
-            network_of(self.net, self.device),
-            network_of(self.target_net.net, self.device),
+            *self._opponents(),
             [int(number) for number in batch],
             size=self.size,
             komi=self.komi,

@@ -109,11 +109,16 @@ def measure(benchmark: Benchmark, cli: RecipeCLI, steps: int) -> dict[str, Any]:
         lightning_ms += _milliseconds(moments)
         plain_ms += _milliseconds(_plain_round(cli, trainer, batches, steps))
     figures = _figures(cli, trainer, lightning_ms, plain_ms, wait)
+    _show(figures)
     more = getattr(cli.model, "speed_figures", None)  # what a benchmark does beside its steps
-    figures |= more(cli.datamodule) if callable(more) else {}
+    others: dict[str, Any] = more(cli.datamodule) if callable(more) else {}
+    _show(others)
+    return figures | others
+
+
+def _show(figures: dict[str, Any]) -> None:
     for name, value in figures.items():
-        print(f"{name:32} {value if isinstance(value, str) else format(value, '.4g')}")
-    return figures
+        print(f"{name:32} {value if isinstance(value, str) else format(value, '.4g')}", flush=True)
 
 
 def _read_batches(datamodule: Any, steps: int) -> tuple[list[Any], float]:

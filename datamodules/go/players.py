@@ -119,9 +119,7 @@ class Players:
             pool.shutdown(cancel_futures=True)
 
 
-def playing_speed(
-    workers: Sequence[SelfPlay], network: Network, seconds: float
-) -> tuple[float, float]:
+def playing_speed(workers: Sequence[SelfPlay], network: Network, seconds: float) -> float:
     """Let workers play at the same time, first untimed, as fresh memory is slow.
 
     Args:
@@ -130,7 +128,7 @@ def playing_speed(
         seconds: How long, twice.
 
     Returns:
-        Readouts and moves per second, of all together.
+        Readouts per second, of all together.
     """
 
     def play(worker: SelfPlay) -> None:
@@ -140,13 +138,11 @@ def playing_speed(
 
     with ThreadPoolExecutor(len(workers), "self-play") as pool:
         list(pool.map(play, workers))
-        readouts, moves = (-sum(getattr(w, n) for w in workers) for n in ("readouts", "moves"))
+        before = sum(worker.readouts for worker in workers)
         start = time.perf_counter()
         list(pool.map(play, workers))
         passed = time.perf_counter() - start
-    readouts += sum(worker.readouts for worker in workers)
-    moves += sum(worker.moves for worker in workers)
-    return readouts / passed, moves / passed
+    return (sum(worker.readouts for worker in workers) - before) / passed
 
 
 def _renewed_state(worker: SelfPlay) -> WorkerState:

@@ -95,15 +95,10 @@ class SelfPlay:
         self._examples: list[list[Example]] = [[] for _ in range(games_at_once)]
         self._seed, self._begun = seed, 0
         self._tree_seeds = np.zeros(games_at_once, np.uint64)
-        self.readouts = self.steps = self._ended_plies = 0
+        self.readouts = self.steps = 0
         self.stopped = False
         for game in range(games_at_once):
             self._begin(game)
-
-    @property
-    def moves(self) -> int:
-        """Moves played so far, in ended and running games."""
-        return self._ended_plies + int(self._trees.info[self._trees.root, go.PLIES].sum())
 
     def play(self, network: Network, num_games: int) -> list[Game]:
         """Play on until some games are finished; the others stay as they are.
@@ -245,7 +240,6 @@ class SelfPlay:
             q=q,
             n=n,
         )
-        self._ended_plies += plies
         self._begin(game)
         return finished
 

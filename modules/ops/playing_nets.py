@@ -4,7 +4,8 @@ Shapes: B positions, n points per side, A = n*n + 1 actions.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
 from queue import SimpleQueue
@@ -19,7 +20,7 @@ from modules.nets.minigo import DualNet
 Network = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 """planes (B, 13, n, n) uint8 -> priors (B, A) float32 and values (B,) float32, Black's view."""
 
-Pass = Callable[[], tuple[Tensor, Tensor]]
+Forward = Callable[[], tuple[Tensor, Tensor]]
 
 WARM_UP_PASSES = 3
 """What torch advises before a capture: libraries choose and allocate in their first passes."""
@@ -53,7 +54,8 @@ class GraphedNets:
     the other rows give is dropped. On other devices nothing is captured, all else is the same.
 
     Args:
-        net: A network of the shape of all that are to play.
+        net: A network of the shape of all that are to play. Whatever they differ in must be
+            parameters and buffers; all else stays as it is in this one.
         device: Where to run them.
         dtype: Type to compute in.
         plane_shape: Of one position, (13, n, n).
@@ -71,15 +73,9 @@ class GraphedNets:
         self._device, self._dtype = device, dtype
         self._idle: SimpleQueue[_Copy] = SimpleQueue()
         planes = torch.zeros((largest, *plane_shape), dtype=torch.uint8, device=device)
-        try:
-            for _ in range(copies):
-                self._idle.put(_Copy(_frozen(net, device, dtype), planes.clone(), dtype))
-        except RuntimeError as error:
-            reason = (str(error).strip().splitlines() or ["no message"])[0]
-            raise ValueError(
-                f"{type(net).__name__} cannot be captured in a CUDA graph ({reason}); without "
-                "--model.cuda_graph_play it plays as it is"
-            ) from error
+        aside = torch.cuda.Stream(device) if device.type == "cuda" else None
+        for _ in range(copies):
+            self._idle.put(_Copy(_frozen(net, device, dtype), planes.clone(), dtype, aside))
 
     def network(self, net: nn.Module) -> Network:
         """A network with the weights that it has now.
@@ -108,31 +104,37 @@ class GraphedNets:
 class _Copy:
     """A network with its own tensors, graphs and stream; one thread at a time may use it."""
 
-    def __init__(self, net: nn.Module, planes_BPnn: Tensor, dtype: torch.dtype) -> None:
-        self._planes_BPnn = planes_BPnn
-        self._own = _tensors(net)
+    def __init__(
+        self,
+        net: nn.Module,
+        planes_BPnn: Tensor,
+        dtype: torch.dtype,
+        aside: "torch.cuda.Stream | None",
+    ) -> None:
+        self._net, self._planes_BPnn = net, planes_BPnn  # graphs do not keep what they read
         self._held: list[Tensor] = []
-        """The weights that were copied into them."""
+        """The weights that were copied into the network's own tensors."""
         self._sizes = batch_sizes(len(planes_BPnn))
-        self._passes: list[Pass] = [
+        self._forwards: list[Forward] = [
             partial(_priors_and_values, net, planes_BPnn[:size], dtype) for size in self._sizes
         ]
         self._stream = None
-        if planes_BPnn.device.type == "cuda":
+        if aside is not None:
             self._stream = torch.cuda.Stream(planes_BPnn.device)
-            self._passes = _captured(self._passes, self._stream)
+            self._forwards = _captured(self._forwards, self._stream, aside, type(net).__name__)
 
     @torch.inference_mode()
     def evaluate(self, planes: np.ndarray, weights: list[Tensor]) -> tuple[np.ndarray, np.ndarray]:
         """Priors and values with some weights."""
         count = len(planes)
-        with torch.cuda.stream(self._stream):
+        with _in_stream(self._stream):
             if weights is not self._held:
-                for own, new in zip(self._own, weights, strict=True):
+                self._held = []  # if this is cut short it holds neither
+                for own, new in zip(_tensors(self._net), weights, strict=True):
                     own.copy_(new)
                 self._held = weights
             self._planes_BPnn[:count].copy_(torch.from_numpy(planes))
-            priors_BA, value_B = self._passes[bisect_left(self._sizes, count)]()
+            priors_BA, value_B = self._forwards[bisect_left(self._sizes, count)]()
             return _arrays(priors_BA[:count], value_B[:count])
 
 
@@ -148,20 +150,42 @@ def batch_sizes(largest: int) -> list[int]:
     return sorted({-(-largest * eighths // 8) for eighths in range(1, 9)})
 
 
-def _captured(passes: Sequence[Pass], stream: torch.cuda.Stream) -> list[Pass]:
-    """Passes that start the captured kernels again, and fill the same outputs each time."""
-    # Not the stream of the capture: what libraries allocate there must belong to the graphs.
-    aside, pool = torch.cuda.Stream(stream.device), torch.cuda.graph_pool_handle()
+@contextmanager
+def _in_stream(stream: "torch.cuda.Stream | None") -> Iterator[None]:
+    """Make a stream the current one, and its device, which is the first GPU in new threads."""
+    if stream is None:
+        yield
+        return
+    with torch.cuda.device(stream.device), torch.cuda.stream(stream):
+        yield
+
+
+def _captured(
+    forwards: Sequence[Forward], stream: torch.cuda.Stream, aside: torch.cuda.Stream, name: str
+) -> list[Forward]:
+    """What starts the captured kernels again and fills the same outputs each time.
+
+    All graphs share memory: the outputs of one are read before another starts. The warm-up runs
+    aside, so that what libraries allocate for this stream belongs to the graphs.
+    """
+    pool = torch.cuda.graph_pool_handle()
     aside.wait_stream(torch.cuda.current_stream(stream.device))
-    replays: list[Pass] = []
-    for run in passes:
+    replays: list[Forward] = []
+    for forward in forwards:
         with torch.cuda.stream(aside):
             for _ in range(WARM_UP_PASSES):
-                run()
+                forward()
         graph = torch.cuda.CUDAGraph()
-        # Other threads, as those that load data, may go on.
-        with torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"):
-            outputs = run()
+        try:
+            # Other threads, as those that load data, may go on.
+            with torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"):
+                outputs = forward()
+        except RuntimeError as error:
+            cause = error.__context__ or error  # the former is what the network did
+            raise ValueError(
+                f"{name} cannot be captured in a CUDA graph ({str(cause).strip().splitlines()[0]})"
+                "; without --model.cuda_graph_play it plays as it is"
+            ) from error
         replays.append(partial(_replayed, graph, outputs))
     return replays
 

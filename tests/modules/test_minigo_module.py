@@ -6,11 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from modules import minigo
 from modules.minigo import MiniGoModule, WinRate, reference_net
 from modules.nets.minigo import DualNet
 from modules.ops.minigo_checkpoint import load_bundle, save_bundle
 from modules.ops.playing_nets import GraphedNets, network_of
 from modules.ops.tensor_bundle import TensorBundle
+
+CPU = torch.device("cpu")
 
 
 def small(**settings) -> DualNet:
@@ -74,7 +77,7 @@ def test_checkpoint_of_another_board_is_refused(tmp_path):
 def test_a_frozen_copy_gives_the_nets_own_answers():
     net = used(small())
     planes = np.random.default_rng(0).integers(0, 2, (6, 13, 5, 5)).astype(np.uint8)
-    priors, values = network_of(net, torch.device("cpu"))(planes)
+    priors, values = network_of(net, CPU)(planes)
     logits, value = net(torch.from_numpy(planes).float())
     assert priors == pytest.approx(torch.softmax(logits, 1).detach().numpy(), abs=1e-5)
     assert values == pytest.approx(value.detach().numpy(), abs=1e-5)
@@ -82,7 +85,7 @@ def test_a_frozen_copy_gives_the_nets_own_answers():
 
 
 def test_a_mixed_precision_trainer_leaves_the_match_in_single_precision():
-    network = network_of(used(small()), torch.device("cpu"))
+    network = network_of(used(small()), CPU)
     planes = np.random.default_rng(0).integers(0, 2, (6, 13, 5, 5)).astype(np.uint8)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mixed = network(planes)
@@ -90,9 +93,7 @@ def test_a_mixed_precision_trainer_leaves_the_match_in_single_precision():
         assert (ours == theirs).all()
 
 
-def test_graphs_are_captured_once_before_the_clock_and_for_the_players_largest_batch(monkeypatch):
-    from modules import minigo
-
+def test_games_go_through_one_set_of_graphs_per_role_made_for_their_largest_batch(monkeypatch):
     made: list[dict] = []
 
     def watched(*args, **settings):
@@ -100,23 +101,21 @@ def test_graphs_are_captured_once_before_the_clock_and_for_the_players_largest_b
         return GraphedNets(*args, **settings)
 
     monkeypatch.setattr(minigo, "GraphedNets", watched)
-    module = MiniGoModule(net=small, size=5, cuda_graph_play=True)
+    module = MiniGoModule(net=small, size=5, cuda_graph_play=True, eval_virtual_losses=3)
+    module.target_net.set(small(width=4))
     module.warm_up_evaluation()
     assert made == []  # as in ``speed``, whose rounds play no games
-    data = type("D", (), {"games_at_once": 6, "virtual_losses": 2, "workers": 3})()
-    module.lend_network(data)
-    module.warm_up_evaluation()
-    assert made == [{"plane_shape": (13, 5, 5), "largest": 12, "copies": 3}]
-    planes = np.random.default_rng(0).integers(0, 2, (11, 13, 5, 5)).astype(np.uint8)
-    plain = MiniGoModule(net=small, size=5)
-    plain.lend_network(data)
-    expected = plain.playing()(planes)
-    module.net.load_state_dict(plain.net.state_dict())
-    module.lend_network(data)
+    settings = {"games_at_once": 6, "virtual_losses": 2, "workers": 3, "eval_games": 10}
+    module.lend_network(type("D", (), settings)())
     for _ in range(2):
-        for ours, theirs in zip(module.playing()(planes), expected, strict=True):
+        module.warm_up_evaluation()
+    match = {"plane_shape": (13, 5, 5), "largest": 30, "copies": 1}
+    assert made == [{"plane_shape": (13, 5, 5), "largest": 12, "copies": 3}, match, match]
+    planes = np.random.default_rng(0).integers(0, 2, (11, 13, 5, 5)).astype(np.uint8)
+    networks = [module.playing(), *module._opponents()]
+    for network, net in zip(networks, [module.net, module.net, small(width=4)], strict=True):
+        for ours, theirs in zip(network(planes), network_of(net, CPU)(planes), strict=True):
             assert ours == pytest.approx(theirs, abs=1e-6)
-    assert len(made) == 2
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,15 @@ import pytest
 import torch
 from torch import nn
 
+from callbacks.clock import RunClock
 from datamodules._selfplay_window import generation
 from datamodules.go import players
 from datamodules.go.records import Examples
 from datamodules.selfplay import SelfPlayDataModule
+from modules import minigo
 from modules.minigo import MiniGoModule
 from modules.nets.minigo import DualNet
+from modules.ops.playing_nets import GraphedNets
 from recipes._cli import run
 from recipes._minigo_gtp import read_net
 from recipes.minigo import BENCHMARK
@@ -114,6 +117,26 @@ def test_a_failing_player_ends_the_run_and_a_resumed_one_ends_like_one_never_sto
         for folder in (resumed, finished[1])
     ]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_all_graphs_are_captured_before_the_clock_starts(tmp_path, monkeypatch):
+    order: list[str] = []
+    mark = RunClock.mark
+
+    def noted(clock, name, *more):
+        order.append(name)
+        return mark(clock, name, *more)
+
+    def watched(*args, **settings):
+        order.append("capture")
+        return GraphedNets(*args, **settings)
+
+    monkeypatch.setattr(RunClock, "mark", noted)
+    monkeypatch.setattr(minigo, "GraphedNets", watched)
+    more = ["--model.cuda_graph_play", "true", "--evaluation.limit", "2"]
+    assert run(BENCHMARK, three_generations(tmp_path, *more)) == 3
+    assert order.count("capture") == 3  # the players', and both sides of the match
+    assert "capture" not in order[order.index("run_start") :]
 
 
 def test_the_checkpoint_plays_go(finished):

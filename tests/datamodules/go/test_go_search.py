@@ -293,18 +293,6 @@ def test_self_play_is_the_same_again_and_its_examples_are_sound():
             assert game.outcome == (1.0 if replayed.score(KOMI) > 0 else -1.0)
 
 
-def test_moves_of_ended_and_running_games_are_counted():
-    player = SelfPlay(SIZE, KOMI, 8, RULES, seed=3)
-    games, counted = [], 0
-    while len(games) < 6:
-        before = player.moves
-        games += player.step(fast_network)
-        assert 0 <= player.moves - before <= 8  # a game makes one move per batch at most
-        counted += player.moves - before
-    running = player.state()["plies"].sum()
-    assert player.moves == counted == sum(len(game.moves) for game in games) + running
-
-
 def test_playing_speed_is_what_the_workers_did_by_the_clock():
     crew, asked = workers(), []
 
@@ -312,11 +300,10 @@ def test_playing_speed_is_what_the_workers_did_by_the_clock():
         asked.append(len(planes))
         return fast_network(planes)
 
-    readouts, moves = playing_speed(crew, counting, 0.2)
+    readouts = playing_speed(crew, counting, 0.2)
     total = sum(worker.readouts for worker in crew)
     assert total == sum(asked)
     assert 0 < readouts <= total / 0.2
-    assert 0 < moves <= sum(worker.moves for worker in crew) / 0.2
 
 
 def test_without_passing_the_first_pass_is_forced():
