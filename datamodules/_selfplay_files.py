@@ -12,6 +12,17 @@ class Files(NamedTuple):
     games: dict[int, list[Path]]
     """Model number -> its games."""
 
+    def newest(self, window: int) -> dict[int, list[Path]]:
+        """The games of the last models, by model in rising order.
+
+        Args:
+            window: How many models, at most.
+
+        Returns:
+            A part of ``games``.
+        """
+        return {model: self.games[model] for model in sorted(self.games)[-window:]}
+
 
 def find_files(root: Path) -> Files:
     """Find checkpoint, target and games in an unpacked ``checkpoint.tar.gz``.
@@ -34,6 +45,9 @@ def find_files(root: Path) -> Files:
     targets = [f for f in (root / "target.index", base / "target.index") if f.is_file()]
     if not targets:
         lines.append(f"{root / 'target.index'}: missing; put the three target files here {source}")
+    for index in (*steps[-1:], *targets[:1]):
+        if not any(index.parent.glob(f"{index.stem}.data-*")):
+            lines.append(f"{index.with_suffix('')}.data-00000-of-00001: missing {source}")
     folders = sorted(f for f in (base / "data" / "selfplay").glob("*") if f.name.isdigit())
     if not folders:
         lines.append(f"{base / 'data' / 'selfplay'}: no games; unpack checkpoint.tar.gz {source}")

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from datamodules._sampling import SampleKey
 from datamodules.go.features import PLANES, symmetries
+from datamodules.go.players import PlayersState
 from datamodules.go.records import Examples
 
 WINDOW_STREAM, SYMMETRY_STREAM = 72, 73
@@ -186,3 +187,55 @@ def unpack(packed: dict[str, Tensor]) -> list[Examples]:
     cuts = np.cumsum(lengths)[:-1]
     split = (np.split(array, cuts) for array in arrays)
     return [Examples(*game) for game in zip(*split, strict=True)]
+
+
+def split(whole: Generation) -> list[Examples]:
+    """Take a generation apart.
+
+    Args:
+        whole: A generation.
+
+    Returns:
+        Examples of each of its games.
+    """
+    cuts = whole.starts[1:-1]
+    arrays = (np.split(array, cuts) for array in whole.examples)
+    return [Examples(*game) for game in zip(*arrays, strict=True)]
+
+
+def pack_players(state: PlayersState) -> dict[str, Any]:
+    """Running games as a checkpoint keeps them.
+
+    Args:
+        state: Those of one rank.
+
+    Returns:
+        Tensors by name.
+    """
+    workers = [{name: torch.from_numpy(a) for name, a in w.items()} for w in state.workers]
+    return {"workers": workers, "surplus": pack(state.surplus)}
+
+
+def unpack_players(packed: dict[str, Any]) -> PlayersState:
+    """Running games of a checkpoint.
+
+    Args:
+        packed: What ``pack_players`` gave.
+
+    Returns:
+        The games of one rank.
+    """
+    workers = [{name: t.numpy() for name, t in w.items()} for w in packed["workers"]]
+    return PlayersState(workers, unpack(packed["surplus"]))
+
+
+def players_shape(states: Sequence[PlayersState]) -> tuple[int, int, int]:
+    """Who can go on with kept games.
+
+    Args:
+        states: Those of each rank.
+
+    Returns:
+        Ranks, workers and games at once.
+    """
+    return len(states), len(states[0].workers), len(states[0].workers[0]["plies"])

@@ -28,6 +28,7 @@ from datamodules._sampling import (
     resume_position,
     run_seed,
 )
+from datamodules._selfplay_check import check_games, unread
 from datamodules._selfplay_files import Files, find_files
 from datamodules._selfplay_window import (
     Generation,
@@ -36,13 +37,17 @@ from datamodules._selfplay_window import (
     extended,
     generation,
     pack,
+    pack_players,
+    players_shape,
+    split,
     unpack,
+    unpack_players,
 )
 from datamodules.go.board import MAX_PLIES
 from datamodules.go.features import PLANES
 from datamodules.go.moves import Rules
 from datamodules.go.players import Players, PlayersState, playing_speed
-from datamodules.go.records import Examples, read_game
+from datamodules.go.records import read_game
 from datamodules.go.selfplay import Network, SelfPlay, compile_search
 
 SELFPLAY_STREAM = 71
@@ -190,15 +195,20 @@ class SelfPlayDataModule(BenchmarkDataModule):
             raise FileNotFoundError("\n".join(lines))
 
     def prepare(self) -> None:
-        """The same, with a verdict.
+        """The same and read the games that a run would begin with, with a verdict.
 
         Raises:
             FileNotFoundError: If the root lacks a file.
+            ValueError: One line per game that is damaged or of another board.
         """
         self.prepare_data()
-        files = self._files
-        counts = ", ".join(f"{model}: {len(games)}" for model, games in files.games.items())
-        print(f"Mini Go is ready in {self._source}: games per model {counts}")
+        games = self._files.newest(self.window)
+        files = [file for of_model in games.values() for file in of_model]
+        examples = check_games(files, self.size, show_progress=not self.demo)
+        counts = ", ".join(f"{model}: {len(of_model)}" for model, of_model in games.items())
+        print(
+            f"Mini Go is ready in {self._source}: {examples:,} examples, games per model {counts}"
+        )
 
     def problems(self) -> list[str]:
         """What keeps this root from being used.
@@ -209,15 +219,25 @@ class SelfPlayDataModule(BenchmarkDataModule):
         if self.root is not None and not self.root.is_dir():
             return [f"data.root {self.root}: no such folder"]
         try:
-            files = find_files(self._source)
+            games = find_files(self._source).newest(self.window)
         except FileNotFoundError as error:
             return str(error).splitlines()
-        few = {m: len(g) for m, g in files.games.items() if len(g) < self.games_per_generation}
+        few = {m: len(g) for m, g in games.items() if len(g) < self.games_per_generation}
         return [
             f"{self._source}: model {model} has {count} games but a generation needs "
             f"{self.games_per_generation} (data.games_per_generation); fetch the checkpoint again"
             for model, count in few.items()
         ]
+
+    def notes(self) -> list[str]:
+        """What the doctor should tell of a root without problems.
+
+        Returns:
+            Lines.
+        """
+        if self.root is None or self.problems():
+            return []
+        return unread(self._files.newest(self.window), self.window)
 
     # Games.
 
@@ -290,10 +310,9 @@ class SelfPlayDataModule(BenchmarkDataModule):
 
     def _given_generations(self) -> list[Generation]:
         """The checkpoint's games, newest generations only."""
-        games = self._files.games
         return [
-            generation(model, [read_game(path, self.size) for path in games[model]])
-            for model in sorted(games)[-self.window :]
+            generation(model, [read_game(path, self.size) for path in games])
+            for model, games in self._files.newest(self.window).items()
         ]
 
     def begin_generation(self) -> None:
@@ -312,7 +331,7 @@ class SelfPlayDataModule(BenchmarkDataModule):
         rank, world_size = ranks(self.trainer)
         players = Players(self._new_workers(), ahead=self.play_ahead * self.overlap)
         shape = world_size, self.workers, self.games_at_once
-        if self._resumed and shape == _shape(self._resumed):
+        if self._resumed and shape == players_shape(self._resumed):
             players.restore(self._resumed[rank])
         self._resumed = []
         return players
@@ -419,10 +438,10 @@ class SelfPlayDataModule(BenchmarkDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Games of the window, and the running games of all ranks."""
-        window = [{"model": g.model, "games": pack(_split(g))} for g in self._generations]
+        window = [{"model": g.model, "games": pack(split(g))} for g in self._generations]
         players = self._players
         states = [] if players is None else _on_all_ranks(players.state)
-        return {"window": window, "players": [_packed(state) for state in states]}
+        return {"window": window, "players": [pack_players(state) for state in states]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the games of an earlier run.
@@ -434,31 +453,7 @@ class SelfPlayDataModule(BenchmarkDataModule):
         self._generations = [
             generation(int(g["model"]), unpack(g["games"])) for g in state_dict["window"]
         ]
-        self._resumed = [_unpacked(state) for state in state_dict["players"]]
-
-
-def _split(whole: Generation) -> list[Examples]:
-    """Examples of each game of a generation."""
-    cuts = whole.starts[1:-1]
-    arrays = (np.split(array, cuts) for array in whole.examples)
-    return [Examples(*game) for game in zip(*arrays, strict=True)]
-
-
-def _packed(state: PlayersState) -> dict[str, Any]:
-    """Running games as a checkpoint keeps them."""
-    workers = [{name: torch.from_numpy(a) for name, a in w.items()} for w in state.workers]
-    return {"workers": workers, "surplus": pack(state.surplus)}
-
-
-def _unpacked(state: dict[str, Any]) -> PlayersState:
-    """Running games of a checkpoint."""
-    workers = [{name: t.numpy() for name, t in w.items()} for w in state["workers"]]
-    return PlayersState(workers, unpack(state["surplus"]))
-
-
-def _shape(states: list[PlayersState]) -> tuple[int, int, int]:
-    """Ranks, workers and games at once of kept games."""
-    return len(states), len(states[0].workers), len(states[0].workers[0]["plies"])
+        self._resumed = [unpack_players(state) for state in state_dict["players"]]
 
 
 def _on_all_ranks(ask: Callable[[], Any]) -> list[Any]:

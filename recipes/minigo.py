@@ -8,7 +8,7 @@ Expect    demo (5 x 5 board): 13 to 72 s on 2 busy CPU cores; closed division: 3
           generations of 8,192 games
 
     python recipes/minigo.py fit                                        demo, no download
-    python recipes/minigo.py prepare --data.root DIR                    check the given files
+    python recipes/minigo.py prepare --data.root DIR                    read all given games
     python recipes/minigo.py fit --data.root DIR                        closed reference
     python recipes/minigo.py fit --config recipes/presets/minigo/h100x1.yaml --data.root DIR
     python recipes/minigo.py gtp --ckpt_path FILE                       play against it (GTP 2)

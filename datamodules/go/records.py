@@ -41,22 +41,24 @@ def read_game(path: Path, size: int) -> Examples:
     Raises:
         ValueError: If the file is cut off, damaged or of another board size; one line.
     """
-    planes, pi, outcome = [], [], []
-    points = size * size
     try:
-        for message in _messages(zlib.decompress(path.read_bytes())):
-            values = _features(message)
-            x, p = values["x"], values["pi"]
-            if len(x) != PLANES * points or len(p) != 4 * (points + 1):
-                raise ValueError(f"not of a {size} x {size} board ({len(x)} bytes of planes)")
-            planes.append(np.frombuffer(x, np.uint8).reshape(PLANES, points))
-            pi.append(np.frombuffer(p, "<f4"))
-            outcome.append(struct.unpack("<f", values["outcome"][-4:])[0])
-    except (zlib.error, struct.error, IndexError, KeyError, ValueError) as error:
-        raise ValueError(f"{path}: not a readable record of games: {error}") from error
+        records = [_features(m) for m in _messages(zlib.decompress(path.read_bytes()))]
+        outcome = [struct.unpack("<f", record["outcome"][-4:])[0] for record in records]
+        planes, pi = ([record[name] for record in records] for name in ("x", "pi"))
+    except KeyError as error:
+        raise ValueError(f"{path}: not a record of a game: it has no {error}") from error
+    except (zlib.error, struct.error, IndexError, StopIteration, ValueError) as error:
+        raise ValueError(
+            f"{path}: not a readable record of a game: {error}; unpack checkpoint.tar.gz again"
+        ) from error
+    points = size * size
+    for x, p in zip(planes, pi, strict=True):
+        if len(x) != PLANES * points or len(p) != 4 * (points + 1):
+            side = (len(x) / PLANES) ** 0.5
+            raise ValueError(f"{path}: its board is {side:g} x {side:g} but data.size is {size}")
     return Examples(
-        np.array(planes, np.uint8).reshape(-1, PLANES, points),
-        np.array(pi, np.float32).reshape(-1, points + 1),
+        np.frombuffer(b"".join(planes), np.uint8).reshape(-1, PLANES, points),
+        np.frombuffer(b"".join(pi), "<f4").astype(np.float32).reshape(-1, points + 1),
         np.array(outcome, np.float32),
     )
 

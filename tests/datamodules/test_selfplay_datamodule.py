@@ -1,6 +1,7 @@
 """The self-play data module: window, choice, ranks, symmetry, files."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from datamodules import _selfplay_check
 from datamodules._sampling import SampleKey
 from datamodules._selfplay_window import WindowExamples, choose, extended, generation
 from datamodules.go.board import MAX_PLIES, history_length
@@ -192,6 +194,89 @@ def test_missing_files_are_named_all_at_once(tmp_path):
     assert len(lines) == 3
     assert any("work_dir" in line for line in lines)
     assert any("target.index" in line for line in lines)
+
+
+def given(tmp_path: Path, **settings) -> SelfPlayDataModule:
+    """A data module on a copy of the demo's files, as if they were the given ones."""
+    source = small()
+    source.prepare_data()
+    shutil.copytree(source._source, tmp_path / "given")
+    return small(root=tmp_path / "given", **settings)
+
+
+def cut(data: SelfPlayDataModule, model: int, games: range) -> list[Path]:
+    """Truncate some games."""
+    files = [find_files(data.root).games[model][game] for game in games]
+    for file in files:
+        file.write_bytes(file.read_bytes()[:-9])
+    return files
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_prepare_names_every_game_that_is_cut_off(tmp_path, monkeypatch, capsys, processes):
+    monkeypatch.setattr(_selfplay_check, "SERIAL_FILES", 100 if processes == 1 else 0)
+    monkeypatch.setattr(_selfplay_check, "processes_for", lambda items, memory: processes)
+    data = given(tmp_path)
+    data.prepare()
+    ready = capsys.readouterr().out
+    assert f"Mini Go is ready in {data.root}" in ready
+    assert f"{len(data._given_generations()[0].examples.outcome)} examples" in ready
+    bad = cut(data, 0, range(2, 5))
+    with pytest.raises(ValueError, match="incomplete or truncated") as caught:
+        data.prepare()
+    assert [line.partition(": ")[0] for line in str(caught.value).splitlines()] == [
+        str(file) for file in bad
+    ]
+
+
+def test_prepare_reads_the_newest_generations_only_as_a_run_does(tmp_path):
+    data = given(tmp_path, window=1)
+    games = data.root / "data" / "selfplay"
+    shutil.copytree(games / "000000", games / "000001")
+    cut(data, 0, range(3))
+    data.prepare()
+    assert [g.model for g in data._given_generations()] == [1]
+    cut(data, 1, range(1))
+    with pytest.raises(ValueError, match=r"000001/.*incomplete or truncated"):
+        data.prepare()
+
+
+def test_prepare_lists_at_most_a_screen_of_damaged_games(tmp_path):
+    data = given(tmp_path)
+    file = find_files(data.root).games[0][0]
+    for number in range(30):
+        (file.parent / f"z{number:02}.tfrecord.zz").write_text("no record")
+    with pytest.raises(ValueError, match="not a readable record") as caught:
+        data.prepare()
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 21
+    assert lines[-1] == "... and 10 more of 38 games"
+
+
+def test_prepare_says_in_one_line_that_games_are_of_another_board(tmp_path):
+    data = given(tmp_path, size=9)
+    with pytest.raises(ValueError, match="its board is 5 x 5 but data.size is 9; none of the 8"):
+        data.prepare()
+
+
+def test_the_doctor_counts_games_and_names_prepare_for_reading_them(tmp_path):
+    data = given(tmp_path)
+    cut(data, 0, range(1))
+    assert data.problems() == []
+    counted, few = data.notes()
+    assert "8 games were counted, not read; prepare reads them" in counted
+    assert "games of 3 models (data.window), here are those of 1" in few
+    assert len(small(root=data.root, window=1).notes()) == 1
+    assert small(root=data.root, games_per_generation=9).notes() == []
+
+
+def test_missing_data_of_a_checkpoint_is_named(tmp_path):
+    data = given(tmp_path)
+    (data.root / "work_dir/model.ckpt-0.data-00000-of-00001").unlink()
+    (data.root / "target.data-00000-of-00001").unlink()
+    first, second = data.problems()
+    assert f"{data.root}/work_dir/model.ckpt-0.data-00000-of-00001: missing" in first
+    assert f"{data.root}/target.data-00000-of-00001: missing" in second
 
 
 def test_bad_numbers_are_refused_all_at_once():

@@ -1,6 +1,7 @@
 """Records, SGF, the picture and the GTP player."""
 
 import io
+import struct
 import subprocess
 import zlib
 
@@ -9,6 +10,7 @@ import pytest
 
 from datamodules.demo.selfplay import first_games
 from datamodules.go import board as go
+from datamodules.go import records
 from datamodules.go.gtp import Player
 from datamodules.go.picture import draw_board
 from datamodules.go.records import masked_crc, read_game, write_game
@@ -43,25 +45,39 @@ def test_game_records_come_back_as_written(game, tmp_path):
     assert len(back.outcome) == len(game.moves)
 
 
-@pytest.mark.parametrize("damage", ["cut", "bit", "size", "text"])
+@pytest.mark.parametrize("damage", ["short", "cut", "bit", "text"])
 def test_damaged_record_is_refused_in_one_line(game, tmp_path, damage):
     path = tmp_path / "a.tfrecord.zz"
     write_game(path, game)
-    content, size = path.read_bytes(), 5
-    if damage == "cut":
+    content = path.read_bytes()
+    if damage == "short":
+        path.write_bytes(content[:-20])
+    elif damage == "cut":
         plain = zlib.decompress(content)
         path.write_bytes(zlib.compress(plain[:-3]))
     elif damage == "bit":
         plain = bytearray(zlib.decompress(content))
         plain[40] ^= 1
         path.write_bytes(zlib.compress(bytes(plain)))
-    elif damage == "size":
-        size = 9
     else:
         path.write_text("no record")
     with pytest.raises(ValueError, match=r"a\.tfrecord\.zz: not a readable record") as caught:
-        read_game(path, size)
+        read_game(path, 5)
     assert "\n" not in str(caught.value)
+    assert str(caught.value).endswith("; unpack checkpoint.tar.gz again")
+
+
+def test_a_record_of_another_board_or_of_no_game_is_refused(game, tmp_path):
+    path = tmp_path / "a.tfrecord.zz"
+    write_game(path, game)
+    with pytest.raises(ValueError, match="its board is 5 x 5 but data.size is 9"):
+        read_game(path, 9)
+    message = records._example({"label": records._int(3)})
+    length = struct.pack("<Q", len(message))
+    checks = (struct.pack("<I", masked_crc(part)) for part in (length, message))
+    path.write_bytes(zlib.compress(length + next(checks) + message + next(checks)))
+    with pytest.raises(ValueError, match="not a record of a game: it has no 'outcome'"):
+        read_game(path, 5)
 
 
 @pytest.mark.parametrize(
