@@ -34,7 +34,8 @@ class WarmUp(Callback):
         compile_mode: How; ``reduce-overhead`` replays CUDA graphs on GPUs, which helps where a step
             is so short that starting its kernels takes a large part of it.
         memory_format: Layout of the network's weights.
-        cudnn_benchmark: Let cuDNN try its algorithms (off on CPU anyway).
+        cudnn_benchmark: Let cuDNN try its algorithms on every new shape (off on CPU anyway); a loss
+            where shapes keep changing.
         matmul_precision: ``high`` lets fp32 matrix products and convolutions use TF32 on GPUs;
             ``highest`` keeps both in fp32, also convolutions, where torch's own default is TF32.
 

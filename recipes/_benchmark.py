@@ -78,6 +78,8 @@ class Benchmark:
     """Metric name -> name in the log's value, where one event holds several."""
     trainer: Mapping[str, Any] = field(default_factory=dict)
     """Trainer defaults of this benchmark."""
+    warmup: Mapping[str, Any] = field(default_factory=dict)
+    """``WarmUp`` defaults of this benchmark."""
     commands: Mapping[str, Callable[[list[str]], int]] = field(default_factory=dict)
     """Further commands of this recipe: name -> function of the arguments, giving exit status.
     The first line of its docstring is the command's help."""

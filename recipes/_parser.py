@@ -129,6 +129,7 @@ class RecipeCLI(LightningCLI):
             parser.add_argument("--steps", type=int, default=50, help="Steps per round, 3 rounds.")
         defaults = {"target.metrics": dict(benchmark.metrics), "target.mode": benchmark.mode}
         defaults |= {f"evaluation.{key}": value for key, value in benchmark.evaluation.items()}
+        defaults |= {f"warmup.{key}": value for key, value in benchmark.warmup.items()}
         parser.set_defaults(defaults)
 
     def _set_seed(self) -> None:

@@ -51,6 +51,8 @@ BENCHMARK = Benchmark(
         Rule("model.max_plies", "an evaluation game ends after 1,444 moves"),
     ),
     trainer={"reload_dataloaders_every_n_epochs": 1},
+    # Batches of games have any size, unless they are played through graphs.
+    warmup={"cudnn_benchmark": False},
     commands={"gtp": gtp},
     needs=Needs(
         download_gb=None,

@@ -125,6 +125,13 @@ def test_preset_parses_and_says_why(path):
 
 
 @pytest.mark.parametrize("stem", STEMS)
+def test_cudnn_tries_its_algorithms_only_where_shapes_stay(stem):
+    args = ["--config", str(demo_preset(benchmark(stem)))]
+    cli = RecipeCLI(benchmark(stem), "fit", args, build=False)
+    assert cli.config.warmup.cudnn_benchmark == (stem not in {"maskrcnn", "minigo"})
+
+
+@pytest.mark.parametrize("stem", STEMS)
 def test_help_reads_like_a_data_sheet(stem):
     command = [sys.executable, "-X", "importtime", f"recipes/{stem}.py", "--help"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
