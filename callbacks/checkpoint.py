@@ -246,10 +246,11 @@ class Checkpoint(Callback):
 def _at_trainers_end(trainer: L.Trainer) -> bool:
     """Whether Lightning itself (epochs, steps, time, early stopping) ends the run here."""
     epochs, steps = trainer.max_epochs, trainer.max_steps
+    progress: Any = trainer.fit_loop.epoch_progress.current
     return (
         trainer.should_stop
         or 0 <= steps <= trainer.global_step
-        or (epochs is not None and 0 <= epochs <= trainer.fit_loop.epoch_progress.current.processed)
+        or (epochs is not None and 0 <= epochs <= progress.processed)
     )
 
 
