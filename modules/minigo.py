@@ -175,6 +175,11 @@ class MiniGoModule(BenchmarkModule):
         compile_search()  # before the clock starts; an instant once it is cached
         self.lend_network(datamodule)
         target = reference_net(datamodule.target)
+        if target.size != self.size:
+            raise ValueError(
+                f"{datamodule.target}: its board is {target.size} x {target.size} but model.size "
+                f"is {self.size}"
+            )
         load_bundle(target, datamodule.target)
         self.target_net.set(target)
         if isinstance(self.net, DualNet):
