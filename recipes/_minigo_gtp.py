@@ -5,10 +5,21 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
+
+from recipes._usage import UsageError
 
 if TYPE_CHECKING:
+    import torch
+
     from modules.nets.minigo import DualNet
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors in one line, as those of all other commands."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"gtp: {message}")
 
 
 def gtp(args: list[str]) -> int:
@@ -21,27 +32,37 @@ def gtp(args: list[str]) -> int:
         0.
 
     Raises:
-        ValueError: If the checkpoint holds no dual network.
+        ValueError: If the checkpoint holds no dual network, or there is no such device.
+        UsageError: If a flag is wrong.
     """
-    parser = argparse.ArgumentParser(prog="minigo.py gtp", description=__doc__)
+    parser = _Parser(prog="minigo.py gtp", description=__doc__)
     parser.add_argument("--ckpt_path", type=Path, required=True, help="Checkpoint of a run.")
     parser.add_argument("--readouts", type=int, default=100, help="Searches per move.")
     parser.add_argument("--komi", type=float, default=7.5, help="Points that White gets.")
     parser.add_argument("--device", default="cpu", help="Where the network runs.")
     options = parser.parse_args(args)
     # Imported here: torch and the engine take seconds that --help need not wait for.
-    import torch
-
     from datamodules.go.gtp import Player
     from modules.ops.playing_nets import network_of
 
     net = read_net(options.ckpt_path)
     player = Player(
-        network_of(net, torch.device(options.device)), net.size, komi=options.komi,
+        network_of(net, _device(options.device)), net.size, komi=options.komi,
         readouts=options.readouts,
     )  # fmt: skip
     player.serve(sys.stdin, sys.stdout)
     return 0
+
+
+def _device(name: str) -> torch.device:
+    """A device that works here."""
+    import torch
+
+    try:
+        return torch.zeros(1, device=name).device
+    except Exception as error:  # torch raises many kinds, some with many lines
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"--device {name}: torch cannot use it here: {reason}") from error
 
 
 def read_net(path: Path) -> DualNet:

@@ -1,6 +1,7 @@
 """Mini Go end to end on the demo's files, small."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from datamodules.selfplay import SelfPlayDataModule
 from modules import minigo
 from modules.minigo import MiniGoModule
 from modules.nets.minigo import DualNet
+from modules.ops.minigo_checkpoint import save_bundle
 from modules.ops.playing_nets import GraphedNets
 from recipes._cli import run
 from recipes._minigo_gtp import read_net
@@ -222,6 +224,40 @@ def test_every_closed_rule_names_a_setting_that_exists():
 def test_gtp_command_names_a_missing_checkpoint(capsys):
     assert run(BENCHMARK, ["gtp", "--ckpt_path", "/nowhere.ckpt"]) == 1
     assert "/nowhere.ckpt: no such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        ([], "gtp: the following arguments are required: --ckpt_path"),
+        (["--ckpt_path", "x", "--readouts", "many"], "gtp: argument --readouts: invalid int"),
+        (["--ckpt_path", "x", "--dance", "1"], "gtp: unrecognized arguments: --dance 1"),
+    ],
+)
+def test_a_wrong_flag_of_gtp_is_one_line(flags, line, capsys):
+    assert run(BENCHMARK, ["gtp", *flags]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {line}")
+    assert said.count("\n") == 1
+
+
+def test_gtp_names_a_device_that_is_not_there(finished, capsys):
+    checkpoint = str(finished[1] / "checkpoints/last.ckpt")
+    assert run(BENCHMARK, ["gtp", "--ckpt_path", checkpoint, "--device", "abacus"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: --device abacus: torch cannot use it here: ")
+    assert said.count("\n") == 1
+
+
+def test_a_target_of_another_board_is_refused_before_training(tmp_path, capsys):
+    data = SelfPlayDataModule(size=5, games_per_generation=24)
+    data.prepare_data()
+    shutil.copytree(data._source, tmp_path / "given")
+    save_bundle(DualNet(size=7, width=16, blocks=2, fc_width=16), tmp_path / "given/target")
+    flags = ["--data.root", str(tmp_path / "given"), "--output_root", str(tmp_path / "runs")]
+    assert run(BENCHMARK, ["fit", *SMALL, *flags]) == 1
+    said = capsys.readouterr().err
+    assert "given/target: its board is 7 x 7 but model.size is 5" in said
 
 
 def test_default_net_is_the_reference():
