@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from recipes._benchmark import Benchmark
@@ -60,7 +61,8 @@ def run(benchmark: Benchmark, args: Sequence[str], *, sheet: str | None = None) 
     if args[0] not in [*COMMANDS, *benchmark.commands]:
         return _fail(_unknown_command(args[0], [*COMMANDS, *benchmark.commands]), 2)
     try:
-        return _dispatch(benchmark, args[0], [a for a in args[1:] if a != "--debug"])
+        with _own_seed():
+            return _dispatch(benchmark, args[0], [a for a in args[1:] if a != "--debug"])
     except _usage_errors() as error:
         return _fail(str(error), 2)
     except KeyboardInterrupt:
@@ -69,6 +71,20 @@ def run(benchmark: Benchmark, args: Sequence[str], *, sheet: str | None = None) 
         if debug:
             traceback.print_exc()
         return _fail(f"{_one_line(error)}", 1)
+
+
+@contextmanager
+def _own_seed() -> Iterator[None]:
+    """Take back what Lightning leaves for a run's children, or the next run here took its seed."""
+    names = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
+    before = {name: os.environ.get(name) for name in names}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def _dispatch(benchmark: Benchmark, command: str, args: list[str]) -> int:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from callbacks.clock import process_start
+from datamodules._sampling import run_seed
 from modules.nets.unet3d import UNet3D
 from modules.unet3d import UNet3DModule
 from recipes._cli import _one_line, run
@@ -224,6 +225,23 @@ def test_a_run_goes_on_with_its_own_seed_also_where_a_configuration_is_named(tmp
     assert config.seed_everything == 7
     assert config.model.momentum == 0.5
     assert config.model.learning_rate == 0.4, "the preset named now wins"
+
+
+def test_a_second_run_of_a_process_draws_its_own_seed_unless_one_is_given(monkeypatch, capsys):
+    seeds = [11, 12, 13]
+    monkeypatch.setattr("recipes._parser.fresh_seed", lambda: seeds.pop(0))
+    used: list[int] = []
+    monkeypatch.setattr(
+        "recipes._train_commands.check_foreign_net", lambda cli: used.append(run_seed())
+    )
+    monkeypatch.setattr("recipes._train_commands.Run", None)  # ends a run before it trains
+    for given in ({}, {}, {"PL_GLOBAL_SEED": "7"}):
+        monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+        for name, value in given.items():
+            monkeypatch.setenv(name, value)
+        assert run(BENCHMARK, ["fit", *DEMO]) == 1
+        assert os.environ.get("PL_GLOBAL_SEED") == given.get("PL_GLOBAL_SEED")
+    assert used == [11, 12, 7]
 
 
 def test_several_devices_without_a_strategy_get_our_ddp():
