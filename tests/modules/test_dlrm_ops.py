@@ -30,7 +30,7 @@ def scores_and_labels(num, *, levels=None, seed=0):
 @pytest.mark.parametrize("levels", [None, 1000, 10, 1])
 @pytest.mark.parametrize("chunk", [7, 1000, 1 << 22])
 def test_auc_equals_scikit_learn_with_ties_whatever_the_chunk(monkeypatch, levels, chunk):
-    monkeypatch.setattr(auc_ops, "CHUNK", chunk)
+    monkeypatch.setattr(auc_ops, "CPU_CHUNK", chunk)
     for seed in range(3):
         scores, labels = scores_and_labels(2000, levels=levels, seed=seed)
         wanted = roc_auc_score(labels.numpy(), scores.numpy())
@@ -90,12 +90,13 @@ def test_chance_margin_is_the_spread_of_random_scores():
 
 @pytest.mark.speed
 @pytest.mark.slow
-def test_auc_is_five_times_faster_than_scikit_learn():
-    scores, labels = scores_and_labels(1_000_000)
+@pytest.mark.parametrize(("rows", "tries"), [(1_000_000, 3), (8_000_000, 2), (32_000_000, 1)])
+def test_auc_is_five_times_faster_than_scikit_learn(rows, tries):
+    scores, labels = scores_and_labels(rows)
 
     def best(work):
         seconds = []
-        for _ in range(3):
+        for _ in range(tries):
             start = time.process_time()
             work()
             seconds.append(time.process_time() - start)
