@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules._sampling import SampleKey
-from datamodules.go.features import PLANES, symmetries
+from datamodules.go.features import PLANES, symmetries, unpacked
 from datamodules.go.players import PlayersState
 from datamodules.go.records import Examples
 
@@ -61,11 +61,19 @@ class WindowExamples(Dataset[Any]):
         """
         rows = np.array([key.index for key in keys])
         drawn = np.random.default_rng([SYMMETRY_STREAM, self.seed, keys[0].epoch])
-        turn_BA = self._turns[drawn.integers(8, size=len(self))[rows]]
-        planes = np.take_along_axis(self.examples.planes[rows], turn_BA[:, None, :-1], axis=2)
+        turn = drawn.integers(8, size=len(self))[rows]
+        points = self.size * self.size
+        planes = np.empty((len(rows), PLANES, points), np.uint8)
+        pi = np.empty((len(rows), points + 1), np.float32)
+        # One symmetry after the other: six times as fast as one array of indices for all.
+        for number, order in enumerate(self._turns):
+            mine = np.flatnonzero(turn == number)
+            whole = unpacked(self.examples.planes[rows[mine]], self.size)
+            planes[mine] = np.take(whole, order[:-1], axis=2)
+            pi[mine] = np.take(self.examples.pi[rows[mine]], order, axis=1)
         return {
             "planes": torch.from_numpy(planes.reshape(-1, PLANES, self.size, self.size)),
-            "pi": torch.from_numpy(np.take_along_axis(self.examples.pi[rows], turn_BA, axis=1)),
+            "pi": torch.from_numpy(pi),
             "outcome": torch.from_numpy(self.examples.outcome[rows]),
         }
 
@@ -120,8 +128,8 @@ def choose(
         ValueError: If a generation has fewer games.
     """
     rng = np.random.default_rng([WINDOW_STREAM, seed, epoch])
-    parts = []
-    for model, examples, starts in window:
+    drawn = []
+    for model, _, starts in window:
         if len(starts) <= num_games:
             raise ValueError(
                 f"model {model} has {len(starts) - 1} games but a generation "
@@ -129,11 +137,21 @@ def choose(
             )
         picked = rng.permutation(len(starts) - 1)[:num_games]
         rows = np.concatenate([np.arange(starts[game], starts[game + 1]) for game in picked])
-        rows = rows[rng.random(len(rows)) < keep]
-        parts.append(Examples(*(array[rows] for array in examples)))
-    chosen = joined(parts)
-    order = rng.permutation(len(chosen.outcome))
-    return Examples(*(array[order] for array in chosen))
+        drawn.append(rows[rng.random(len(rows)) < keep])
+    places = np.argsort(rng.permutation(sum(map(len, drawn))))
+    parts = np.split(places, np.cumsum([len(rows) for rows in drawn])[:-1])
+    arrays = zip(*(generation.examples for generation in window), strict=True)
+    return Examples(*(_placed(array, drawn, parts) for array in arrays))
+
+
+def _placed(
+    arrays: Sequence[np.ndarray], rows: Sequence[np.ndarray], places: Sequence[np.ndarray]
+) -> np.ndarray:
+    """Rows of several arrays, each put in its place, as ordering them afterwards takes a copy."""
+    whole = np.empty((sum(map(len, rows)), *arrays[0].shape[1:]), arrays[0].dtype)
+    for array, taken, to in zip(arrays, rows, places, strict=True):
+        whole[to] = array[taken]
+    return whole
 
 
 def joined(parts: Sequence[Examples]) -> Examples:
@@ -148,8 +166,41 @@ def joined(parts: Sequence[Examples]) -> Examples:
     return Examples(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
+def pack_generation(whole: Generation) -> dict[str, Any]:
+    """A generation as a checkpoint keeps it.
+
+    Args:
+        whole: The generation; its memory is shared, not copied.
+
+    Returns:
+        Model and games; see ``unpack_generation``.
+    """
+    return {"model": whole.model, "games": _tensors(np.diff(whole.starts), whole.examples)}
+
+
+def unpack_generation(kept: dict[str, Any]) -> Generation:
+    """A generation of a checkpoint.
+
+    Args:
+        kept: What ``pack_generation`` gave; its memory is shared.
+
+    Returns:
+        The generation.
+    """
+    games = kept["games"]
+    starts = np.concatenate([[0], np.cumsum(games["lengths"].numpy())])
+    examples = Examples(*(games[name].numpy() for name in Examples._fields))
+    return Generation(int(kept["model"]), examples, starts)
+
+
+def _tensors(lengths: np.ndarray, examples: Examples) -> dict[str, Tensor]:
+    """Games as tensors."""
+    arrays = {"lengths": lengths, **examples._asdict()}
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
 def pack(games: Sequence[Examples]) -> dict[str, Tensor]:
-    """Games as a checkpoint keeps them: tensors, planes as bits.
+    """Single games as a checkpoint keeps them.
 
     Args:
         games: Examples of each game; may be empty.
@@ -157,16 +208,8 @@ def pack(games: Sequence[Examples]) -> dict[str, Tensor]:
     Returns:
         Tensors by name; see ``unpack``.
     """
-    lengths = torch.tensor([len(game.outcome) for game in games], dtype=torch.int64)
-    if not games:
-        return {"lengths": lengths}
-    planes, pi, outcome = joined(games)
-    return {
-        "lengths": lengths,
-        "planes": torch.from_numpy(np.packbits(planes, axis=-1)),
-        "pi": torch.from_numpy(pi),
-        "outcome": torch.from_numpy(outcome),
-    }
+    lengths = np.array([len(game.outcome) for game in games], np.int64)
+    return _tensors(lengths, joined(games)) if games else {"lengths": torch.from_numpy(lengths)}
 
 
 def unpack(packed: dict[str, Tensor]) -> list[Examples]:
@@ -181,26 +224,9 @@ def unpack(packed: dict[str, Tensor]) -> list[Examples]:
     lengths = packed["lengths"].numpy()
     if not len(lengths):
         return []
-    pi = packed["pi"].numpy()
-    planes = np.unpackbits(packed["planes"].numpy(), axis=-1, count=pi.shape[1] - 1)
-    arrays = planes, pi, packed["outcome"].numpy()
     cuts = np.cumsum(lengths)[:-1]
-    split = (np.split(array, cuts) for array in arrays)
+    split = (np.split(packed[name].numpy(), cuts) for name in Examples._fields)
     return [Examples(*game) for game in zip(*split, strict=True)]
-
-
-def split(whole: Generation) -> list[Examples]:
-    """Take a generation apart.
-
-    Args:
-        whole: A generation.
-
-    Returns:
-        Examples of each of its games.
-    """
-    cuts = whole.starts[1:-1]
-    arrays = (np.split(array, cuts) for array in whole.examples)
-    return [Examples(*game) for game in zip(*arrays, strict=True)]
 
 
 def pack_players(state: PlayersState) -> dict[str, Any]:

@@ -36,11 +36,10 @@ from datamodules._selfplay_window import (
     choose,
     extended,
     generation,
-    pack,
+    pack_generation,
     pack_players,
     players_shape,
-    split,
-    unpack,
+    unpack_generation,
     unpack_players,
 )
 from datamodules.go.board import MAX_PLIES
@@ -438,7 +437,7 @@ class SelfPlayDataModule(BenchmarkDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Games of the window, and the running games of all ranks."""
-        window = [{"model": g.model, "games": pack(split(g))} for g in self._generations]
+        window = [pack_generation(g) for g in self._generations]
         players = self._players
         states = [] if players is None else _on_all_ranks(players.state)
         return {"window": window, "players": [pack_players(state) for state in states]}
@@ -450,9 +449,7 @@ class SelfPlayDataModule(BenchmarkDataModule):
             state_dict: What ``state_dict`` gave. On another number of ranks, workers or games at
                 once, running games are begun anew.
         """
-        self._generations = [
-            generation(int(g["model"]), unpack(g["games"])) for g in state_dict["window"]
-        ]
+        self._generations = [unpack_generation(g) for g in state_dict["window"]]
         self._resumed = [unpack_players(state) for state in state_dict["players"]]
 
 

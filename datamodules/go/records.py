@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from datamodules.go.features import PLANES
+from datamodules.go.features import PLANES, packed, unpacked
 from datamodules.go.selfplay import Game
 
 
@@ -21,7 +21,7 @@ class Examples(NamedTuple):
     """Examples of one or more games; E of them."""
 
     planes: np.ndarray
-    """(E, 13, n*n) uint8."""
+    """(E, 13, K) uint8: bits, see ``features.packed``."""
     pi: np.ndarray
     """(E, A) float32."""
     outcome: np.ndarray
@@ -56,8 +56,11 @@ def read_game(path: Path, size: int) -> Examples:
         if len(x) != PLANES * points or len(p) != 4 * (points + 1):
             side = (len(x) / PLANES) ** 0.5
             raise ValueError(f"{path}: its board is {side:g} x {side:g} but data.size is {size}")
+    whole = np.frombuffer(b"".join(planes), np.uint8).reshape(-1, PLANES, points)
+    if whole.max(initial=0) > 1:
+        raise ValueError(f"{path}: its planes hold {whole.max()}, not only 0 and 1")
     return Examples(
-        np.frombuffer(b"".join(planes), np.uint8).reshape(-1, PLANES, points),
+        packed(whole),
         np.frombuffer(b"".join(pi), "<f4").astype(np.float32).reshape(-1, points + 1),
         np.array(outcome, np.float32),
     )
@@ -72,9 +75,10 @@ def write_game(path: Path, game: Game) -> None:
     """
     content = bytearray()
     for i in range(len(game.n)):
+        planes = unpacked(game.planes[i], game.size)
         message = _example(
             {
-                "x": _bytes(game.planes[i].tobytes()),
+                "x": _bytes(planes.tobytes()),
                 "pi": _bytes(game.pi[i].astype("<f4").tobytes()),
                 "outcome": _float(game.outcome),
                 "q": _float(float(game.q[i])),
@@ -98,10 +102,10 @@ def game_examples(games: list[Game], size: int) -> Examples:
     Returns:
         All their examples, game by game.
     """
-    points = size * size
+    none = packed(np.zeros((0, PLANES, size * size), np.uint8))
     return Examples(
-        np.concatenate([np.zeros((0, PLANES, points), np.uint8), *(g.planes for g in games)]),
-        np.concatenate([np.zeros((0, points + 1), np.float32), *(g.pi for g in games)]),
+        np.concatenate([none, *(g.planes for g in games)]),
+        np.concatenate([np.zeros((0, size * size + 1), np.float32), *(g.pi for g in games)]),
         np.concatenate(
             [np.zeros(0, np.float32), *(np.full(len(g.n), g.outcome, np.float32) for g in games)]
         ),

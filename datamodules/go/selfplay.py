@@ -21,12 +21,13 @@ from datamodules.go import board as go
 from datamodules.go import is_compiled, search
 from datamodules.go import moves as mv
 from datamodules.go import tree as mcts
+from datamodules.go.features import PLANES, packed
 
 Network = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 """planes (B, 13, n, n) uint8 -> priors (B, A) float32 and values (B,) float32, Black's view."""
 
 Example = tuple[np.ndarray, np.ndarray, float, int]
-"""Planes, pi, root value (Black's view) and root visits of one move."""
+"""Planes as bits, pi, root value (Black's view) and root visits of one move."""
 
 # Descents of one tree and batch; finished games take no place in it, so they need a bound.
 MOST_TRIES = 64
@@ -47,7 +48,7 @@ class Game:
     """1.0 if Black won, -1.0 if White did."""
     resigned: bool
     planes: np.ndarray
-    """(E, 13, n*n) uint8."""
+    """(E, 13, K) uint8: bits, see ``features.packed``."""
     pi: np.ndarray
     """(E, A) float32."""
     q: np.ndarray
@@ -160,7 +161,7 @@ class SelfPlay:
             "plies": plies,
             "moves": self._games.moves[:, : plies.max()].copy(),
             "counts": np.array([len(kept) for kept in self._examples]),
-            "planes": np.packbits(planes, axis=-1),
+            "planes": planes,
             "pi": pi,
             "q": q,
             "n": n,
@@ -178,8 +179,8 @@ class SelfPlay:
         self._tree_seeds[:] = state["tree_seeds"]
         for name in KEPT:
             getattr(self._games, name)[:] = state[name]
-        planes = np.unpackbits(state["planes"], axis=-1, count=self.size * self.size)
-        examples = iter(zip(planes, state["pi"], state["q"], state["n"], strict=True))
+        names = ("planes", "pi", "q", "n")
+        examples = iter(zip(*(state[name] for name in names), strict=True))
         self._examples = [list(islice(examples, int(count))) for count in state["counts"]]
         for game, plies in enumerate(state["plies"]):
             mcts.new_game(self._trees, game, self.size, self._tree_seeds[game])
@@ -222,7 +223,7 @@ class SelfPlay:
     def _keep_examples(self) -> None:
         events = self._events
         for game in np.flatnonzero(events.example):
-            example = (events.planes[game].copy(), events.pi[game].copy())
+            example = (packed(events.planes[game]), events.pi[game].copy())
             self._examples[game].append((*example, float(events.q[game]), int(events.n[game])))
 
     def _end(self, game: int) -> Game:
@@ -257,7 +258,7 @@ def _example_arrays(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Planes, pi, values and visits of examples, each in one array."""
     return (
-        np.array([e[0] for e in examples], np.uint8).reshape(-1, 13, size * size),
+        np.array([e[0] for e in examples], np.uint8).reshape(-1, PLANES, -(-size * size // 8)),
         np.array([e[1] for e in examples], np.float32).reshape(-1, size * size + 1),
         np.array([e[2] for e in examples], np.float32),
         np.array([e[3] for e in examples], np.int64),

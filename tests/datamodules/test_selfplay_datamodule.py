@@ -12,9 +12,9 @@ import torch.multiprocessing as mp
 
 from datamodules import _selfplay_check
 from datamodules._sampling import SampleKey
-from datamodules._selfplay_window import WindowExamples, choose, extended, generation
+from datamodules._selfplay_window import WINDOW_STREAM, WindowExamples, choose, extended, generation
 from datamodules.go.board import MAX_PLIES, history_length
-from datamodules.go.features import symmetries
+from datamodules.go.features import packed, symmetries
 from datamodules.go.records import Examples
 from datamodules.selfplay import SelfPlayDataModule, _on_all_ranks, find_files
 
@@ -23,7 +23,7 @@ def games_of(model: int, num: int, length: int = 4):
     """Games whose examples are marked with model and game."""
     parts = []
     for game in range(num):
-        planes = np.zeros((length, 13, 25), np.uint8)
+        planes = packed(np.zeros((length, 13, 25), np.uint8))
         pi = np.zeros((length, 26), np.float32)
         pi[:, game % 26] = 1
         parts.append(Examples(planes, pi, np.full(length, model * 1000 + game, np.float32)))
@@ -53,6 +53,20 @@ def test_window_takes_exactly_the_wanted_games_of_each_generation():
     assert (choose(window, 8, 1.0, seed=1, epoch=2).outcome != marks).any()
 
 
+def test_a_choice_is_the_kept_games_joined_and_put_in_random_order():
+    window = [games_of(1, 8, length=3), games_of(2, 11)]
+    rng, kept = np.random.default_rng([WINDOW_STREAM, 4, 2]), []
+    for _, examples, starts in window:
+        picked = rng.permutation(len(starts) - 1)[:8]
+        rows = np.concatenate([np.arange(starts[game], starts[game + 1]) for game in picked])
+        rows = rows[rng.random(len(rows)) < 0.5]
+        kept.append(Examples(*(array[rows] for array in examples)))
+    order = rng.permutation(sum(len(part.outcome) for part in kept))
+    chosen = choose(window, 8, 0.5, seed=4, epoch=2)
+    for ours, parts in zip(chosen, zip(*kept, strict=True), strict=True):
+        assert (ours == np.concatenate(parts)[order]).all()
+
+
 def test_filter_keeps_each_example_with_its_probability():
     kept = choose([games_of(1, 400)], 400, 0.3, seed=1, epoch=1)
     assert 0.25 < len(kept.outcome) / 1600 < 0.35
@@ -73,7 +87,7 @@ def test_a_batch_is_turned_alike_in_planes_and_policy():
     rng = np.random.default_rng(0)
     planes = rng.integers(0, 2, (40, 13, 25)).astype(np.uint8)
     pi = np.concatenate([planes[:, 3].astype(np.float32), np.full((40, 1), 7.0, np.float32)], 1)
-    data = WindowExamples(Examples(planes, pi, np.ones(40, np.float32)), 5, seed=3)
+    data = WindowExamples(Examples(packed(planes), pi, np.ones(40, np.float32)), 5, seed=3)
     batch = data.__getitems__([SampleKey(i, 2, 0) for i in range(40)])
     turned = batch["planes"].numpy().reshape(40, 13, 25)
     assert (batch["pi"].numpy()[:, :25] == turned[:, 3]).all()

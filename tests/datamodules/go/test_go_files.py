@@ -13,7 +13,7 @@ from datamodules.go import board as go
 from datamodules.go import records
 from datamodules.go.gtp import Player
 from datamodules.go.picture import draw_board
-from datamodules.go.records import masked_crc, read_game, write_game
+from datamodules.go.records import game_examples, masked_crc, read_game, write_game
 from datamodules.go.selfplay import MatchGame
 from datamodules.go.sgf import action_of, clearest_win, game_text, vertex
 
@@ -40,6 +40,8 @@ def test_game_records_come_back_as_written(game, tmp_path):
     write_game(tmp_path / "a.tfrecord.zz", game)
     back = read_game(tmp_path / "a.tfrecord.zz", 5)
     assert (back.planes == game.planes).all()
+    assert back.planes.shape == (len(game.moves), 13, 4)
+    assert all((a == b).all() for a, b in zip(back, game_examples([game], 5), strict=True))
     assert (back.pi == game.pi).all()
     assert (back.outcome == game.outcome).all()
     assert len(back.outcome) == len(game.moves)
@@ -65,6 +67,13 @@ def test_damaged_record_is_refused_in_one_line(game, tmp_path, damage):
         read_game(path, 5)
     assert "\n" not in str(caught.value)
     assert str(caught.value).endswith("; unpack checkpoint.tar.gz again")
+
+
+def test_a_record_whose_planes_are_no_bits_is_refused(game, tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "unpacked", lambda bits, size: np.full((13, 25), 7, np.uint8))
+    write_game(tmp_path / "a.tfrecord.zz", game)
+    with pytest.raises(ValueError, match="a.tfrecord.zz: its planes hold 7, not only 0 and 1"):
+        read_game(tmp_path / "a.tfrecord.zz", 5)
 
 
 def test_a_record_of_another_board_or_of_no_game_is_refused(game, tmp_path):
