@@ -30,6 +30,7 @@ from datamodules._sampling import (
 )
 from datamodules._selfplay_check import check_games, unread
 from datamodules._selfplay_files import Files, find_files
+from datamodules._selfplay_memory import memory_plan
 from datamodules._selfplay_window import (
     Generation,
     WindowExamples,
@@ -192,6 +193,9 @@ class SelfPlayDataModule(BenchmarkDataModule):
             build_once(self._source, lambda folder: write_demo(folder, self))
         if lines := self.problems():
             raise FileNotFoundError("\n".join(lines))
+        devices = getattr(self.trainer, "num_devices", 1)
+        if not self.demo and not (plan := memory_plan(self)).fits(devices):
+            print(f"Warning: {plan.text(devices)}", flush=True)
 
     def prepare(self) -> None:
         """The same and read the games that a run would begin with, with a verdict.
@@ -229,14 +233,13 @@ class SelfPlayDataModule(BenchmarkDataModule):
         ]
 
     def notes(self) -> list[str]:
-        """What the doctor should tell of a root without problems.
+        """What the doctor should tell beside the problems.
 
         Returns:
             Lines.
         """
-        if self.root is None or self.problems():
-            return []
-        return unread(self._files.newest(self.window), self.window)
+        counted = [] if self.problems() else unread(self._files.newest(self.window), self.window)
+        return [*counted, memory_plan(self).text()]
 
     # Games.
 

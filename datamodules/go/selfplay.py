@@ -68,6 +68,19 @@ def _select_all(
     return at
 
 
+def first_nodes(games_at_once: int, rules: mv.Rules) -> int:
+    """Nodes that a worker's trees begin with; when they run out there are twice as many.
+
+    Args:
+        games_at_once: Games in progress.
+        rules: Numbers of self-play.
+
+    Returns:
+        The number.
+    """
+    return games_at_once * (2 * MOST_TRIES + rules.slow_readouts)
+
+
 class SelfPlay:
     """One worker's running games.
 
@@ -87,7 +100,7 @@ class SelfPlay:
     ) -> None:  # fmt: skip
         self.size, self.komi, self.rules = size, komi, rules
         self.virtual_losses = virtual_losses
-        nodes = games_at_once * (2 * MOST_TRIES + rules.slow_readouts)
+        nodes = first_nodes(games_at_once, rules)
         self._trees = mcts.make_trees(size, games_at_once, nodes, komi)
         self._trees.allow_pass[0] = allow_pass
         self._games = mv.make_games(games_at_once, rules.max_plies)

@@ -109,6 +109,19 @@ def make_trees(size: int, num_trees: int, num_nodes: int, komi: float) -> Trees:
     return trees
 
 
+def node_bytes(size: int) -> int:
+    """Memory of one node; nothing is allocated to find out.
+
+    Args:
+        size: Points per side, 5 to 19.
+
+    Returns:
+        Bytes over all ``NODE_FIELDS``.
+    """
+    board, edges, single = 4 * 2 * go.num_cells(size), 4 + 8 + 4 + 4 + 1, 4 + 4 + 1 + 8 + 4
+    return board + 8 * go.INFO + edges * (size * size + 1) + single
+
+
 def make_leaves(size: int, length: int) -> Leaves:
     """Allocate room for one batch of leaves.
 

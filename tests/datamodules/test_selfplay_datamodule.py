@@ -12,10 +12,12 @@ import torch.multiprocessing as mp
 
 from datamodules import _selfplay_check
 from datamodules._sampling import SampleKey
+from datamodules._selfplay_memory import GIB, memory_plan
 from datamodules._selfplay_window import WINDOW_STREAM, WindowExamples, choose, extended, generation
 from datamodules.go.board import MAX_PLIES, history_length
 from datamodules.go.features import packed, symmetries
 from datamodules.go.records import Examples
+from datamodules.go.tree import NODE_FIELDS, make_trees, node_bytes
 from datamodules.selfplay import SelfPlayDataModule, _on_all_ranks, find_files
 
 
@@ -277,11 +279,36 @@ def test_the_doctor_counts_games_and_names_prepare_for_reading_them(tmp_path):
     data = given(tmp_path)
     cut(data, 0, range(1))
     assert data.problems() == []
-    counted, few = data.notes()
+    counted, few, _ = data.notes()
     assert "8 games were counted, not read; prepare reads them" in counted
     assert "games of 3 models (data.window), here are those of 1" in few
-    assert len(small(root=data.root, window=1).notes()) == 1
-    assert small(root=data.root, games_per_generation=9).notes() == []
+    assert len(small(root=data.root, window=1).notes()) == 2
+    (memory,) = small(root=data.root, games_per_generation=9).notes()
+    assert memory.startswith("memory: about 0.0 GiB per device")
+
+
+def test_memory_is_told_before_the_start_and_its_lack_is_a_warning(tmp_path, monkeypatch, capsys):
+    plan = memory_plan(SelfPlayDataModule(root=tmp_path, workers=2))
+    # 5 x 8,192 games of 50.6 examples of 2,050 bytes; 2 x 256 trees of 2 x 928 nodes of 11,039.
+    assert plan.games == pytest.approx(2.3 * 5 * 8192 * 50.64 * 2050, rel=1e-3)
+    assert plan.trees == 2 * 256 * 2 * 928 * 11_039
+    many, few = plan._replace(here=18 * GIB).text(2), plan._replace(here=36 * GIB).text(2)
+    assert many.endswith("this machine has 18 GiB for 2 devices; fewer --data.workers or "
+                         "--data.games_at_once need less")  # fmt: skip
+    assert "need less" in few
+    assert "need less" not in plan._replace(here=38 * GIB).text(2)
+    data = given(tmp_path)
+    data.prepare_data()
+    assert "Warning" not in capsys.readouterr().out
+    monkeypatch.setattr("os.sysconf", lambda name: 100)
+    data.prepare_data()
+    assert "Warning: memory: about 0.0 GiB per device" in capsys.readouterr().out
+
+
+def test_a_node_takes_what_the_plan_counts():
+    trees = make_trees(7, 1, 2, 7.5)
+    each = sum(getattr(trees, name).nbytes for name in NODE_FIELDS) / len(trees.parent)
+    assert node_bytes(7) == each
 
 
 def test_missing_data_of_a_checkpoint_is_named(tmp_path):
