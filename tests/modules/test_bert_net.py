@@ -7,6 +7,7 @@ from unittest.mock import patch
 import pytest
 import torch
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from modules.nets.bert import Bert
 from modules.nets.masked_lm_adapter import MaskedLMAdapter
@@ -147,6 +148,35 @@ def test_attention_equals_one_sequence_at_a_time(lengths, nested):
     expected = torch.autograd.grad((wanted * weight).sum(), (q, k, v))
     for one, other in zip(got, expected, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+class Kernels(TorchDispatchMode):
+    """Notes the attention kernels that are called."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if "attention" in func.name():
+            self.names.append(func.name().removeprefix("aten::_"))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kernel"),
+    [(torch.bfloat16, "flash_attention"), (torch.float32, "efficient_attention")],
+)
+def test_on_a_gpu_one_kernel_takes_all_sequences(dtype, kernel):
+    parts = [torch.randn(90, 4, 8, dtype=dtype, device="meta", requires_grad=True) for _ in "qkv"]
+    starts = torch.zeros(4, dtype=torch.int32, device="meta")
+    with Kernels() as kernels:
+        plan = plan_attention(starts, 40, nested=True)
+        result = varlen_attention(*parts, plan, dropout=0.1)
+        result.sum().backward()
+    assert kernels.names == [f"{kernel}_forward", f"{kernel}_backward"]
+    assert result.dtype == dtype
+    assert all(part.grad.shape == result.shape for part in parts)
 
 
 def test_samples_do_not_see_each_other():

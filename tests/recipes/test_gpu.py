@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from callbacks.quality_target import RunState
+from modules.ops.varlen_attention import plan_attention, varlen_attention
 from recipes import _speed
 from recipes._cli import demo_preset, run
 from recipes._parser import RecipeCLI
@@ -67,6 +68,22 @@ def losses(stem: str, folder: Path, accelerator: str) -> list[float]:
     torch.manual_seed(5)
     trainer.fit(cli.model, datamodule=_speed.Replay(cli.datamodule, batches, STEPS))
     return noted.values
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-3), (torch.float16, 5e-3), (torch.bfloat16, 4e-2)]
+)
+def test_attention_and_its_gradients_are_those_on_a_cpu(dtype, tolerance):
+    torch.manual_seed(0)
+    starts, found = torch.tensor([0, 5, 45, 46, 80], dtype=torch.int32), {}
+    given = [torch.randn(80, 4, 64) for _ in range(4)]
+    for device, kind in (("cpu", torch.float32), ("cuda", dtype)):
+        *parts, weight = (x.to(device, kind) for x in given)
+        leaves = [part.requires_grad_() for part in parts]
+        result = varlen_attention(*leaves, plan_attention(starts.to(device), 512))
+        grads = torch.autograd.grad((result * weight).sum(), leaves)
+        found[device] = [x.detach().float().cpu() for x in (result, *grads)]
+    torch.testing.assert_close(found["cuda"], found["cpu"], atol=tolerance, rtol=tolerance)
 
 
 @pytest.mark.parametrize("stem", STEMS)
