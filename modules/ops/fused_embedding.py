@@ -102,6 +102,8 @@ class FusedEmbedding(nn.Module):
         pairs_BP = dot_interaction(torch.cat([dense_BD[:, None], vectors_BTD], 1))
         return torch.cat([dense_BD, pairs_BP], 1)
 
+    # How many rows go where differs in each step: torch.compile would make a program for each.
+    @torch.compiler.disable
     def _look_up_everywhere(self, rows_N: Tensor) -> Tensor:
         """Send each lookup to the rank that owns its row and get the vectors back in order."""
         owner_N = rows_N % self.world_size

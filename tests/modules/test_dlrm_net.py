@@ -9,6 +9,7 @@ import pytest
 import torch
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -210,6 +211,18 @@ def test_half_precision_tables_halve_the_plan_and_train():
     assert losses[-1] < 0.5 * losses[0]
     with pytest.raises(ValueError, match="allowed: float32, bfloat16, float16"):
         DLRM(**SMALL, table_dtype="int8")
+
+
+def test_exchange_between_ranks_is_not_compiled_anew_in_every_step(monkeypatch):
+    monkeypatch.setattr(fused_embedding, "_rank_and_world", lambda: (0, 2))
+    monkeypatch.setattr(fused_embedding.dist, "all_to_all_single", lambda out, x, *_: out.copy_(x))
+    monkeypatch.setattr(fused_embedding.dist, "get_world_size", lambda: 2)
+    net, programs, made = DLRM(**SMALL), CompileCounter(), []
+    net.compile(backend=programs)
+    for seed in range(4):
+        net(*inputs(seed=seed)).sum().backward()
+        made.append(programs.frame_count)
+    assert made == made[:1] * 4
 
 
 def test_net_of_another_shape_is_refused():
