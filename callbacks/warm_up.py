@@ -31,13 +31,17 @@ class WarmUp(Callback):
     Args:
         steps: Forward and backward passes to run; 0 switches the warm-up (and FLOP count) off.
         compile: Compile ``net`` in place with ``torch.compile``.
-        compile_mode: How; ``reduce-overhead`` replays CUDA graphs on GPUs, which helps where a step
-            is so short that starting its kernels takes a large part of it.
+        compile_mode: How; all but ``default`` replay CUDA graphs on GPUs, which helps where a step
+            is so short that starting its kernels takes a large part of it. Not with accumulation:
+            replays overwrite the gradients of the batch before.
         memory_format: Layout of the network's weights.
         cudnn_benchmark: Let cuDNN try its algorithms on every new shape (off on CPU anyway); a loss
             where shapes keep changing.
         matmul_precision: ``high`` lets fp32 matrix products and convolutions use TF32 on GPUs;
             ``highest`` keeps both in fp32, also convolutions, where torch's own default is TF32.
+
+    Raises:
+        ValueError: If gradients are accumulated over batches that CUDA graphs compute.
 
     Source:
         mlcommons/training_policies, training_rules.adoc (v1.0): what may happen before run_start.
@@ -57,6 +61,15 @@ class WarmUp(Callback):
         self.memory_format = memory_format
         self.cudnn_benchmark, self.matmul_precision = cudnn_benchmark, matmul_precision
         self.flops_per_sample: float | None = None
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        graphs = self.compile and self.compile_mode != "default"
+        if graphs and trainer.accumulate_grad_batches > 1:
+            raise ValueError(
+                f"--warmup.compile_mode {self.compile_mode} replays CUDA graphs, which overwrite "
+                f"gradients that are accumulated over {trainer.accumulate_grad_batches} batches; "
+                "use --warmup.compile_mode default or --trainer.accumulate_grad_batches 1"
+            )
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         torch.backends.cudnn.benchmark = self.cudnn_benchmark

@@ -66,6 +66,13 @@ def test_the_net_is_compiled_in_the_mode_that_was_asked_for(steps, monkeypatch):
     assert modes == ["reduce-overhead"]
 
 
+def test_cuda_graphs_are_refused_where_gradients_are_accumulated():
+    warm_up = WarmUp(compile=True, compile_mode="reduce-overhead")
+    trainer = toy_trainer([warm_up], max_epochs=1, accumulate_grad_batches=2)
+    with pytest.raises(ValueError, match="overwrite gradients .* 2 batches"):
+        trainer.fit(WithStatistics(), datamodule=ToyData())
+
+
 def test_warm_up_counts_flops_per_sample():
     _, warm_up = run(1)
     # A linear layer 2 -> 1: 4 FLOP forward, 4 for its weight, 4 for the input of batch norm.
