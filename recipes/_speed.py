@@ -14,6 +14,7 @@ from typing import Any
 import lightning as L
 import torch
 from torch.utils.data import DataLoader
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from callbacks.quality_target import RunState
 from callbacks.warm_up import without_logging
@@ -134,6 +135,8 @@ def _read_batches(datamodule: Any, steps: int) -> tuple[list[Any], float]:
             seconds.append(time.perf_counter() - start)
             kept = kept if len(kept) == BATCHES else [*kept, batch]
             start = time.perf_counter()
+    if torch.cuda.is_available():
+        kept = pin_memory(kept)  # as a run's loaders do, beside the step
     return kept, statistics.median(seconds[1:] or seconds)
 
 
