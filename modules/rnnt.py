@@ -267,8 +267,10 @@ class RNNTModule(BenchmarkModule):
         found = greedy_decode(self.average, encoded, frames, max_symbols=self.max_symbols)
         decode = self.trainer.datamodule.decode  # type: ignore[attr-defined]
         rows = []
+        # Lists, as each look at a tensor would wait for the device.
+        labels, counts = batch["labels"].tolist(), batch["label_lengths"].tolist()
         for place, index in enumerate(batch["index"].tolist()):
-            spoken = batch["labels"][place, : batch["label_lengths"][place]].tolist()
+            spoken = labels[place][: counts[place]]
             hypothesis, reference = decode(found[place]), decode(spoken)
             rows.append([index, *word_errors(hypothesis, reference)])
             self.heard.append((index, hypothesis, reference))
