@@ -127,6 +127,8 @@ class SSDModule(DetectorModule):
         Returns:
             loss: float32 scalar, the sum of the network's losses.
         """
+        for name in ("boxes", "labels"):  # a compiled net is not traced anew for another M
+            torch._dynamo.maybe_mark_dynamic(batch[name], 1)
         loss = sum_of(self.net(batch["image"], batch))
         self.log_loss(loss)
         return loss
@@ -152,6 +154,15 @@ class SSDModule(DetectorModule):
             box = torch.cat([box[:, :2], box[:, 2:] - box[:, :2]], 1)
             index = int(batch["index"][number])
             self.average_precision.update(index, box, image["scores"], image["labels"])
+
+    def warm_up_evaluation(self) -> None:
+        """Detect in two synthetic images, before the clock starts.
+
+        A compiled net is traced anew for evaluation; as two is not the training batch, the trace
+        fits all sizes but one, also that of the last, smaller batch.
+        """
+        datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.net(datamodule.synthetic_batch()["image"][:2].to(self.device))
 
     def _show(self, image_CHW: Tensor, found: Mapping[str, Tensor]) -> None:
         """Keep the first images of an evaluation for the picture."""

@@ -231,11 +231,12 @@ class UNet3DModule(BenchmarkModule):
     def warm_up_evaluation(self) -> None:
         """Run the net on zeros in the batch sizes of an evaluation, before the clock starts.
 
-        A compiled net is traced anew for another batch size; the second size makes it dynamic, so
-        that the last, smaller batch of windows costs nothing inside the clock.
+        A compiled net is traced anew for another batch size; the second size makes it dynamic, but
+        for one, which always has its own trace. So the last, smaller batch of windows costs
+        nothing inside the clock.
         """
         full = self.validation_batch_size
-        for windows in {full, max(1, full - 1)}:
+        for windows in {full, max(1, full - 1), 1}:
             self.net(torch.zeros(windows, 1, *self.validation_input_shape, device=self.device))
 
     def check_net(self) -> None:

@@ -101,7 +101,13 @@ class SSD300(nn.Module):
         if targets is not None:
             boxes, labels = targets["boxes"], targets["labels"]
             return ssd_loss(location, logits, self.defaults, boxes, labels)
-        found = ssd_detections(location, logits, self.defaults)
+        return self._detections(location, logits)
+
+    # Shapes follow the scores here: each would be traced anew, with its loop unrolled.
+    @torch.compiler.disable
+    def _detections(self, location_B4A: Tensor, logits_BKA: Tensor) -> list[dict[str, Tensor]]:
+        """Boxes in pixels of the input, scores and labels per image."""
+        found = ssd_detections(location_B4A, logits_BKA, self.defaults)
         return [{**image, "boxes": image["boxes"] * IMAGE_SIZE} for image in found]
 
     def predict(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:

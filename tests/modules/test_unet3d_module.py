@@ -192,6 +192,27 @@ def test_validate_does_not_depend_on_the_window_batch():
     assert dices[0] == pytest.approx(dices[2], rel=1e-5)
 
 
+def test_warm_up_traces_a_compiled_net_for_every_number_of_windows():
+    module, graphs = make_module(validation_batch_size=8), []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    def windows(count):
+        return torch.zeros(count, 1, *module.validation_input_shape)
+
+    module.net.compile(backend=backend)
+    module.net(windows(7)).sum().backward()
+    module.eval()
+    with torch.no_grad():
+        module.warm_up_evaluation()
+        traced = len(graphs)
+        for count in (8, 5, 2, 1):
+            module.net(windows(count))
+    assert len(graphs) == traced == 3
+
+
 def test_bf16_mixed_keeps_loss_and_logits_in_float32():
     module = make_module()
     kinds = []
