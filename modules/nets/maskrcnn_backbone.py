@@ -29,6 +29,25 @@ ALLOWED = {
 }
 
 
+class FrozenNorm(FrozenBatchNorm2d):
+    """torchvision's, which in half precision would make all that follows single precision."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale and shift every channel.
+
+        Args:
+            x: (B, C, H, W), any float type.
+
+        Returns:
+            Same shape and type.
+        """
+        if x.dtype == self.weight.dtype:
+            return super().forward(x)
+        # One kernel that computes in single precision and gives the type that came.
+        mean, var = self.running_mean, self.running_var
+        return torch.batch_norm(x, self.weight, self.bias, mean, var, False, 0.0, self.eps, False)
+
+
 class Bottleneck(nn.Module):
     """1x1 (with the stride), 3x3 and 1x1 convolution beside a shortcut.
 
@@ -41,15 +60,15 @@ class Bottleneck(nn.Module):
     def __init__(self, inputs: int, inner: int, stride: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, inner, 1, stride=stride, bias=False)
-        self.bn1 = FrozenBatchNorm2d(inner, eps=0)
+        self.bn1 = FrozenNorm(inner, eps=0)
         self.conv2 = nn.Conv2d(inner, inner, 3, padding=1, bias=False)
-        self.bn2 = FrozenBatchNorm2d(inner, eps=0)
+        self.bn2 = FrozenNorm(inner, eps=0)
         self.conv3 = nn.Conv2d(inner, 4 * inner, 1, bias=False)
-        self.bn3 = FrozenBatchNorm2d(4 * inner, eps=0)
+        self.bn3 = FrozenNorm(4 * inner, eps=0)
         self.downsample: nn.Module = nn.Identity()
         if inputs != 4 * inner:
             shortcut = nn.Conv2d(inputs, 4 * inner, 1, stride=stride, bias=False)
-            self.downsample = nn.Sequential(shortcut, FrozenBatchNorm2d(4 * inner, eps=0))
+            self.downsample = nn.Sequential(shortcut, FrozenNorm(4 * inner, eps=0))
 
     def forward(self, x: Tensor) -> Tensor:
         """Features of the next block.
@@ -75,7 +94,7 @@ class CaffeResNet50(nn.Module):
     def __init__(self, width: int = 64) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
-        self.bn1 = FrozenBatchNorm2d(width, eps=0)
+        self.bn1 = FrozenNorm(width, eps=0)
         self.channels = [4 * width * 2**stage for stage in range(4)]
         inputs = width
         for stage, blocks in enumerate(BLOCKS):

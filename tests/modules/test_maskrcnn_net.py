@@ -14,7 +14,7 @@ from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops import nms as plain_nms
 
 from modules.nets.maskrcnn import MaskHead, MaskRCNN
-from modules.nets.maskrcnn_backbone import CaffeResNet50, blob_names, read_blobs
+from modules.nets.maskrcnn_backbone import CaffeResNet50, FrozenNorm, blob_names, read_blobs
 from modules.ops.anchors import anchor_grid, base_anchors
 from modules.ops.box_coding import HEAD_WEIGHTS, RPN_WEIGHTS, clip_boxes, decode_boxes, encode_boxes
 from modules.ops.instance_masks import place_mask, polygon_targets, run_lengths, whole_mask
@@ -387,6 +387,22 @@ class Evil:
 
     def __reduce__(self):
         return open, (self.path, "w")
+
+
+def test_half_precision_stays_half_through_the_frozen_norms():
+    torch.manual_seed(0)
+    net, image = CaffeResNet50(8), torch.randn(1, 3, 64, 96)
+    for norm in (module for module in net.modules() if isinstance(module, FrozenNorm)):
+        norm.weight.copy_(torch.rand_like(norm.weight) / 4 + 0.5)
+        norm.bias.copy_(torch.randn_like(norm.bias))
+    exact = net(image)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = net(image)
+    for level, features in rough.items():
+        assert features.dtype == torch.bfloat16
+        torch.testing.assert_close(features.float(), exact[level], rtol=0.05, atol=0.1)
+    rough["3"].float().sum().backward()
+    assert net.layer2[0].conv1.weight.grad.abs().sum() > 0
 
 
 def test_stride_sits_in_the_first_convolution():
