@@ -8,33 +8,30 @@ import math
 import torch
 from torch import Tensor
 
-RPN_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
-HEAD_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
+# Of centre and size. Numbers, not tensors: to put these on a GPU, the host would wait for it.
+RPN_WEIGHTS = (1.0, 1.0)
+HEAD_WEIGHTS = (10.0, 5.0)
 MAX_LOG_SCALE = math.log(1000 / 16)
 
 
-def encode_boxes(
-    box_N4: Tensor, reference_N4: Tensor, weights: tuple[float, float, float, float]
-) -> Tensor:
+def encode_boxes(box_N4: Tensor, reference_N4: Tensor, weights: tuple[float, float]) -> Tensor:
     """Code boxes relative to reference boxes.
 
     Args:
         box_N4: Boxes wanted.
         reference_N4: Anchors or proposals.
-        weights: Factors of the four numbers.
+        weights: Factors of the centre and of the size.
 
     Returns:
         code_N4: Shift of the centre and logarithm of the size ratio, times the weights.
     """
     centre, side = _centre_and_side(box_N4)
     own_centre, own_side = _centre_and_side(reference_N4)
-    code = torch.cat([(centre - own_centre) / own_side, (side / own_side).log()], -1)
-    return code * code.new_tensor(weights)
+    shift, scale = (centre - own_centre) / own_side, (side / own_side).log()
+    return torch.cat([shift * weights[0], scale * weights[1]], -1)
 
 
-def decode_boxes(
-    code_NK4: Tensor, reference_N4: Tensor, weights: tuple[float, float, float, float]
-) -> Tensor:
+def decode_boxes(code_NK4: Tensor, reference_N4: Tensor, weights: tuple[float, float]) -> Tensor:
     """Undo ``encode_boxes``; sizes grow at most 62.5 times.
 
     Args:
@@ -45,11 +42,11 @@ def decode_boxes(
     Returns:
         (N, ..., 4) corners.
     """
-    code = code_NK4 / code_NK4.new_tensor(weights)
-    shape = (len(reference_N4), *[1] * (code.ndim - 2), 2)
+    shape = (len(reference_N4), *[1] * (code_NK4.ndim - 2), 2)
     own_centre, own_side = (part.view(shape) for part in _centre_and_side(reference_N4))
-    centre = code[..., :2] * own_side + own_centre
-    side = code[..., 2:].clamp(max=MAX_LOG_SCALE).exp() * own_side
+    centre = code_NK4[..., :2] / weights[0] * own_side + own_centre
+    scale = (code_NK4[..., 2:] / weights[1]).clamp(max=MAX_LOG_SCALE)
+    side = scale.exp() * own_side
     return torch.cat([centre - side / 2, centre + side / 2 - 1], -1)
 
 

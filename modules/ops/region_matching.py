@@ -92,4 +92,4 @@ def pixel_nms(box_N4: Tensor, score_N: Tensor, iou_threshold: float) -> Tensor:
         Indices of the boxes kept, best first.
     """
     # Moving the far corner out by one pixel makes widths x2 - x1 + 1 where nms takes x2 - x1.
-    return nms(box_N4 + box_N4.new_tensor([0, 0, 1, 1]), score_N, iou_threshold)
+    return nms(torch.cat([box_N4[:, :2], box_N4[:, 2:] + 1], 1), score_N, iou_threshold)

@@ -64,12 +64,13 @@ def propose(
     Returns:
         Per image (R, 4).
     """
+    size_B2 = logits[0].new_tensor(sizes)
+    levels = [
+        _level_proposals(*level, size_B2, limits.per_level)
+        for level in zip(anchors, logits, codes, strict=True)
+    ]
     boxes, scores = [], []
-    for number, (height, width) in enumerate(sizes):
-        chosen = [
-            _level_proposals(a, s[number], c[number], height, width, limits.per_level)
-            for a, s, c in zip(anchors, logits, codes, strict=True)
-        ]
+    for chosen in zip(*levels, strict=True):
         boxes.append(torch.cat([box for box, _ in chosen]))
         scores.append(torch.cat([score for _, score in chosen]))
     if not pooled:
@@ -83,17 +84,24 @@ def propose(
 
 
 def _level_proposals(
-    anchor_L4: Tensor, logit_L: Tensor, code_L4: Tensor, height: int, width: int, most: int
-) -> tuple[Tensor, Tensor]:
-    """Best boxes of one image and level, and their scores."""
-    # Single precision: in half precision many sigmoids would tie at 1.
-    score, index = logit_L.sigmoid().topk(min(most, len(logit_L)))
-    box = decode_boxes(code_L4[index], anchor_L4[index], RPN_WEIGHTS)
+    anchor_L4: Tensor, logit_BL: Tensor, code_BL4: Tensor, size_B2: Tensor, most: int
+) -> list[tuple[Tensor, Tensor]]:
+    """Best boxes of one level and their scores, per image."""
+    # Single precision: in half precision many sigmoids would tie at 1. Image by image, as a CPU
+    # rounds the last few of a tensor in another way.
+    score_BL = torch.stack([logit_L.sigmoid() for logit_L in logit_BL])
+    score_BN, index_BN = score_BL.topk(min(most, score_BL.shape[1]))
+    code_BN4 = code_BL4.gather(1, index_BN[..., None].expand(-1, -1, 4))
+    box = decode_boxes(code_BN4.flatten(0, 1), anchor_L4[index_BN.flatten()], RPN_WEIGHTS)
     # The pooling would read anywhere for a NaN. The losses of a network that gives one are NaN as
     # well, and those end the run in plain words.
-    box = clip_boxes(box, height, width).nan_to_num()
-    keep = pixel_nms(box, score, NMS_IOU)[:most]
-    return box[keep], score[keep]
+    height_B11, width_B11 = size_B2.T[..., None, None]
+    box_BN4 = clip_boxes(box.view_as(code_BN4), height_B11, width_B11).nan_to_num()
+    found = []
+    for box_N4, score_N in zip(box_BN4, score_BN, strict=True):
+        keep = pixel_nms(box_N4, score_N, NMS_IOU)[:most]
+        found.append((box_N4[keep], score_N[keep]))
+    return found
 
 
 def rpn_losses(

@@ -85,7 +85,7 @@ def test_box_coding_is_the_formula_and_undoes_itself(weights):
     for b, a, c in zip(boxes.tolist(), anchors.tolist(), code.tolist(), strict=True):
         w, h, aw, ah = b[2] - b[0] + 1, b[3] - b[1] + 1, a[2] - a[0] + 1, a[3] - a[1] + 1
         assert c[0] == pytest.approx(weights[0] * (b[0] + w / 2 - a[0] - aw / 2) / aw, abs=1e-4)
-        assert c[3] == pytest.approx(weights[3] * math.log(h / ah), abs=1e-4)
+        assert c[3] == pytest.approx(weights[1] * math.log(h / ah), abs=1e-4)
     torch.testing.assert_close(decode_boxes(code, anchors, weights), boxes, atol=1e-3, rtol=0)
     huge = decode_boxes(torch.full((20, 4), 100.0), anchors, weights)
     side = (anchors[:, 2] - anchors[:, 0] + 1) * 1000 / 16
