@@ -176,8 +176,10 @@ class MaskRCNN(nn.Module):
         positive = [r.box[: r.positives] for r in regions]
         label = torch.cat([r.label[: r.positives] for r in regions])
         polygons = _matched_polygons(regions, targets["polygons"])
-        target = polygon_targets(polygons, torch.cat(positive))
+        boxes = torch.cat(positive).cpu()
         masks = self.mask_head(pool_regions(features, positive, 14), label)
+        # Drawn on the host, while a GPU computes the masks that it was just given.
+        target = polygon_targets(polygons, boxes).to(masks.device)
         return losses | {"mask": mask_loss(masks, target)}
 
     def _detections(
