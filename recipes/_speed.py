@@ -63,11 +63,11 @@ class Replay(BenchmarkDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         """The batches, as a loader that collates nothing."""
         many = [self._batches[i % len(self._batches)] for i in range(self._steps)]
-        return DataLoader(many, batch_size=None)  # type: ignore[arg-type]
+        return _loader(many)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Never iterated: no evaluation is due."""
-        return DataLoader(self._batches[:1], batch_size=None)  # type: ignore[arg-type]
+        return _loader(self._batches[:1])
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, index: int) -> Any:
         """Move a batch as the source would.
@@ -81,6 +81,11 @@ class Replay(BenchmarkDataModule):
             The batch on the device.
         """
         return self._source.transfer_batch_to_device(batch, device, index)
+
+
+def _loader(batches: Sequence[Any]) -> DataLoader[Any]:
+    """Batches as they are: torch would turn their arrays into tensors."""
+    return DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch)  # type: ignore[arg-type]
 
 
 def synchronize() -> None:
