@@ -110,11 +110,13 @@ class MaskRCNN(nn.Module):
             anchor_grid(*f.shape[-2:], stride, size, f.device)
             for f, stride, size in zip(features, STRIDES, self.anchor_sizes, strict=True)
         ]
+        # What the pooling takes, made once for both heads.
+        maps = [f.to(torch.float32, memory_format=torch.contiguous_format) for f in features[:-1]]
         if targets is None:
             refuse_diverged(*logits, *codes)
             limits = Limits(self.evaluation_proposals, self.evaluation_proposals)
             boxes = propose(anchors, logits, codes, sizes, limits, pooled=False)
-            return self._detections(features[:-1], boxes, sizes)
+            return self._detections(maps, boxes, sizes)
         limits = Limits(self.proposals, self.image_candidates(len(sizes)))
         boxes = propose(anchors, logits, codes, sizes, limits, pooled=True)
         losses = rpn_losses(
@@ -125,7 +127,7 @@ class MaskRCNN(nn.Module):
             sizes,
             self.anchors_per_image,
         )
-        return losses | self._head_losses(features[:-1], boxes, targets)
+        return losses | self._head_losses(maps, boxes, targets)
 
     def image_candidates(self, batch_size: int) -> int:
         """Proposals that training keeps of a batch, all images together.
