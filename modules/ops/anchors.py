@@ -38,7 +38,7 @@ def base_anchors(stride: int, size: float) -> np.ndarray:
     return np.array(rows)
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=256)
 def anchor_grid(height: int, width: int, stride: int, size: float, device: torch.device) -> Tensor:
     """Anchors of all cells of one level: row, then column, then ratio.
 
