@@ -33,7 +33,7 @@ class Checkpoint(Callback):
 
     Args:
         every_seconds: Least time between two checkpoints, and before the first; they are written
-            inside the clock, but for the last one.
+            inside the clock, but for the one at the target.
         folder: Gives the run's folder once it exists.
         state: The run's shared state.
         benchmark: Written into the checkpoint, so that another benchmark refuses it.
@@ -50,6 +50,8 @@ class Checkpoint(Callback):
         self.every_seconds = every_seconds
         self._folder, self._state, self._benchmark = folder, state, benchmark
         self._last_saved = 0.0  # until the first checkpoint, when training began
+        self._saved_step: int | None = None
+        self._ended = False
         self._signalled = False
         self._handlers: dict[int, Any] = {}
         self._random: dict[str, Any] | None = None
@@ -173,7 +175,6 @@ class Checkpoint(Callback):
     def _save_and_leave_if_signalled(self, trainer: L.Trainer) -> None:
         # At the end of the budget nothing is left to interrupt, nor to resume.
         over = self._state.stop_reason is not None or self._at_budget_end(trainer)
-        over = over or _at_trainers_end(trainer)
         self._save_if_old(trainer, over)
         if not over:
             self._leave_if_signalled(trainer)
@@ -184,6 +185,8 @@ class Checkpoint(Callback):
         return trainer.world_size == 1 or count % steps == 0
 
     def _save_if_old(self, trainer: L.Trainer, over: bool) -> None:
+        if over and self._saved_step == trainer.global_step:
+            return
         old = self._state.clock.now() - self._last_saved >= self.every_seconds
         if trainer.strategy.broadcast(old or over):
             self.save(trainer)
@@ -199,6 +202,17 @@ class Checkpoint(Callback):
         if trainer.strategy.reduce_boolean_decision(self._signalled, all=False):
             self.save(trainer)
             raise StopRun(StopReason.INTERRUPTED, "interrupted by a signal")
+
+    def save_last(self, trainer: L.Trainer) -> None:
+        """Write ``last.ckpt`` at the end of training, unless it holds these weights already.
+
+        Args:
+            trainer: The trainer, after its last epoch.
+        """
+        if self._saved_step != trainer.global_step:
+            self._ended = True
+            self.save(trainer)
+            self._ended = False
 
     def save(self, trainer: L.Trainer) -> None:
         """Write ``last.ckpt`` beside its old version, then swap them.
@@ -224,7 +238,7 @@ class Checkpoint(Callback):
         if trainer.is_global_zero:
             os.replace(fresh, path)
         trainer.strategy.barrier("checkpoint")
-        self._last_saved = self._state.clock.now()
+        self._last_saved, self._saved_step = self._state.clock.now(), trainer.global_step
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
@@ -234,6 +248,9 @@ class Checkpoint(Callback):
         checkpoint["finishline_evaluate_first"] = self._before_evaluation is not None
         if self._before_evaluation is not None:
             restart_evaluation(checkpoint["loops"]["fit_loop"])
+        if self._ended:
+            whole = trainer.fit_loop.epoch_loop._num_ready_batches_reached()
+            reopen_epoch(checkpoint["loops"]["fit_loop"], whole=whole)
 
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
@@ -243,15 +260,19 @@ class Checkpoint(Callback):
         self._resumed = True
 
 
-def _at_trainers_end(trainer: L.Trainer) -> bool:
-    """Whether Lightning itself (epochs, steps, time, early stopping) ends the run here."""
-    epochs, steps = trainer.max_epochs, trainer.max_steps
-    progress: Any = trainer.fit_loop.epoch_progress.current
-    return (
-        trainer.should_stop
-        or 0 <= steps <= trainer.global_step
-        or (epochs is not None and 0 <= epochs <= progress.processed)
-    )
+class LastCheckpoint(Callback):
+    """Saves the last weights of a run that Lightning's own limits end, before its record is closed.
+
+    Args:
+        checkpoint: Writes them. It has its own, later place among the callbacks, as it may end a
+            run in hooks where others still have to note something.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._checkpoint.save_last(trainer)
 
 
 def restart_evaluation(loops: dict[str, Any]) -> None:
@@ -269,6 +290,24 @@ def restart_evaluation(loops: dict[str, Any]) -> None:
     progress["total"].update(none, ready=1, started=1)
     progress["current"].update(none)
     progress["is_last_batch"] = False
+
+
+def reopen_epoch(loops: dict[str, Any], *, whole: bool) -> None:
+    """Make the saved loops of a run that ended look as they did after the last step.
+
+    Lightning takes an epoch that it cut for a whole one, and would go on with the next.
+
+    Args:
+        loops: State of the fit loop, changed in place.
+        whole: Whether the epoch's last step was done.
+
+    Source:
+        lightning 2.6.6, pytorch/loops/fit_loop.py, ``update_restart_stage``: what it takes for
+        "mid epoch" and "on epoch end".
+    """
+    for progress in (loops["epoch_progress"]["total"], loops["epoch_progress"]["current"]):
+        progress["completed"] = progress["ready"] - 1
+        progress["processed"] = progress["ready"] - (not whole)
 
 
 def _free_mib(folder: Path) -> int:

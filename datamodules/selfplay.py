@@ -123,6 +123,7 @@ class SelfPlayDataModule(BenchmarkDataModule):
         self.train_filter, self.eval_games = train_filter, eval_games
         self.games_at_once, self.workers, self.play_ahead = games_at_once, workers, play_ahead
         self.overlap, self.virtual_losses = overlap, virtual_losses
+        self.num_workers = 0  # the examples lie in this process
         self.rules = Rules(
             slow_readouts=slow_readouts, fast_readouts=fast_readouts, fast_share=fast_share,
             noise_alpha=noise_alpha, noise_mix=noise_mix, soft_plies=soft_plies,
@@ -291,7 +292,8 @@ class SelfPlayDataModule(BenchmarkDataModule):
             start_epoch=epoch,
         )
         dataset = WindowExamples(chosen, self.size, run_seed())
-        return DataLoader(dataset, batch_sampler=sampler, collate_fn=_as_is)
+        pinned = self.loader_options["pin_memory"]
+        return DataLoader(dataset, batch_sampler=sampler, collate_fn=_as_is, pin_memory=pinned)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Numbers of this rank's evaluation games, all in one batch.

@@ -156,13 +156,16 @@ class SSDModule(DetectorModule):
             self.average_precision.update(index, box, image["scores"], image["labels"])
 
     def warm_up_evaluation(self) -> None:
-        """Detect in two synthetic images, before the clock starts.
+        """Detect in black images in the batch sizes of an evaluation, before the clock starts.
 
-        A compiled net is traced anew for evaluation; as two is not the training batch, the trace
-        fits all sizes but one, also that of the last, smaller batch.
+        A compiled net is traced anew for another batch size; the second size makes it dynamic, but
+        for one, which always has its own trace.
         """
         datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        self.net(datamodule.synthetic_batch()["image"][:2].to(self.device))
+        full = datamodule.evaluation_batch_size
+        for images in {full, max(1, full - 1), 1}:
+            shape = (images, 3, IMAGE_SIZE, IMAGE_SIZE)
+            self.net(torch.zeros(shape, dtype=torch.uint8, device=self.device))
 
     def _show(self, image_CHW: Tensor, found: Mapping[str, Tensor]) -> None:
         """Keep the first images of an evaluation for the picture."""

@@ -12,7 +12,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from callbacks import wandb_run
-from callbacks.checkpoint import Checkpoint, read_benchmark
+from callbacks.checkpoint import Checkpoint, LastCheckpoint, read_benchmark
 from callbacks.evaluation_schedule import EvaluationSchedule
 from callbacks.metrics_csv import MetricsCSV
 from callbacks.mlperf_log import MLPerfLog
@@ -206,7 +206,8 @@ class Run:
         )
         # Order matters: the folder exists first, the warm-up ends before the target starts the
         # clock, and everybody after the target reads its decision.
-        ours = [self.folder, schedule, warm_up, self.target, log, record, checkpoint]
+        last = LastCheckpoint(checkpoint)
+        ours = [self.folder, schedule, warm_up, self.target, log, last, record, checkpoint]
         settings: dict[str, Any] = {}
         if cli.config.trainer.enable_progress_bar in (None, True):
             ours.append(Progress(self.target, schedule))

@@ -53,9 +53,13 @@ def read_game(path: Path, size: int) -> Examples:
         ) from error
     points = size * size
     for x, p in zip(planes, pi, strict=True):
-        if len(x) != PLANES * points or len(p) != 4 * (points + 1):
+        if len(x) != PLANES * points:
             side = (len(x) / PLANES) ** 0.5
             raise ValueError(f"{path}: its board is {side:g} x {side:g} but data.size is {size}")
+        if len(p) != 4 * (points + 1):
+            raise ValueError(
+                f"{path}: its pi has {len(p) / 4:g} numbers, but there are {points + 1} moves"
+            )
     whole = np.frombuffer(b"".join(planes), np.uint8).reshape(-1, PLANES, points)
     if whole.max(initial=0) > 1:
         raise ValueError(f"{path}: its planes hold {whole.max()}, not only 0 and 1")

@@ -9,7 +9,13 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from callbacks.checkpoint import Checkpoint, random_states, read_benchmark, set_random_states
+from callbacks.checkpoint import (
+    Checkpoint,
+    LastCheckpoint,
+    random_states,
+    read_benchmark,
+    set_random_states,
+)
 from callbacks.evaluation_schedule import EvaluationSchedule
 from callbacks.quality_target import QualityTarget, StopReason, StopRun
 from datamodules._sampling import EpochSampler, resume_position
@@ -67,16 +73,19 @@ class Noisy(ToyModule):
         super().on_validation_epoch_end()
 
 
-def fit(folder, module, schedule, ckpt=None, every_seconds=1e9, **limits):
+def fit(folder, module, schedule, ckpt=None, every_seconds=1e9, more=(), **limits):
     torch.manual_seed(3)
     np.random.seed(3)
     time = FakeTime()
     state = fake_state(time)
     module.tick = lambda: setattr(time, "now", time.now + 1)
+    checkpoint = Checkpoint(every_seconds, folder=lambda: folder, state=state, benchmark="toy")
     callbacks = [
         EvaluationSchedule(**schedule),
         QualityTarget({"score": 1.0}, "max", state=state),
-        Checkpoint(every_seconds, folder=lambda: folder, state=state, benchmark="toy"),
+        LastCheckpoint(checkpoint),
+        checkpoint,
+        *more,
     ]
     trainer = toy_trainer(callbacks, **{"max_epochs": -1, **limits})
     try:
@@ -244,25 +253,61 @@ def test_signal_at_the_end_of_the_budget_interrupts_nothing(schedule, last, tmp_
     assert state.stop_reason is StopReason.BUDGET_EXHAUSTED
 
 
+class Impatient(L.Callback):
+    """Stops the run after so many steps, or epochs, as timers and early stopping do."""
+
+    monitor = "score"  # Lightning calls those that have one after all others
+
+    def __init__(self, steps=None, epochs=None):
+        self.steps, self.epochs = steps, epochs
+
+    def on_train_batch_end(self, trainer, *args):
+        trainer.should_stop |= trainer.global_step == self.steps
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        trainer.should_stop |= trainer.current_epoch + 1 == self.epochs
+
+
+@pytest.mark.parametrize("schedule", [EPOCHS, STEPS], ids=["epochs", "steps"])
+@pytest.mark.parametrize("each", ["step", "epoch"])
 @pytest.mark.parametrize(
-    ("limit", "steps"), [({"max_epochs": 3}, 18), ({"max_steps": 12}, 12), ({"max_steps": 15}, 15)]
+    ("limit", "steps"),
+    [
+        ({"max_epochs": 3}, 18),
+        ({"max_steps": 12}, 12),
+        ({"max_steps": 14}, 14),  # an evaluation of every 7 samples
+        ({"max_steps": 15}, 15),
+        ({"more": [Impatient(steps=16)]}, 16),
+        ({"more": [Impatient(epochs=2)]}, 12),
+    ],
+    ids=["epochs", "steps", "evaluated", "mid epoch", "timer", "early stopping"],
 )
-def test_a_run_that_lightning_ends_leaves_its_last_weights(limit, steps, tmp_path):
-    whole, module = Noisy(), Noisy()
+def test_a_run_that_lightning_ends_leaves_its_last_weights_once_and_goes_on_from_them(
+    schedule, each, limit, steps, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(Noisy, "each", each)
+    saved: list[int] = []
+    save = L.Trainer.save_checkpoint
+    monkeypatch.setattr(
+        L.Trainer, "save_checkpoint", lambda t, p: (saved.append(t.global_step), save(t, p))
+    )
+    whole, module, second = Noisy(), Noisy(), Noisy()
     module.load_state_dict(whole.state_dict())
     (tmp_path / "whole").mkdir()
-    fit(tmp_path / "whole", whole, {"every": 2, "limit": 5})
+    fit(tmp_path / "whole", whole, schedule)
+    assert saved == [30]
     (tmp_path / "cut").mkdir()
-    fit(tmp_path / "cut", module, {"every": 2, "limit": 5}, **limit)
+    fit(tmp_path / "cut", module, schedule, **limit)
+    assert saved == [30, steps]
     checkpoint = tmp_path / "cut" / "checkpoints" / "last.ckpt"
-    saved = torch.load(checkpoint, weights_only=True)
-    assert saved["global_step"] == steps
-    assert all(torch.equal(saved["state_dict"][n], w) for n, w in module.state_dict().items())
-    if steps == 15:
-        return  # Lightning takes the epoch that it cut for a whole one
-    second = Noisy()
-    fit(tmp_path / "cut", second, {"every": 2, "limit": 5}, ckpt=checkpoint)
+    weights = torch.load(checkpoint, weights_only=True)["state_dict"]
+    assert all(torch.equal(weights[n], w) for n, w in module.state_dict().items())
+    fit(tmp_path / "cut", second, schedule, ckpt=checkpoint)
+    assert len(module.losses + second.losses) == 30, "no step is left out or done twice"
+    if 16 in module.evaluated_at:
+        return  # before it is stopped Lightning evaluates, which draws numbers of its own
     assert module.losses + second.losses == whole.losses
+    assert module.evaluated_at + second.evaluated_at == whole.evaluated_at
 
 
 def test_random_states_survive_a_weights_only_file(tmp_path):

@@ -1,7 +1,7 @@
 """Every recipe on one CUDA device: the same losses as on a CPU, its preset's flags, its target.
 
-pytest -n 0 -m 'gpu and not demo and not speed'     a few minutes
-pytest -n 0 -m 'gpu and demo'                       every demo to its target
+pytest -n 0 -s -m 'gpu and not demo'     a few minutes
+pytest -n 0 -m 'gpu and demo'            every demo to its target
 """
 
 import importlib

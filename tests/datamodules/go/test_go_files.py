@@ -4,6 +4,7 @@ import io
 import struct
 import subprocess
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -81,6 +82,9 @@ def test_a_record_of_another_board_or_of_no_game_is_refused(game, tmp_path):
     write_game(path, game)
     with pytest.raises(ValueError, match="its board is 5 x 5 but data.size is 9"):
         read_game(path, 9)
+    write_game(path, replace(game, pi=game.pi[:, 1:]))
+    with pytest.raises(ValueError, match="its pi has 25 numbers, but there are 26 moves"):
+        read_game(path, 5)
     message = records._example({"label": records._int(3)})
     length = struct.pack("<Q", len(message))
     checks = (struct.pack("<I", masked_crc(part)) for part in (length, message))
