@@ -51,7 +51,6 @@ class Checkpoint(Callback):
         self._folder, self._state, self._benchmark = folder, state, benchmark
         self._last_saved = 0.0  # until the first checkpoint, when training began
         self._saved_step: int | None = None
-        self._ended = False
         self._signalled = False
         self._handlers: dict[int, Any] = {}
         self._random: dict[str, Any] | None = None
@@ -210,9 +209,7 @@ class Checkpoint(Callback):
             trainer: The trainer, after its last epoch.
         """
         if self._saved_step != trainer.global_step:
-            self._ended = True
             self.save(trainer)
-            self._ended = False
 
     def save(self, trainer: L.Trainer) -> None:
         """Write ``last.ckpt`` beside its old version, then swap them.
@@ -248,7 +245,8 @@ class Checkpoint(Callback):
         checkpoint["finishline_evaluate_first"] = self._before_evaluation is not None
         if self._before_evaluation is not None:
             restart_evaluation(checkpoint["loops"]["fit_loop"])
-        if self._ended:
+        epoch = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
+        if epoch["completed"] == epoch["ready"]:  # only after the run's last epoch
             whole = trainer.fit_loop.epoch_loop._num_ready_batches_reached()
             reopen_epoch(checkpoint["loops"]["fit_loop"], whole=whole)
 

@@ -223,7 +223,7 @@ class SelfPlayDataModule(BenchmarkDataModule):
         if self.root is not None and not self.root.is_dir():
             return [f"data.root {self.root}: no such folder"]
         try:
-            games = find_files(self._source).newest(self.window)
+            games = self._files.newest(self.window)
         except FileNotFoundError as error:
             return str(error).splitlines()
         few = {m: len(g) for m, g in games.items() if len(g) < self.games_per_generation}

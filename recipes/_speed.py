@@ -111,8 +111,9 @@ def measure(benchmark: Benchmark, cli: RecipeCLI, steps: int) -> dict[str, Any]:
     plain_ms: list[float] = []
     trainer: Any = None
     for _ in range(ROUNDS):
-        trainer, moments = _lightning_round(benchmark, cli, batches, steps)
-        lightning_ms += _milliseconds(moments)
+        times = StepTimes()
+        trainer = _lightning_round(benchmark, cli, batches, steps, times)
+        lightning_ms += _milliseconds(times.moments)
         plain_ms += _milliseconds(_plain_round(cli, trainer, batches, steps))
     figures = _figures(cli, trainer, lightning_ms, plain_ms, wait)
     _show(figures)
@@ -146,21 +147,20 @@ def _read_batches(datamodule: Any, steps: int) -> tuple[list[Any], float]:
 
 
 def _lightning_round(
-    benchmark: Benchmark, cli: RecipeCLI, batches: list[Any], steps: int
-) -> tuple[L.Trainer, list[float]]:
+    benchmark: Benchmark, cli: RecipeCLI, batches: list[Any], steps: int, noting: L.Callback
+) -> L.Trainer:
     # The same callbacks and loggers as a real run, in a folder that is thrown away.
     from recipes._train_commands import Run
 
-    times = StepTimes()
     with TemporaryDirectory() as folder:
         cli.config.output_root = Path(folder)
         schedule = cli.config_init.evaluation
         schedule.first = schedule.every = 1e15
         schedule.limit, schedule.unit = 1, "epochs"
-        cli.config_init.trainer.callbacks = [times]
+        cli.config_init.trainer.callbacks = [noting]
         run = Run(benchmark, cli, RunState(), resumed_from=None)
         run.trainer.fit(cli.model, datamodule=Replay(cli.datamodule, batches, steps))
-    return run.trainer, times.moments
+    return run.trainer
 
 
 def _plain_round(cli: RecipeCLI, trainer: L.Trainer, batches: list[Any], steps: int) -> list[float]:

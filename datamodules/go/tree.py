@@ -78,21 +78,10 @@ def make_trees(size: int, num_trees: int, num_nodes: int, komi: float) -> Trees:
     Raises:
         ValueError: If no such board is supported.
     """
-    actions, cells = size * size + 1, go.num_cells(size)
+    cells = go.num_cells(size)
     m, t = max(num_nodes, 2 * num_trees), num_trees
     trees = Trees(
-        board=np.zeros((m, 4, cells), np.int16),
-        info=np.zeros((m, go.INFO), np.int64),
-        n=np.zeros((m, actions), np.int32),
-        w=np.zeros((m, actions), np.float64),
-        p=np.zeros((m, actions), np.float32),
-        child=np.full((m, actions), -1, np.int32),
-        legal=np.zeros((m, actions), np.uint8),
-        parent=np.full(m, -1, np.int32),
-        move=np.full(m, -1, np.int32),
-        state=np.zeros(m, np.uint8),
-        value=np.zeros(m, np.float64),
-        free=np.arange(m, dtype=np.int32),
+        **_node_arrays(size, m),
         top=np.full(1, m, np.int64),
         root=np.full(t, -1, np.int32),
         root_n=np.zeros(t, np.int64),
@@ -110,16 +99,34 @@ def make_trees(size: int, num_trees: int, num_nodes: int, komi: float) -> Trees:
 
 
 def node_bytes(size: int) -> int:
-    """Memory of one node; nothing is allocated to find out.
+    """Memory of one node.
 
     Args:
         size: Points per side, 5 to 19.
 
     Returns:
-        Bytes over all ``NODE_FIELDS``.
+        Bytes.
     """
-    board, edges, single = 4 * 2 * go.num_cells(size), 4 + 8 + 4 + 4 + 1, 4 + 4 + 1 + 8 + 4
-    return board + 8 * go.INFO + edges * (size * size + 1) + single
+    return sum(array.nbytes for array in _node_arrays(size, 1).values())
+
+
+def _node_arrays(size: int, m: int) -> dict[str, np.ndarray]:
+    """The fields of nodes, by name."""
+    actions = size * size + 1
+    return {
+        "board": np.zeros((m, 4, go.num_cells(size)), np.int16),
+        "info": np.zeros((m, go.INFO), np.int64),
+        "n": np.zeros((m, actions), np.int32),
+        "w": np.zeros((m, actions), np.float64),
+        "p": np.zeros((m, actions), np.float32),
+        "child": np.full((m, actions), -1, np.int32),
+        "legal": np.zeros((m, actions), np.uint8),
+        "parent": np.full(m, -1, np.int32),
+        "move": np.full(m, -1, np.int32),
+        "state": np.zeros(m, np.uint8),
+        "value": np.zeros(m, np.float64),
+        "free": np.arange(m, dtype=np.int32),
+    }
 
 
 def make_leaves(size: int, length: int) -> Leaves:

@@ -93,8 +93,10 @@ def test_a_network_keeps_the_weights_it_was_made_with():
     assert not agree(new(batch), before, 1e-3)
 
 
-def hammer(networks: list[tuple[Network, Network]], largest: int, shape=SHAPE, tolerance=1e-6):
-    """Ask from many threads, more than there are copies, with several weights at once."""
+def withstands(
+    networks: list[tuple[Network, Network]], largest: int, shape=SHAPE, tolerance=1e-6
+) -> bool:
+    """Whether many threads, more than there are copies, get the answers of several weights."""
 
     def ask(number: int) -> bool:
         ours, theirs = networks[number % len(networks)]
@@ -102,12 +104,12 @@ def hammer(networks: list[tuple[Network, Network]], largest: int, shape=SHAPE, t
         return agree(ours(batch), theirs(batch), tolerance)
 
     with ThreadPoolExecutor(4) as pool:
-        assert all(pool.map(ask, range(200)))
+        return all(pool.map(ask, range(200)))
 
 
 def test_threads_do_not_get_each_others_answers():
     nets, players = graphed(copies=2), [net_of(seed) for seed in range(3)]
-    hammer([(nets.network(net), network_of(net, CPU)) for net in players], 20)
+    assert withstands([(nets.network(net), network_of(net, CPU)) for net in players], 20)
 
 
 def test_what_a_net_keeps_beside_parameters_and_buffers_lives_as_long_as_its_graphs():
@@ -182,7 +184,7 @@ def test_captured_passes_answer_like_plain_ones_beside_a_training_network(
             train()
             networks.append((nets.network(trained), network_of(trained, device, dtype)))
         training = pool.submit(train)
-        hammer(networks, 512, GO, tolerance)
+        assert withstands(networks, 512, GO, tolerance)
         training.result()
 
 

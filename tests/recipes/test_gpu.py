@@ -13,12 +13,10 @@ import pytest
 import torch
 import yaml
 
-from callbacks.quality_target import RunState
 from modules.ops.varlen_attention import plan_attention, varlen_attention
 from recipes import _speed
 from recipes._cli import demo_preset, run
 from recipes._parser import RecipeCLI
-from recipes._train_commands import Run
 
 ROOT = Path(__file__).parents[2]
 STEMS = sorted(path.stem for path in (ROOT / "recipes").glob("[a-z]*.py"))
@@ -49,7 +47,7 @@ class Losses(L.Callback):
         self.values.append(float(outputs["loss"]))
 
 
-def losses(stem: str, folder: Path, accelerator: str) -> list[float]:
+def losses(stem: str, accelerator: str) -> list[float]:
     """Losses of the first steps from the same weights on the same batches."""
     sheet = benchmark(stem)
     args = ["--config", str(demo_preset(sheet)), "--seed_everything", "5"]
@@ -60,13 +58,8 @@ def losses(stem: str, folder: Path, accelerator: str) -> list[float]:
     cli.datamodule.prepare_data()
     batches, _ = _speed._read_batches(cli.datamodule, STEPS)
     noted = Losses()
-    cli.config.output_root = folder
-    cli.config_init.evaluation.first = cli.config_init.evaluation.every = 1e15
-    cli.config_init.evaluation.limit, cli.config_init.evaluation.unit = 1, "epochs"
-    cli.config_init.trainer.callbacks = [noted]
-    trainer = Run(sheet, cli, RunState(), resumed_from=None).trainer
     torch.manual_seed(5)
-    trainer.fit(cli.model, datamodule=_speed.Replay(cli.datamodule, batches, STEPS))
+    _speed._lightning_round(sheet, cli, batches, STEPS, noted)
     return noted.values
 
 
@@ -87,12 +80,12 @@ def test_attention_and_its_gradients_are_those_on_a_cpu(dtype, tolerance):
 
 
 @pytest.mark.parametrize("stem", STEMS)
-def test_first_losses_are_those_on_a_cpu(stem, tmp_path, monkeypatch):
+def test_first_losses_are_those_on_a_cpu(stem, monkeypatch):
     order = torch.randperm  # of the sampled boxes in Mask R-CNN
     monkeypatch.setattr(torch, "randperm", lambda n, device=None: order(n).to(device))
-    ours = losses(stem, tmp_path / "gpu", "gpu")
+    ours = losses(stem, "gpu")
     assert len(ours) == STEPS
-    assert ours == pytest.approx(losses(stem, tmp_path / "cpu", "cpu"), rel=2e-3)
+    assert ours == pytest.approx(losses(stem, "cpu"), rel=2e-3)
 
 
 @pytest.mark.parametrize("stem", STEMS)
