@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from datamodules._sampling import ResumableBatches, SampleKey, epoch_order
+from datamodules.common.sampling import ResumableBatches, SampleKey, epoch_order
 
 
 class AspectSampler(ResumableBatches):

@@ -8,7 +8,7 @@ from typing import IO
 from PIL import Image, UnidentifiedImageError
 
 from datamodules._coco_ssd_images import open_rgb
-from datamodules._process_pool import outcomes, processes_for
+from datamodules.common.process_pool import outcomes, processes_for
 
 START, END = b"\xff\xd8", b"\xff\xd9"  # of a JPEG
 CHUNK = 500  # files per job: opening one takes less than handing it to another process

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from datamodules._coco_annotations import Annotations, Polygons
 from datamodules._coco_ssd_images import open_rgb, to_tensor
-from datamodules._sampling import SampleKey, sample_rng
+from datamodules.common.sampling import SampleKey, sample_rng
 
 PADDED_TO = 32
 

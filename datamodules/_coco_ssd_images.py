@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules._coco_annotations import Annotations
-from datamodules._sampling import SampleKey, sample_rng
+from datamodules.common.sampling import SampleKey, sample_rng
 
 # Least overlap of the crop with every box; None keeps the image, -inf takes any crop.
 CROP_MODES = (None, 0.1, 0.3, 0.5, 0.7, 0.9, -np.inf)

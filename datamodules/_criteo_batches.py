@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from datamodules._criteo_store import open_split
-from datamodules._sampling import epoch_order, padded_length
+from datamodules.common.sampling import epoch_order, padded_length
 
 
 class Batch(TypedDict):

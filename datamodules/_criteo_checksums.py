@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from datamodules._criteo_store import MANIFEST
-from datamodules._process_pool import outcomes
+from datamodules.common.process_pool import outcomes
 
 CHECKSUMS = "checksums.json"
 READ_BYTES = 1 << 24

@@ -50,7 +50,7 @@ from datamodules._criteo_text import (
     day_file,
     read_day,
 )
-from datamodules._process_pool import outcomes, processes_for
+from datamodules.common.process_pool import outcomes, processes_for
 
 WORKER_BYTES = 800_000_000
 ALL_BYTES = 4_000_000_000  # what preparation keeps below, this process (one more share) included

@@ -16,8 +16,8 @@ from torch.utils.data import Dataset
 
 from datamodules._imagenet_files import Counts, Files
 from datamodules._imagenet_images import evaluation_image, standard_jpeg, training_image
-from datamodules._sampling import SampleKey, sample_rng
-from datamodules._shards import ShardSet
+from datamodules.common.sampling import SampleKey, sample_rng
+from datamodules.common.shards import ShardSet
 
 DATASET = "imagenet"
 FIELDS = ("jpg", "cls")

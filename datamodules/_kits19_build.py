@@ -15,7 +15,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from datamodules._cache import cache_dir
 from datamodules._kits19_checksums import label_errors
 from datamodules._kits19_prepare import (
     PreparedCase,
@@ -26,7 +25,8 @@ from datamodules._kits19_prepare import (
     prepared_bytes,
 )
 from datamodules._kits19_raw import CaseSplit, scan_cases
-from datamodules._process_pool import outcomes, processes_for
+from datamodules.common.cache import cache_dir
+from datamodules.common.process_pool import outcomes, processes_for
 
 FORMAT = 1
 MANIFEST, PROGRESS = "manifest.json", "progress.jsonl"

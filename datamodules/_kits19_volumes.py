@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules._kits19_prepare import PreparedCase, image_path, label_path
-from datamodules._sampling import SampleKey, sample_rng
 from datamodules._volume_transforms import (
     BrightnessForm,
     SampleDraw,
@@ -21,6 +20,7 @@ from datamodules._volume_transforms import (
     component_boxes,
     draw_sample,
 )
+from datamodules.common.sampling import SampleKey, sample_rng
 
 Batch = dict[str, Tensor]
 

@@ -16,9 +16,9 @@ from torch.utils.data import Dataset
 
 from datamodules._librispeech_build import Manifest
 from datamodules._librispeech_shards import ShardReader
-from datamodules._sampling import SampleKey, sample_rng
+from datamodules.common.sampling import SampleKey, sample_rng
 
-_EVALUATION_STREAM = 4  # keeps evaluation seeds apart from all draws of datamodules._sampling
+_EVALUATION_STREAM = 4  # keeps evaluation seeds apart from all draws of datamodules.common.sampling
 
 
 class Batch(TypedDict):

@@ -25,7 +25,7 @@ from datamodules._librispeech_raw import (
 )
 from datamodules._librispeech_shards import Place, ShardPlan, write_shard
 from datamodules._librispeech_text import UNKNOWN, Tokenizer, train_tokenizer
-from datamodules._process_pool import outcomes, processes_for
+from datamodules.common.process_pool import outcomes, processes_for
 
 FORMAT = 1
 MANIFEST, TOKENIZER = "manifest.json", "tokenizer.model"

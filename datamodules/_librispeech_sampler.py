@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from datamodules._sampling import ResumableBatches, SampleKey
+from datamodules.common.sampling import ResumableBatches, SampleKey
 
-_BUCKET_STREAM = 3  # keeps the plan's draws apart from those of datamodules._sampling
+_BUCKET_STREAM = 3  # keeps the plan's draws apart from those of datamodules.common.sampling
 
 
 class BucketSampler(ResumableBatches):

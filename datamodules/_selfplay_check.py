@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from datamodules._process_pool import outcomes, processes_for
+from datamodules.common.process_pool import outcomes, processes_for
 from datamodules.go.records import read_game
 
 WORKER_BYTES = 500_000_000

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules._sampling import SampleKey
+from datamodules.common.sampling import SampleKey
 from datamodules.go.features import PLANES, symmetries, unpacked
 from datamodules.go.players import PlayersState
 from datamodules.go.records import Examples

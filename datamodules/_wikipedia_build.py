@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from datamodules._process_pool import outcomes, processes_for
 from datamodules._wikipedia_samples import Recipe, Samples, SpecialIds, make_samples
 from datamodules._wikipedia_shards import open_shard, read_facts, write_shard
 from datamodules._wikipedia_text import read_text, split_articles, tokenise
 from datamodules._wikipedia_tokens import Vocabulary, WordPieces
+from datamodules.common.process_pool import outcomes, processes_for
 
 FORMAT = 1
 MANIFEST = "manifest.json"

@@ -17,16 +17,12 @@ from torch.utils.data import DataLoader
 from datamodules import _coco_mask_images as masks
 from datamodules import _coco_ssd_images as ssd
 from datamodules import _coco_store as store
-from datamodules._base import BenchmarkDataModule
-from datamodules._cache import build_once, demo_folder
 from datamodules._coco_annotations import Annotations, read_json
 from datamodules._coco_aspect_sampler import AspectSampler
 from datamodules._coco_faults import drawable
-from datamodules._sampling import (
-    evaluation_indices,
-    padded_length,
-    run_seed,
-)
+from datamodules.common.base import BenchmarkDataModule
+from datamodules.common.cache import build_once, demo_folder
+from datamodules.common.sampling import evaluation_indices, padded_length, run_seed
 
 
 class COCODataModule(BenchmarkDataModule):

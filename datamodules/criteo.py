@@ -12,8 +12,6 @@ import torch
 from torch.utils.data import DataLoader
 
 from datamodules import _criteo_prepare as preparation
-from datamodules._base import BenchmarkDataModule
-from datamodules._cache import build_once, demo_folder
 from datamodules._criteo_batches import Batch, BlockSampler, CriteoBlocks, evaluation_blocks
 from datamodules._criteo_checksums import verify
 from datamodules._criteo_store import (
@@ -24,7 +22,9 @@ from datamodules._criteo_store import (
     read_manifest,
 )
 from datamodules._criteo_text import NUM_DENSE, NUM_FIELDS, day_file
-from datamodules._sampling import padded_length, ranks
+from datamodules.common.base import BenchmarkDataModule
+from datamodules.common.cache import build_once, demo_folder
+from datamodules.common.sampling import padded_length, ranks
 
 REFERENCE = Settings(num_days=24, max_ind_range=40_000_000)
 TEXT_BYTES_PER_ROW = 230  # about, in the real logs; to judge the space that is needed

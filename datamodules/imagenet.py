@@ -13,16 +13,12 @@ import torch
 from torch.utils.data import DataLoader
 
 from datamodules import _imagenet_prepare as builder
-from datamodules._base import BenchmarkDataModule
-from datamodules._cache import build_once, demo_folder
 from datamodules._imagenet_files import Counts, scan
 from datamodules._imagenet_samples import Batch, EvaluationImages, TrainingImages, as_is
-from datamodules._sampling import (
-    evaluation_indices,
-    padded_length,
-    run_seed,
-)
-from datamodules._shards import has_shards
+from datamodules.common.base import BenchmarkDataModule
+from datamodules.common.cache import build_once, demo_folder
+from datamodules.common.sampling import evaluation_indices, padded_length, run_seed
+from datamodules.common.shards import has_shards
 
 
 class ImageNetDataModule(BenchmarkDataModule):

@@ -14,8 +14,6 @@ import torch
 from torch.utils.data import DataLoader
 
 from datamodules import _kits19_build as builder
-from datamodules._base import BenchmarkDataModule
-from datamodules._cache import build_once, demo_folder
 from datamodules._kits19_checksums import checksum_verdict, reference_checksums
 from datamodules._kits19_prepare import PreparedCase
 from datamodules._kits19_raw import CaseSplit, find_data, kits19_split, scan_cases
@@ -28,12 +26,10 @@ from datamodules._kits19_volumes import (
     order_draws,
     order_volumes,
 )
-from datamodules._sampling import (
-    evaluation_indices,
-    padded_length,
-    run_seed,
-)
 from datamodules._volume_transforms import BrightnessForm
+from datamodules.common.base import BenchmarkDataModule
+from datamodules.common.cache import build_once, demo_folder
+from datamodules.common.sampling import evaluation_indices, padded_length, run_seed
 
 REFERENCE_CROP = (128, 128, 128)
 

@@ -17,14 +17,14 @@ import torch
 from torch.utils.data import DataLoader
 
 from datamodules import _librispeech_build as builder
-from datamodules._base import BenchmarkDataModule
-from datamodules._cache import build_once, demo_folder
 from datamodules._librispeech_audio import Batch, Utterances, batches_by_length, collate
 from datamodules._librispeech_raw import find_data, scan
 from datamodules._librispeech_sampler import BucketSampler, refuse_too_few, rows_per_epoch
 from datamodules._librispeech_shards import SAMPLE_RATE
 from datamodules._librispeech_text import Tokenizer
-from datamodules._sampling import evaluation_indices, ranks, run_seed
+from datamodules.common.base import BenchmarkDataModule
+from datamodules.common.cache import build_once, demo_folder
+from datamodules.common.sampling import evaluation_indices, ranks, run_seed
 
 REFERENCE_VOCABULARY = 1023
 

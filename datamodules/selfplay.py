@@ -19,15 +19,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datamodules._base import BenchmarkDataModule
-from datamodules._cache import build_once, demo_folder
-from datamodules._sampling import (
-    EpochSampler,
-    evaluation_indices,
-    ranks,
-    resume_position,
-    run_seed,
-)
 from datamodules._selfplay_check import check_games, unread
 from datamodules._selfplay_files import Files, find_files
 from datamodules._selfplay_memory import memory_plan
@@ -42,6 +33,15 @@ from datamodules._selfplay_window import (
     players_shape,
     unpack_generation,
     unpack_players,
+)
+from datamodules.common.base import BenchmarkDataModule
+from datamodules.common.cache import build_once, demo_folder
+from datamodules.common.sampling import (
+    EpochSampler,
+    evaluation_indices,
+    ranks,
+    resume_position,
+    run_seed,
 )
 from datamodules.go.board import MAX_PLIES
 from datamodules.go.features import PLANES

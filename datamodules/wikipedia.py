@@ -17,16 +17,13 @@ import numpy as np
 from torch.utils.data import DataLoader
 
 from datamodules import _wikipedia_build as builder
-from datamodules._base import BenchmarkDataModule
-from datamodules._cache import build_once, demo_folder
-from datamodules._sampling import (
-    evaluation_indices,
-    padded_length,
-)
 from datamodules._wikipedia_samples import Recipe
 from datamodules._wikipedia_shards import PackedBatch, Sample, ShardedSamples, pack
 from datamodules._wikipedia_text import find_parts, text_folder
 from datamodules._wikipedia_tokens import Vocabulary
+from datamodules.common.base import BenchmarkDataModule
+from datamodules.common.cache import build_once, demo_folder
+from datamodules.common.sampling import evaluation_indices, padded_length
 
 REFERENCE_VOCABULARY = 30_522
 DATA_ENDING = ".data-00000-of-00001"

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from datamodules._cache import cache_dir
+from datamodules.common.cache import cache_dir
 from recipes._benchmark import Benchmark
 from recipes._screen import fitted
 

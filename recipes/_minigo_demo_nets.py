@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from datamodules._sampling import SampleKey
+from datamodules.common.sampling import SampleKey
 from datamodules.demo.selfplay import NETS, first_games
 from datamodules.go.moves import Rules
 from datamodules.go.records import Examples, game_examples

@@ -18,7 +18,7 @@ from torch.utils.data._utils.pin_memory import pin_memory
 
 from callbacks.quality_target import RunState
 from callbacks.warm_up import without_logging
-from datamodules._base import BenchmarkDataModule
+from datamodules.common.base import BenchmarkDataModule
 from recipes._benchmark import Benchmark
 from recipes._parser import RecipeCLI
 

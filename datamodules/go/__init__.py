@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numba
 
-from datamodules._cache import cache_dir
+from datamodules.common.cache import cache_dir
 
 
 def _own_cache() -> None:

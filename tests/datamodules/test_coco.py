@@ -15,8 +15,8 @@ from datamodules import _coco_ssd_images as ssd_images
 from datamodules import _coco_store as store
 from datamodules._coco_annotations import load_annotations, parse, read_json
 from datamodules._coco_aspect_sampler import AspectSampler
-from datamodules._sampling import SampleKey
 from datamodules.coco import COCO300DataModule, COCOMaskDataModule
+from datamodules.common.sampling import SampleKey
 from datamodules.demo.coco import write_scenes
 
 

@@ -15,7 +15,7 @@ from torchvision.datasets import ImageFolder
 from datamodules import _imagenet_prepare as builder
 from datamodules._imagenet_files import Counts
 from datamodules._imagenet_samples import TrainingImages, as_is
-from datamodules._sampling import EpochSampler
+from datamodules.common.sampling import EpochSampler
 
 from .test_imagenet_images import photo
 

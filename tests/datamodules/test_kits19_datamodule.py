@@ -15,7 +15,7 @@ import torch
 from datamodules import kits19
 from datamodules._kits19_raw import find_data
 from datamodules._kits19_volumes import Batch, DeviceOrder
-from datamodules._sampling import SampleKey
+from datamodules.common.sampling import SampleKey
 from datamodules.demo.kits19 import phantom, write_phantoms
 from datamodules.kits19 import KiTS19DataModule
 

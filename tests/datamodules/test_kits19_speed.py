@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from datamodules._kits19_prepare import PreparedCase, image_path, label_path
 from datamodules._kits19_volumes import TrainingVolumes
-from datamodules._sampling import SampleKey
+from datamodules.common.sampling import SampleKey
 
 SHAPE, CROP = (192, 192, 192), (128, 128, 128)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from datamodules._process_pool import outcomes, processes_for
+from datamodules.common.process_pool import outcomes, processes_for
 
 # A worker process imports its job by name, which a test module loaded by path does not allow.
 JOBS = """

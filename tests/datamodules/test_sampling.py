@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.strategies import FSDPStrategy
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules._sampling import (
+from datamodules.common.sampling import (
     EpochSampler,
     SampleKey,
     epoch_order,

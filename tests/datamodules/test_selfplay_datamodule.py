@@ -11,9 +11,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from datamodules import _selfplay_check
-from datamodules._sampling import SampleKey
 from datamodules._selfplay_memory import GIB, memory_plan
 from datamodules._selfplay_window import WINDOW_STREAM, WindowExamples, choose, extended, generation
+from datamodules.common.sampling import SampleKey
 from datamodules.go.board import MAX_PLIES, history_length
 from datamodules.go.features import packed, symmetries
 from datamodules.go.records import Examples

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from datamodules import _shards
-from datamodules._shards import Plan, ShardSet, damaged_shards, read_manifest, write_shards
+from datamodules.common import shards as _shards
+from datamodules.common.shards import Plan, ShardSet, damaged_shards, read_manifest, write_shards
 
 KEYS = [f"n{number:03d}" for number in range(10)]
 PLAN = Plan("toy", "train", ("jpg", "cls"), KEYS, samples_per_shard=4, facts={"side": 7})

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from callbacks.clock import process_start
-from datamodules._sampling import run_seed
+from datamodules.common.sampling import run_seed
 from modules.nets.unet3d import UNet3D
 from modules.unet3d import UNet3DModule
 from recipes._cli import _one_line, run

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from datamodules._process_pool import outcomes, processes_for
-from datamodules._tar_file import TarShard
+from datamodules.common.process_pool import outcomes, processes_for
+from datamodules.common.tar_file import TarShard
 
 FORMAT = 1
 # Files kept open per process; the usual limit for one process is 1024.

@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 from lightning.fabric.utilities.seed import pl_worker_init_function
 
-from datamodules._sampling import EpochSampler, ranks, resume_position, run_seed
+from datamodules.common.sampling import EpochSampler, ranks, resume_position, run_seed
 
 
 class BenchmarkDataModule(L.LightningDataModule):
