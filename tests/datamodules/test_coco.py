@@ -9,15 +9,18 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules import _coco_image_check as image_check
-from datamodules import _coco_mask_images as mask_images
-from datamodules import _coco_ssd_images as ssd_images
-from datamodules import _coco_store as store
-from datamodules._coco_annotations import load_annotations, parse, read_json
-from datamodules._coco_aspect_sampler import AspectSampler
-from datamodules.coco import COCO300DataModule, COCOMaskDataModule
+from datamodules.coco import (
+    COCO300DataModule,
+    COCOMaskDataModule,
+    image_check,
+    mask_images,
+    ssd_images,
+    store,
+)
+from datamodules.coco.annotations import load_annotations, parse, read_json
+from datamodules.coco.aspect_sampler import AspectSampler
+from datamodules.coco.demo import write_scenes
 from datamodules.common.sampling import SampleKey
-from datamodules.demo.coco import write_scenes
 
 
 @pytest.fixture

@@ -183,7 +183,8 @@ def test_network_with_other_classes_than_the_data_is_refused(net, tmp_path, caps
 @pytest.mark.parametrize("stem", SHEETS)
 def test_shuffled_classes_do_not_reach_the_target(stem, tmp_path, monkeypatch):
     """Boxes are right, names are drawn at random: the AP of a class must stay low."""
-    from datamodules import _coco_mask_images, _coco_ssd_images
+    from datamodules.coco import mask_images as _coco_mask_images
+    from datamodules.coco import ssd_images as _coco_ssd_images
 
     images = {"ssd": _coco_ssd_images, "maskrcnn": _coco_mask_images}[stem].TrainingImages
     original = images.__getitem__
@@ -218,7 +219,7 @@ def test_declaring_closed_against_a_rule_is_refused(stem, flags, words, tmp_path
 
 @pytest.mark.parametrize("stem", SHEETS)
 def test_closed_run_without_pretrained_weights_says_where_to_get_them(stem, tmp_path, capsys):
-    from datamodules.demo.coco import write_scenes
+    from datamodules.coco.demo import write_scenes
 
     write_scenes(tmp_path, image_size=64, num_train=4, num_val=2)
     args = ["fit", "--data.root", str(tmp_path), *CPU, "--output_root", str(tmp_path / "runs")]

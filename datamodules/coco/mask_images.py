@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from datamodules._coco_annotations import Annotations, Polygons
-from datamodules._coco_ssd_images import open_rgb, to_tensor
+from datamodules.coco.annotations import Annotations, Polygons
+from datamodules.coco.ssd_images import open_rgb, to_tensor
 from datamodules.common.sampling import SampleKey, sample_rng
 
 PADDED_TO = 32

@@ -7,7 +7,7 @@ from typing import IO
 
 from PIL import Image, UnidentifiedImageError
 
-from datamodules._coco_ssd_images import open_rgb
+from datamodules.coco.ssd_images import open_rgb
 from datamodules.common.process_pool import outcomes, processes_for
 
 START, END = b"\xff\xd8", b"\xff\xd9"  # of a JPEG

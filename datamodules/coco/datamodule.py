@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datamodules import _coco_mask_images as masks
-from datamodules import _coco_ssd_images as ssd
-from datamodules import _coco_store as store
-from datamodules._coco_annotations import Annotations, read_json
-from datamodules._coco_aspect_sampler import AspectSampler
-from datamodules._coco_faults import drawable
+from datamodules.coco import mask_images as masks
+from datamodules.coco import ssd_images as ssd
+from datamodules.coco import store
+from datamodules.coco.annotations import Annotations, read_json
+from datamodules.coco.aspect_sampler import AspectSampler
+from datamodules.coco.faults import drawable
 from datamodules.common.base import BenchmarkDataModule
 from datamodules.common.cache import build_once, demo_folder
 from datamodules.common.sampling import evaluation_indices, padded_length, run_seed
@@ -69,7 +69,7 @@ class COCODataModule(BenchmarkDataModule):
         """The COCO folder: the root, or the demo's in the cache."""
         if self.root is not None:
             return self.root
-        from datamodules.demo.coco import VERSION
+        from datamodules.coco.demo import VERSION
 
         return demo_folder("coco", VERSION, self.demo_scenes)
 
@@ -102,7 +102,7 @@ class COCODataModule(BenchmarkDataModule):
         Args:
             folder: Empty folder.
         """
-        from datamodules.demo.coco import write_scenes
+        from datamodules.coco.demo import write_scenes
 
         write_scenes(folder, **self.demo_scenes)
 
@@ -430,7 +430,7 @@ class COCOMaskDataModule(COCODataModule):
         Args:
             folder: Empty folder.
         """
-        from datamodules.demo.coco_backbone import write_backbone
+        from datamodules.coco.demo_backbone import write_backbone
 
         super().write_demo(folder)
         write_backbone(folder)

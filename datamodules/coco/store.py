@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from datamodules._coco_annotations import Annotations, load_annotations, parse, read_json
-from datamodules._coco_image_check import unusable_images
+from datamodules.coco.annotations import Annotations, load_annotations, parse, read_json
+from datamodules.coco.image_check import unusable_images
 
 SPLITS = ("train", "val")
 PREPARED = "finishline-coco"

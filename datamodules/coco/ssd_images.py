@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules._coco_annotations import Annotations
+from datamodules.coco.annotations import Annotations
 from datamodules.common.sampling import SampleKey, sample_rng
 
 # Least overlap of the crop with every box; None keeps the image, -inf takes any crop.

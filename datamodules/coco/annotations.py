@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from datamodules._coco_faults import annotation_faults, drawable, entry_problems, limited
+from datamodules.coco.faults import annotation_faults, drawable, entry_problems, limited
 
 Polygons = list[np.ndarray]
 _SOURCE = (
