@@ -13,7 +13,7 @@ Expect    demo: about 15 seconds on 1 CPU core; closed division: 0.75 to 1 epoch
     python recipes/dlrm.py fit --config recipes/presets/dlrm/h100x1.yaml --data.root DIR
 """
 
-from datamodules._criteo_store import REFERENCE_ROWS
+from datamodules.criteo.store import REFERENCE_ROWS
 from recipes._benchmark import Benchmark, Needs, Rule
 from recipes._cli import main
 

@@ -8,16 +8,10 @@ import pytest
 import torch
 from scipy.stats import rankdata
 
-from datamodules._criteo_batches import Block, BlockSampler, CriteoBlocks, evaluation_blocks
-from datamodules._criteo_store import (
-    Manifest,
-    Settings,
-    create_split,
-    open_split,
-    write_manifest,
-)
 from datamodules.criteo import CriteoDataModule
-from datamodules.demo.criteo import NUM_DENSE, TABLE_SIZES, generate_day, write_logs
+from datamodules.criteo.batches import Block, BlockSampler, CriteoBlocks, evaluation_blocks
+from datamodules.criteo.demo import NUM_DENSE, TABLE_SIZES, generate_day, write_logs
+from datamodules.criteo.store import Manifest, Settings, create_split, open_split, write_manifest
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +135,7 @@ def test_days_that_were_parsed_before_a_kill_may_be_gone(tmp_path, monkeypatch):
     write_logs(tmp_path, 3, 5)
     data = CriteoDataModule(root=tmp_path, num_days=3)
     with monkeypatch.context() as patch:
-        patch.setattr("datamodules._criteo_prepare.number_column", lambda work, column: 1 / 0)
+        patch.setattr("datamodules.criteo.prepare.number_column", lambda work, column: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             data.prepare_data()
     (tmp_path / "day_1").unlink()

@@ -9,11 +9,11 @@ from functools import partial
 import numpy as np
 import pytest
 
-from datamodules import _criteo_prepare as preparation
-from datamodules._criteo_checksums import verify
-from datamodules._criteo_store import Settings, open_split
-from datamodules._criteo_text import read_day
-from datamodules.demo.criteo import write_logs
+from datamodules.criteo import prepare as preparation
+from datamodules.criteo.checksums import verify
+from datamodules.criteo.demo import write_logs
+from datamodules.criteo.store import Settings, open_split
+from datamodules.criteo.text import read_day
 
 DAYS, ROWS = 4, 301
 RANGE = 5000  # the real 40,000,000 is in the first test; it takes a second to clear such tables

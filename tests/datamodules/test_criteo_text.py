@@ -5,8 +5,8 @@ import gzip
 import numpy as np
 import pytest
 
-from datamodules._criteo_text import assign_ids, compiled, day_file, read_day
-from datamodules.demo.criteo import write_logs
+from datamodules.criteo.demo import write_logs
+from datamodules.criteo.text import assign_ids, compiled, day_file, read_day
 
 GOOD = "\t".join(["1", *[str(i) for i in range(13)], *[f"{i * 7919:08x}" for i in range(26)]])
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from datamodules import _criteo_batches
-from datamodules._criteo_store import Manifest
-from datamodules.criteo import REFERENCE, REFERENCE_ROWS, CriteoDataModule
-from datamodules.demo.criteo import write_logs
+from datamodules.criteo import CriteoDataModule
+from datamodules.criteo import batches as _criteo_batches
+from datamodules.criteo.datamodule import REFERENCE, REFERENCE_ROWS
+from datamodules.criteo.demo import write_logs
+from datamodules.criteo.store import Manifest
 from modules.dlrm import DLRMModule
 from modules.ops.fused_embedding import FusedEmbedding
 from recipes._cli import run

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from datamodules._criteo_store import open_split
 from datamodules.common.sampling import epoch_order, padded_length
+from datamodules.criteo.store import open_split
 
 
 class Batch(TypedDict):

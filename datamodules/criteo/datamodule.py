@@ -11,20 +11,14 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from datamodules import _criteo_prepare as preparation
-from datamodules._criteo_batches import Batch, BlockSampler, CriteoBlocks, evaluation_blocks
-from datamodules._criteo_checksums import verify
-from datamodules._criteo_store import (
-    REFERENCE_ROWS,
-    ROW_BYTES,
-    Manifest,
-    Settings,
-    read_manifest,
-)
-from datamodules._criteo_text import NUM_DENSE, NUM_FIELDS, day_file
 from datamodules.common.base import BenchmarkDataModule
 from datamodules.common.cache import build_once, demo_folder
 from datamodules.common.sampling import padded_length, ranks
+from datamodules.criteo import prepare as preparation
+from datamodules.criteo.batches import Batch, BlockSampler, CriteoBlocks, evaluation_blocks
+from datamodules.criteo.checksums import verify
+from datamodules.criteo.store import REFERENCE_ROWS, ROW_BYTES, Manifest, Settings, read_manifest
+from datamodules.criteo.text import NUM_DENSE, NUM_FIELDS, day_file
 
 REFERENCE = Settings(num_days=24, max_ind_range=40_000_000)
 TEXT_BYTES_PER_ROW = 230  # about, in the real logs; to judge the space that is needed
@@ -242,7 +236,7 @@ class CriteoDataModule(BenchmarkDataModule):
     @property
     def _source(self) -> Path:
         """The root, or the folder of the generated logs."""
-        from datamodules.demo.criteo import ROWS_PER_DAY, VERSION
+        from datamodules.criteo.demo import ROWS_PER_DAY, VERSION
 
         params = {"days": self.settings.num_days, "rows": ROWS_PER_DAY}
         return self.root or demo_folder("criteo", VERSION, params)
@@ -257,7 +251,7 @@ class CriteoDataModule(BenchmarkDataModule):
     def _prepare(self, *, show_progress: bool) -> Manifest:
         """Bring the prepared folder into being and give its manifest."""
         if self.demo:
-            from datamodules.demo.criteo import write_logs
+            from datamodules.criteo.demo import write_logs
 
             build_once(self._source, lambda folder: write_logs(folder, self.settings.num_days))
         self._manifest = preparation.prepare(

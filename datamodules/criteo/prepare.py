@@ -28,8 +28,9 @@ from typing import Any
 
 import numpy as np
 
-from datamodules._criteo_checksums import CHECKSUMS, Block
-from datamodules._criteo_store import (
+from datamodules.common.process_pool import outcomes, processes_for
+from datamodules.criteo.checksums import CHECKSUMS, Block
+from datamodules.criteo.store import (
     COLUMNS,
     HEADER_BYTES,
     Manifest,
@@ -41,7 +42,7 @@ from datamodules._criteo_store import (
     write_json,
     write_manifest,
 )
-from datamodules._criteo_text import (
+from datamodules.criteo.text import (
     NUM_DENSE,
     NUM_FIELDS,
     NUM_TABLES,
@@ -50,7 +51,6 @@ from datamodules._criteo_text import (
     day_file,
     read_day,
 )
-from datamodules.common.process_pool import outcomes, processes_for
 
 WORKER_BYTES = 800_000_000
 ALL_BYTES = 4_000_000_000  # what preparation keeps below, this process (one more share) included

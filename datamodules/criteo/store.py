@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from datamodules._criteo_text import NUM_DENSE, NUM_TABLES
+from datamodules.criteo.text import NUM_DENSE, NUM_TABLES
 
 FORMAT = 1
 MANIFEST = "manifest.json"

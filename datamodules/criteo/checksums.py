@@ -5,8 +5,8 @@ import zlib
 from functools import partial
 from pathlib import Path
 
-from datamodules._criteo_store import MANIFEST
 from datamodules.common.process_pool import outcomes
+from datamodules.criteo.store import MANIFEST
 
 CHECKSUMS = "checksums.json"
 READ_BYTES = 1 << 24
