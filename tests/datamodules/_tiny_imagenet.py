@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from datamodules._imagenet_files import Counts
-from datamodules.demo.imagenet import write_images
+from datamodules.imagenet.demo import write_images
+from datamodules.imagenet.files import Counts
 
 TRAIN, VAL = 13, 3  # per class: enough for the CMYK and the PNG image
 COUNTS = Counts(10, 10 * TRAIN, 10 * VAL)

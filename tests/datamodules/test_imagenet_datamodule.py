@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from datamodules import _imagenet_prepare as builder
-from datamodules._imagenet_samples import BadImageError
 from datamodules.imagenet import ImageNetDataModule
+from datamodules.imagenet import prepare as builder
+from datamodules.imagenet.samples import BadImageError
 
 from ._tiny_imagenet import COUNTS, SETTINGS, write_tiny
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules import _imagenet_images
-from datamodules._imagenet_images import (
+from datamodules.imagenet import images as _imagenet_images
+from datamodules.imagenet.images import (
     Box,
     Header,
     decode,

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from datamodules import _imagenet_prepare as builder
-from datamodules._imagenet_files import Counts, scan
-from datamodules._imagenet_images import Header, jpeg_header
 from datamodules.imagenet import ImageNetDataModule
+from datamodules.imagenet import prepare as builder
+from datamodules.imagenet.files import Counts, scan
+from datamodules.imagenet.images import Header, jpeg_header
 
 from ._tiny_imagenet import COUNTS, SETTINGS, flatten_val, write_tiny
 

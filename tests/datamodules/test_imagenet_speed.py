@@ -12,10 +12,10 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from datamodules import _imagenet_prepare as builder
-from datamodules._imagenet_files import Counts
-from datamodules._imagenet_samples import TrainingImages, as_is
 from datamodules.common.sampling import EpochSampler
+from datamodules.imagenet import prepare as builder
+from datamodules.imagenet.files import Counts
+from datamodules.imagenet.samples import TrainingImages, as_is
 
 from .test_imagenet_images import photo
 

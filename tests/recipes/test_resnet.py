@@ -12,9 +12,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from datamodules import _imagenet_prepare as builder
-from datamodules import _imagenet_samples
 from datamodules.imagenet import ImageNetDataModule
+from datamodules.imagenet import prepare as builder
+from datamodules.imagenet import samples as _imagenet_samples
 from modules.resnet import ResNetModule
 from recipes._cli import run
 from recipes.resnet import BENCHMARK, power_of_two_decay

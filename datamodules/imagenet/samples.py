@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules._imagenet_files import Counts, Files
-from datamodules._imagenet_images import evaluation_image, standard_jpeg, training_image
 from datamodules.common.sampling import SampleKey, sample_rng
 from datamodules.common.shards import ShardSet
+from datamodules.imagenet.files import Counts, Files
+from datamodules.imagenet.images import evaluation_image, standard_jpeg, training_image
 
 DATASET = "imagenet"
 FIELDS = ("jpg", "cls")

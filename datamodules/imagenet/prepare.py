@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from datamodules._imagenet_files import Counts, labelling, scan
-from datamodules._imagenet_images import decode, standard_jpeg
-from datamodules._imagenet_samples import (
+from datamodules.common.cache import build_once
+from datamodules.common.shards import Plan, damaged_shards, has_shards, read_manifest, write_shards
+from datamodules.imagenet.files import Counts, labelling, scan
+from datamodules.imagenet.images import decode, standard_jpeg
+from datamodules.imagenet.samples import (
     DATASET,
     FIELDS,
     FileSource,
@@ -19,8 +21,6 @@ from datamodules._imagenet_samples import (
     ShardSource,
     write_listing,
 )
-from datamodules.common.cache import build_once
-from datamodules.common.shards import Plan, damaged_shards, has_shards, read_manifest, write_shards
 
 SPLITS = ("train", "val")
 SAMPLES_PER_SHARD = 10_000  # about 1.1 GB

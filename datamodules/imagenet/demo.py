@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datamodules._imagenet_files import Counts
+from datamodules.imagenet.files import Counts
 
 VERSION = "1"  # raise it whenever the written bytes change
 TRAIN_PER_CLASS, VAL_PER_CLASS = 100, 30
@@ -63,7 +63,7 @@ def write_textures(folder: Path) -> None:
     Raises:
         OSError: If the folder cannot be written.
     """
-    from datamodules._imagenet_prepare import write_all_shards
+    from datamodules.imagenet.prepare import write_all_shards
 
     write_images(folder, TRAIN_PER_CLASS, VAL_PER_CLASS)
     write_all_shards(folder, folder / "finishline-imagenet", COUNTS, processes=1)

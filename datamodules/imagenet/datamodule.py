@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from datamodules import _imagenet_prepare as builder
-from datamodules._imagenet_files import Counts, scan
-from datamodules._imagenet_samples import Batch, EvaluationImages, TrainingImages, as_is
 from datamodules.common.base import BenchmarkDataModule
 from datamodules.common.cache import build_once, demo_folder
 from datamodules.common.sampling import evaluation_indices, padded_length, run_seed
 from datamodules.common.shards import has_shards
+from datamodules.imagenet import prepare as builder
+from datamodules.imagenet.files import Counts, scan
+from datamodules.imagenet.samples import Batch, EvaluationImages, TrainingImages, as_is
 
 
 class ImageNetDataModule(BenchmarkDataModule):
@@ -203,7 +203,7 @@ class ImageNetDataModule(BenchmarkDataModule):
     @property
     def _source(self) -> Path:
         """The root, or the folder of the generated images."""
-        from datamodules.demo.imagenet import VERSION
+        from datamodules.imagenet.demo import VERSION
 
         return self.root or demo_folder("imagenet", VERSION, vars(self.counts))
 
@@ -221,12 +221,12 @@ class ImageNetDataModule(BenchmarkDataModule):
 
     def _write_demo(self) -> None:
         if self.demo:
-            from datamodules.demo.imagenet import write_textures
+            from datamodules.imagenet.demo import write_textures
 
             build_once(self._source, write_textures)
 
 
 def _demo_counts() -> Counts:
-    from datamodules.demo.imagenet import COUNTS
+    from datamodules.imagenet.demo import COUNTS
 
     return COUNTS
