@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from datamodules._kits19_raw import CaseSplit
-from datamodules.demo.kits19 import save_nifti
+from datamodules.kits19.demo import save_nifti
+from datamodules.kits19.raw import CaseSplit
 
 SPLIT = CaseSplit(("00000", "00001", "00003"), ("00002",))
 MINIMUM = (8, 8, 8)

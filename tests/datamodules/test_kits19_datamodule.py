@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules import kits19
-from datamodules._kits19_raw import find_data
-from datamodules._kits19_volumes import Batch, DeviceOrder
 from datamodules.common.sampling import SampleKey
-from datamodules.demo.kits19 import phantom, write_phantoms
 from datamodules.kits19 import KiTS19DataModule
+from datamodules.kits19 import datamodule as kits19
+from datamodules.kits19.demo import phantom, write_phantoms
+from datamodules.kits19.raw import find_data
+from datamodules.kits19.volumes import Batch, DeviceOrder
 
 from ._tiny_kits19 import SPLIT, write_raw
 

@@ -11,18 +11,13 @@ import numpy as np
 import pytest
 from scipy.ndimage import map_coordinates
 
-from datamodules import _kits19_build as builder
-from datamodules import _kits19_prepare as prepare
-from datamodules._kits19_build import adopt, build, finished_cases
-from datamodules._kits19_checksums import checksum_verdict, reference_checksums
-from datamodules._kits19_prepare import (
-    image_path,
-    label_path,
-    md5_of,
-    preprocess,
-    resampled_shape,
-)
-from datamodules._kits19_raw import (
+from datamodules.kits19 import build as builder
+from datamodules.kits19 import prepare
+from datamodules.kits19.build import adopt, build, finished_cases
+from datamodules.kits19.checksums import checksum_verdict, reference_checksums
+from datamodules.kits19.demo import save_nifti
+from datamodules.kits19.prepare import image_path, label_path, md5_of, preprocess, resampled_shape
+from datamodules.kits19.raw import (
     CaseSplit,
     RawCase,
     find_data,
@@ -31,7 +26,6 @@ from datamodules._kits19_raw import (
     scan_case,
     scan_cases,
 )
-from datamodules.demo.kits19 import save_nifti
 
 from ._tiny_kits19 import MINIMUM, SHAPE, SPLIT, write_case, write_raw
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from datamodules._kits19_prepare import PreparedCase, image_path, label_path
-from datamodules._kits19_volumes import TrainingVolumes
 from datamodules.common.sampling import SampleKey
+from datamodules.kits19.prepare import PreparedCase, image_path, label_path
+from datamodules.kits19.volumes import TrainingVolumes
 
 SHAPE, CROP = (192, 192, 192), (128, 128, 128)
 

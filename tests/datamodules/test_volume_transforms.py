@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules._volume_transforms import (
+from datamodules.kits19.transforms import (
     SampleDraw,
     apply_draw,
     box_start,

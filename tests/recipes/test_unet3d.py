@@ -313,7 +313,7 @@ def test_checkpoint_of_another_benchmark_is_refused(tmp_path, capsys):
 
 
 def test_shuffled_labels_do_not_reach_the_target(tmp_path, monkeypatch):
-    from datamodules import _kits19_volumes
+    from datamodules.kits19 import volumes as _kits19_volumes
 
     original = _kits19_volumes.TrainingVolumes.__getitem__
 

@@ -13,11 +13,15 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from datamodules import _kits19_build as builder
-from datamodules._kits19_checksums import checksum_verdict, reference_checksums
-from datamodules._kits19_prepare import PreparedCase
-from datamodules._kits19_raw import CaseSplit, find_data, kits19_split, scan_cases
-from datamodules._kits19_volumes import (
+from datamodules.common.base import BenchmarkDataModule
+from datamodules.common.cache import build_once, demo_folder
+from datamodules.common.sampling import evaluation_indices, padded_length, run_seed
+from datamodules.kits19 import build as builder
+from datamodules.kits19.checksums import checksum_verdict, reference_checksums
+from datamodules.kits19.prepare import PreparedCase
+from datamodules.kits19.raw import CaseSplit, find_data, kits19_split, scan_cases
+from datamodules.kits19.transforms import BrightnessForm
+from datamodules.kits19.volumes import (
     Batch,
     DeviceOrder,
     DeviceVolumes,
@@ -26,10 +30,6 @@ from datamodules._kits19_volumes import (
     order_draws,
     order_volumes,
 )
-from datamodules._volume_transforms import BrightnessForm
-from datamodules.common.base import BenchmarkDataModule
-from datamodules.common.cache import build_once, demo_folder
-from datamodules.common.sampling import evaluation_indices, padded_length, run_seed
 
 REFERENCE_CROP = (128, 128, 128)
 
@@ -249,7 +249,7 @@ class KiTS19DataModule(BenchmarkDataModule):
     @property
     def _source(self) -> Path:
         """The root, or the folder of the generated raw data."""
-        from datamodules.demo.kits19 import NUM_CASES, VERSION
+        from datamodules.kits19.demo import NUM_CASES, VERSION
 
         return self.root or demo_folder("kits19", VERSION, {"cases": NUM_CASES})
 
@@ -273,7 +273,7 @@ class KiTS19DataModule(BenchmarkDataModule):
     def _prepare(self, *, show_progress: bool) -> builder.Cases:
         """Bring the prepared folder into being and give its cases."""
         if self.demo:
-            from datamodules.demo.kits19 import write_phantoms
+            from datamodules.kits19.demo import write_phantoms
 
             build_once(self._source, write_phantoms)
         folder = find_data(self._source)
@@ -307,7 +307,7 @@ def _is_preprocessed(folder: Path) -> bool:
 
 def _demo_split() -> CaseSplit:
     """The generated cases, 6 of them held out."""
-    from datamodules.demo.kits19 import EVALUATION, NUM_CASES
+    from datamodules.kits19.demo import EVALUATION, NUM_CASES
 
     every = tuple(f"{number:05d}" for number in range(NUM_CASES))
     return CaseSplit(tuple(case for case in every if case not in EVALUATION), EVALUATION)

@@ -58,7 +58,7 @@ class RawCase:
 
 
 def data_lines(name: str) -> list[str]:
-    """The lines of a list shipped in ``datamodules/data``, comments left out.
+    """The lines of a list shipped in ``datamodules/kits19/data``, comments left out.
 
     Args:
         name: File name.
@@ -66,7 +66,7 @@ def data_lines(name: str) -> list[str]:
     Returns:
         Non-empty lines.
     """
-    text = (files("datamodules") / "data" / name).read_text()
+    text = (files("datamodules.kits19") / "data" / name).read_text()
     return [line for line in text.splitlines() if line and not line.startswith("#")]
 
 

@@ -15,8 +15,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from datamodules._kits19_checksums import label_errors
-from datamodules._kits19_prepare import (
+from datamodules.common.cache import cache_dir
+from datamodules.common.process_pool import outcomes, processes_for
+from datamodules.kits19.checksums import label_errors
+from datamodules.kits19.prepare import (
     PreparedCase,
     image_path,
     inspect_case,
@@ -24,9 +26,7 @@ from datamodules._kits19_prepare import (
     prepare_case,
     prepared_bytes,
 )
-from datamodules._kits19_raw import CaseSplit, scan_cases
-from datamodules.common.cache import cache_dir
-from datamodules.common.process_pool import outcomes, processes_for
+from datamodules.kits19.raw import CaseSplit, scan_cases
 
 FORMAT = 1
 MANIFEST, PROGRESS = "manifest.json", "progress.jsonl"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datamodules._kits19_raw import RawCase, read_case
+from datamodules.kits19.raw import RawCase, read_case
 
 TARGET_SPACING_MM = (1.6, 1.2, 1.2)
 CLIP_HU = (-79.0, 304.0)

@@ -7,8 +7,8 @@ processor may interpolate differently in the last bits.
 from collections.abc import Mapping
 from pathlib import Path
 
-from datamodules._kits19_prepare import PreparedCase, image_path, label_path
-from datamodules._kits19_raw import data_lines
+from datamodules.kits19.prepare import PreparedCase, image_path, label_path
+from datamodules.kits19.raw import data_lines
 
 # mlcommons/training#545: upstream changed this case after the list was made; it differs for all.
 CHANGED_UPSTREAM = {"00043"}

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules._kits19_prepare import PreparedCase, image_path, label_path
-from datamodules._volume_transforms import (
+from datamodules.common.sampling import SampleKey, sample_rng
+from datamodules.kits19.prepare import PreparedCase, image_path, label_path
+from datamodules.kits19.transforms import (
     BrightnessForm,
     SampleDraw,
     apply_draw,
     component_boxes,
     draw_sample,
 )
-from datamodules.common.sampling import SampleKey, sample_rng
 
 Batch = dict[str, Tensor]
 
