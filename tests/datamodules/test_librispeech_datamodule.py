@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules._librispeech_audio import batches_by_length
-from datamodules._librispeech_raw import scan
-from datamodules._librispeech_sampler import BucketSampler
-from datamodules.demo import librispeech as demo
-from datamodules.librispeech import LibriSpeechDataModule
+from datamodules.librispeech import LibriSpeechDataModule, demo
+from datamodules.librispeech.audio import batches_by_length
+from datamodules.librispeech.raw import scan
+from datamodules.librispeech.sampler import BucketSampler
 from tests.datamodules._tiny_librispeech import VOCABULARY, write_tiny
 
 

@@ -10,11 +10,11 @@ import pytest
 import soundfile
 import webdataset
 
-from datamodules import _librispeech_build as builder
-from datamodules._librispeech_audio import Utterances
-from datamodules._librispeech_raw import find_data, scan
-from datamodules._librispeech_text import Tokenizer, train_tokenizer
 from datamodules.librispeech import LibriSpeechDataModule
+from datamodules.librispeech import build as builder
+from datamodules.librispeech.audio import Utterances
+from datamodules.librispeech.raw import find_data, scan
+from datamodules.librispeech.text import Tokenizer, train_tokenizer
 from tests.datamodules._tiny_librispeech import VOCABULARY, WORDS, write_tiny
 
 

@@ -231,7 +231,7 @@ def test_net_and_vocabulary_of_unequal_size_is_one_line(tmp_path, capsys):
 
 @pytest.mark.demo
 def test_shuffled_transcripts_do_not_reach_the_target(tmp_path, monkeypatch):
-    from datamodules import _librispeech_audio
+    from datamodules.librispeech import audio as _librispeech_audio
 
     original = _librispeech_audio.Utterances.__getitem__
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from datamodules._librispeech_build import Manifest
-from datamodules._librispeech_shards import ShardReader
 from datamodules.common.sampling import SampleKey, sample_rng
+from datamodules.librispeech.build import Manifest
+from datamodules.librispeech.shards import ShardReader
 
 _EVALUATION_STREAM = 4  # keeps evaluation seeds apart from all draws of datamodules.common.sampling
 

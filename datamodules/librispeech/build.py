@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from datamodules._librispeech_raw import (
+from datamodules.common.process_pool import outcomes, processes_for
+from datamodules.librispeech.raw import (
     EVALUATION_SUBSET,
     TRAIN_SUBSETS,
     Utterance,
@@ -23,9 +24,8 @@ from datamodules._librispeech_raw import (
     scan,
     shorten,
 )
-from datamodules._librispeech_shards import Place, ShardPlan, write_shard
-from datamodules._librispeech_text import UNKNOWN, Tokenizer, train_tokenizer
-from datamodules.common.process_pool import outcomes, processes_for
+from datamodules.librispeech.shards import Place, ShardPlan, write_shard
+from datamodules.librispeech.text import UNKNOWN, Tokenizer, train_tokenizer
 
 FORMAT = 1
 MANIFEST, TOKENIZER = "manifest.json", "tokenizer.model"

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from datamodules._librispeech_raw import Utterance, shorten
+from datamodules.librispeech.raw import Utterance, shorten
 
 SAMPLE_RATE = 16_000
 FORMAT = 1

@@ -16,15 +16,15 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from datamodules import _librispeech_build as builder
-from datamodules._librispeech_audio import Batch, Utterances, batches_by_length, collate
-from datamodules._librispeech_raw import find_data, scan
-from datamodules._librispeech_sampler import BucketSampler, refuse_too_few, rows_per_epoch
-from datamodules._librispeech_shards import SAMPLE_RATE
-from datamodules._librispeech_text import Tokenizer
 from datamodules.common.base import BenchmarkDataModule
 from datamodules.common.cache import build_once, demo_folder
 from datamodules.common.sampling import evaluation_indices, ranks, run_seed
+from datamodules.librispeech import build as builder
+from datamodules.librispeech.audio import Batch, Utterances, batches_by_length, collate
+from datamodules.librispeech.raw import find_data, scan
+from datamodules.librispeech.sampler import BucketSampler, refuse_too_few, rows_per_epoch
+from datamodules.librispeech.shards import SAMPLE_RATE
+from datamodules.librispeech.text import Tokenizer
 
 REFERENCE_VOCABULARY = 1023
 
@@ -250,7 +250,7 @@ class LibriSpeechDataModule(BenchmarkDataModule):
     @property
     def _source(self) -> Path:
         """The root, or the folder of the generated raw data."""
-        from datamodules.demo.librispeech import PARAMETERS, VERSION
+        from datamodules.librispeech.demo import PARAMETERS, VERSION
 
         return self.root or demo_folder("librispeech", VERSION, PARAMETERS)
 
@@ -290,7 +290,7 @@ class LibriSpeechDataModule(BenchmarkDataModule):
     def _prepare(self, *, show_progress: bool) -> builder.Manifest:
         """Bring the prepared folder into being and give its manifest."""
         if self.demo:
-            from datamodules.demo.librispeech import write_corpus
+            from datamodules.librispeech.demo import write_corpus
 
             build_once(self._source, write_corpus)
         manifest = builder.read_manifest(self._prepared, self.vocab_size)
