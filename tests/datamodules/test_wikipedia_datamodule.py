@@ -9,13 +9,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from datamodules import _wikipedia_build as builder
-from datamodules._wikipedia_samples import Recipe, SpecialIds, make_samples
-from datamodules._wikipedia_shards import open_shard
-from datamodules._wikipedia_text import MAX_LINE_CHARACTERS, find_parts, tokenise
-from datamodules._wikipedia_tokens import Vocabulary, WordPieces
-from datamodules.demo.wikipedia import VOCAB_SIZE, Language, write_text
 from datamodules.wikipedia import WikipediaDataModule
+from datamodules.wikipedia import build as builder
+from datamodules.wikipedia.demo import VOCAB_SIZE, Language, write_text
+from datamodules.wikipedia.samples import Recipe, SpecialIds, make_samples
+from datamodules.wikipedia.shards import open_shard
+from datamodules.wikipedia.text import MAX_LINE_CHARACTERS, find_parts, tokenise
+from datamodules.wikipedia.tokens import Vocabulary, WordPieces
 
 SMALL = {"max_seq_length": 64, "max_predictions": 10, "dupe_factor": 2, "num_parts": 3,
          "num_eval_samples": 120, "vocab_size": VOCAB_SIZE, "batch_size": 8,
@@ -254,7 +254,7 @@ def test_changed_held_out_article_is_named(root):
 
 
 def test_text_that_is_not_the_published_one_is_refused_by_default(root, monkeypatch):
-    monkeypatch.setattr("datamodules._wikipedia_text.PUBLISHED_PARTS", 8)
+    monkeypatch.setattr("datamodules.wikipedia.text.PUBLISHED_PARTS", 8)
     with pytest.raises(ValueError, match="eval.txt: MD5 .*published file has 2a220f79"):
         module(root, published_text=True).prepare_data()
 
@@ -294,7 +294,7 @@ def test_doctor_lists_everything_that_lacks(root):
 
 
 def test_either_published_checkpoint_will_do(root, monkeypatch):
-    monkeypatch.setattr("datamodules._wikipedia_text.PUBLISHED_PARTS", 8)
+    monkeypatch.setattr("datamodules.wikipedia.text.PUBLISHED_PARTS", 8)
     data = module(root)
     assert data.checkpoint == root / "tf1_ckpt" / "model.ckpt-28252"
     (root / "tf2_ckpt").mkdir()
@@ -320,7 +320,7 @@ def test_prepare_says_which_parts_could_not_be_compared(root, monkeypatch, capsy
     sums = {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in text.iterdir()}
     sums["vocab.txt"] = hashlib.md5((root / "vocab.txt").read_bytes()).hexdigest()
     own = {name: md5 for name, md5 in sums.items() if not name.startswith("part-")}
-    monkeypatch.setattr("datamodules._wikipedia_text.PUBLISHED_PARTS", 8)
+    monkeypatch.setattr("datamodules.wikipedia.text.PUBLISHED_PARTS", 8)
     monkeypatch.setattr(builder, "reference_checksums", lambda folder: own)
     module(root, published_text=True).prepare()
     assert "3 of the parts were not compared" in capsys.readouterr().out
@@ -373,7 +373,7 @@ def test_demo_is_far_above_the_target_for_who_knows_the_language_and_far_below_b
 
 
 def test_other_text_or_settings_are_refused_also_once_they_are_prepared(root, monkeypatch):
-    monkeypatch.setattr("datamodules._wikipedia_text.PUBLISHED_PARTS", 8)
+    monkeypatch.setattr("datamodules.wikipedia.text.PUBLISHED_PARTS", 8)
     files = [*(root / "results4").iterdir(), root / "vocab.txt"]
     published = {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in files}
     data = module(root)

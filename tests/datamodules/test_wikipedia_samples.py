@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datamodules._wikipedia_random import below, seeded, shuffle, uniform
-from datamodules._wikipedia_samples import Recipe, SpecialIds, make_samples
-from datamodules._wikipedia_text import tokenise
-from datamodules._wikipedia_tokens import Vocabulary, WordPieces
+from datamodules.wikipedia.mersenne import below, seeded, shuffle, uniform
+from datamodules.wikipedia.samples import Recipe, SpecialIds, make_samples
+from datamodules.wikipedia.text import tokenise
+from datamodules.wikipedia.tokens import Vocabulary, WordPieces
 
 _spec = importlib.util.spec_from_file_location(
     "plain_wikipedia", Path(__file__).parent / "_plain_wikipedia.py"

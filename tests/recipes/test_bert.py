@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from datamodules.demo.wikipedia import write_text
 from datamodules.wikipedia import WikipediaDataModule
+from datamodules.wikipedia.demo import write_text
 from modules.bert import BertModule
 from modules.nets.bert import Bert
 from recipes._cli import run

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules._wikipedia_samples import Samples
 from datamodules.common.sampling import SampleKey
+from datamodules.wikipedia.samples import Samples
 
 DTYPES = {"U16": np.uint16, "I64": np.int64, "U8": np.uint8, "U64": np.uint64}
 

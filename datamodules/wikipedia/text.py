@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from datamodules._wikipedia_samples import Articles
-from datamodules._wikipedia_tokens import WordPieces
+from datamodules.wikipedia.samples import Articles
+from datamodules.wikipedia.tokens import WordPieces
 
 MAX_LINE_CHARACTERS = 1_000_000
 WHERE = (

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from datamodules._wikipedia_samples import Recipe, Samples, SpecialIds, make_samples
-from datamodules._wikipedia_shards import open_shard, read_facts, write_shard
-from datamodules._wikipedia_text import read_text, split_articles, tokenise
-from datamodules._wikipedia_tokens import Vocabulary, WordPieces
 from datamodules.common.process_pool import outcomes, processes_for
+from datamodules.wikipedia.samples import Recipe, Samples, SpecialIds, make_samples
+from datamodules.wikipedia.shards import open_shard, read_facts, write_shard
+from datamodules.wikipedia.text import read_text, split_articles, tokenise
+from datamodules.wikipedia.tokens import Vocabulary, WordPieces
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -77,7 +77,7 @@ def reference_checksums(folder: Path) -> dict[str, str]:
     Returns:
         File name -> MD5.
     """
-    text = (resources.files("datamodules") / "data" / "wikipedia_md5.txt").read_text()
+    text = (resources.files("datamodules.wikipedia") / "data" / "wikipedia_md5.txt").read_text()
     for place in (folder, folder.parent):
         listed = place / MD5_LIST
         if listed.is_file():

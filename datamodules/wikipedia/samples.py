@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-from datamodules._wikipedia_random import below, seeded, shuffle, uniform
+from datamodules.wikipedia.mersenne import below, seeded, shuffle, uniform
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader
 
-from datamodules import _wikipedia_build as builder
-from datamodules._wikipedia_samples import Recipe
-from datamodules._wikipedia_shards import PackedBatch, Sample, ShardedSamples, pack
-from datamodules._wikipedia_text import find_parts, text_folder
-from datamodules._wikipedia_tokens import Vocabulary
 from datamodules.common.base import BenchmarkDataModule
 from datamodules.common.cache import build_once, demo_folder
 from datamodules.common.sampling import evaluation_indices, padded_length
+from datamodules.wikipedia import build as builder
+from datamodules.wikipedia.samples import Recipe
+from datamodules.wikipedia.shards import PackedBatch, Sample, ShardedSamples, pack
+from datamodules.wikipedia.text import find_parts, text_folder
+from datamodules.wikipedia.tokens import Vocabulary
 
 REFERENCE_VOCABULARY = 30_522
 DATA_ENDING = ".data-00000-of-00001"
@@ -262,7 +262,7 @@ class WikipediaDataModule(BenchmarkDataModule):
         """The root, or the folder of the generated text."""
         if self.root is not None:
             return self.root
-        from datamodules.demo.wikipedia import NUM_PARTS, VERSION
+        from datamodules.wikipedia.demo import NUM_PARTS, VERSION
 
         return demo_folder("wikipedia", VERSION, {"parts": NUM_PARTS})
 
@@ -322,7 +322,7 @@ class WikipediaDataModule(BenchmarkDataModule):
     def _prepare(self, *, show_progress: bool) -> dict[str, Any]:
         """Bring the prepared folder into being and give its manifest."""
         if self.demo:
-            from datamodules.demo.wikipedia import write_text
+            from datamodules.wikipedia.demo import write_text
 
             build_once(self._source, write_text)
         folder = text_folder(self._source)
