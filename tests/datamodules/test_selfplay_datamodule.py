@@ -10,15 +10,16 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from datamodules import _selfplay_check
-from datamodules._selfplay_memory import GIB, memory_plan
-from datamodules._selfplay_window import WINDOW_STREAM, WindowExamples, choose, extended, generation
 from datamodules.common.sampling import SampleKey
 from datamodules.go.board import MAX_PLIES, history_length
 from datamodules.go.features import packed, symmetries
 from datamodules.go.records import Examples
 from datamodules.go.tree import NODE_FIELDS, make_trees, node_bytes
-from datamodules.selfplay import SelfPlayDataModule, _on_all_ranks, find_files
+from datamodules.selfplay import SelfPlayDataModule
+from datamodules.selfplay import check as _selfplay_check
+from datamodules.selfplay.datamodule import _on_all_ranks, find_files
+from datamodules.selfplay.memory import GIB, memory_plan
+from datamodules.selfplay.window import WINDOW_STREAM, WindowExamples, choose, extended, generation
 
 
 def games_of(model: int, num: int, length: int = 4):
@@ -331,6 +332,6 @@ def test_the_longest_game_has_room_in_every_boards_history():
 
 
 def test_a_match_with_fewer_games_than_ranks_is_refused(monkeypatch):
-    monkeypatch.setattr("datamodules.selfplay.ranks", lambda trainer: (0, 3))
+    monkeypatch.setattr("datamodules.selfplay.datamodule.ranks", lambda trainer: (0, 3))
     with pytest.raises(ValueError, match="at least 1 per device, got 2 for 3"):
         small(eval_games=2).val_dataloader()

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from callbacks.clock import RunClock
-from datamodules._selfplay_window import generation
 from datamodules.go import players
 from datamodules.go.records import Examples
 from datamodules.selfplay import SelfPlayDataModule
+from datamodules.selfplay.window import generation
 from modules import minigo
 from modules.minigo import MiniGoModule
 from modules.nets.minigo import DualNet

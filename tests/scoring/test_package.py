@@ -198,7 +198,7 @@ def test_the_code_can_be_installed_and_holds_every_file_that_it_reads():
     names = {str(name) for name in _tracked(ROOT)}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert {"pyproject.toml", project["readme"], *project["license-files"]} <= names
-    assert "datamodules/data/minigo/target.index" in names
+    assert "datamodules/selfplay/data/target.index" in names
 
 
 def test_packed_settings_hold_no_path_and_no_seed(tmp_path, five, source, cli):

@@ -9,7 +9,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from datamodules.demo.selfplay import first_games
 from datamodules.go import board as go
 from datamodules.go import records
 from datamodules.go.gtp import Player
@@ -17,6 +16,7 @@ from datamodules.go.picture import draw_board
 from datamodules.go.records import game_examples, masked_crc, read_game, write_game
 from datamodules.go.selfplay import MatchGame
 from datamodules.go.sgf import action_of, clearest_win, game_text, vertex
+from datamodules.selfplay.demo import first_games
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """The demo's given checkpoint, in the layout of the real one: two small networks and first games.
 
-The networks lie in ``datamodules/data/minigo``, as the real benchmark's are given files too. They
+The networks lie in ``datamodules/selfplay/data``, as the real benchmark's are given files too. They
 are made by ``python -m recipes._minigo_demo_nets``: the start learned from the games below, the
 target is a later generation of one run. The games are played by a search without a network, which
 bars passing: a search that passes early learns nothing but passing.
@@ -17,7 +17,7 @@ from datamodules.go.records import write_game
 from datamodules.go.selfplay import Game, SelfPlay
 
 VERSION = "1"
-NETS = Path(__file__).parents[1] / "data" / "minigo"
+NETS = Path(__file__).parent / "data"
 DEVICE_FOLDER = "cpu/2026-01-01-00"
 SEED = 5
 

@@ -19,21 +19,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datamodules._selfplay_check import check_games, unread
-from datamodules._selfplay_files import Files, find_files
-from datamodules._selfplay_memory import memory_plan
-from datamodules._selfplay_window import (
-    Generation,
-    WindowExamples,
-    choose,
-    extended,
-    generation,
-    pack_generation,
-    pack_players,
-    players_shape,
-    unpack_generation,
-    unpack_players,
-)
 from datamodules.common.base import BenchmarkDataModule
 from datamodules.common.cache import build_once, demo_folder
 from datamodules.common.sampling import (
@@ -49,6 +34,21 @@ from datamodules.go.moves import Rules
 from datamodules.go.players import Players, PlayersState, playing_speed
 from datamodules.go.records import read_game
 from datamodules.go.selfplay import Network, SelfPlay, compile_search
+from datamodules.selfplay.check import check_games, unread
+from datamodules.selfplay.files import Files, find_files
+from datamodules.selfplay.memory import memory_plan
+from datamodules.selfplay.window import (
+    Generation,
+    WindowExamples,
+    choose,
+    extended,
+    generation,
+    pack_generation,
+    pack_players,
+    players_shape,
+    unpack_generation,
+    unpack_players,
+)
 
 SELFPLAY_STREAM = 71
 
@@ -176,7 +176,7 @@ class SelfPlayDataModule(BenchmarkDataModule):
 
     @property
     def _source(self) -> Path:
-        from datamodules.demo.selfplay import VERSION, demo_parameters
+        from datamodules.selfplay.demo import VERSION, demo_parameters
 
         return self.root or demo_folder("minigo", VERSION, demo_parameters(self))
 
@@ -189,7 +189,7 @@ class SelfPlayDataModule(BenchmarkDataModule):
         """
         compile_search()  # here, where one process does it and the others wait
         if self.demo:
-            from datamodules.demo.selfplay import write_demo
+            from datamodules.selfplay.demo import write_demo
 
             build_once(self._source, lambda folder: write_demo(folder, self))
         if lines := self.problems():

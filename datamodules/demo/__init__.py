@@ -1,1 +1,0 @@
-"""Writers of small data sets in the same on-disk layout as the real ones."""
