@@ -16,8 +16,8 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from datamodules.go.board import MAX_PLIES
-from datamodules.go.selfplay import MatchGame, MatchRules, Network, compile_search, play_match
+from datamodules.selfplay.go.board import MAX_PLIES
+from datamodules.selfplay.go.games import MatchGame, MatchRules, Network, compile_search, play_match
 from modules._base import BenchmarkModule, scheduled
 from modules.nets.minigo import PLANES, DualNet
 from modules.ops.check_net import check_net
@@ -358,8 +358,8 @@ class MiniGoModule(BenchmarkModule):
         Args:
             folder: The run's folder.
         """
-        from datamodules.go.picture import draw_board
-        from datamodules.go.sgf import clearest_win, game_text, result_text
+        from datamodules.selfplay.go.picture import draw_board
+        from datamodules.selfplay.go.sgf import clearest_win, game_text, result_text
 
         game = clearest_win(self._games, self.size, self.komi)
         if game is None:

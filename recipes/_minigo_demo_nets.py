@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datamodules.common.sampling import SampleKey
-from datamodules.go.moves import Rules
-from datamodules.go.records import Examples, game_examples
-from datamodules.go.selfplay import MatchRules, SelfPlay, play_match
 from datamodules.selfplay.datamodule import WindowExamples
 from datamodules.selfplay.demo import NETS, first_games
+from datamodules.selfplay.go.games import MatchRules, SelfPlay, play_match
+from datamodules.selfplay.go.moves import Rules
+from datamodules.selfplay.go.records import Examples, game_examples
 from modules.nets.minigo import DualNet
 from modules.ops.minigo_checkpoint import save_bundle
 from modules.ops.playing_nets import network_of

@@ -42,7 +42,7 @@ def gtp(args: list[str]) -> int:
     parser.add_argument("--device", default="cpu", help="Where the network runs.")
     options = parser.parse_args(args)
     # Imported here: torch and the engine take seconds that --help need not wait for.
-    from datamodules.go.gtp import Player
+    from datamodules.selfplay.go.gtp import Player
     from modules.ops.playing_nets import network_of
 
     net = read_net(options.ckpt_path)

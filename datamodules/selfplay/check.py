@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from datamodules.common.process_pool import outcomes, processes_for
-from datamodules.go.records import read_game
+from datamodules.selfplay.go.records import read_game
 
 WORKER_BYTES = 500_000_000
 # Below this many files a process's start costs more than the work, 2 ms each.

@@ -28,14 +28,14 @@ from datamodules.common.sampling import (
     resume_position,
     run_seed,
 )
-from datamodules.go.board import MAX_PLIES
-from datamodules.go.features import PLANES
-from datamodules.go.moves import Rules
-from datamodules.go.players import Players, PlayersState, playing_speed
-from datamodules.go.records import read_game
-from datamodules.go.selfplay import Network, SelfPlay, compile_search
 from datamodules.selfplay.check import check_games, unread
 from datamodules.selfplay.files import Files, find_files
+from datamodules.selfplay.go.board import MAX_PLIES
+from datamodules.selfplay.go.features import PLANES
+from datamodules.selfplay.go.games import Network, SelfPlay, compile_search
+from datamodules.selfplay.go.moves import Rules
+from datamodules.selfplay.go.players import Players, PlayersState, playing_speed
+from datamodules.selfplay.go.records import read_game
 from datamodules.selfplay.memory import memory_plan
 from datamodules.selfplay.window import (
     Generation,

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.go.moves import Rules
-from datamodules.go.records import write_game
-from datamodules.go.selfplay import Game, SelfPlay
+from datamodules.selfplay.go.games import Game, SelfPlay
+from datamodules.selfplay.go.moves import Rules
+from datamodules.selfplay.go.records import write_game
 
 VERSION = "1"
 NETS = Path(__file__).parent / "data"

@@ -3,9 +3,9 @@
 import os
 from typing import Any, NamedTuple
 
-from datamodules.go.features import PLANES
-from datamodules.go.selfplay import first_nodes
-from datamodules.go.tree import node_bytes
+from datamodules.selfplay.go.features import PLANES
+from datamodules.selfplay.go.games import first_nodes
+from datamodules.selfplay.go.tree import node_bytes
 
 GIB = 2**30
 # About 200 moves on 19 x 19: a guess, as resignation ends games and no published record was read.

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.common.sampling import SampleKey
-from datamodules.go.features import PLANES, symmetries, unpacked
-from datamodules.go.players import PlayersState
-from datamodules.go.records import Examples
+from datamodules.selfplay.go.features import PLANES, symmetries, unpacked
+from datamodules.selfplay.go.players import PlayersState
+from datamodules.selfplay.go.records import Examples
 
 WINDOW_STREAM, SYMMETRY_STREAM = 72, 73
 

@@ -11,13 +11,13 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from datamodules.common.sampling import SampleKey
-from datamodules.go.board import MAX_PLIES, history_length
-from datamodules.go.features import packed, symmetries
-from datamodules.go.records import Examples
-from datamodules.go.tree import NODE_FIELDS, make_trees, node_bytes
 from datamodules.selfplay import SelfPlayDataModule
 from datamodules.selfplay import check as _selfplay_check
 from datamodules.selfplay.datamodule import _on_all_ranks, find_files
+from datamodules.selfplay.go.board import MAX_PLIES, history_length
+from datamodules.selfplay.go.features import packed, symmetries
+from datamodules.selfplay.go.records import Examples
+from datamodules.selfplay.go.tree import NODE_FIELDS, make_trees, node_bytes
 from datamodules.selfplay.memory import GIB, memory_plan
 from datamodules.selfplay.window import WINDOW_STREAM, WindowExamples, choose, extended, generation
 

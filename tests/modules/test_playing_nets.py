@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from datamodules.go.moves import Rules
-from datamodules.go.players import playing_speed
-from datamodules.go.selfplay import SelfPlay, compile_search
+from datamodules.selfplay.go.games import SelfPlay, compile_search
+from datamodules.selfplay.go.moves import Rules
+from datamodules.selfplay.go.players import playing_speed
 from modules.nets.minigo import DualNet
 from modules.ops import playing_nets
 from modules.ops.playing_nets import GraphedNets, Network, batch_sizes, network_of

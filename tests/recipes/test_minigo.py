@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from callbacks.clock import RunClock
-from datamodules.go import players
-from datamodules.go.records import Examples
 from datamodules.selfplay import SelfPlayDataModule
+from datamodules.selfplay.go import players
+from datamodules.selfplay.go.records import Examples
 from datamodules.selfplay.window import generation
 from modules import minigo
 from modules.minigo import MiniGoModule

@@ -6,7 +6,7 @@ The plain board shares nothing with the engine but the layout of cells.
 import numpy as np
 from numba import njit
 
-from datamodules.go import board as go
+from datamodules.selfplay.go import board as go
 
 RIGHT, HASH, CHAINS, LIBERTIES, CAPTURED, LEGAL, REPEATED = range(7)
 WORDS = ("", "hash", "chains", "liberties", "captures or stones", "legal moves", "repetition")

@@ -10,7 +10,7 @@ BLACK, WHITE = 1, 2
 
 
 class SlowGo:
-    """A game on sets of points; actions as in ``datamodules.go.board``."""
+    """A game on sets of points; actions as in ``datamodules.selfplay.go.board``."""
 
     def __init__(self, size: int) -> None:
         self.size = size

@@ -9,14 +9,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from datamodules.go import board as go
-from datamodules.go import records
-from datamodules.go.gtp import Player
-from datamodules.go.picture import draw_board
-from datamodules.go.records import game_examples, masked_crc, read_game, write_game
-from datamodules.go.selfplay import MatchGame
-from datamodules.go.sgf import action_of, clearest_win, game_text, vertex
 from datamodules.selfplay.demo import first_games
+from datamodules.selfplay.go import board as go
+from datamodules.selfplay.go import records
+from datamodules.selfplay.go.games import MatchGame
+from datamodules.selfplay.go.gtp import Player
+from datamodules.selfplay.go.picture import draw_board
+from datamodules.selfplay.go.records import game_examples, masked_crc, read_game, write_game
+from datamodules.selfplay.go.sgf import action_of, clearest_win, game_text, vertex
 
 
 @pytest.fixture(scope="module")

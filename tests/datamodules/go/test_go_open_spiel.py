@@ -9,10 +9,10 @@ import time
 import numpy as np
 import pytest
 
-from datamodules.go import board as go
-from datamodules.go.moves import Rules
-from datamodules.go.score import area_score, pass_alive
-from datamodules.go.selfplay import SelfPlay
+from datamodules.selfplay.go import board as go
+from datamodules.selfplay.go.games import SelfPlay
+from datamodules.selfplay.go.moves import Rules
+from datamodules.selfplay.go.score import area_score, pass_alive
 
 pyspiel = pytest.importorskip("pyspiel")
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from datamodules.go import board as go
-from datamodules.go.features import symmetries, write_planes
-from datamodules.go.score import area_score, pass_alive
-from datamodules.go.sgf import action_of, replay
+from datamodules.selfplay.go import board as go
+from datamodules.selfplay.go.features import symmetries, write_planes
+from datamodules.selfplay.go.score import area_score, pass_alive
+from datamodules.selfplay.go.sgf import action_of, replay
 from tests.datamodules.go.fuzz import RIGHT, WORDS, fuzz
 from tests.datamodules.go.slow_go import SlowGo
 

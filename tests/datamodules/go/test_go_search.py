@@ -11,14 +11,14 @@ from contextlib import contextmanager, suppress
 import numpy as np
 import pytest
 
-from datamodules.go import board as go
-from datamodules.go import moves as mv
-from datamodules.go import search
-from datamodules.go import tree as mcts
-from datamodules.go.features import symmetries
-from datamodules.go.players import Players, playing_speed
-from datamodules.go.records import game_examples
-from datamodules.go.selfplay import MatchRules, SelfPlay, _interruptible, play_match
+from datamodules.selfplay.go import board as go
+from datamodules.selfplay.go import moves as mv
+from datamodules.selfplay.go import search
+from datamodules.selfplay.go import tree as mcts
+from datamodules.selfplay.go.features import symmetries
+from datamodules.selfplay.go.games import MatchRules, SelfPlay, _interruptible, play_match
+from datamodules.selfplay.go.players import Players, playing_speed
+from datamodules.selfplay.go.records import game_examples
 from tests.datamodules.go.slow_go import SlowGo, SlowNode
 
 SIZE, KOMI = 5, 7.5

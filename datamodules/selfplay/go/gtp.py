@@ -9,13 +9,13 @@ from typing import TextIO
 
 import numpy as np
 
-from datamodules.go import board as go
-from datamodules.go import moves as mv
-from datamodules.go import search
-from datamodules.go import tree as mcts
-from datamodules.go.score import area_score, pass_alive
-from datamodules.go.selfplay import MATCH_TRIES, Network
-from datamodules.go.sgf import COLUMNS, action_of, vertex
+from datamodules.selfplay.go import board as go
+from datamodules.selfplay.go import moves as mv
+from datamodules.selfplay.go import search
+from datamodules.selfplay.go import tree as mcts
+from datamodules.selfplay.go.games import MATCH_TRIES, Network
+from datamodules.selfplay.go.score import area_score, pass_alive
+from datamodules.selfplay.go.sgf import COLUMNS, action_of, vertex
 
 COLOURS = {"b": go.BLACK, "black": go.BLACK, "w": go.WHITE, "white": go.WHITE}
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from datamodules.go import board as go
-from datamodules.go.score import area_score
-from datamodules.go.selfplay import MatchGame
+from datamodules.selfplay.go import board as go
+from datamodules.selfplay.go.games import MatchGame
+from datamodules.selfplay.go.score import area_score
 
 COLUMNS = "ABCDEFGHJKLMNOPQRST"  # GTP leaves out I
 LETTERS = "abcdefghijklmnopqrs"
@@ -57,7 +57,7 @@ def replay(moves: Sequence[int] | np.ndarray, size: int) -> tuple[np.ndarray, np
         size: Points per side.
 
     Returns:
-        board (4, C) and info (INFO,), see ``datamodules.go.board``.
+        board (4, C) and info (INFO,), see ``datamodules.selfplay.go.board``.
 
     Raises:
         ValueError: If a move is illegal.

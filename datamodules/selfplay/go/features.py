@@ -7,7 +7,17 @@ Facts: mlcommons/training @ 9947bdf2, reinforcement/tensorflow/minigo/cc/model/f
 import numpy as np
 from numba import njit
 
-from datamodules.go.board import BLACK, COLOUR, EMPTY, HEAD, LIBS, SIZE, TO_PLAY, WHITE, cell_of
+from datamodules.selfplay.go.board import (
+    BLACK,
+    COLOUR,
+    EMPTY,
+    HEAD,
+    LIBS,
+    SIZE,
+    TO_PLAY,
+    WHITE,
+    cell_of,
+)
 
 PLANES = 13
 HISTORY = 4  # the current board and three before it

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
-from datamodules.go import board as go
-from datamodules.go.score import area_score, pass_alive
-from datamodules.go.search import exploration, root_planes, side
-from datamodules.go.tree import EXPANDED, Trees, advance, forget
+from datamodules.selfplay.go import board as go
+from datamodules.selfplay.go.score import area_score, pass_alive
+from datamodules.selfplay.go.search import exploration, root_planes, side
+from datamodules.selfplay.go.tree import EXPANDED, Trees, advance, forget
 
 RUNNING, SCORED, RESIGNED = 0, 1, 2
 BARRED_AFTER_PASSES = 4

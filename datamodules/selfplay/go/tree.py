@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
-from datamodules.go import board as go
-from datamodules.go.features import PLANES, symmetries
-from datamodules.go.score import area_score
+from datamodules.selfplay.go import board as go
+from datamodules.selfplay.go.features import PLANES, symmetries
+from datamodules.selfplay.go.score import area_score
 
 UNEXPANDED, EXPANDED, OVER = 0, 1, 2
 PUCT_BASE, PUCT_INIT, FPU_PENALTY = 19652.0, 1.25, 0.2

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from datamodules.go import board as go
-from datamodules.go.score import pass_alive
-from datamodules.go.sgf import COLUMNS, replay
+from datamodules.selfplay.go import board as go
+from datamodules.selfplay.go.score import pass_alive
+from datamodules.selfplay.go.sgf import COLUMNS, replay
 
 STAR_LINES = {5: (2,), 7: (3,), 9: (2, 4, 6), 13: (3, 6, 9), 19: (3, 9, 15)}
 

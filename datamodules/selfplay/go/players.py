@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datamodules.go.records import Examples, game_examples
-from datamodules.go.selfplay import Game, Network, SelfPlay
+from datamodules.selfplay.go.games import Game, Network, SelfPlay
+from datamodules.selfplay.go.records import Examples, game_examples
 
 WorkerState = dict[str, np.ndarray]
 

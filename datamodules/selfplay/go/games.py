@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from datamodules.go import board as go
-from datamodules.go import is_compiled, search
-from datamodules.go import moves as mv
-from datamodules.go import tree as mcts
-from datamodules.go.features import PLANES, packed
+from datamodules.selfplay.go import board as go
+from datamodules.selfplay.go import is_compiled, search
+from datamodules.selfplay.go import moves as mv
+from datamodules.selfplay.go import tree as mcts
+from datamodules.selfplay.go.features import PLANES, packed
 
 Network = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 """planes (B, 13, n, n) uint8 -> priors (B, A) float32 and values (B,) float32, Black's view."""

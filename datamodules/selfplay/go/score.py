@@ -7,7 +7,7 @@ D. B. Benson, "Life in the game of Go" (1976). C is the number of cells of a boa
 import numpy as np
 from numba import njit
 
-from datamodules.go.board import BLACK, COLOUR, EDGE, EMPTY, HEAD, SIZE, WHITE, cell_of
+from datamodules.selfplay.go.board import BLACK, COLOUR, EDGE, EMPTY, HEAD, SIZE, WHITE, cell_of
 
 
 @njit(nogil=True, cache=True)

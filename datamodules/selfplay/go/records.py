@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from datamodules.go.features import PLANES, packed, unpacked
-from datamodules.go.selfplay import Game
+from datamodules.selfplay.go.features import PLANES, packed, unpacked
+from datamodules.selfplay.go.games import Game
 
 
 class Examples(NamedTuple):

@@ -8,9 +8,9 @@ Facts: mlcommons/training @ 9947bdf2, reinforcement/tensorflow/minigo/cc/mcts_tr
 import numpy as np
 from numba import njit
 
-from datamodules.go import board as go
-from datamodules.go.features import write_planes
-from datamodules.go.tree import (
+from datamodules.selfplay.go import board as go
+from datamodules.selfplay.go.features import write_planes
+from datamodules.selfplay.go.tree import (
     EXPANDED,
     FPU_PENALTY,
     ILLEGAL,
