@@ -4,7 +4,7 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
 
-from modules._base import BenchmarkModule
+from modules.common.base import BenchmarkModule
 from modules.ops.coco_metric import CocoAP
 from modules.ops.detection_picture import Shown, save_detections
 

@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
-from modules._base import BenchmarkModule, out_of_range, scheduled
+from modules.common.base import BenchmarkModule, out_of_range, scheduled
+from modules.common.check_net import tried
+from modules.common.lamb import Lamb
+from modules.common.schedules import warmup_linear_decay
 from modules.nets.bert import Bert
 from modules.ops.bert_checkpoint import load_checkpoint
-from modules.ops.check_net import tried
-from modules.ops.lamb import Lamb
 from modules.ops.masked_lm import MaskedAccuracy, masked_lm_loss
-from modules.ops.schedules import warmup_linear_decay
 
 # Samples of the evaluation set whose predictions are kept for reading.
 NUM_EXAMPLES = 10

@@ -15,12 +15,12 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modules._base import BenchmarkModule, scheduled
+from modules.common.base import BenchmarkModule, scheduled
+from modules.common.check_net import check_net
+from modules.common.schedules import warmup_hold_poly
 from modules.nets.dlrm import DLRM, NUM_DENSE
 from modules.ops.auc import ExactAUC
-from modules.ops.check_net import check_net
 from modules.ops.fused_embedding import fused_embeddings, parameters_to_ignore
-from modules.ops.schedules import warmup_hold_poly
 from modules.ops.sparse_sgd import SparseSGD
 
 # An AUC within this many standard deviations of one half says nothing, and after this many

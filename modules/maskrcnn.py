@@ -15,15 +15,15 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
-from modules._base import out_of_range, scheduled
 from modules._detector import SHOWN_IMAGES, DetectorModule
+from modules.common.base import out_of_range, scheduled
+from modules.common.schedules import absolute_warmup_drops
 from modules.nets.maskrcnn import MaskRCNN
 from modules.nets.maskrcnn_backbone import read_blobs
 from modules.ops.coco_metric import CocoAP
 from modules.ops.detection_picture import Shown
 from modules.ops.detector_contract import DETECTION_KEYS, check_detector, sum_of
 from modules.ops.instance_masks import place_mask, run_lengths, whole_mask
-from modules.ops.schedules import absolute_warmup_drops
 
 DECAY_FACTOR = 0.1
 BIAS_RATE = 2.0  # biases learn twice as fast, without weight decay

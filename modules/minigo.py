@@ -18,9 +18,9 @@ from torchmetrics import Metric
 
 from datamodules.selfplay.go.board import MAX_PLIES
 from datamodules.selfplay.go.games import MatchGame, MatchRules, Network, compile_search, play_match
-from modules._base import BenchmarkModule, scheduled
+from modules.common.base import BenchmarkModule, scheduled
+from modules.common.check_net import check_net
 from modules.nets.minigo import PLANES, DualNet
-from modules.ops.check_net import check_net
 from modules.ops.minigo_checkpoint import load_bundle
 from modules.ops.playing_nets import GraphedNets, network_of
 
@@ -446,7 +446,7 @@ def reference_net(prefix: Path) -> DualNet:
         FileNotFoundError: If the checkpoint is missing.
         ValueError: If it is none of such a network.
     """
-    from modules.ops.tensor_bundle import TensorBundle
+    from modules.common.tensor_bundle import TensorBundle
 
     entries = TensorBundle(prefix).entries
     try:

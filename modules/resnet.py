@@ -14,12 +14,12 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from modules._base import BenchmarkModule, out_of_range, scheduled
+from modules.common.base import BenchmarkModule, out_of_range, scheduled
+from modules.common.batch_norm_sync import average_running_statistics
+from modules.common.check_net import check_net
+from modules.common.schedules import warmup_polynomial
 from modules.nets.resnet import ResNet
-from modules.ops.batch_norm_sync import average_running_statistics
-from modules.ops.check_net import check_net
 from modules.ops.lars import LARS, split_parameters
-from modules.ops.schedules import warmup_polynomial
 
 # Means of the reference, in the order red, green, blue; it divides by no deviation.
 IMAGE_MEAN = (123.68, 116.78, 103.94)

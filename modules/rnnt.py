@@ -18,15 +18,15 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from modules._base import BenchmarkModule, scheduled
+from modules.common.base import BenchmarkModule, scheduled
+from modules.common.check_net import tried
+from modules.common.lamb import Lamb
+from modules.common.schedules import warmup_hold_decay
 from modules.nets.rnnt import RNNT
 from modules.ops.audio_features import LogMel, full_float32, splice_frames
-from modules.ops.check_net import tried
 from modules.ops.ema import averaged_copy, update_average
 from modules.ops.greedy_decoding import greedy_decode
-from modules.ops.lamb import Lamb
 from modules.ops.sample_noise import uniform_numbers
-from modules.ops.schedules import warmup_hold_decay
 from modules.ops.spec_augment import spec_augment
 from modules.ops.speed_perturbation import change_speed
 from modules.ops.transducer import transducer_loss

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from modules._base import BenchmarkModule, scheduled
+from modules.common.base import BenchmarkModule, scheduled
+from modules.common.check_net import check_net
+from modules.common.schedules import warmup_multistep
 from modules.nets.unet3d import UNet3D
-from modules.ops.check_net import check_net
 from modules.ops.dice import dice_ce_loss, dice_from_counts, overlap_counts
-from modules.ops.schedules import warmup_multistep
 from modules.ops.sliding_window import crop_to_scored, plan_windows, sliding_window_logits
 
 CLASSES = ("kidney", "tumour")

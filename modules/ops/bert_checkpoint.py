@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from modules.ops.tensor_bundle import TensorBundle
+from modules.common.tensor_bundle import TensorBundle
 
 # Anything with such a part in its name belongs to the optimizer.
 OPTIMIZER = re.compile(

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modules.ops.check_net import tried
+from modules.common.check_net import tried
 
 DETECTION_KEYS = ("boxes", "scores", "labels")
 

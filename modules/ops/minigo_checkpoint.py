@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from modules.common.tensor_bundle import MAGIC, TensorBundle
 from modules.nets.minigo import DualNet
-from modules.ops.tensor_bundle import MAGIC, TensorBundle
 
 STEP = "global_step"
 MOMENTUM = "/Momentum"

@@ -19,7 +19,7 @@ from callbacks.checkpoint import (
 from callbacks.evaluation_schedule import EvaluationSchedule
 from callbacks.quality_target import QualityTarget, StopReason, StopRun
 from datamodules.common.sampling import EpochSampler, resume_position
-from modules._base import scheduled
+from modules.common.base import scheduled
 from tests.toy import FakeTime, ToyData, ToyModule, fake_state, toy_trainer
 
 

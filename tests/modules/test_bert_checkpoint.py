@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from modules.common.snappy import decompress
+from modules.common.tensor_bundle import MAGIC, TensorBundle
 from modules.nets.bert import Bert
 from modules.ops.bert_checkpoint import RULES, load_checkpoint, our_name
-from modules.ops.snappy import decompress
-from modules.ops.tensor_bundle import MAGIC, TensorBundle
 
 DATA = Path(__file__).parent / "data" / "bert_checkpoints"
 SMALL = {"vocab_size": 31, "hidden_size": 8, "num_layers": 2, "num_heads": 2,

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from modules.bert import BertModule, describe_predictions
+from modules.common.schedules import warmup_linear_decay
 from modules.nets.bert import Bert
 from modules.nets.masked_lm_adapter import MaskedLMAdapter
 from modules.ops.masked_lm import MaskedAccuracy, masked_lm_loss
-from modules.ops.schedules import warmup_linear_decay
 from tests.modules.test_bert_net import SMALL, inputs, packed
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from modules.ops.check_net import check_net
+from modules.common.check_net import check_net
 from modules.ops.detector_contract import check_detector
 
 

@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from modules import minigo
+from modules.common.tensor_bundle import TensorBundle
 from modules.minigo import MiniGoModule, WinRate, reference_net
 from modules.nets.minigo import DualNet
 from modules.ops.minigo_checkpoint import load_bundle, save_bundle
 from modules.ops.playing_nets import GraphedNets, network_of
-from modules.ops.tensor_bundle import TensorBundle
 
 CPU = torch.device("cpu")
 

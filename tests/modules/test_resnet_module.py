@@ -12,8 +12,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
-from modules.ops.batch_norm_sync import average_running_statistics
-from modules.ops.schedules import warmup_polynomial
+from modules.common.batch_norm_sync import average_running_statistics
+from modules.common.schedules import warmup_polynomial
 from modules.resnet import IMAGE_MEAN, ResNetModule, TopOne
 
 

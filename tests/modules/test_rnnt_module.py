@@ -10,10 +10,10 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
 from torchaudio.functional import rnnt_loss
 
+from modules.common.schedules import warmup_hold_decay
 from modules.nets.rnnt import RNNT
 from modules.ops.audio_features import splice_frames
 from modules.ops.ema import averaged_copy, update_average
-from modules.ops.schedules import warmup_hold_decay
 from modules.rnnt import RNNTModule, WordErrorRate
 
 SMALL = {

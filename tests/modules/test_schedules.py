@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from modules.ops.schedules import warmup_multistep
+from modules.common.schedules import warmup_multistep
 
 
 def reference_rates(epochs, *, rate, start, warmup, boundaries, factor):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from modules.ops.snappy import decompress
+from modules.common.snappy import decompress
 
 MAGIC = 0xDB4775248B80FB57
 FOOTER_BYTES = 48
