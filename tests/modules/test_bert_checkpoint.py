@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from modules.bert.checkpoint import RULES, load_checkpoint, our_name
+from modules.bert.net import Bert
 from modules.common.snappy import decompress
 from modules.common.tensor_bundle import MAGIC, TensorBundle
-from modules.nets.bert import Bert
-from modules.ops.bert_checkpoint import RULES, load_checkpoint, our_name
 
 DATA = Path(__file__).parent / "data" / "bert_checkpoints"
 SMALL = {"vocab_size": 31, "hidden_size": 8, "num_layers": 2, "num_heads": 2,
@@ -249,9 +249,7 @@ def test_files_that_tensorflow_wrote_load(tmp_path, version, compressed):
 
 
 def test_unknown_variable_of_tensorflow_2_is_named(monkeypatch):
-    monkeypatch.setattr(
-        "modules.ops.bert_checkpoint.RULES", [r for r in RULES if r[1] != r"pooler.\1"]
-    )
+    monkeypatch.setattr("modules.bert.checkpoint.RULES", [r for r in RULES if r[1] != r"pooler.\1"])
     with pytest.raises(ValueError, match="tensor pooler_transform/.* has no place in the net"):
         load_checkpoint(Bert(**TINY), DATA / "tf2")
 

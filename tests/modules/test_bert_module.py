@@ -6,11 +6,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from modules.bert import BertModule, describe_predictions
+from modules.bert import BertModule
+from modules.bert.masked_lm import MaskedAccuracy, masked_lm_loss
+from modules.bert.module import describe_predictions
+from modules.bert.net import Bert
+from modules.bert.transformers_adapter import MaskedLMAdapter
 from modules.common.schedules import warmup_linear_decay
-from modules.nets.bert import Bert
-from modules.nets.masked_lm_adapter import MaskedLMAdapter
-from modules.ops.masked_lm import MaskedAccuracy, masked_lm_loss
 from tests.modules.test_bert_net import SMALL, inputs, packed
 
 

@@ -9,11 +9,11 @@ import torch
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from modules.nets.bert import Bert
-from modules.nets.masked_lm_adapter import MaskedLMAdapter
-from modules.ops.bert_checkpoint import load_checkpoint
-from modules.ops.masked_lm import masked_lm_loss
-from modules.ops.varlen_attention import plan_attention, varlen_attention
+from modules.bert.checkpoint import load_checkpoint
+from modules.bert.masked_lm import masked_lm_loss
+from modules.bert.net import Bert
+from modules.bert.transformers_adapter import MaskedLMAdapter
+from modules.bert.varlen_attention import plan_attention, varlen_attention
 
 SMALL = {"vocab_size": 97, "hidden_size": 32, "num_layers": 3, "num_heads": 4,
          "intermediate_size": 64, "max_positions": 40}  # fmt: skip
@@ -122,7 +122,7 @@ def test_other_gelu_or_epsilon_would_be_noticed(pair):
     ours, adapter = pair
     batch = packed(LENGTHS)
     wanted = adapter(*inputs(batch))[0]
-    with patch("modules.nets.bert.F.gelu", lambda x, approximate: torch.nn.functional.relu(x)):
+    with patch("modules.bert.net.F.gelu", lambda x, approximate: torch.nn.functional.relu(x)):
         assert not torch.allclose(ours(*inputs(batch))[0], wanted, atol=1e-5)
     for module in ours.modules():
         if isinstance(module, torch.nn.LayerNorm):

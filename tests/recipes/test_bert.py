@@ -13,7 +13,7 @@ import torch
 from datamodules.wikipedia import WikipediaDataModule
 from datamodules.wikipedia.demo import write_text
 from modules.bert import BertModule
-from modules.nets.bert import Bert
+from modules.bert.net import Bert
 from recipes._cli import run
 from recipes.bert import BENCHMARK, evaluation_interval
 from tests.closed_log import compliance, write_log
@@ -129,7 +129,7 @@ def own_root(tmp_path):
              "intermediate_size": 16, "max_positions": 64}  # fmt: skip
     (root / "tf1_ckpt").mkdir()
     write_bundle(root / "tf1_ckpt" / "model.ckpt-28252", tf_tensors(Bert(**shape)))
-    args = ["--model.net", "modules.nets.bert.Bert", "--data.root", str(root), *TINY, *CPU]
+    args = ["--model.net", "modules.bert.net.Bert", "--data.root", str(root), *TINY, *CPU]
     args += ["--data.vocab_size", "112", "--data.max_seq_length", "64"]
     args += ["--data.published_text", "false"]
     for name, value in shape.items():
@@ -203,12 +203,12 @@ def test_two_ranks_train_alike_with_ddp_and_fsdp2_and_evaluate_exactly_like_one(
 def test_transformers_model_by_dotted_path_runs_in_the_open_division(tmp_path, model, more):
     shape = {"vocab_size": 112, "hidden_size": 32, "num_hidden_layers": 1,
              "num_attention_heads": 2, "intermediate_size": 32, **more}  # fmt: skip
-    net = ["--model.net", "modules.nets.masked_lm_adapter.MaskedLMAdapter"]
+    net = ["--model.net", "modules.bert.transformers_adapter.MaskedLMAdapter"]
     net += ["--model.net.model", model, "--model.net.config", json.dumps(shape)]
     status, folder = fit(tmp_path, *net, *SHORT)
     assert status == 3
     facts = record(folder)
-    assert facts["net"] == "modules.nets.masked_lm_adapter.MaskedLMAdapter"
+    assert facts["net"] == "modules.bert.transformers_adapter.MaskedLMAdapter"
     assert facts["division"] == "open"
     with (folder / "metrics.csv").open() as file:
         assert not any(row.get("val/next_sentence_accuracy") for row in csv.DictReader(file))

@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from modules.ops.varlen_attention import plan_attention, varlen_attention
+from modules.bert.varlen_attention import plan_attention, varlen_attention
 from recipes import _speed
 from recipes._cli import demo_preset, run
 from recipes._parser import RecipeCLI

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modules.ops.varlen_attention import Plan, plan_attention, varlen_attention
+from modules.bert.varlen_attention import Plan, plan_attention, varlen_attention
 
 INIT_STD = 0.02
 # Below the resolution of half precision: normalisation must run in single precision.

@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
+from modules.bert.checkpoint import load_checkpoint
+from modules.bert.masked_lm import MaskedAccuracy, masked_lm_loss
+from modules.bert.net import Bert
 from modules.common.base import BenchmarkModule, out_of_range, scheduled
 from modules.common.check_net import tried
 from modules.common.lamb import Lamb
 from modules.common.schedules import warmup_linear_decay
-from modules.nets.bert import Bert
-from modules.ops.bert_checkpoint import load_checkpoint
-from modules.ops.masked_lm import MaskedAccuracy, masked_lm_loss
 
 # Samples of the evaluation set whose predictions are kept for reading.
 NUM_EXAMPLES = 10
@@ -50,7 +50,7 @@ class BertModule(BenchmarkModule):
 
     Args:
         net: Builds the network; see ``Bert.forward`` for what goes in and comes out. Other models
-            of the transformers library fit through ``modules.nets.masked_lm_adapter``.
+            of the transformers library fit through ``modules.bert.transformers_adapter``.
         checkpoint: Starting weights: a TensorFlow checkpoint, safetensors or torch file; by default
             the published one in the data's root.
         from_scratch: Start from random weights although there is a data root.
