@@ -168,7 +168,7 @@ def test_demo_can_reach_the_target_but_not_perfection():
 @pytest.mark.slow
 def test_loader_gives_rows_many_times_faster_than_they_are_trained(tmp_path):
     """At the closed batch of one of eight devices and 460,000 mapped rows, on one core."""
-    from modules.nets.dlrm import DLRM
+    from modules.dlrm.net import DLRM
 
     rows, batch = {"train": 460_800, "test": 10, "validation": 10}, 6912
     for split, count in rows.items():

@@ -13,11 +13,10 @@ from torch._dynamo.testing import CompileCounter
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from modules.dlrm import DLRMModule
-from modules.nets.dlrm import DLRM, TABLE_SIZES
-from modules.ops import fused_embedding, lookup_interaction
-from modules.ops.fused_embedding import FusedEmbedding
-from modules.ops.sparse_sgd import SparseSGD
+from modules.dlrm import DLRMModule, fused_embedding, lookup_interaction
+from modules.dlrm.fused_embedding import FusedEmbedding
+from modules.dlrm.net import DLRM, TABLE_SIZES
+from modules.dlrm.sparse_sgd import SparseSGD
 
 SIZES = (50, 3, 7, 20)
 SMALL = {"table_sizes": SIZES, "embedding_width": 8, "bottom_widths": (16,), "top_widths": (12, 5)}

@@ -9,13 +9,13 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from modules.common.schedules import warmup_hold_poly
-from modules.ops import auc as auc_ops
-from modules.ops import lookup_interaction
-from modules.ops.auc import ExactAUC, auc_from_keys, chance_margin, pack
-from modules.ops.interaction import dot_interaction
-from modules.ops.lookup_interaction import look_up_and_interact
-from modules.ops.sparse_sgd import SparseSGD, stochastic_round
-from modules.ops.table_rows import distinct
+from modules.dlrm import auc as auc_ops
+from modules.dlrm import lookup_interaction
+from modules.dlrm.auc import ExactAUC, auc_from_keys, chance_margin, pack
+from modules.dlrm.interaction import dot_interaction
+from modules.dlrm.lookup_interaction import look_up_and_interact
+from modules.dlrm.sparse_sgd import SparseSGD, stochastic_round
+from modules.dlrm.table_rows import distinct
 
 
 def scores_and_labels(num, *, levels=None, seed=0):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from modules.ops.table_rows import add_rows
+from modules.dlrm.table_rows import add_rows
 
 HALF = (torch.bfloat16, torch.float16)
 

@@ -14,13 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modules.ops.table_rows import (
-    checked_rows,
-    collect_rows,
-    distinct,
-    interact_rows,
-    load_block,
-)
+from modules.dlrm.table_rows import checked_rows, collect_rows, distinct, interact_rows, load_block
 
 BLOCK_BYTES = 1 << 18  # of vectors: an eighth of a usual second-level cache, measured as the best
 

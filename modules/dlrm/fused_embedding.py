@@ -14,8 +14,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modules.ops.interaction import dot_interaction
-from modules.ops.lookup_interaction import look_up_and_interact
+from modules.dlrm.interaction import dot_interaction
+from modules.dlrm.lookup_interaction import look_up_and_interact
 
 INIT_BLOCK_ROWS = 1 << 18
 LARGE_BYTES = 1 << 20  # of a batch's vectors; going block by block gains nothing below it

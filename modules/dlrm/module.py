@@ -18,10 +18,10 @@ from torch.nn import functional as F
 from modules.common.base import BenchmarkModule, scheduled
 from modules.common.check_net import check_net
 from modules.common.schedules import warmup_hold_poly
-from modules.nets.dlrm import DLRM, NUM_DENSE
-from modules.ops.auc import ExactAUC
-from modules.ops.fused_embedding import fused_embeddings, parameters_to_ignore
-from modules.ops.sparse_sgd import SparseSGD
+from modules.dlrm.auc import ExactAUC
+from modules.dlrm.fused_embedding import fused_embeddings, parameters_to_ignore
+from modules.dlrm.net import DLRM, NUM_DENSE
+from modules.dlrm.sparse_sgd import SparseSGD
 
 # An AUC within this many standard deviations of one half says nothing, and after this many
 # evaluations in a row the run is very likely broken (facebookresearch/dlrm issue 393).

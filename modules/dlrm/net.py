@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from modules.ops.fused_embedding import FusedEmbedding
+from modules.dlrm.fused_embedding import FusedEmbedding
 
 NUM_DENSE = 13
 # Distinct categories of the 26 columns of Criteo 1TB at an index range of 40 million.

@@ -1,0 +1,17 @@
+"""DLRM: network, embedding tables, AUC."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from modules.dlrm.module import DLRMModule
+
+__all__ = ["DLRMModule"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public names on first use; the other files here need no torch or Lightning."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from modules.dlrm import module
+
+    return getattr(module, name)
