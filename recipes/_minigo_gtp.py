@@ -12,7 +12,7 @@ from recipes._usage import UsageError
 if TYPE_CHECKING:
     import torch
 
-    from modules.nets.minigo import DualNet
+    from modules.minigo.net import DualNet
 
 
 class _Parser(argparse.ArgumentParser):
@@ -43,7 +43,7 @@ def gtp(args: list[str]) -> int:
     options = parser.parse_args(args)
     # Imported here: torch and the engine take seconds that --help need not wait for.
     from datamodules.selfplay.go.gtp import Player
-    from modules.ops.playing_nets import network_of
+    from modules.minigo.inference import network_of
 
     net = read_net(options.ckpt_path)
     player = Player(
@@ -79,7 +79,7 @@ def read_net(path: Path) -> DualNet:
     """
     import torch
 
-    from modules.nets.minigo import DualNet
+    from modules.minigo.net import DualNet
 
     if not path.is_file():
         raise ValueError(f"--ckpt_path {path}: no such file")

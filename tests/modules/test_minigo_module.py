@@ -6,12 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from modules import minigo
 from modules.common.tensor_bundle import TensorBundle
-from modules.minigo import MiniGoModule, WinRate, reference_net
-from modules.nets.minigo import DualNet
-from modules.ops.minigo_checkpoint import load_bundle, save_bundle
-from modules.ops.playing_nets import GraphedNets, network_of
+from modules.minigo import MiniGoModule
+from modules.minigo import module as minigo
+from modules.minigo.checkpoint import load_bundle, save_bundle
+from modules.minigo.inference import GraphedNets, network_of
+from modules.minigo.module import WinRate, reference_net
+from modules.minigo.net import DualNet
 
 CPU = torch.device("cpu")
 

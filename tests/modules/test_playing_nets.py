@@ -14,9 +14,9 @@ from torch import nn
 from datamodules.selfplay.go.games import SelfPlay, compile_search
 from datamodules.selfplay.go.moves import Rules
 from datamodules.selfplay.go.players import playing_speed
-from modules.nets.minigo import DualNet
-from modules.ops import playing_nets
-from modules.ops.playing_nets import GraphedNets, Network, batch_sizes, network_of
+from modules.minigo import inference as playing_nets
+from modules.minigo.inference import GraphedNets, Network, batch_sizes, network_of
+from modules.minigo.net import DualNet
 
 CPU = torch.device("cpu")
 SHAPE = (13, 5, 5)

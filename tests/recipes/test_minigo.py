@@ -14,11 +14,11 @@ from datamodules.selfplay import SelfPlayDataModule
 from datamodules.selfplay.go import players
 from datamodules.selfplay.go.records import Examples
 from datamodules.selfplay.window import generation
-from modules import minigo
 from modules.minigo import MiniGoModule
-from modules.nets.minigo import DualNet
-from modules.ops.minigo_checkpoint import save_bundle
-from modules.ops.playing_nets import GraphedNets
+from modules.minigo import module as minigo
+from modules.minigo.checkpoint import save_bundle
+from modules.minigo.inference import GraphedNets
+from modules.minigo.net import DualNet
 from recipes._cli import run
 from recipes._minigo_gtp import read_net
 from recipes.minigo import BENCHMARK

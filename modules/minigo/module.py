@@ -20,9 +20,9 @@ from datamodules.selfplay.go.board import MAX_PLIES
 from datamodules.selfplay.go.games import MatchGame, MatchRules, Network, compile_search, play_match
 from modules.common.base import BenchmarkModule, scheduled
 from modules.common.check_net import check_net
-from modules.nets.minigo import PLANES, DualNet
-from modules.ops.minigo_checkpoint import load_bundle
-from modules.ops.playing_nets import GraphedNets, network_of
+from modules.minigo.checkpoint import load_bundle
+from modules.minigo.inference import GraphedNets, network_of
+from modules.minigo.net import PLANES, DualNet
 
 COLOURS = ("black", "white")
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from modules.nets.minigo import DualNet
+from modules.minigo.net import DualNet
 
 Network = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 """planes (B, 13, n, n) uint8 -> priors (B, A) float32 and values (B,) float32, Black's view."""

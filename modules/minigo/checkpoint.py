@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.common.tensor_bundle import MAGIC, TensorBundle
-from modules.nets.minigo import DualNet
+from modules.minigo.net import DualNet
 
 STEP = "global_step"
 MOMENTUM = "/Momentum"

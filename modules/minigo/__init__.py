@@ -1,0 +1,17 @@
+"""Mini Go: dual network, inference for self-play, training."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from modules.minigo.module import MiniGoModule
+
+__all__ = ["MiniGoModule"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public names on first use; the other files here need no torch or Lightning."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from modules.minigo import module
+
+    return getattr(module, name)
