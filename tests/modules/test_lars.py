@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from modules.ops.lars import LARS, split_parameters
+from modules.resnet.lars import LARS, split_parameters
 
 RATES = (0.0, 0.4, 1.3, 1.3, 0.7, 1e-4)
 

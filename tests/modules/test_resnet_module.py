@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from modules.common.batch_norm_sync import average_running_statistics
 from modules.common.schedules import warmup_polynomial
-from modules.resnet import IMAGE_MEAN, ResNetModule, TopOne
+from modules.resnet import ResNetModule
+from modules.resnet.module import IMAGE_MEAN, TopOne
 
 
 class Pixels(nn.Module):

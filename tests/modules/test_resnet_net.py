@@ -9,7 +9,7 @@ import torch
 import torchvision
 from torch import nn
 
-from modules.nets.resnet import ResNet
+from modules.resnet.net import ResNet
 
 
 @pytest.fixture(scope="module")

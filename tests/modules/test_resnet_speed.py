@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torchvision.models import resnet50
 
-from modules.ops.lars import LARS
-from modules.resnet import IMAGE_MEAN, ResNetModule
+from modules.resnet import ResNetModule
+from modules.resnet.lars import LARS
+from modules.resnet.module import IMAGE_MEAN
 
 ROUNDS = 9
 BATCH, SIDE = 4, 128

@@ -18,8 +18,8 @@ from modules.common.base import BenchmarkModule, out_of_range, scheduled
 from modules.common.batch_norm_sync import average_running_statistics
 from modules.common.check_net import check_net
 from modules.common.schedules import warmup_polynomial
-from modules.nets.resnet import ResNet
-from modules.ops.lars import LARS, split_parameters
+from modules.resnet.lars import LARS, split_parameters
+from modules.resnet.net import ResNet
 
 # Means of the reference, in the order red, green, blue; it divides by no deviation.
 IMAGE_MEAN = (123.68, 116.78, 103.94)
