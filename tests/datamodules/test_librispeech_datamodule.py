@@ -232,7 +232,7 @@ def test_demo_evaluation_sentences_and_speakers_are_held_out(corpus):
 
 def test_demo_cannot_be_solved_without_listening(corpus):
     """No fixed answer comes near the target, so silence or shuffled transcripts cannot."""
-    from modules.ops.word_errors import word_errors
+    from modules.rnnt.word_errors import word_errors
 
     subsets, _ = scan(corpus)
     said = [u.text for u in subsets["dev-clean"]]

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from modules.ops.audio_features import LogMel, cut_frames, mel_filters, splice_frames, trim_silence
-from modules.ops.sample_noise import normal_numbers, uniform_numbers
-from modules.ops.spec_augment import spec_augment
-from modules.ops.speed_perturbation import change_speed
+from modules.rnnt.audio_features import LogMel, cut_frames, mel_filters, splice_frames, trim_silence
+from modules.rnnt.sample_noise import normal_numbers, uniform_numbers
+from modules.rnnt.spec_augment import spec_augment
+from modules.rnnt.speed_perturbation import change_speed
 
 
 def numpy_features(audio, noise):

@@ -11,10 +11,11 @@ from torch import nn
 from torchaudio.functional import rnnt_loss
 
 from modules.common.schedules import warmup_hold_decay
-from modules.nets.rnnt import RNNT
-from modules.ops.audio_features import splice_frames
-from modules.ops.ema import averaged_copy, update_average
-from modules.rnnt import RNNTModule, WordErrorRate
+from modules.rnnt import RNNTModule
+from modules.rnnt.audio_features import splice_frames
+from modules.rnnt.ema import averaged_copy, update_average
+from modules.rnnt.module import WordErrorRate
+from modules.rnnt.net import RNNT
 
 SMALL = {
     "num_labels": 7, "encoder_size": 16, "pre_layers": 1, "post_layers": 2,
@@ -231,7 +232,7 @@ def test_evaluation_hears_the_same_whatever_is_in_the_batch(monkeypatch):
         heard.append((encoded, frames))
         return [[]] * len(frames)
 
-    monkeypatch.setattr("modules.rnnt.greedy_decode", record)
+    monkeypatch.setattr("modules.rnnt.module.greedy_decode", record)
     lengths = torch.tensor([9000, 4100, 2500])  # 19, 9 and 6 frames: the odd ones hear further
     batch = {**batch_of(), "audio_lengths": lengths}
     alone = [{key: value[row : row + 1] for key, value in batch.items()} for row in range(3)]

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torchaudio.functional import rnnt_loss
 
-from modules.nets.rnnt import RNNT
-from modules.ops.greedy_decoding import greedy_decode
-from modules.ops.transducer import node_log_probs, plan_groups, transducer_loss
-from modules.ops.word_errors import word_errors
+from modules.rnnt.greedy_decoding import greedy_decode
+from modules.rnnt.net import RNNT
+from modules.rnnt.transducer import node_log_probs, plan_groups, transducer_loss
+from modules.rnnt.word_errors import word_errors
 
 TINY = {
     "input_size": 12, "num_labels": 5, "encoder_size": 8, "pre_layers": 1, "post_layers": 1,

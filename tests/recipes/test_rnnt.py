@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from datamodules.librispeech import LibriSpeechDataModule
-from modules.nets.rnnt import RNNT
 from modules.rnnt import RNNTModule
+from modules.rnnt.net import RNNT
 from recipes._cli import run
 from recipes.rnnt import BENCHMARK
 from tests.closed_log import compliance, write_log

@@ -6,7 +6,7 @@ Letters: B batch, T frames, F mel filters, K masks.
 import torch
 from torch import Tensor
 
-from modules.ops.sample_noise import uniform_numbers
+from modules.rnnt.sample_noise import uniform_numbers
 
 MASK_STREAM = 101
 

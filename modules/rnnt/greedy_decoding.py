@@ -6,7 +6,7 @@ Letters: B batch, T encoder frames, J joint width, K frames looked at together.
 import torch
 from torch import Tensor
 
-from modules.ops.transducer import State, Transducer
+from modules.rnnt.transducer import State, Transducer
 
 LOOK_AHEAD = 4  # frames: most frames give a blank, so several can be passed in one step
 # Asking a GPU whether all are done waits for it; a few steps too many cost less.

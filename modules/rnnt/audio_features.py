@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modules.ops.sample_noise import normal_numbers
+from modules.rnnt.sample_noise import normal_numbers
 
 SAMPLE_RATE = 16_000
 FFT_SIZE, WINDOW, STEP = 512, 320, 160

@@ -22,15 +22,15 @@ from modules.common.base import BenchmarkModule, scheduled
 from modules.common.check_net import tried
 from modules.common.lamb import Lamb
 from modules.common.schedules import warmup_hold_decay
-from modules.nets.rnnt import RNNT
-from modules.ops.audio_features import LogMel, full_float32, splice_frames
-from modules.ops.ema import averaged_copy, update_average
-from modules.ops.greedy_decoding import greedy_decode
-from modules.ops.sample_noise import uniform_numbers
-from modules.ops.spec_augment import spec_augment
-from modules.ops.speed_perturbation import change_speed
-from modules.ops.transducer import transducer_loss
-from modules.ops.word_errors import word_errors
+from modules.rnnt.audio_features import LogMel, full_float32, splice_frames
+from modules.rnnt.ema import averaged_copy, update_average
+from modules.rnnt.greedy_decoding import greedy_decode
+from modules.rnnt.net import RNNT
+from modules.rnnt.sample_noise import uniform_numbers
+from modules.rnnt.spec_augment import spec_augment
+from modules.rnnt.speed_perturbation import change_speed
+from modules.rnnt.transducer import transducer_loss
+from modules.rnnt.word_errors import word_errors
 
 NUM_FILTERS, SPLICED = 80, 3
 SPEED_STREAM = 201
@@ -88,7 +88,7 @@ class RNNTModule(BenchmarkModule):
     """Trains a transducer to write what it hears; the defaults are the closed reference.
 
     Args:
-        net: Builds the network: a :class:`modules.ops.transducer.Transducer` for 240 features.
+        net: Builds the network: a :class:`modules.rnnt.transducer.Transducer` for 240 features.
         learning_rate: LAMB's rate on the plateau.
         warmup_epochs: Epochs of linear rise, step by step.
         hold_epochs: Epochs of the plateau.
@@ -361,7 +361,7 @@ class RNNTModule(BenchmarkModule):
         if missing:
             raise ValueError(
                 f"{type(self.net).__name__} has no {', '.join(missing)}; "
-                "modules.ops.transducer.Transducer says what a transducer needs"
+                "modules.rnnt.transducer.Transducer says what a transducer needs"
             )
         try:
             with tried(self.net):

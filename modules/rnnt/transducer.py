@@ -15,7 +15,7 @@ State = tuple[Tensor, Tensor]
 
 
 class Transducer(Protocol):
-    """What training and decoding ask of a network; see ``modules.nets.rnnt.RNNT``."""
+    """What training and decoding ask of a network; see ``modules.rnnt.net.RNNT``."""
 
     num_labels: int
 
