@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from modules.ops.dice import dice_ce_loss, dice_from_counts, overlap_counts, soft_dice_per_class
+from modules.unet3d.dice import dice_ce_loss, dice_from_counts, overlap_counts, soft_dice_per_class
 
 
 def case(seed, batch=2, classes=3, shape=(3, 4, 5)):

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from modules.nets.unet3d import UNet3D
-from modules.ops.sliding_window import (
+from modules.unet3d.net import UNet3D
+from modules.unet3d.sliding_window import (
     axis_weights,
     crop_to_scored,
     importance_map,

@@ -10,9 +10,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from modules.nets.unet3d import UNet3D
-from modules.ops.dice import dice_ce_loss
-from modules.unet3d import CaseDice, UNet3DModule
+from modules.unet3d import UNet3DModule
+from modules.unet3d.dice import dice_ce_loss
+from modules.unet3d.module import CaseDice
+from modules.unet3d.net import UNet3D
 
 WINDOW = (16, 16, 16)
 small_net = functools.partial(UNet3D, filters=(2, 4))
@@ -383,7 +384,7 @@ def test_mllog_tensors_reference_net_names_its_layers():
 def test_arguments_parse_from_flags_and_refuse_a_typo():
     parser = pytest.importorskip("jsonargparse").ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(UNet3DModule, "model")
-    net = ["--model.net=modules.nets.unet3d.UNet3D", "--model.net.filters=[2,4]"]
+    net = ["--model.net=modules.unet3d.net.UNet3D", "--model.net.filters=[2,4]"]
     parsed = parser.parse_args([*net, "--model.validation_input_shape=[16,16,16]"])
     module = parser.instantiate(parsed).model
     assert sum(p.numel() for p in module.net.parameters()) == sum(
@@ -391,4 +392,4 @@ def test_arguments_parse_from_flags_and_refuse_a_typo():
     )
     assert module.validation_input_shape == (16, 16, 16)
     with pytest.raises(Exception, match="filter"):
-        parser.parse_args(["--model.net=modules.nets.unet3d.UNet3D", "--model.net.filter=[2,4]"])
+        parser.parse_args(["--model.net=modules.unet3d.net.UNet3D", "--model.net.filter=[2,4]"])

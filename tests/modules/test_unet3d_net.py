@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from modules.nets.unet3d import UNet3D
+from modules.unet3d.net import UNet3D
 
 SMALL = (4, 6, 10, 12)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from modules.ops.sliding_window import importance_map, sliding_window_logits
+from modules.unet3d.sliding_window import importance_map, sliding_window_logits
 
 ROUNDS = 7
 

@@ -12,8 +12,8 @@ import torch
 
 from callbacks.clock import process_start
 from datamodules.common.sampling import run_seed
-from modules.nets.unet3d import UNet3D
 from modules.unet3d import UNet3DModule
+from modules.unet3d.net import UNet3D
 from recipes._cli import _one_line, run
 from recipes._parser import RecipeCLI
 from recipes._resume import find, newest_unfinished, option, without

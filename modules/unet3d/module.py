@@ -17,9 +17,9 @@ from torchmetrics.utilities import dim_zero_cat
 from modules.common.base import BenchmarkModule, scheduled
 from modules.common.check_net import check_net
 from modules.common.schedules import warmup_multistep
-from modules.nets.unet3d import UNet3D
-from modules.ops.dice import dice_ce_loss, dice_from_counts, overlap_counts
-from modules.ops.sliding_window import crop_to_scored, plan_windows, sliding_window_logits
+from modules.unet3d.dice import dice_ce_loss, dice_from_counts, overlap_counts
+from modules.unet3d.net import UNet3D
+from modules.unet3d.sliding_window import crop_to_scored, plan_windows, sliding_window_logits
 
 CLASSES = ("kidney", "tumour")
 # The reference of round 2.0 stops a run below this as diverged; here it is only said.
