@@ -15,14 +15,14 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
-from modules._detector import SHOWN_IMAGES, DetectorModule
 from modules.common.base import out_of_range, scheduled
 from modules.common.schedules import absolute_warmup_drops
+from modules.detection.base import SHOWN_IMAGES, DetectorModule
+from modules.detection.coco_metric import CocoAP
+from modules.detection.contract import DETECTION_KEYS, check_detector, sum_of
+from modules.detection.picture import Shown
 from modules.nets.maskrcnn import MaskRCNN
 from modules.nets.maskrcnn_backbone import read_blobs
-from modules.ops.coco_metric import CocoAP
-from modules.ops.detection_picture import Shown
-from modules.ops.detector_contract import DETECTION_KEYS, check_detector, sum_of
 from modules.ops.instance_masks import place_mask, run_lengths, whole_mask
 
 DECAY_FACTOR = 0.1

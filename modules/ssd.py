@@ -14,15 +14,15 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
-from modules._detector import SHOWN_IMAGES, DetectorModule
 from modules.common.base import out_of_range, scheduled
 from modules.common.batch_norm_sync import average_running_statistics
 from modules.common.schedules import warmup_then_drops
+from modules.detection.base import SHOWN_IMAGES, DetectorModule
+from modules.detection.coco_metric import CocoAP
+from modules.detection.contract import DETECTION_KEYS, check_detector, sum_of
+from modules.detection.picture import Shown
 from modules.nets.ssd import SSD300
-from modules.ops.coco_metric import CocoAP
 from modules.ops.default_boxes import IMAGE_SIZE
-from modules.ops.detection_picture import Shown
-from modules.ops.detector_contract import DETECTION_KEYS, check_detector, sum_of
 
 REFERENCE_BATCH = 32  # the base rate is per this many images
 WEIGHTS_FILE = "resnet34-333f7ec4.pth"

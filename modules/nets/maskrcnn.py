@@ -14,9 +14,9 @@ from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from modules.detection.contract import refuse_diverged
 from modules.nets.maskrcnn_backbone import CaffeResNet50
 from modules.ops.anchors import anchor_grid
-from modules.ops.detector_contract import refuse_diverged
 from modules.ops.instance_masks import polygon_targets
 from modules.ops.roi_heads import (
     Regions,

@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from modules.ops.boxes import box_iou, centre_to_corners, corners_to_centre
+from modules.detection.boxes import box_iou, centre_to_corners, corners_to_centre
 
 IMAGE_SIZE = 300
 FEATURE_SIZES = (38, 19, 10, 5, 3, 1)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import nms
 
-from modules.ops.boxes import box_iou
+from modules.detection.boxes import box_iou
 
 IGNORED, NEGATIVE = -2, -1
 ANCHOR_POSITIVE_IOU, ANCHOR_NEGATIVE_IOU, PROPOSAL_POSITIVE_IOU = 0.7, 0.3, 0.5

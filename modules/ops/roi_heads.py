@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import roi_align
 
+from modules.detection.boxes import box_area
+from modules.detection.contract import refuse_diverged
 from modules.ops.box_coding import HEAD_WEIGHTS, clip_boxes, decode_boxes, encode_boxes
-from modules.ops.boxes import box_area
-from modules.ops.detector_contract import refuse_diverged
 from modules.ops.region_matching import match_proposals, pixel_nms, sample_regions
 
 CANONICAL_SIZE, CANONICAL_LEVEL = 224, 4

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modules.ops.boxes import grouped_nms
+from modules.detection.boxes import grouped_nms
+from modules.detection.contract import refuse_diverged
 from modules.ops.default_boxes import decode, encode, match
-from modules.ops.detector_contract import refuse_diverged
 
 NEGATIVES_PER_POSITIVE = 3
 LEAST_SCORE = 0.05

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from modules.common.check_net import check_net
-from modules.ops.detector_contract import check_detector
+from modules.detection.contract import check_detector
 
 
 class Flatten(nn.Module):

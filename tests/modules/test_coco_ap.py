@@ -13,8 +13,8 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from modules.ops.coco_ap import coco_average_precision
-from modules.ops.coco_metric import CocoAP
+from modules.detection.coco_ap import coco_average_precision
+from modules.detection.coco_metric import CocoAP
 
 
 def pycocotools_ap(truth, detections, kind):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modules.ops.detection_picture import Shown, save_detections
+from modules.detection.picture import Shown, save_detections
 
 WILD = [[-1e6, -1e6, 1e6, 1e6], [-40.0, 9.0, 900.0, 60.0], [310.0, 310.0, 400.0, 400.0]]
 

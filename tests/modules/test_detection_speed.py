@@ -9,10 +9,10 @@ from torchvision.models import detection
 from torchvision.ops import FrozenBatchNorm2d
 
 from datamodules.coco import COCO300DataModule, COCOMaskDataModule
+from modules.detection.contract import sum_of
+from modules.detection.torchvision_detectors import TorchvisionMaskRCNN, TorchvisionSSD
 from modules.nets.maskrcnn import MaskRCNN
 from modules.nets.ssd import SSD300
-from modules.nets.torchvision_detectors import TorchvisionMaskRCNN, TorchvisionSSD
-from modules.ops.detector_contract import sum_of
 
 ROUNDS = 3
 

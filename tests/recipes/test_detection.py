@@ -146,8 +146,8 @@ def test_two_ranks_evaluate_exactly_like_one(stem, tmp_path):
 
 
 NETS = {
-    "ssd": "modules.nets.torchvision_detectors.TorchvisionSSD",
-    "maskrcnn": "modules.nets.torchvision_detectors.TorchvisionMaskRCNN",
+    "ssd": "modules.detection.torchvision_detectors.TorchvisionSSD",
+    "maskrcnn": "modules.detection.torchvision_detectors.TorchvisionMaskRCNN",
 }
 
 

@@ -1,7 +1,7 @@
 """torchvision's detectors behind the contract of our own, for the open division.
 
-    --model.net modules.nets.torchvision_detectors.TorchvisionSSD
-    --model.net modules.nets.torchvision_detectors.TorchvisionMaskRCNN
+    --model.net modules.detection.torchvision_detectors.TorchvisionSSD
+    --model.net modules.detection.torchvision_detectors.TorchvisionMaskRCNN
 
 They normalise and match in their own way; data, target and clock stay those of the benchmark.
 """

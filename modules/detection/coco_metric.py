@@ -8,7 +8,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from modules.ops.coco_ap import coco_average_precision
+from modules.detection.coco_ap import coco_average_precision
 
 
 class CocoAP(Metric):

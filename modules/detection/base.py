@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from modules.common.base import BenchmarkModule
-from modules.ops.coco_metric import CocoAP
-from modules.ops.detection_picture import Shown, save_detections
+from modules.detection.coco_metric import CocoAP
+from modules.detection.picture import Shown, save_detections
 
 SHOWN_IMAGES = 12
 

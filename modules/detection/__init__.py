@@ -1,0 +1,1 @@
+"""What SSD and Mask R-CNN share, and their folders."""
