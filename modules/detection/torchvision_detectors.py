@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import detection
 
-from modules.ops.default_boxes import IMAGE_SIZE
+from modules.detection.ssd.default_boxes import IMAGE_SIZE
 from modules.ops.instance_masks import rasterise
 
 

@@ -11,10 +11,10 @@ from torch.nn import functional as F
 from torchvision.models import resnet34
 from torchvision.ops import box_iou, nms
 
-from modules.nets.ssd import SSD300
-from modules.ops.default_boxes import decode, default_boxes, encode, match
-from modules.ops.ssd_heads import ssd_detections, ssd_loss
-from modules.ssd import SSDModule
+from modules.detection.ssd import SSDModule
+from modules.detection.ssd.default_boxes import decode, default_boxes, encode, match
+from modules.detection.ssd.heads import ssd_detections, ssd_loss
+from modules.detection.ssd.net import SSD300
 
 
 def test_default_boxes_have_the_reference_values():

@@ -86,7 +86,7 @@ def make_run(root, *, number=1, seconds=600.0, seed=None, stem="ssd", lines=None
         "division": "closed",
         "dataset": "coco",
         "demo": False,
-        "net": "modules.nets.ssd.SSD",
+        "net": "modules.detection.ssd.net.SSD",
         "net_arguments": {},
         "status": "success",
         "stop_reason": "TARGET_REACHED" if reached else "BUDGET_EXHAUSTED",

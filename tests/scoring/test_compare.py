@@ -67,7 +67,11 @@ def test_networks_get_a_scoreboard(tmp_path, make, cli):
     (board,) = json.loads(out)["scoreboards"]
     first, second = board["rows"]
     assert status == 0
-    assert (first["net"], first["reached"], first["runs"]) == ("modules.nets.ssd.SSD", 2, 2)
+    assert (first["net"], first["reached"], first["runs"]) == (
+        "modules.detection.ssd.net.SSD",
+        2,
+        2,
+    )
     assert first["median_seconds"] == 700
     assert (second["net"], second["reached"], second["runs"]) == ("my.Net(width=8)", 1, 2)
     assert (second["parameters"], second["median_seconds"]) == (5000, 300)
@@ -161,7 +165,7 @@ def test_a_faster_b_is_named(tmp_path, make, cli):
 
 def test_scoreboard_fits_80_columns_and_names_the_reference(tmp_path, make, cli, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    reference = {"reference_net": "modules.nets.ssd.SSD"}
+    reference = {"reference_net": "modules.detection.ssd.net.SSD"}
     make.run(tmp_path, number=1, seconds=600, **reference)
     mine = {"net": "my.Net", "net_arguments": {"width": 8}, "division": "open", **reference}
     make.run(tmp_path, number=2, seconds=300, **mine)
@@ -210,7 +214,7 @@ def test_a_run_that_counts_for_nothing_is_named(tmp_path, make, cli):
     assert f"left out {cut.name}" in err
 
 
-REFERENCE = {"reference_net": "modules.nets.ssd.SSD"}
+REFERENCE = {"reference_net": "modules.detection.ssd.net.SSD"}
 MINE = {"net": "my.Net", "net_arguments": {}, "division": "open", **REFERENCE}
 
 

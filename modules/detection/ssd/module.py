@@ -21,8 +21,8 @@ from modules.detection.base import SHOWN_IMAGES, DetectorModule
 from modules.detection.coco_metric import CocoAP
 from modules.detection.contract import DETECTION_KEYS, check_detector, sum_of
 from modules.detection.picture import Shown
-from modules.nets.ssd import SSD300
-from modules.ops.default_boxes import IMAGE_SIZE
+from modules.detection.ssd.default_boxes import IMAGE_SIZE
+from modules.detection.ssd.net import SSD300
 
 REFERENCE_BATCH = 32  # the base rate is per this many images
 WEIGHTS_FILE = "resnet34-333f7ec4.pth"

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
-from modules.ops.default_boxes import BOXES_PER_CELL, IMAGE_SIZE, default_boxes
-from modules.ops.ssd_heads import ssd_detections, ssd_loss
+from modules.detection.ssd.default_boxes import BOXES_PER_CELL, IMAGE_SIZE, default_boxes
+from modules.detection.ssd.heads import ssd_detections, ssd_loss
 
 PIXEL_MEAN, PIXEL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from modules.detection.boxes import grouped_nms
 from modules.detection.contract import refuse_diverged
-from modules.ops.default_boxes import decode, encode, match
+from modules.detection.ssd.default_boxes import decode, encode, match
 
 NEGATIVES_PER_POSITIVE = 3
 LEAST_SCORE = 0.05

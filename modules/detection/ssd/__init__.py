@@ -1,0 +1,17 @@
+"""SSD-300: network, default boxes, training."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from modules.detection.ssd.module import SSDModule
+
+__all__ = ["SSDModule"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public names on first use; the other files here need no torch or Lightning."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from modules.detection.ssd import module
+
+    return getattr(module, name)
