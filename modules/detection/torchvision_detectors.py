@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import detection
 
+from modules.detection.maskrcnn.instance_masks import rasterise
 from modules.detection.ssd.default_boxes import IMAGE_SIZE
-from modules.ops.instance_masks import rasterise
 
 
 class TorchvisionSSD(nn.Module):

@@ -10,9 +10,9 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from datamodules.coco import COCO300DataModule, COCOMaskDataModule
 from modules.detection.contract import sum_of
+from modules.detection.maskrcnn.net import MaskRCNN
 from modules.detection.ssd.net import SSD300
 from modules.detection.torchvision_detectors import TorchvisionMaskRCNN, TorchvisionSSD
-from modules.nets.maskrcnn import MaskRCNN
 
 ROUNDS = 3
 

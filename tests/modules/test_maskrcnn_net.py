@@ -13,12 +13,23 @@ from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops import nms as plain_nms
 
-from modules.nets.maskrcnn import MaskHead, MaskRCNN
-from modules.nets.maskrcnn_backbone import CaffeResNet50, FrozenNorm, blob_names, read_blobs
-from modules.ops.anchors import anchor_grid, base_anchors
-from modules.ops.box_coding import HEAD_WEIGHTS, RPN_WEIGHTS, clip_boxes, decode_boxes, encode_boxes
-from modules.ops.instance_masks import place_mask, polygon_targets, run_lengths, whole_mask
-from modules.ops.region_matching import (
+from modules.detection.maskrcnn.anchors import anchor_grid, base_anchors
+from modules.detection.maskrcnn.backbone import CaffeResNet50, FrozenNorm, blob_names, read_blobs
+from modules.detection.maskrcnn.box_coding import (
+    HEAD_WEIGHTS,
+    RPN_WEIGHTS,
+    clip_boxes,
+    decode_boxes,
+    encode_boxes,
+)
+from modules.detection.maskrcnn.instance_masks import (
+    place_mask,
+    polygon_targets,
+    run_lengths,
+    whole_mask,
+)
+from modules.detection.maskrcnn.net import MaskHead, MaskRCNN
+from modules.detection.maskrcnn.region_matching import (
     IGNORED,
     NEGATIVE,
     match_anchors,
@@ -26,8 +37,14 @@ from modules.ops.region_matching import (
     pixel_nms,
     sample_regions,
 )
-from modules.ops.roi_heads import Regions, box_losses, detect, mask_loss, pool_regions
-from modules.ops.rpn import Limits, propose, rpn_losses
+from modules.detection.maskrcnn.roi_heads import (
+    Regions,
+    box_losses,
+    detect,
+    mask_loss,
+    pool_regions,
+)
+from modules.detection.maskrcnn.rpn import Limits, propose, rpn_losses
 
 TINY = {
     "num_classes": 4, "width": 8, "pyramid_channels": 16, "box_features": 16, "mask_channels": 8,

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from datamodules.coco import COCO300DataModule, COCOMaskDataModule
+from modules.detection.maskrcnn import MaskRCNNModule
 from modules.detection.ssd import SSDModule
-from modules.maskrcnn import MaskRCNNModule
 from recipes import maskrcnn, ssd
 from recipes._cli import run
 from tests.closed_log import compliance, write_log

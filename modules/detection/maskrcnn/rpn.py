@@ -10,8 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modules.ops.box_coding import RPN_WEIGHTS, clip_boxes, decode_boxes, encode_boxes
-from modules.ops.region_matching import match_anchors, pixel_nms, sample_regions
+from modules.detection.maskrcnn.box_coding import (
+    RPN_WEIGHTS,
+    clip_boxes,
+    decode_boxes,
+    encode_boxes,
+)
+from modules.detection.maskrcnn.region_matching import match_anchors, pixel_nms, sample_regions
 
 NMS_IOU = 0.7
 BOX_BETA = 1 / 9

@@ -13,8 +13,13 @@ from torchvision.ops import roi_align
 
 from modules.detection.boxes import box_area
 from modules.detection.contract import refuse_diverged
-from modules.ops.box_coding import HEAD_WEIGHTS, clip_boxes, decode_boxes, encode_boxes
-from modules.ops.region_matching import match_proposals, pixel_nms, sample_regions
+from modules.detection.maskrcnn.box_coding import (
+    HEAD_WEIGHTS,
+    clip_boxes,
+    decode_boxes,
+    encode_boxes,
+)
+from modules.detection.maskrcnn.region_matching import match_proposals, pixel_nms, sample_regions
 
 CANONICAL_SIZE, CANONICAL_LEVEL = 224, 4
 LEAST_SCORE, NMS_IOU, DETECTIONS_PER_IMAGE = 0.05, 0.5, 100

@@ -15,10 +15,10 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from modules.detection.contract import refuse_diverged
-from modules.nets.maskrcnn_backbone import CaffeResNet50
-from modules.ops.anchors import anchor_grid
-from modules.ops.instance_masks import polygon_targets
-from modules.ops.roi_heads import (
+from modules.detection.maskrcnn.anchors import anchor_grid
+from modules.detection.maskrcnn.backbone import CaffeResNet50
+from modules.detection.maskrcnn.instance_masks import polygon_targets
+from modules.detection.maskrcnn.roi_heads import (
     Regions,
     box_losses,
     detect,
@@ -26,7 +26,7 @@ from modules.ops.roi_heads import (
     pool_regions,
     sample_proposals,
 )
-from modules.ops.rpn import Limits, flatten_head, propose, rpn_losses
+from modules.detection.maskrcnn.rpn import Limits, flatten_head, propose, rpn_losses
 
 PIXEL_MEAN_BGR = (102.9801, 115.9465, 122.7717)
 STRIDES = (4, 8, 16, 32, 64)

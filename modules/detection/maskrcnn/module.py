@@ -20,10 +20,10 @@ from modules.common.schedules import absolute_warmup_drops
 from modules.detection.base import SHOWN_IMAGES, DetectorModule
 from modules.detection.coco_metric import CocoAP
 from modules.detection.contract import DETECTION_KEYS, check_detector, sum_of
+from modules.detection.maskrcnn.backbone import read_blobs
+from modules.detection.maskrcnn.instance_masks import place_mask, run_lengths, whole_mask
+from modules.detection.maskrcnn.net import MaskRCNN
 from modules.detection.picture import Shown
-from modules.nets.maskrcnn import MaskRCNN
-from modules.nets.maskrcnn_backbone import read_blobs
-from modules.ops.instance_masks import place_mask, run_lengths, whole_mask
 
 DECAY_FACTOR = 0.1
 BIAS_RATE = 2.0  # biases learn twice as fast, without weight decay

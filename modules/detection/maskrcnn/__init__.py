@@ -1,0 +1,17 @@
+"""Mask R-CNN: network, anchors, proposals, masks, training."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from modules.detection.maskrcnn.module import MaskRCNNModule
+
+__all__ = ["MaskRCNNModule"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public names on first use; the other files here need no torch or Lightning."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from modules.detection.maskrcnn import module
+
+    return getattr(module, name)

@@ -1,1 +1,0 @@
-"""The reference networks in plain torch, one file per benchmark."""
