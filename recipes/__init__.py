@@ -1,5 +1,5 @@
 """One runnable script per benchmark, and the command line they share."""
 
-from recipes._load import load_run
+from recipes.cli.load import load_run
 
 __all__ = ["load_run"]

@@ -13,8 +13,8 @@ Expect    demo: about a minute on 2 CPU cores; closed division: about 2.5 millio
     python recipes/bert.py fit --config recipes/presets/bert/h100x1.yaml --data.root DIR
 """
 
-from recipes._benchmark import Benchmark, Needs, Rule
-from recipes._cli import main
+from recipes.cli.benchmark import Benchmark, Needs, Rule
+from recipes.cli.main import main
 
 
 def evaluation_interval(global_batch_size: int) -> int:

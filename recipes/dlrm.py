@@ -14,8 +14,8 @@ Expect    demo: about 15 seconds on 1 CPU core; closed division: 0.75 to 1 epoch
 """
 
 from datamodules.criteo.store import REFERENCE_ROWS
-from recipes._benchmark import Benchmark, Needs, Rule
-from recipes._cli import main
+from recipes.cli.benchmark import Benchmark, Needs, Rule
+from recipes.cli.main import main
 
 # 102,400 steps of the reference's batch of 2048: 5 % of the epoch.
 EVALUATE_EVERY = 209_715_200

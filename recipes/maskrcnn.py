@@ -13,8 +13,8 @@ Expect    demo: about 1 minute on 2 CPU cores; closed division: about 14 epochs 
     python recipes/maskrcnn.py fit --config recipes/presets/maskrcnn/h100x1.yaml --data.root DIR
 """
 
-from recipes._benchmark import Benchmark, Needs, Rule
-from recipes._cli import main
+from recipes.cli.benchmark import Benchmark, Needs, Rule
+from recipes.cli.main import main
 
 BENCHMARK = Benchmark(
     name="maskrcnn",

@@ -14,9 +14,9 @@ Expect    demo (5 x 5 board): 13 to 72 s on 2 busy CPU cores; closed division: 3
     python recipes/minigo.py gtp --ckpt_path FILE                       play against it (GTP 2)
 """
 
-from recipes._benchmark import Benchmark, Needs, Rule
-from recipes._cli import main
-from recipes._minigo_gtp import gtp
+from recipes.cli.benchmark import Benchmark, Needs, Rule
+from recipes.cli.gtp import gtp
+from recipes.cli.main import main
 
 FIXED = (
     "size", "komi", "window", "train_filter", "eval_games", "virtual_losses", "slow_readouts",

@@ -15,8 +15,8 @@ Expect    demo: about 1 minute on 2 CPU cores; closed division: 35 epochs at a b
 
 import math
 
-from recipes._benchmark import Benchmark, Needs, Rule
-from recipes._cli import main
+from recipes.cli.benchmark import Benchmark, Needs, Rule
+from recipes.cli.main import main
 
 
 def power_of_two_decay(weight_decay: float) -> bool:

@@ -16,8 +16,8 @@ Expect    demo: about 3 minutes on 2 CPU cores; closed division: about 60 epochs
 
 from math import inf
 
-from recipes._benchmark import Benchmark, Needs, Rule
-from recipes._cli import main
+from recipes.cli.benchmark import Benchmark, Needs, Rule
+from recipes.cli.main import main
 
 BENCHMARK = Benchmark(
     name="rnnt",

@@ -13,8 +13,8 @@ Expect    demo: 1 to 2 minutes on 2 CPU cores; closed division: about 50 epochs 
     python recipes/ssd.py fit --config recipes/presets/ssd/h100x1.yaml --data.root DIR
 """
 
-from recipes._benchmark import Benchmark, Needs, Rule
-from recipes._cli import main
+from recipes.cli.benchmark import Benchmark, Needs, Rule
+from recipes.cli.main import main
 
 BENCHMARK = Benchmark(
     name="ssd",

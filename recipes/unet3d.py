@@ -12,8 +12,8 @@ Expect    demo: half a minute on 2 CPU cores; closed division: about 2,200 epoch
     python recipes/unet3d.py fit --config recipes/presets/unet3d/h100x1.yaml --data.root DIR
 """
 
-from recipes._benchmark import Benchmark, Needs, Rule
-from recipes._cli import main
+from recipes.cli.benchmark import Benchmark, Needs, Rule
+from recipes.cli.main import main
 
 BENCHMARK = Benchmark(
     name="unet3d",

@@ -253,8 +253,11 @@ def _copy_code(source: Path, target: Path, benchmark: str) -> None:
 
 
 def _is_other_recipe(relative: Path, benchmark: str) -> bool:
-    name = relative.parts[2] if relative.parts[1] == "presets" else Path(relative.parts[1]).stem
-    return name != benchmark and not name.startswith("_")
+    """Whether a file is another benchmark's recipe or preset; the command line is everyone's."""
+    if relative.parts[1] == "cli" or relative.name == "__init__.py":
+        return False
+    name = relative.parts[2] if relative.parts[1] == "presets" else relative.stem
+    return name != benchmark
 
 
 def _tracked(source: Path) -> list[Path]:

@@ -12,7 +12,7 @@ from mlperf_logging.compliance_checker import mlp_compliance
 from callbacks.evaluation_schedule import EvaluationSchedule
 from callbacks.mlperf_log import MLPerfLog
 from callbacks.quality_target import QualityTarget, StopRun
-from recipes._benchmark import Benchmark
+from recipes.cli.benchmark import Benchmark
 from tests.toy import FakeTime, ToyData, ToyModule, fake_state, toy_trainer
 
 

@@ -196,7 +196,7 @@ def train(stem: str, args: list[str]) -> int:
         Its exit status.
     """
     from callbacks.checkpoint import Checkpoint
-    from recipes import _cli
+    from recipes.cli import main as command_line
 
     install()
     build = L.Trainer.__init__
@@ -210,7 +210,9 @@ def train(stem: str, args: list[str]) -> int:
     L.Trainer.__init__ = on_device  # type: ignore[method-assign]
     Checkpoint.save = lambda self, trainer: None  # type: ignore[method-assign]
     with PretendDevice():
-        return _cli.run(importlib.import_module(f"recipes.{stem}").BENCHMARK, ["fit", *args])
+        return command_line.run(
+            importlib.import_module(f"recipes.{stem}").BENCHMARK, ["fit", *args]
+        )
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from recipes._cli import COMMANDS
-from recipes._parser import RecipeCLI
+from recipes.cli.main import COMMANDS
+from recipes.cli.parser import RecipeCLI
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes._parser import RecipeCLI
+from recipes.cli.parser import RecipeCLI
 from recipes.unet3d import BENCHMARK
 
 ROOT = Path(__file__).parents[1]

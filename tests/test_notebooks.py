@@ -12,8 +12,8 @@ import pytest
 from jsonargparse import ArgumentError, ArgumentParser
 from nbclient import NotebookClient
 
-from recipes._cli import COMMANDS
-from recipes._parser import RecipeCLI
+from recipes.cli.main import COMMANDS
+from recipes.cli.parser import RecipeCLI
 from scoring.cli import parser
 
 ROOT = Path(__file__).parents[1]

@@ -1,7 +1,7 @@
 """The demo's given checkpoint, in the layout of the real one: two small networks and first games.
 
 The networks lie in ``datamodules/selfplay/data``, as the real benchmark's are given files too. They
-are made by ``python -m recipes._minigo_demo_nets``: the start learned from the games below, the
+are made by ``python -m tests.tools.minigo_demo_nets``: the start learned from the games below, the
 target is a later generation of one run. The games are played by a search without a network, which
 bars passing: a search that passes early learns nothing but passing.
 """

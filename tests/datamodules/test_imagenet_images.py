@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules.imagenet import images as _imagenet_images
+from datamodules.imagenet import images as imagenet_images
 from datamodules.imagenet.images import (
     Box,
     Header,
@@ -34,7 +34,7 @@ def photo(width: int, height: int, *, mode: str = "RGB", form: str = "JPEG") -> 
 
 
 def cropped(data: bytes, header: Header, box: Box, side: int) -> np.ndarray:
-    return _imagenet_images.cropped(data, header, box, side).permute(1, 2, 0).numpy()
+    return imagenet_images.cropped(data, header, box, side).permute(1, 2, 0).numpy()
 
 
 def difference(one: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import torch.multiprocessing as mp
 
 from datamodules.common.sampling import SampleKey
 from datamodules.selfplay import SelfPlayDataModule
-from datamodules.selfplay import check as _selfplay_check
+from datamodules.selfplay import check as selfplay_check
 from datamodules.selfplay.datamodule import _on_all_ranks, find_files
 from datamodules.selfplay.go.board import MAX_PLIES, history_length
 from datamodules.selfplay.go.features import packed, symmetries
@@ -231,8 +231,8 @@ def cut(data: SelfPlayDataModule, model: int, games: range) -> list[Path]:
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_prepare_names_every_game_that_is_cut_off(tmp_path, monkeypatch, capsys, processes):
-    monkeypatch.setattr(_selfplay_check, "SERIAL_FILES", 100 if processes == 1 else 0)
-    monkeypatch.setattr(_selfplay_check, "processes_for", lambda items, memory: processes)
+    monkeypatch.setattr(selfplay_check, "SERIAL_FILES", 100 if processes == 1 else 0)
+    monkeypatch.setattr(selfplay_check, "processes_for", lambda items, memory: processes)
     data = given(tmp_path)
     data.prepare()
     ready = capsys.readouterr().out

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.common import shards as _shards
+from datamodules.common import shards as sharding
 from datamodules.common.shards import Plan, ShardSet, damaged_shards, read_manifest, write_shards
 
 KEYS = [f"n{number:03d}" for number in range(10)]
@@ -66,7 +66,7 @@ def test_pickled_set_reads_in_another_process(shards: Path) -> None:
 def test_more_shards_than_open_files_are_read(
     shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_shards, "OPEN_SHARDS", 1)
+    monkeypatch.setattr(sharding, "OPEN_SHARDS", 1)
     split = ShardSet(shards, "train", dataset="toy")
     assert [split.read(i)[1] for i in (0, 9, 1, 5)] == [load(i)[1] for i in (0, 9, 1, 5)]
 

@@ -190,7 +190,7 @@ def test_captured_passes_answer_like_plain_ones_beside_a_training_network(
 
 BRANCHING = """
 import torch
-from modules.ops.playing_nets import GraphedNets
+from modules.minigo.inference import GraphedNets
 
 class Branching(torch.nn.Module):
     def forward(self, planes):

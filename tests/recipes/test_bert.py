@@ -14,8 +14,8 @@ from datamodules.wikipedia import WikipediaDataModule
 from datamodules.wikipedia.demo import write_text
 from modules.bert import BertModule
 from modules.bert.net import Bert
-from recipes._cli import run
 from recipes.bert import BENCHMARK, evaluation_interval
+from recipes.cli.main import run
 from tests.closed_log import compliance, write_log
 from tests.modules.test_bert_checkpoint import tf_tensors, write_bundle
 

@@ -14,10 +14,10 @@ from callbacks.clock import process_start
 from datamodules.common.sampling import run_seed
 from modules.unet3d import UNet3DModule
 from modules.unet3d.net import UNet3D
-from recipes._cli import _one_line, run
-from recipes._parser import RecipeCLI
-from recipes._resume import find, newest_unfinished, option, without
-from recipes._usage import explain
+from recipes.cli.main import _one_line, run
+from recipes.cli.parser import RecipeCLI
+from recipes.cli.resume import find, newest_unfinished, option, without
+from recipes.cli.usage import explain
 from recipes.unet3d import BENCHMARK
 
 DEMO = ["--config", str(Path(__file__).parents[2] / "recipes/presets/unet3d/demo.yaml")]
@@ -229,12 +229,10 @@ def test_a_run_goes_on_with_its_own_seed_also_where_a_configuration_is_named(tmp
 
 def test_a_second_run_of_a_process_draws_its_own_seed_unless_one_is_given(monkeypatch, capsys):
     seeds = [11, 12, 13]
-    monkeypatch.setattr("recipes._parser.fresh_seed", lambda: seeds.pop(0))
+    monkeypatch.setattr("recipes.cli.parser.fresh_seed", lambda: seeds.pop(0))
     used: list[int] = []
-    monkeypatch.setattr(
-        "recipes._train_commands.check_foreign_net", lambda cli: used.append(run_seed())
-    )
-    monkeypatch.setattr("recipes._train_commands.Run", None)  # ends a run before it trains
+    monkeypatch.setattr("recipes.cli.train.check_foreign_net", lambda cli: used.append(run_seed()))
+    monkeypatch.setattr("recipes.cli.train.Run", None)  # ends a run before it trains
     for given in ({}, {}, {"PL_GLOBAL_SEED": "7"}):
         monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
         for name, value in given.items():

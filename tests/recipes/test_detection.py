@@ -14,7 +14,7 @@ from datamodules.coco import COCO300DataModule, COCOMaskDataModule
 from modules.detection.maskrcnn import MaskRCNNModule
 from modules.detection.ssd import SSDModule
 from recipes import maskrcnn, ssd
-from recipes._cli import run
+from recipes.cli.main import run
 from tests.closed_log import compliance, write_log
 
 ROOT = Path(__file__).parents[2]
@@ -183,10 +183,10 @@ def test_network_with_other_classes_than_the_data_is_refused(net, tmp_path, caps
 @pytest.mark.parametrize("stem", SHEETS)
 def test_shuffled_classes_do_not_reach_the_target(stem, tmp_path, monkeypatch):
     """Boxes are right, names are drawn at random: the AP of a class must stay low."""
-    from datamodules.coco import mask_images as _coco_mask_images
-    from datamodules.coco import ssd_images as _coco_ssd_images
+    from datamodules.coco import mask_images as coco_mask_images
+    from datamodules.coco import ssd_images as coco_ssd_images
 
-    images = {"ssd": _coco_ssd_images, "maskrcnn": _coco_mask_images}[stem].TrainingImages
+    images = {"ssd": coco_ssd_images, "maskrcnn": coco_mask_images}[stem].TrainingImages
     original = images.__getitem__
 
     def shuffled(self, key):

@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from datamodules.criteo import CriteoDataModule
-from datamodules.criteo import batches as _criteo_batches
+from datamodules.criteo import batches as criteo_batches
 from datamodules.criteo.datamodule import REFERENCE, REFERENCE_ROWS
 from datamodules.criteo.demo import write_logs
 from datamodules.criteo.store import Manifest
 from modules.dlrm import DLRMModule
 from modules.dlrm.fused_embedding import FusedEmbedding
-from recipes._cli import run
+from recipes.cli.main import run
 from recipes.dlrm import BENCHMARK
 from tests.closed_log import compliance, write_log
 
@@ -269,7 +269,7 @@ def test_diverged_training_ends_with_status_3_and_says_so(tmp_path, logs, capsys
 
 @pytest.mark.slow
 def test_shuffled_labels_stay_at_chance_and_raise_the_alarm(tmp_path, logs, monkeypatch, caplog):
-    original = _criteo_batches.CriteoBlocks.__getitem__
+    original = criteo_batches.CriteoBlocks.__getitem__
 
     def shuffled(self, block):
         batch = original(self, block)
@@ -278,7 +278,7 @@ def test_shuffled_labels_stay_at_chance_and_raise_the_alarm(tmp_path, logs, monk
             batch["label"] = batch["label"][order]
         return batch
 
-    monkeypatch.setattr(_criteo_batches.CriteoBlocks, "__getitem__", shuffled)
+    monkeypatch.setattr(criteo_batches.CriteoBlocks, "__getitem__", shuffled)
     with caplog.at_level(logging.WARNING):
         assert run(BENCHMARK, arguments(logs, tmp_path)) == 3
     areas = column(folder_of(tmp_path), "val/auc")

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from recipes import _doctor
-from recipes._cli import run
+from recipes.cli import doctor as doctor_command
+from recipes.cli.main import run
 
 ROOT = Path(__file__).parents[2]
 STEMS = sorted(path.stem for path in (ROOT / "recipes").glob("[a-z]*.py"))
@@ -71,7 +71,7 @@ def test_times_are_the_readmes_and_the_published_rounds(stem):
 
 
 def findings(datamodule):
-    return [tuple(f) for f in _doctor.examine(UNET3D, datamodule)]
+    return [tuple(f) for f in doctor_command.examine(UNET3D, datamodule)]
 
 
 def data(root, problems=(), prepared_dir=None):
@@ -115,7 +115,7 @@ def test_old_and_missing_libraries_are_named_with_the_remedy(monkeypatch):
     version = metadata.version
     old = {"torch": "2.4.0"}
     monkeypatch.setattr(metadata, "version", lambda name: old.get(name) or version(name))
-    lacking = [text for kind, text in _doctor._libraries() if kind == "lacks"]
+    lacking = [text for kind, text in doctor_command._libraries() if kind == "lacks"]
     assert len(lacking) == 2
     assert "torch<2.12,>=2.11: version 2.4.0 is installed; pip install" in lacking[0]
     assert lacking[1].endswith("pip install 'absent-library>=3'")
@@ -127,16 +127,16 @@ def test_gpus_are_listed_and_too_little_memory_is_said(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: card)
     dlrm = importlib.import_module("recipes.dlrm").BENCHMARK
-    found = [tuple(f) for f in _doctor._devices(dlrm)]
+    found = [tuple(f) for f in doctor_command._devices(dlrm)]
     assert found.count(("has", "A Card, 40 GiB")) == 2
     assert "need 89.5 GiB of GPU memory, here are 80 GiB" in found[-1][1]
-    assert not any("GPU memory" in text for _, text in _doctor._devices(UNET3D))
+    assert not any("GPU memory" in text for _, text in doctor_command._devices(UNET3D))
 
 
 def test_a_driver_that_torch_cannot_use_is_said(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/nvidia-smi")
-    assert [kind for kind, _ in _doctor._devices(UNET3D)] == ["has", "lacks"]
+    assert [kind for kind, _ in doctor_command._devices(UNET3D)] == ["has", "lacks"]
 
 
 def test_files_missing_from_a_folder_preprocessed_elsewhere_are_named(tmp_path, capsys):

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from recipes._benchmark import Benchmark
-from recipes._cli import demo_preset, run
-from recipes._parser import RecipeCLI
+from recipes.cli.benchmark import Benchmark
+from recipes.cli.main import demo_preset, run
+from recipes.cli.parser import RecipeCLI
 
 ROOT = Path(__file__).parents[2]
 STEMS = sorted(path.stem for path in (ROOT / "recipes").glob("[a-z]*.py"))
@@ -35,7 +35,7 @@ def noted(self, name, *more):
     return moments[name]
 RunClock.mark = noted
 import importlib
-from recipes._cli import run
+from recipes.cli.main import run
 status = run(importlib.import_module("recipes." + sys.argv[1]).BENCHMARK, sys.argv[2:])
 cache = os.environ["FINISHLINE_CACHE"]
 early = [path for when, path in opened if path.startswith(cache) and when < moments["run_start"]]
@@ -88,7 +88,7 @@ def test_no_data_file_is_opened_before_the_clock_starts(stem, tmp_path):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["status"] in (0, 3), done.stderr
-    # A library that warns on a normal run belongs into recipes/_noise.py, with the reason.
+    # A library that warns on a normal run belongs into recipes/cli/noise.py, with the reason.
     assert [line for line in done.stderr.splitlines() if not PROGRESS.match(line)] == []
     assert "\x1b" not in done.stdout + done.stderr
     assert [path for path in found["early"] if not NO_SAMPLES.search(path)] == []
@@ -137,7 +137,7 @@ def test_help_reads_like_a_data_sheet(stem):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "recipes._cli" in imported
+    assert "recipes.cli.main" in imported
     assert not imported & {"torch", "lightning", "numba"}, "--help waits for nothing heavy"
     for word in ("Target", "Score", f"python recipes/{stem}.py fit", "prepare", "speed"):
         assert word in done.stdout

@@ -14,9 +14,9 @@ import torch
 import yaml
 
 from modules.bert.varlen_attention import plan_attention, varlen_attention
-from recipes import _speed
-from recipes._cli import demo_preset, run
-from recipes._parser import RecipeCLI
+from recipes.cli import speed as speed_command
+from recipes.cli.main import demo_preset, run
+from recipes.cli.parser import RecipeCLI
 
 ROOT = Path(__file__).parents[2]
 STEMS = sorted(path.stem for path in (ROOT / "recipes").glob("[a-z]*.py"))
@@ -56,10 +56,10 @@ def losses(stem: str, accelerator: str) -> list[float]:
         args += [f"--model.net.{name}", "0"]
     cli = RecipeCLI(sheet, "speed", args)
     cli.datamodule.prepare_data()
-    batches, _ = _speed._read_batches(cli.datamodule, STEPS)
+    batches, _ = speed_command._read_batches(cli.datamodule, STEPS)
     noted = Losses()
     torch.manual_seed(5)
-    _speed._lightning_round(sheet, cli, batches, STEPS, noted)
+    speed_command._lightning_round(sheet, cli, batches, STEPS, noted)
     return noted.values
 
 

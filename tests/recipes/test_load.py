@@ -7,7 +7,7 @@ import lightning as L
 import pytest
 
 from recipes import load_run
-from recipes._cli import run
+from recipes.cli.main import run
 from recipes.unet3d import BENCHMARK
 from scoring.result_sets import find_runs
 

@@ -19,8 +19,8 @@ from modules.minigo import module as minigo
 from modules.minigo.checkpoint import save_bundle
 from modules.minigo.inference import GraphedNets
 from modules.minigo.net import DualNet
-from recipes._cli import run
-from recipes._minigo_gtp import read_net
+from recipes.cli.gtp import read_net
+from recipes.cli.main import run
 from recipes.minigo import BENCHMARK
 from tests.closed_log import compliance, write_log
 

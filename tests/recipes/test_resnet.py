@@ -14,9 +14,9 @@ import torch
 
 from datamodules.imagenet import ImageNetDataModule
 from datamodules.imagenet import prepare as builder
-from datamodules.imagenet import samples as _imagenet_samples
+from datamodules.imagenet import samples as imagenet_samples
 from modules.resnet import ResNetModule
-from recipes._cli import run
+from recipes.cli.main import run
 from recipes.resnet import BENCHMARK, power_of_two_decay
 from tests.closed_log import compliance, write_log
 from tests.datamodules._tiny_imagenet import COUNTS, write_tiny
@@ -152,14 +152,14 @@ def test_arguments_for_a_function_that_makes_the_net_are_refused_in_plain_words(
 def test_shuffled_labels_do_not_reach_the_target(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = _imagenet_samples.TrainingImages.__getitems__
+    original = imagenet_samples.TrainingImages.__getitems__
 
     def shuffled(self, keys):  # type: ignore[no-untyped-def]
         batch = original(self, keys)
         order = torch.randperm(1000, generator=torch.Generator().manual_seed(0))
         return batch | {"label": order[batch["index"]] % 10}
 
-    monkeypatch.setattr(_imagenet_samples.TrainingImages, "__getitems__", shuffled)
+    monkeypatch.setattr(imagenet_samples.TrainingImages, "__getitems__", shuffled)
     status, folder = fit(tmp_path, "--model.net.width", "8", "--evaluation.limit", "6")
     assert status == 3
     assert record(folder)["quality"]["accuracy"] < 0.35  # type: ignore[index]

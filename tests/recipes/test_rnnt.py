@@ -12,7 +12,7 @@ import torch
 from datamodules.librispeech import LibriSpeechDataModule
 from modules.rnnt import RNNTModule
 from modules.rnnt.net import RNNT
-from recipes._cli import run
+from recipes.cli.main import run
 from recipes.rnnt import BENCHMARK
 from tests.closed_log import compliance, write_log
 
@@ -231,9 +231,9 @@ def test_net_and_vocabulary_of_unequal_size_is_one_line(tmp_path, capsys):
 
 @pytest.mark.demo
 def test_shuffled_transcripts_do_not_reach_the_target(tmp_path, monkeypatch):
-    from datamodules.librispeech import audio as _librispeech_audio
+    from datamodules.librispeech import audio as librispeech_audio
 
-    original = _librispeech_audio.Utterances.__getitem__
+    original = librispeech_audio.Utterances.__getitem__
 
     def shuffled(self, key):
         sample = original(self, key)
@@ -242,7 +242,7 @@ def test_shuffled_transcripts_do_not_reach_the_target(tmp_path, monkeypatch):
         other = original(self, key._replace(index=(key.index * 7 + 3) % len(self)))
         return sample._replace(labels=other.labels)
 
-    monkeypatch.setattr(_librispeech_audio.Utterances, "__getitem__", shuffled)
+    monkeypatch.setattr(librispeech_audio.Utterances, "__getitem__", shuffled)
     status, folder = fit(tmp_path, "--evaluation.every", "10", "--evaluation.limit", "40")
     assert status == 3
     assert record(folder)["quality"]["word_error_rate"] > 0.6

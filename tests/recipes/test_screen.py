@@ -2,8 +2,8 @@
 
 import io
 
-from recipes._doctor import Finding
-from recipes._screen import fitted
+from recipes.cli.doctor import Finding
+from recipes.cli.screen import fitted
 
 
 class Terminal(io.StringIO):

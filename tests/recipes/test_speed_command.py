@@ -7,19 +7,19 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from recipes import _speed
-from recipes._cli import run
-from recipes._parser import RecipeCLI
+from recipes.cli import speed as speed_command
+from recipes.cli.main import run
+from recipes.cli.parser import RecipeCLI
 from recipes.unet3d import BENCHMARK
 from tests.recipes.test_unet3d import CPU, DEMO
 
-STEMS = sorted(path.stem for path in (Path(_speed.__file__).parent).glob("[a-z]*.py"))
+STEMS = sorted(path.stem for path in (Path(__file__).parents[2] / "recipes").glob("[a-z]*.py"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stem", STEMS)
 def test_every_recipe_is_measured(stem, monkeypatch, capsys):
-    monkeypatch.setattr(_speed, "ROUNDS", 1)
+    monkeypatch.setattr(speed_command, "ROUNDS", 1)
     benchmark = importlib.import_module(f"recipes.{stem}").BENCHMARK
     assert run(benchmark, ["speed", "--steps", "5", "--trainer.accelerator", "cpu"]) == 0
     rows = (line.rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines())
@@ -35,7 +35,7 @@ def test_batches_are_served_as_the_source_gave_them():
     """An array of Mask R-CNN's outlines that became a tensor was slower to draw."""
     batch = {"polygons": [[np.zeros((4, 2))]]}
     source = SimpleNamespace(batch_size=1, synthetic_batch=None)
-    served = list(_speed.Replay(source, [batch], 3).train_dataloader())
+    served = list(speed_command.Replay(source, [batch], 3).train_dataloader())
     assert [one is batch for one in served] == [True] * 3
 
 
@@ -45,7 +45,7 @@ def test_lightning_step_costs_at_most_3_percent_more_than_a_plain_loop():
     ratios = []
     for _ in range(3):  # other work on the machine can only make a ratio worse by chance
         cli = RecipeCLI(BENCHMARK, "speed", [*DEMO, *CPU])
-        figures = _speed.measure(BENCHMARK, cli, steps=14)
+        figures = speed_command.measure(BENCHMARK, cli, steps=14)
         ratios.append(figures["Lightning / plain loop"])
         if ratios[-1] <= 1.03:
             break

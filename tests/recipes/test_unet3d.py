@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import Callback
 
 from datamodules.kits19 import KiTS19DataModule
 from modules.unet3d import UNet3DModule
-from recipes._cli import run
+from recipes.cli.main import run
 from recipes.unet3d import BENCHMARK
 from tests.closed_log import compliance, write_log
 
@@ -313,9 +313,9 @@ def test_checkpoint_of_another_benchmark_is_refused(tmp_path, capsys):
 
 
 def test_shuffled_labels_do_not_reach_the_target(tmp_path, monkeypatch):
-    from datamodules.kits19 import volumes as _kits19_volumes
+    from datamodules.kits19 import volumes as kits19_volumes
 
-    original = _kits19_volumes.TrainingVolumes.__getitem__
+    original = kits19_volumes.TrainingVolumes.__getitem__
 
     def shuffled(self, key):
         sample = original(self, key)
@@ -323,7 +323,7 @@ def test_shuffled_labels_do_not_reach_the_target(tmp_path, monkeypatch):
         order = torch.randperm(label.numel(), generator=torch.Generator().manual_seed(key.index))
         return sample | {"label": label.flatten()[order].reshape(label.shape)}
 
-    monkeypatch.setattr(_kits19_volumes.TrainingVolumes, "__getitem__", shuffled)
+    monkeypatch.setattr(kits19_volumes.TrainingVolumes, "__getitem__", shuffled)
     status, folder = fit(tmp_path, "--evaluation.first", "12", "--evaluation.limit", "12")
     assert status == 3
     assert record(folder)["quality"]["mean_dice"] < 0.3

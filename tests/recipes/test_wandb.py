@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from callbacks import wandb_run
-from recipes import _cli
-from recipes._parser import RecipeCLI
+from recipes.cli import main as command_line
+from recipes.cli.parser import RecipeCLI
 from recipes.dlrm import BENCHMARK
 from tests.recipes.wandb_file import records, values
 
@@ -160,7 +160,10 @@ def test_a_run_that_is_stopped_before_it_has_a_folder_begins_no_wandb_run(
     monkeypatch.setattr(BENCHMARK.datamodule_class(), "prepare_data", stop)
     before = signal.getsignal(signal.SIGINT)
     try:
-        assert _cli.run(BENCHMARK, ["fit", *SHORT, *LOGGER, "--output_root", str(tmp_path)]) == 130
+        assert (
+            command_line.run(BENCHMARK, ["fit", *SHORT, *LOGGER, "--output_root", str(tmp_path)])
+            == 130
+        )
     finally:
         signal.signal(signal.SIGINT, before)  # Lightning ignores it from the first Ctrl-C on
     assert capsys.readouterr().out.endswith("; nothing was written\n")
@@ -169,7 +172,7 @@ def test_a_run_that_is_stopped_before_it_has_a_folder_begins_no_wandb_run(
 
 OWN_RUN = """
 import sys, wandb
-from recipes._cli import run
+from recipes.cli.main import run
 from recipes.dlrm import BENCHMARK
 
 with wandb.init(dir=sys.argv[1], mode="offline") as own:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from recipes._benchmark import Benchmark
+from recipes.cli.benchmark import Benchmark
 
 # Settings that change how much is trained or evaluated; the closed division leaves none of them.
 TRAINER_RULES = {

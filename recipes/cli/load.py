@@ -30,10 +30,10 @@ def load_run(folder: Path | str) -> tuple[L.LightningModule, L.LightningDataModu
     # Torch and Lightning take seconds that the recipes' --help need not wait for.
     import torch
 
-    from recipes._noise import quiet
+    from recipes.cli.noise import quiet
 
     quiet()  # before Lightning is imported: in a notebook that alone may warn
-    from recipes._parser import RecipeCLI
+    from recipes.cli.parser import RecipeCLI
 
     folder = Path(folder)
     checkpoint = folder / "checkpoints" / "last.ckpt"

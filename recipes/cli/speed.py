@@ -19,8 +19,8 @@ from torch.utils.data._utils.pin_memory import pin_memory
 from callbacks.quality_target import RunState
 from callbacks.warm_up import without_logging
 from datamodules.common.base import BenchmarkDataModule
-from recipes._benchmark import Benchmark
-from recipes._parser import RecipeCLI
+from recipes.cli.benchmark import Benchmark
+from recipes.cli.parser import RecipeCLI
 
 # Dense peak in FLOP/s without sparsity, from the makers' data sheets: (bf16 or fp16, TF32, fp32).
 PEAK_FLOPS = {
@@ -150,7 +150,7 @@ def _lightning_round(
     benchmark: Benchmark, cli: RecipeCLI, batches: list[Any], steps: int, noting: L.Callback
 ) -> L.Trainer:
     # The same callbacks and loggers as a real run, in a folder that is thrown away.
-    from recipes._train_commands import Run
+    from recipes.cli.train import Run
 
     with TemporaryDirectory() as folder:
         cli.config.output_root = Path(folder)

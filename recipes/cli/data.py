@@ -9,12 +9,12 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from recipes._benchmark import Benchmark
-from recipes._cli import demo_preset
-from recipes._doctor import examine, prepared_folder
-from recipes._resume import option, without
-from recipes._screen import fitted
-from recipes._usage import UsageError, explain, unknown
+from recipes.cli.benchmark import Benchmark
+from recipes.cli.doctor import examine, prepared_folder
+from recipes.cli.main import demo_preset
+from recipes.cli.resume import option, without
+from recipes.cli.screen import fitted
+from recipes.cli.usage import UsageError, explain, unknown
 
 
 def prepare(benchmark: Benchmark, args: list[str]) -> int:

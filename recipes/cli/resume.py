@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from callbacks.clock import process_start
 from callbacks.quality_target import RunState, StopReason
-from recipes._usage import UsageError
+from recipes.cli.usage import UsageError
 
 # A run that ended in one of these ways has nothing left to train.
 FINISHED = {StopReason.TARGET_REACHED, StopReason.BUDGET_EXHAUSTED, StopReason.NON_FINITE}

@@ -20,11 +20,11 @@ from callbacks.evaluation_schedule import EvaluationSchedule
 from callbacks.quality_target import QualityTarget
 from callbacks.run_folder import fresh_seed
 from callbacks.warm_up import WarmUp
-from recipes._benchmark import Benchmark
-from recipes._division import violations
-from recipes._loggers import prepare_wandb
-from recipes._strategy import build_strategy
-from recipes._usage import UsageError, explain
+from recipes.cli.benchmark import Benchmark
+from recipes.cli.division import violations
+from recipes.cli.loggers import prepare_wandb
+from recipes.cli.strategy import build_strategy
+from recipes.cli.usage import UsageError, explain
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "max_epochs": -1,  # the evaluation schedule's limit ends the run
@@ -39,7 +39,7 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 class RecipeCLI(LightningCLI):
     """Parses one command's flags and builds module, datamodule and nothing else.
 
-    The trainer is built by ``recipes._train_commands``, which knows the callbacks.
+    The trainer is built by ``recipes.cli.train``, which knows the callbacks.
 
     Args:
         benchmark: The data sheet.

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from datamodules.common.cache import cache_dir
-from recipes._benchmark import Benchmark
-from recipes._screen import fitted
+from recipes.cli.benchmark import Benchmark
+from recipes.cli.screen import fitted
 
 
 class Finding(NamedTuple):

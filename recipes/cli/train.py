@@ -21,15 +21,15 @@ from callbacks.quality_target import QualityTarget, RunState, StopReason, StopRu
 from callbacks.run_folder import RunFolder
 from callbacks.run_record import RunRecord
 from callbacks.warm_up import WarmUp
-from recipes import _resume
-from recipes._benchmark import Benchmark
-from recipes._cli import demo_preset
-from recipes._division import net_arguments, net_name
-from recipes._loggers import spare_warnings
-from recipes._noise import quiet
-from recipes._parser import RecipeCLI
-from recipes._screen import fitted
-from recipes._usage import UsageError
+from recipes.cli.benchmark import Benchmark
+from recipes.cli.division import net_arguments, net_name
+from recipes.cli.loggers import spare_warnings
+from recipes.cli.main import demo_preset
+from recipes.cli.noise import quiet
+from recipes.cli.parser import RecipeCLI
+from recipes.cli.resume import find, interrupts_as_stop, option, with_run_config
+from recipes.cli.screen import fitted
+from recipes.cli.usage import UsageError
 
 # Groups that only one command knows, or that name the run itself: not part of config.yaml.
 NOT_SAVED = ("config", "ckpt_path", "print_config")
@@ -51,18 +51,18 @@ def fit(benchmark: Benchmark, args: list[str]) -> int:
     state = RunState()  # first of all: its clock starts with the process
     quiet()
     refuse_named_checkpoint(benchmark, args)
-    resume = _resume.find(benchmark.name, args)
+    resume = find(benchmark.name, args)
     cli = RecipeCLI(benchmark, "fit", resume.args)
     if cli.config.ckpt_path:
         refuse_foreign_checkpoint(benchmark, Path(cli.config.ckpt_path))
         refuse_other_weights(cli.model, Path(cli.config.ckpt_path))
     check_foreign_net(cli)
-    preset = _resume.option(args, "--config")
+    preset = option(args, "--config")
     if cli.demo and preset not in (None, str(demo_preset(benchmark))):  # that one is announced
         rank_zero_only(print)("No --data.root: training on generated demo data.")
     run = Run(benchmark, cli, state, resumed_from=resume.folder)
     stopped: StopRun | None = None
-    with _resume.interrupts_as_stop(state):
+    with interrupts_as_stop(state):
         try:
             # An attribute, as setup() knows it then, where starting weights are loaded or left.
             run.trainer.ckpt_path = cli.config.ckpt_path
@@ -91,7 +91,7 @@ def validate(benchmark: Benchmark, args: list[str]) -> int:
     """
     quiet()
     refuse_named_checkpoint(benchmark, args)
-    cli = RecipeCLI(benchmark, "validate", _resume.with_run_config(args))
+    cli = RecipeCLI(benchmark, "validate", with_run_config(args))
     if cli.config.ckpt_path:
         refuse_foreign_checkpoint(benchmark, Path(cli.config.ckpt_path))
         refuse_other_weights(cli.model, Path(cli.config.ckpt_path))
@@ -132,7 +132,7 @@ def given_start(cli: RecipeCLI) -> Path | None:
 
 
 def speed(benchmark: Benchmark, args: list[str]) -> int:
-    """Measure the training step; see ``recipes._speed``.
+    """Measure the training step; see ``recipes.cli.speed``.
 
     Args:
         benchmark: The data sheet.
@@ -142,7 +142,7 @@ def speed(benchmark: Benchmark, args: list[str]) -> int:
         0.
     """
     quiet()
-    from recipes._speed import SKIPPED, measure
+    from recipes.cli.speed import SKIPPED, measure
 
     cli = RecipeCLI(benchmark, "speed", args)
     if cli.config.steps <= SKIPPED + 1:
@@ -364,7 +364,7 @@ def refuse_named_checkpoint(benchmark: Benchmark, args: list[str]) -> None:
     Raises:
         ValueError: In one line: what is wrong with which file.
     """
-    path = _resume.option(args, "--ckpt_path")
+    path = option(args, "--ckpt_path")
     if path not in (None, "last"):
         refuse_foreign_checkpoint(benchmark, Path(str(path)))
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from recipes._usage import UsageError
+from recipes.cli.usage import UsageError
 
 if TYPE_CHECKING:
     import torch

@@ -1,6 +1,6 @@
 """Makes the two networks that Mini Go's demo is given: a start, and a target that beats it.
 
-    python -m recipes._minigo_demo_nets [FOLDER]
+    python -m tests.tools.minigo_demo_nets [FOLDER]
 
 The start has learned from games without a network; the target is a later generation of one run of
 the recipe's own self-play. Both are written as TensorFlow 1 checkpoints, as the real ones are.

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from recipes._benchmark import Benchmark
-from recipes._screen import fitted
-from recipes._usage import UsageError
+from recipes.cli.benchmark import Benchmark
+from recipes.cli.screen import fitted
+from recipes.cli.usage import UsageError
 
 COMMANDS = {
     "fit": "train to the quality target and stop the clock",
@@ -20,7 +20,8 @@ COMMANDS = {
     "doctor": "tell what this machine and this data lack, and what to do",
     "speed": "measure the training step, the data wait and a plain PyTorch loop",
 }
-PRESETS = Path(__file__).parent / "presets"
+RECIPES = Path(__file__).resolve().parents[1]
+PRESETS = RECIPES / "presets"
 
 
 def main(benchmark: Benchmark, sheet: str | None) -> None:
@@ -30,8 +31,10 @@ def main(benchmark: Benchmark, sheet: str | None) -> None:
         benchmark: The recipe's data sheet.
         sheet: The recipe's docstring, shown by ``--help``.
     """
-    # As with `python -m`, modules in the folder one stands in are found: --model.net my_nets.Net.
-    # At the end, so that no file there can take the place of another module.
+    # Python put recipes/ first: `cli` and each recipe there would shadow a user's module.
+    sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != RECIPES]
+    # As with `python -m`, modules in the current directory are importable: --model.net my_nets.Net.
+    # Last, so that no file there can shadow another module.
     if not sys.flags.safe_path:
         sys.path.append(os.getcwd())
     status = run(benchmark, sys.argv[1:], sheet=sheet)
@@ -92,14 +95,12 @@ def _dispatch(benchmark: Benchmark, command: str, args: list[str]) -> int:
     if command in benchmark.commands:
         return benchmark.commands[command](args)
     if command in ("prepare", "doctor"):
-        from recipes import _data_commands
+        from recipes.cli import data
 
-        return getattr(_data_commands, command)(benchmark, args)
-    from recipes import _train_commands
+        return getattr(data, command)(benchmark, args)
+    from recipes.cli import train
 
-    return getattr(_train_commands, command)(
-        benchmark, with_default_preset(benchmark, command, args)
-    )
+    return getattr(train, command)(benchmark, with_default_preset(benchmark, command, args))
 
 
 def with_default_preset(benchmark: Benchmark, command: str, args: list[str]) -> list[str]:
