@@ -1,3 +1,3 @@
-"""The name that users write, ``modules.maskrcnn.MaskRCNNModule``; the code is in modules/detection/maskrcnn."""
+"""The name that users write, ``modules.maskrcnn.MaskRCNNModule``; the code is in detection."""
 
 from modules.detection.maskrcnn.module import MaskRCNNModule as MaskRCNNModule

@@ -33,8 +33,9 @@ def five(tmp_path, make):
 @pytest.fixture
 def source(tmp_path):
     root = tmp_path / "code"
-    for name in ("recipes/ssd.py", "recipes/bert.py", "recipes/cli/main.py", "modules/detection/ssd/module.py",
-                 "recipes/presets/ssd/demo.yaml", "recipes/presets/bert/demo.yaml"):  # fmt: skip
+    for name in ("recipes/ssd.py", "recipes/bert.py", "recipes/cli/main.py",
+                 "modules/detection/ssd/module.py", "recipes/presets/ssd/demo.yaml",
+                 "recipes/presets/bert/demo.yaml"):  # fmt: skip
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text("x = 1\n")
     return root
@@ -88,7 +89,8 @@ def test_the_code_of_this_benchmark_goes_along_and_no_other(tmp_path, five, sour
     code = home / "implementations/finishline"
     found = {str(p.relative_to(code)) for p in code.rglob("*") if p.is_file()}
     assert found == {
-        "recipes/ssd.py", "recipes/cli/main.py", "modules/detection/ssd/module.py", "recipes/presets/ssd/demo.yaml",
+        "recipes/ssd.py", "recipes/cli/main.py", "modules/detection/ssd/module.py",
+        "recipes/presets/ssd/demo.yaml",
     }  # fmt: skip
     names = {p.name for p in (home / "box").iterdir()}
     scripts = {"setup.sh", "init_datasets.sh", "run_and_time.sh"}

@@ -1,6 +1,6 @@
 """Mini Go's environment: rules, features, search and games, compiled with numba.
 
-The one part of ``datamodules`` that ``modules/minigo/module.py`` may import: the data comes out of it.
+The one part of ``datamodules`` that ``modules/minigo`` may import: the data comes out of it.
 """
 
 import hashlib
