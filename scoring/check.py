@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from scoring.logs import RunLog, has_events
 from scoring.official import Compliance, compliance
 from scoring.plain_words import Finding, explain
-from scoring.result_sets import ResultSet, Run, find_result_sets
 from scoring.rounds import BenchmarkRules, Round, load_round
+from scoring.runs.logs import RunLog, has_events
+from scoring.runs.result_sets import ResultSet, Run, find_result_sets
 from scoring.schedule import schedule_fault
 from scoring.structure import fold
 

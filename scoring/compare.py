@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from scoring.accepted import find_judged_sets
 from scoring.olympic import faster_p_value
 from scoring.published import PublishedResult, published
-from scoring.result_sets import ResultSet
 from scoring.rounds import load_round, round_names
+from scoring.runs.result_sets import ResultSet
 from scoring.scoreboard import scoreboard
 from scoring.scores import Score, score
 from scoring.tables import Ratio, Table, as_csv, interval, number

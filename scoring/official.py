@@ -107,7 +107,7 @@ def trains_by_samples(item: Score) -> bool:
     Returns:
         True if the official tools need their ``bert_train_samples`` switch.
     """
-    from scoring.logs import read_log
+    from scoring.runs.logs import read_log
 
     if item.benchmark != "bert" or not item.runs:
         return False

@@ -14,10 +14,10 @@ from typing import Any
 
 from scoring.accepted import find_judged_sets
 from scoring.official import package_verdict, trains_by_samples
-from scoring.result_sets import ResultSet
 from scoring.rounds import load_round
+from scoring.runs.result_sets import ResultSet
+from scoring.runs.settings import read_config
 from scoring.scores import CONVERGED, Score, score
-from scoring.settings import read_config
 from scoring.system_description import describe, is_this_machine, load_overrides, unfilled
 
 IMPLEMENTATION = "finishline"

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from scoring.logs import RunLog
 from scoring.rounds import BenchmarkRules
+from scoring.runs.logs import RunLog
 
 
 def schedule_fault(log: RunLog, rules: BenchmarkRules) -> str | None:

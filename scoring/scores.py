@@ -8,9 +8,9 @@ from typing import Any
 
 from scoring.convergence import FLAVOURS, Verdict, rcp_test
 from scoring.olympic import bootstrap_interval, olympic, standard_deviation
-from scoring.result_sets import ResultSet, Run
 from scoring.rounds import BenchmarkRules, Round
-from scoring.settings import differing_settings
+from scoring.runs.result_sets import ResultSet, Run
+from scoring.runs.settings import differing_settings
 
 CONVERGED = "converged"
 NOT_CONVERGED = "not converged"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scoring.logs import RunLog
 from scoring.plain_words import Finding
 from scoring.rounds import Round
+from scoring.runs.logs import RunLog
 
 OURS = "finishline"
 

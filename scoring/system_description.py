@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scoring.result_sets import ResultSet
-from scoring.settings import num_nodes
+from scoring.runs.result_sets import ResultSet
+from scoring.runs.settings import num_nodes
 
 # Every field the official checker wants present; a star marks those that need a meaningful value.
 FIELDS = [

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from scoring.logs import read_log
 from scoring.plain_words import allowed_words, explain
 from scoring.rounds import load_round
+from scoring.runs.logs import read_log
 from scoring.schedule import schedule_fault
 
 RULES = load_round("v1.0")

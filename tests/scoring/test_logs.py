@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from scoring.logs import read_log
+from scoring.runs.logs import read_log
 
 
 def test_a_sound_log_gives_its_time_and_facts(tmp_path, make):

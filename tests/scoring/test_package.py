@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from scoring.package import _tracked
-from scoring.result_sets import find_result_sets
 from scoring.rounds import load_round
+from scoring.runs.result_sets import find_result_sets
 from scoring.system_description import FIELDS, describe, unfilled
 
 ROOT = Path(__file__).parents[2]

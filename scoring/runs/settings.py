@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from scoring.result_sets import Run
+from scoring.runs.result_sets import Run
 
 CONFIG = "config.yaml"
 # What runs of one result may differ in: their seed, where things lie, and what only a person sees.
