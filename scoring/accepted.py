@@ -7,7 +7,7 @@ from pathlib import Path
 
 from scoring.official import Compliance, compliance
 from scoring.plain_words import explain
-from scoring.rounds import Round
+from scoring.rules.rounds import Round
 from scoring.runs.result_sets import ResultSet, Run, find_result_sets
 from scoring.scores import CONVERGED, judge_run
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from scoring.official import Compliance, compliance
 from scoring.plain_words import Finding, explain
-from scoring.rounds import BenchmarkRules, Round, load_round
+from scoring.rules.rounds import BenchmarkRules, Round, load_round
 from scoring.runs.logs import RunLog, has_events
 from scoring.runs.result_sets import ResultSet, Run, find_result_sets
 from scoring.schedule import schedule_fault

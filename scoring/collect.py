@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from scoring.accepted import find_judged_sets
-from scoring.rounds import load_round
+from scoring.rules.rounds import load_round
 from scoring.runs.result_sets import Run, find_runs
 from scoring.scores import CONVERGED, NOT_CONVERGED, score
 from scoring.tables import Table

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from scoring.accepted import find_judged_sets
 from scoring.olympic import faster_p_value
 from scoring.published import PublishedResult, published
-from scoring.rounds import load_round, round_names
+from scoring.rules.rounds import load_round, round_names
 from scoring.runs.result_sets import ResultSet
 from scoring.scoreboard import scoreboard
 from scoring.scores import Score, score

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from scoring.olympic import olympic, standard_deviation
-from scoring.rounds import BenchmarkRules
+from scoring.rules.rounds import BenchmarkRules
 
 ALPHA = 0.05
 

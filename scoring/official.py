@@ -13,7 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from scoring.rounds import load_round
+from scoring.rules.rounds import load_round
 from scoring.scores import Score
 
 NO_ERRORS = "PACKAGE CHECKER FOUND NO ERRORS"

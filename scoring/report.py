@@ -13,7 +13,7 @@ from scoring.accepted import find_judged_sets
 from scoring.compare import rank
 from scoring.convergence import FLAVOURS, Flavour, Verdict, rcp_file, reference_points
 from scoring.report_charts import curves, kept_and_dropped, where_time_went
-from scoring.rounds import Round, load_round
+from scoring.rules.rounds import Round, load_round
 from scoring.runs.result_sets import ResultSet
 from scoring.score_command import rcp_sentence, rcp_word
 from scoring.scores import CONVERGED, Score, score

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
-from scoring.rounds import BenchmarkRules, Round
+from scoring.rules.rounds import BenchmarkRules, Round
 from scoring.runs.result_sets import ResultSet, Run
 from scoring.scores import CONVERGED, LEFT_OUT, Score
 from scoring.svg import Line, curve_chart, stacked_bars, time_strip

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from scoring.rounds import BenchmarkRules
+from scoring.rules.rounds import BenchmarkRules
 from scoring.runs.logs import RunLog
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from scoring.accepted import find_judged_sets
 from scoring.convergence import FLAVOURS, Verdict
-from scoring.rounds import load_round
+from scoring.rules.rounds import load_round
 from scoring.scores import CONVERGED, Score, score
 from scoring.tables import Table, interval, number
 

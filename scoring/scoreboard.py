@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from scoring.rounds import load_round
+from scoring.rules.rounds import load_round
 from scoring.runs.result_sets import ResultSet, Run, configuration_words
 from scoring.scores import CONVERGED, LEFT_OUT, Score, finite
 from scoring.tables import Table, number

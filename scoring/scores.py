@@ -8,7 +8,7 @@ from typing import Any
 
 from scoring.convergence import FLAVOURS, Verdict, rcp_test
 from scoring.olympic import bootstrap_interval, olympic, standard_deviation
-from scoring.rounds import BenchmarkRules, Round
+from scoring.rules.rounds import BenchmarkRules, Round
 from scoring.runs.result_sets import ResultSet, Run
 from scoring.runs.settings import differing_settings
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from scoring.plain_words import Finding
-from scoring.rounds import Round
+from scoring.rules.rounds import Round
 from scoring.runs.logs import RunLog
 
 OURS = "finishline"

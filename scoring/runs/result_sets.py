@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scoring.rounds import Round
+from scoring.rules.rounds import Round
 from scoring.runs.logs import RunLog, read_log
 
 OWN_FOLDER = re.compile(r"\d{8}-\d{6}-seed\d+.*")

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from scoring.plain_words import allowed_words, explain
-from scoring.rounds import load_round
+from scoring.rules.rounds import load_round
 from scoring.runs.logs import read_log
 from scoring.schedule import schedule_fault
 

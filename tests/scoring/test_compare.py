@@ -6,7 +6,7 @@ import json
 import pytest
 
 from scoring.compare import rank
-from scoring.rounds import load_round
+from scoring.rules.rounds import load_round
 from scoring.runs.result_sets import find_result_sets
 from scoring.scores import score
 

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from scoring.convergence import NOW, THEN, minimum_mean, rcp_test, reference_points
-from scoring.rounds import load_round
+from scoring.rules.rounds import load_round
 
 # benchmark, batch, mean, minimum today (s of all values), minimum in 2021 (s of the kept), kept
 # by pruning. Figures from the official tool (4.1.68) and the rules' text.

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from scoring.package import _tracked
-from scoring.rounds import load_round
+from scoring.rules.rounds import load_round
 from scoring.runs.result_sets import find_result_sets
 from scoring.system_description import FIELDS, describe, unfilled
 

@@ -9,7 +9,7 @@ import pytest
 
 from scoring.official import second_opinion
 from scoring.published import FOLDER, published
-from scoring.rounds import load_round
+from scoring.rules.rounds import load_round
 from scoring.runs.result_sets import find_result_sets
 from scoring.scores import score
 
