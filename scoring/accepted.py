@@ -8,8 +8,8 @@ from pathlib import Path
 from scoring.official import Compliance, compliance
 from scoring.plain_words import explain
 from scoring.rules.rounds import Round
+from scoring.rules.scores import CONVERGED, judge_run
 from scoring.runs.result_sets import ResultSet, Run, find_result_sets
-from scoring.scores import CONVERGED, judge_run
 
 # The checker holds a whole log in memory, several times over; most published logs are below 1 MB.
 LARGEST_BYTES = 32 << 20

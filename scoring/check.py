@@ -12,10 +12,10 @@ from typing import Any
 from scoring.official import Compliance, compliance
 from scoring.plain_words import Finding, explain
 from scoring.rules.rounds import BenchmarkRules, Round, load_round
+from scoring.rules.schedule import schedule_fault
+from scoring.rules.structure import fold
 from scoring.runs.logs import RunLog, has_events
 from scoring.runs.result_sets import ResultSet, Run, find_result_sets
-from scoring.schedule import schedule_fault
-from scoring.structure import fold
 
 
 @dataclass(frozen=True)

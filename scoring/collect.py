@@ -22,8 +22,8 @@ from typing import Any
 
 from scoring.accepted import find_judged_sets
 from scoring.rules.rounds import load_round
+from scoring.rules.scores import CONVERGED, NOT_CONVERGED, score
 from scoring.runs.result_sets import Run, find_runs
-from scoring.scores import CONVERGED, NOT_CONVERGED, score
 from scoring.tables import Table
 
 MANIFEST = "collect.json"

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from scoring.accepted import find_judged_sets
-from scoring.olympic import faster_p_value
 from scoring.published import PublishedResult, published
+from scoring.rules.olympic import faster_p_value
 from scoring.rules.rounds import load_round, round_names
+from scoring.rules.scores import Score, score
 from scoring.runs.result_sets import ResultSet
 from scoring.scoreboard import scoreboard
-from scoring.scores import Score, score
 from scoring.tables import Ratio, Table, as_csv, interval, number
 
 SIGNIFICANT = 0.05

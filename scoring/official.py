@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from scoring.rules.rounds import load_round
-from scoring.scores import Score
+from scoring.rules.scores import Score
 
 NO_ERRORS = "PACKAGE CHECKER FOUND NO ERRORS"
 LONGEST_SECONDS = 1800

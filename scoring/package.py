@@ -15,9 +15,9 @@ from typing import Any
 from scoring.accepted import find_judged_sets
 from scoring.official import package_verdict, trains_by_samples
 from scoring.rules.rounds import load_round
+from scoring.rules.scores import CONVERGED, Score, score
 from scoring.runs.result_sets import ResultSet
 from scoring.runs.settings import read_config
-from scoring.scores import CONVERGED, Score, score
 from scoring.system_description import describe, is_this_machine, load_overrides, unfilled
 
 IMPLEMENTATION = "finishline"

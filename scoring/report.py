@@ -11,12 +11,12 @@ from typing import Any
 
 from scoring.accepted import find_judged_sets
 from scoring.compare import rank
-from scoring.convergence import FLAVOURS, Flavour, Verdict, rcp_file, reference_points
 from scoring.report_charts import curves, kept_and_dropped, where_time_went
+from scoring.rules.convergence import FLAVOURS, Flavour, Verdict, rcp_file, reference_points
 from scoring.rules.rounds import Round, load_round
+from scoring.rules.scores import CONVERGED, Score, score
 from scoring.runs.result_sets import ResultSet
 from scoring.score_command import rcp_sentence, rcp_word
-from scoring.scores import CONVERGED, Score, score
 from scoring.tables import interval, number
 
 TEMPLATE = Path(__file__).with_name("report.html")

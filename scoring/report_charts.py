@@ -6,8 +6,8 @@ import html
 from collections.abc import Sequence
 
 from scoring.rules.rounds import BenchmarkRules, Round
+from scoring.rules.scores import CONVERGED, LEFT_OUT, Score
 from scoring.runs.result_sets import ResultSet, Run
-from scoring.scores import CONVERGED, LEFT_OUT, Score
 from scoring.svg import Line, curve_chart, stacked_bars, time_strip
 
 MOST_BARS = 12

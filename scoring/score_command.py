@@ -6,9 +6,9 @@ import argparse
 from collections.abc import Sequence
 
 from scoring.accepted import find_judged_sets
-from scoring.convergence import FLAVOURS, Verdict
+from scoring.rules.convergence import FLAVOURS, Verdict
 from scoring.rules.rounds import load_round
-from scoring.scores import CONVERGED, Score, score
+from scoring.rules.scores import CONVERGED, Score, score
 from scoring.tables import Table, interval, number
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from scoring.plain_words import allowed_words, explain
 from scoring.rules.rounds import load_round
+from scoring.rules.schedule import schedule_fault
 from scoring.runs.logs import read_log
-from scoring.schedule import schedule_fault
 
 RULES = load_round("v1.0")
 

@@ -7,8 +7,8 @@ import pytest
 
 from scoring.compare import rank
 from scoring.rules.rounds import load_round
+from scoring.rules.scores import score
 from scoring.runs.result_sets import find_result_sets
-from scoring.scores import score
 
 
 def test_two_rounds_give_the_press_figure(cli):

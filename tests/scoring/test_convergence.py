@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from scoring.convergence import NOW, THEN, minimum_mean, rcp_test, reference_points
+from scoring.rules.convergence import NOW, THEN, minimum_mean, rcp_test, reference_points
 from scoring.rules.rounds import load_round
 
 # benchmark, batch, mean, minimum today (s of all values), minimum in 2021 (s of the kept), kept

@@ -5,7 +5,7 @@ from itertools import combinations
 
 import pytest
 
-from scoring.olympic import bootstrap_interval, faster_p_value, olympic, standard_deviation
+from scoring.rules.olympic import bootstrap_interval, faster_p_value, olympic, standard_deviation
 
 
 def test_olympic_drops_each_end():

@@ -10,8 +10,8 @@ import pytest
 from scoring.official import second_opinion
 from scoring.published import FOLDER, published
 from scoring.rules.rounds import load_round
+from scoring.rules.scores import score
 from scoring.runs.result_sets import find_result_sets
-from scoring.scores import score
 
 RULES = load_round("v1.0")
 

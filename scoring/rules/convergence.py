@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from scoring.olympic import olympic, standard_deviation
+from scoring.rules.olympic import olympic, standard_deviation
 from scoring.rules.rounds import BenchmarkRules
 
 ALPHA = 0.05

@@ -6,8 +6,8 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from scoring.convergence import FLAVOURS, Verdict, rcp_test
-from scoring.olympic import bootstrap_interval, olympic, standard_deviation
+from scoring.rules.convergence import FLAVOURS, Verdict, rcp_test
+from scoring.rules.olympic import bootstrap_interval, olympic, standard_deviation
 from scoring.rules.rounds import BenchmarkRules, Round
 from scoring.runs.result_sets import ResultSet, Run
 from scoring.runs.settings import differing_settings
