@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from scoring.official import Compliance, compliance
-from scoring.plain_words import Finding, explain
+from scoring.official.checkers import Compliance, compliance
+from scoring.official.plain_words import Finding, explain
 from scoring.rules.rounds import BenchmarkRules, Round, load_round
 from scoring.rules.schedule import schedule_fault
 from scoring.rules.structure import fold

@@ -9,7 +9,7 @@ from math import comb
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from scoring.accepted import find_judged_sets
+from scoring.official.accepted import find_judged_sets
 from scoring.published import PublishedResult, published
 from scoring.rules.olympic import faster_p_value
 from scoring.rules.rounds import load_round, round_names

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scoring.accepted import find_judged_sets
-from scoring.official import package_verdict, trains_by_samples
+from scoring.official.accepted import find_judged_sets
+from scoring.official.checkers import package_verdict, trains_by_samples
 from scoring.rules.rounds import load_round
 from scoring.rules.scores import CONVERGED, Score, score
 from scoring.runs.result_sets import ResultSet

@@ -9,8 +9,8 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from scoring.accepted import find_judged_sets
 from scoring.compare import rank
+from scoring.official.accepted import find_judged_sets
 from scoring.report_charts import curves, kept_and_dropped, where_time_went
 from scoring.rules.convergence import FLAVOURS, Flavour, Verdict, rcp_file, reference_points
 from scoring.rules.rounds import Round, load_round

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from scoring.accepted import find_judged_sets
+from scoring.official.accepted import find_judged_sets
 from scoring.rules.convergence import FLAVOURS, Verdict
 from scoring.rules.rounds import load_round
 from scoring.rules.scores import CONVERGED, Score, score
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _second_opinions(scores: Sequence[Score], ruleset: str) -> list[dict[str, object]]:
-    from scoring.official import second_opinion
+    from scoring.official.checkers import second_opinion
 
     return [second_opinion(item, ruleset) for item in scores]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scoring.plain_words import Finding
+from scoring.official.plain_words import Finding
 from scoring.rules.rounds import Round
 from scoring.runs.logs import RunLog
 

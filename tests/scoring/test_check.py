@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from scoring.plain_words import allowed_words, explain
+from scoring.official.plain_words import allowed_words, explain
 from scoring.rules.rounds import load_round
 from scoring.rules.schedule import schedule_fault
 from scoring.runs.logs import read_log

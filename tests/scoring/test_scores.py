@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scoring.official import second_opinion
+from scoring.official.checkers import second_opinion
 from scoring.published import FOLDER, published
 from scoring.rules.rounds import load_round
 from scoring.rules.scores import score
@@ -253,7 +253,7 @@ def test_a_log_too_large_for_the_checker_is_told_and_demo_runs_are_not_asked_abo
         make.write(tmp_path / f"logs/result_{number}.txt", [*make.ssd(seed=number), number * "#"])
     assert cli("score", tmp_path / "demo")[0] == 0
     largest = (tmp_path / "logs/result_4.txt").stat().st_size
-    monkeypatch.setattr("scoring.accepted.LARGEST_BYTES", largest)
+    monkeypatch.setattr("scoring.official.accepted.LARGEST_BYTES", largest)
     status, out, _ = cli("score", tmp_path / "logs", "--json")
     noted = [run["name"] for run in json.loads(out)["results"][0]["runs"] if run["notes"]]
     assert (status, noted) == (0, ["result_5.txt"])

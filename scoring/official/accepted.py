@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from scoring.official import Compliance, compliance
-from scoring.plain_words import explain
+from scoring.official.checkers import Compliance, compliance
+from scoring.official.plain_words import explain
 from scoring.rules.rounds import Round
 from scoring.rules.scores import CONVERGED, judge_run
 from scoring.runs.result_sets import ResultSet, Run, find_result_sets

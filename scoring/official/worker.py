@@ -1,7 +1,7 @@
 """Runs the official checkers in a process of its own: one JSON request in, one answer out.
 
 The tools keep state between files, print where they like, crash on odd input and exit 0 on failure,
-so they are kept at arm's length: only ``scoring.official`` starts this file.
+so they are kept at arm's length: only ``scoring.official.checkers`` starts this file.
 """
 
 from __future__ import annotations

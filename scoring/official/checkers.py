@@ -38,7 +38,7 @@ def ask(request: dict[str, Any]) -> tuple[Any, str]:
     """Send one request to the official code.
 
     Args:
-        request: ``action`` and what that action needs (see ``scoring/_official.py``).
+        request: ``action`` and what that action needs (see ``scoring/official/worker.py``).
 
     Returns:
         Its answer, and everything the tools logged.
@@ -46,12 +46,12 @@ def ask(request: dict[str, Any]) -> tuple[Any, str]:
     Raises:
         ValueError: If the official package is not installed or its process died.
     """
-    here = str(Path(__file__).resolve().parent.parent)
+    here = str(Path(__file__).resolve().parents[2])
     inherited = os.environ.get("PYTHONPATH")
     paths = os.pathsep.join([here, inherited] if inherited else [here])
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "scoring._official"],
+            [sys.executable, "-m", "scoring.official.worker"],
             input=json.dumps(request),
             capture_output=True,
             text=True,
