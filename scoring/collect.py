@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scoring.drawing.tables import Table
 from scoring.official.accepted import find_judged_sets
 from scoring.rules.rounds import load_round
 from scoring.rules.scores import CONVERGED, NOT_CONVERGED, score
 from scoring.runs.result_sets import Run, find_runs
-from scoring.tables import Table
 
 MANIFEST = "collect.json"
 LOCK = ".collect.lock"

@@ -10,14 +10,14 @@ from string import Template
 from typing import Any
 
 from scoring.compare import rank
+from scoring.drawing.report_charts import curves, kept_and_dropped, where_time_went
+from scoring.drawing.tables import interval, number
 from scoring.official.accepted import find_judged_sets
-from scoring.report_charts import curves, kept_and_dropped, where_time_went
 from scoring.rules.convergence import FLAVOURS, Flavour, Verdict, rcp_file, reference_points
 from scoring.rules.rounds import Round, load_round
 from scoring.rules.scores import CONVERGED, Score, score
 from scoring.runs.result_sets import ResultSet
 from scoring.score_command import rcp_sentence, rcp_word
-from scoring.tables import interval, number
 
 TEMPLATE = Path(__file__).with_name("report.html")
 NEIGHBOURS = 4

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from scoring.drawing.tables import Table, interval, number
 from scoring.official.accepted import find_judged_sets
 from scoring.rules.convergence import FLAVOURS, Verdict
 from scoring.rules.rounds import load_round
 from scoring.rules.scores import CONVERGED, Score, score
-from scoring.tables import Table, interval, number
 
 
 def run(args: argparse.Namespace) -> int:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from scoring.drawing.tables import Table, number
 from scoring.rules.rounds import load_round
 from scoring.rules.scores import CONVERGED, LEFT_OUT, Score, finite
 from scoring.runs.result_sets import ResultSet, Run, configuration_words
-from scoring.tables import Table, number
 
 LONGEST_NAME = 24
 

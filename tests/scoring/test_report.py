@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from scoring.report_charts import _parts
-from scoring.svg import Line, curve_chart, ticks
+from scoring.drawing.report_charts import _parts
+from scoring.drawing.svg import Line, curve_chart, ticks
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 

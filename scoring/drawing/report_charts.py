@@ -5,10 +5,10 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
+from scoring.drawing.svg import Line, curve_chart, stacked_bars, time_strip
 from scoring.rules.rounds import BenchmarkRules, Round
 from scoring.rules.scores import CONVERGED, LEFT_OUT, Score
 from scoring.runs.result_sets import ResultSet, Run
-from scoring.svg import Line, curve_chart, stacked_bars, time_strip
 
 MOST_BARS = 12
 PARTS = ("init", "data_wait", "train", "eval", "other")

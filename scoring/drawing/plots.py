@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from scoring.tables import number
+from scoring.drawing.tables import number
 
 BAR_INCHES = 0.24
 PLAIN, STRESSED = "#2a78d6", "#d9822b"
