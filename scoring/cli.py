@@ -14,12 +14,12 @@ from typing import Any
 EPILOG = "Exit status: 0 passes, 1 fails the rules or could not be done, 2 wrong use."
 # Command -> the module that holds run(args) -> int.
 COMMANDS = {
-    "collect": "scoring.collect",
-    "check": "scoring.check",
-    "score": "scoring.score_command",
-    "compare": "scoring.compare",
-    "package": "scoring.package",
-    "report": "scoring.report",
+    "collect": "scoring.commands.collect",
+    "check": "scoring.commands.check",
+    "score": "scoring.commands.score",
+    "compare": "scoring.commands.compare",
+    "package": "scoring.commands.package",
+    "report": "scoring.commands.report",
 }
 
 

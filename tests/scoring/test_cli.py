@@ -88,7 +88,7 @@ def test_ctrl_c_ends_any_command_without_a_traceback(monkeypatch, cli, published
     def interrupt(paths, rules):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("scoring.score_command.find_judged_sets", interrupt)
+    monkeypatch.setattr("scoring.commands.score.find_judged_sets", interrupt)
     assert cli("score", published) == (130, "", "scoring score: interrupted\n")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from scoring.collect import Slot
+from scoring.commands.collect import Slot
 
 # A recipe that keeps the command-line contract and nothing else: it writes a run folder and
 # ends. Its first argument after --output_root says how it behaves.
@@ -259,7 +259,9 @@ def test_an_ended_run_is_read_once(tmp_path, recipe, cli, monkeypatch):
     collect(cli, recipe, out, runs=2)
     slot = Slot(1, out / "01")
     first = slot.ended_run()
-    monkeypatch.setattr("scoring.collect.find_runs", lambda root: pytest.fail("read again"))
+    monkeypatch.setattr(
+        "scoring.commands.collect.find_runs", lambda root: pytest.fail("read again")
+    )
     assert slot.state == "ended"
     assert slot.ended_run() is first
 

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from scoring.compare import rank
+from scoring.commands.compare import rank
 from scoring.rules.rounds import load_round
 from scoring.rules.scores import score
 from scoring.runs.result_sets import find_result_sets

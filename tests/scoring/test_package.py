@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from scoring.package import _tracked
+from scoring.commands.package import _tracked
+from scoring.commands.system_description import FIELDS, describe, unfilled
 from scoring.rules.rounds import load_round
 from scoring.runs.result_sets import find_result_sets
-from scoring.system_description import FIELDS, describe, unfilled
 
 ROOT = Path(__file__).parents[2]
 

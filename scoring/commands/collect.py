@@ -330,7 +330,7 @@ def _as_interrupt(number: int, frame: object) -> None:
 
 def _finish(args: argparse.Namespace, collection: Collection, stopped: str | None) -> int:
     from scoring.cli import print_json
-    from scoring.score_command import print_scores
+    from scoring.commands.score import print_scores
 
     rules = load_round(args.round)
     ended = any(slot.state == ENDED for slot in collection.slots)

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scoring.commands.system_description import describe, is_this_machine, load_overrides, unfilled
 from scoring.official.accepted import find_judged_sets
 from scoring.official.checkers import package_verdict, trains_by_samples
 from scoring.rules.rounds import load_round
 from scoring.rules.scores import CONVERGED, Score, score
 from scoring.runs.result_sets import ResultSet
 from scoring.runs.settings import read_config
-from scoring.system_description import describe, is_this_machine, load_overrides, unfilled
 
 IMPLEMENTATION = "finishline"
 CODE_FOLDERS = ("recipes", "modules", "datamodules", "callbacks")
@@ -168,7 +168,7 @@ def _remarks(
 
 
 def _checkout() -> Path:
-    return Path(__file__).resolve().parents[1]
+    return Path(__file__).resolve().parents[2]
 
 
 def _about_code(scored: Sequence[tuple[ResultSet, Score]], source: Path) -> list[Finding]:

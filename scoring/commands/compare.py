@@ -9,6 +9,7 @@ from math import comb
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from scoring.commands.scoreboard import scoreboard
 from scoring.drawing.tables import Ratio, Table, as_csv, interval, number
 from scoring.official.accepted import find_judged_sets
 from scoring.published import PublishedResult, published
@@ -16,7 +17,6 @@ from scoring.rules.olympic import faster_p_value
 from scoring.rules.rounds import load_round, round_names
 from scoring.rules.scores import Score, score
 from scoring.runs.result_sets import ResultSet
-from scoring.scoreboard import scoreboard
 
 SIGNIFICANT = 0.05
 LEAST_SHOWN_P = 0.001

@@ -9,7 +9,8 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from scoring.compare import rank
+from scoring.commands.compare import rank
+from scoring.commands.score import rcp_sentence, rcp_word
 from scoring.drawing.report_charts import curves, kept_and_dropped, where_time_went
 from scoring.drawing.tables import interval, number
 from scoring.official.accepted import find_judged_sets
@@ -17,7 +18,6 @@ from scoring.rules.convergence import FLAVOURS, Flavour, Verdict, rcp_file, refe
 from scoring.rules.rounds import Round, load_round
 from scoring.rules.scores import CONVERGED, Score, score
 from scoring.runs.result_sets import ResultSet
-from scoring.score_command import rcp_sentence, rcp_word
 
 TEMPLATE = Path(__file__).with_name("report.html")
 NEIGHBOURS = 4
