@@ -11,7 +11,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from recipes.cli.benchmark import Benchmark
 from recipes.cli.doctor import examine, prepared_folder
-from recipes.cli.main import demo_preset
+from recipes.cli.presets import demo_preset
 from recipes.cli.resume import option, without
 from recipes.cli.screen import fitted
 from recipes.cli.usage import UsageError, explain, unknown

@@ -150,7 +150,7 @@ def _lightning_round(
     benchmark: Benchmark, cli: RecipeCLI, batches: list[Any], steps: int, noting: L.Callback
 ) -> L.Trainer:
     # The same callbacks and loggers as a real run, in a folder that is thrown away.
-    from recipes.cli.train import Run
+    from recipes.cli.run import Run
 
     with TemporaryDirectory() as folder:
         cli.config.output_root = Path(folder)

@@ -12,8 +12,9 @@ import pytest
 import yaml
 
 from recipes.cli.benchmark import Benchmark
-from recipes.cli.main import demo_preset, run
+from recipes.cli.main import run
 from recipes.cli.parser import RecipeCLI
+from recipes.cli.presets import demo_preset
 
 ROOT = Path(__file__).parents[2]
 STEMS = sorted(path.stem for path in (ROOT / "recipes").glob("[a-z]*.py"))

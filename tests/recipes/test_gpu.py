@@ -15,8 +15,9 @@ import yaml
 
 from modules.bert.varlen_attention import plan_attention, varlen_attention
 from recipes.cli import speed as speed_command
-from recipes.cli.main import demo_preset, run
+from recipes.cli.main import run
 from recipes.cli.parser import RecipeCLI
+from recipes.cli.presets import demo_preset
 
 ROOT = Path(__file__).parents[2]
 STEMS = sorted(path.stem for path in (ROOT / "recipes").glob("[a-z]*.py"))
