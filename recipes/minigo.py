@@ -15,7 +15,6 @@ Expect    demo (5 x 5 board): 13 to 72 s on 2 busy CPU cores; closed division: 3
 """
 
 from recipes.cli.benchmark import Benchmark, Needs, Rule
-from recipes.cli.gtp import gtp
 from recipes.cli.main import main
 
 FIXED = (
@@ -53,7 +52,7 @@ BENCHMARK = Benchmark(
     trainer={"reload_dataloaders_every_n_epochs": 1},
     # Batches of games have any size, unless they are played through graphs.
     warmup={"cudnn_benchmark": False},
-    commands={"gtp": gtp},
+    commands={"gtp": "recipes.cli.gtp.gtp"},
     needs=Needs(
         download_gb=None,
         prepared_gb=0,

@@ -80,9 +80,9 @@ class Benchmark:
     """Trainer defaults of this benchmark."""
     warmup: Mapping[str, Any] = field(default_factory=dict)
     """``WarmUp`` defaults of this benchmark."""
-    commands: Mapping[str, Callable[[list[str]], int]] = field(default_factory=dict)
-    """Further commands of this recipe: name -> function of the arguments, giving exit status.
-    The first line of its docstring is the command's help."""
+    commands: Mapping[str, str] = field(default_factory=dict)
+    """Further commands of this recipe: name -> dotted path of a function that takes the arguments
+    and returns the exit status. The first line of its docstring is the command's help."""
     source: str
     """Where these facts come from."""
 
@@ -93,6 +93,10 @@ class Benchmark:
     def datamodule_class(self) -> type[L.LightningDataModule]:
         """The data module's class, imported now."""
         return _imported(self.datamodule)
+
+    def command(self, name: str) -> Callable[[list[str]], int]:
+        """One of ``commands``, imported now."""
+        return _imported(self.commands[name])
 
     def target_text(self) -> str:
         """The target in words, e.g. ``mean_dice >= 0.908``."""

@@ -92,7 +92,7 @@ def _own_seed() -> Iterator[None]:
 def _dispatch(benchmark: Benchmark, command: str, args: list[str]) -> int:
     # Imported here: torch and Lightning take seconds that --help need not wait for.
     if command in benchmark.commands:
-        return benchmark.commands[command](args)
+        return benchmark.command(command)(args)
     if command in ("prepare", "doctor"):
         from recipes.cli import data
 
@@ -103,7 +103,7 @@ def _dispatch(benchmark: Benchmark, command: str, args: list[str]) -> int:
 
 
 def _sheet(benchmark: Benchmark, sheet: str | None) -> str:
-    own = {k: (v.__doc__ or "").partition("\n")[0] for k, v in benchmark.commands.items()}
+    own = {k: (benchmark.command(k).__doc__ or "").partition("\n")[0] for k in benchmark.commands}
     commands = "\n".join(f"  {name:10}{text}" for name, text in {**COMMANDS, **own}.items())
     facts = (
         f"Target    {benchmark.target_text()} ({benchmark.dataset}, {benchmark.area})\n"

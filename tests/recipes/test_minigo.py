@@ -17,9 +17,9 @@ from datamodules.selfplay.window import generation
 from modules.minigo import MiniGoModule
 from modules.minigo import module as minigo
 from modules.minigo.checkpoint import save_bundle
+from modules.minigo.gtp import read_net
 from modules.minigo.inference import GraphedNets
 from modules.minigo.net import DualNet
-from recipes.cli.gtp import read_net
 from recipes.cli.main import run
 from recipes.minigo import BENCHMARK
 from tests.closed_log import compliance, write_log
