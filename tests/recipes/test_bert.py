@@ -17,7 +17,7 @@ from modules.bert.net import Bert
 from recipes.bert import BENCHMARK, evaluation_interval
 from recipes.cli.main import run
 from tests.closed_log import compliance, write_log
-from tests.modules.test_bert_checkpoint import tf_tensors, write_bundle
+from tests.modules.bert.test_checkpoint import tf_tensors, write_bundle
 
 ROOT = Path(__file__).parents[2]
 DEMO = ["--config", str(ROOT / "recipes/presets/bert/demo.yaml")]

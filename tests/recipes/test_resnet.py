@@ -19,7 +19,7 @@ from modules.resnet import ResNetModule
 from recipes.cli.main import run
 from recipes.resnet import BENCHMARK, power_of_two_decay
 from tests.closed_log import compliance, write_log
-from tests.datamodules._tiny_imagenet import COUNTS, write_tiny
+from tests.datamodules.imagenet.tiny_imagenet import COUNTS, write_tiny
 
 ROOT = Path(__file__).parents[2]
 DEMO = ["--config", str(ROOT / "recipes/presets/resnet/demo.yaml")]

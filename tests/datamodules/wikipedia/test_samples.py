@@ -15,7 +15,7 @@ from datamodules.wikipedia.text import tokenise
 from datamodules.wikipedia.tokens import Vocabulary, WordPieces
 
 _spec = importlib.util.spec_from_file_location(
-    "plain_wikipedia", Path(__file__).parent / "_plain_wikipedia.py"
+    "plain_wikipedia", Path(__file__).parent / "plain_wikipedia.py"
 )
 plain = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(plain)

@@ -12,7 +12,7 @@ from modules.bert.module import describe_predictions
 from modules.bert.net import Bert
 from modules.bert.transformers_adapter import MaskedLMAdapter
 from modules.common.schedules import warmup_linear_decay
-from tests.modules.test_bert_net import SMALL, inputs, packed
+from tests.modules.bert.test_net import SMALL, inputs, packed
 
 
 def small_net():

@@ -150,7 +150,7 @@ def test_other_arguments_in_the_same_folder_are_refused(tmp_path, recipe, cli):
 def start(recipe, out, pause):
     command = [sys.executable, "-m", "scoring", "collect", str(recipe), "--runs", "2"]
     command += ["--output_root", str(out), "--", "--pause", str(pause)]
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     return subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True)
 
 

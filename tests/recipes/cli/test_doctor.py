@@ -14,7 +14,7 @@ import torch
 from recipes.cli import doctor as doctor_command
 from recipes.cli.main import run
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 STEMS = sorted(path.stem for path in (ROOT / "recipes").glob("[a-z]*.py"))
 UNET3D = importlib.import_module("recipes.unet3d").BENCHMARK
 

@@ -11,7 +11,7 @@ from recipes.cli.main import run
 from recipes.unet3d import BENCHMARK
 from scoring.runs.result_sets import find_runs
 
-DEMO = str(Path(__file__).parents[2] / "recipes/presets/unet3d/demo.yaml")
+DEMO = str(Path(__file__).parents[3] / "recipes/presets/unet3d/demo.yaml")
 
 
 @pytest.mark.slow

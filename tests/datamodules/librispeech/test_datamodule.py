@@ -11,7 +11,7 @@ from datamodules.librispeech import LibriSpeechDataModule, demo
 from datamodules.librispeech.audio import batches_by_length
 from datamodules.librispeech.raw import scan
 from datamodules.librispeech.sampler import BucketSampler
-from tests.datamodules._tiny_librispeech import VOCABULARY, write_tiny
+from tests.datamodules.librispeech.tiny_librispeech import VOCABULARY, write_tiny
 
 
 def sampler(lengths, **settings):

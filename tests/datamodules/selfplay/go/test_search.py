@@ -19,7 +19,7 @@ from datamodules.selfplay.go.features import symmetries
 from datamodules.selfplay.go.games import MatchRules, SelfPlay, _interruptible, play_match
 from datamodules.selfplay.go.players import Players, playing_speed
 from datamodules.selfplay.go.records import game_examples
-from tests.datamodules.go.slow_go import SlowGo, SlowNode
+from tests.datamodules.selfplay.go.slow_go import SlowGo, SlowNode
 
 SIZE, KOMI = 5, 7.5
 RULES = mv.Rules(32, 8, 0.75, 0.43, 0.3, 2, 0.98, 10, -1.0, -0.9, 1, 100)

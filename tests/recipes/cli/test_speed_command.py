@@ -13,7 +13,7 @@ from recipes.cli.parser import RecipeCLI
 from recipes.unet3d import BENCHMARK
 from tests.recipes.test_unet3d import CPU, DEMO
 
-STEMS = sorted(path.stem for path in (Path(__file__).parents[2] / "recipes").glob("[a-z]*.py"))
+STEMS = sorted(path.stem for path in (Path(__file__).parents[3] / "recipes").glob("[a-z]*.py"))
 
 
 @pytest.mark.slow

@@ -7,8 +7,8 @@ from datamodules.selfplay.go import board as go
 from datamodules.selfplay.go.features import symmetries, write_planes
 from datamodules.selfplay.go.score import area_score, pass_alive
 from datamodules.selfplay.go.sgf import action_of, replay
-from tests.datamodules.go.fuzz import RIGHT, WORDS, fuzz
-from tests.datamodules.go.slow_go import SlowGo
+from tests.datamodules.selfplay.go.fuzz import RIGHT, WORDS, fuzz
+from tests.datamodules.selfplay.go.slow_go import SlowGo
 
 
 def set_up(picture: str, to_play: int = go.BLACK) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ from modules.bert.net import Bert
 from modules.common.snappy import decompress
 from modules.common.tensor_bundle import MAGIC, TensorBundle
 
-DATA = Path(__file__).parent / "data" / "bert_checkpoints"
+DATA = Path(__file__).parent / "data"
 SMALL = {"vocab_size": 31, "hidden_size": 8, "num_layers": 2, "num_heads": 2,
          "intermediate_size": 16, "max_positions": 12}  # fmt: skip
 # Of the files in DATA.

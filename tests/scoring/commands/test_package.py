@@ -12,7 +12,7 @@ from scoring.commands.system_description import FIELDS, describe, unfilled
 from scoring.rules.rounds import load_round
 from scoring.runs.result_sets import find_result_sets
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 SHEET = {
     "accelerator_memory_configuration": "HBM2",

@@ -15,7 +15,7 @@ from datamodules.librispeech import build as builder
 from datamodules.librispeech.audio import Utterances
 from datamodules.librispeech.raw import find_data, scan
 from datamodules.librispeech.text import Tokenizer, train_tokenizer
-from tests.datamodules._tiny_librispeech import VOCABULARY, WORDS, write_tiny
+from tests.datamodules.librispeech.tiny_librispeech import VOCABULARY, WORDS, write_tiny
 
 
 @pytest.fixture

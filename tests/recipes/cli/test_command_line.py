@@ -20,7 +20,7 @@ from recipes.cli.resume import find, newest_unfinished, option, without
 from recipes.cli.usage import explain
 from recipes.unet3d import BENCHMARK
 
-DEMO = ["--config", str(Path(__file__).parents[2] / "recipes/presets/unet3d/demo.yaml")]
+DEMO = ["--config", str(Path(__file__).parents[3] / "recipes/presets/unet3d/demo.yaml")]
 
 
 @pytest.mark.parametrize(
