@@ -12,8 +12,7 @@ import torch
 from datamodules.imagenet import ImageNetDataModule
 from datamodules.imagenet import prepare as builder
 from datamodules.imagenet.samples import BadImageError
-
-from ._tiny_imagenet import COUNTS, SETTINGS, write_tiny
+from tests.datamodules.imagenet.tiny_imagenet import COUNTS, SETTINGS, write_tiny
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,7 @@ from datamodules.imagenet import ImageNetDataModule
 from datamodules.imagenet import prepare as builder
 from datamodules.imagenet.files import Counts, scan
 from datamodules.imagenet.images import Header, jpeg_header
-
-from ._tiny_imagenet import COUNTS, SETTINGS, flatten_val, write_tiny
+from tests.datamodules.imagenet.tiny_imagenet import COUNTS, SETTINGS, flatten_val, write_tiny
 
 SYNSETS = tuple(f"n{number:08d}" for number in range(1, 11))
 

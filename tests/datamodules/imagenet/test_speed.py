@@ -16,8 +16,7 @@ from datamodules.common.sampling import EpochSampler
 from datamodules.imagenet import prepare as builder
 from datamodules.imagenet.files import Counts
 from datamodules.imagenet.samples import TrainingImages, as_is
-
-from .test_imagenet_images import photo
+from tests.datamodules.imagenet.test_images import photo
 
 MEAN = (123.68, 116.78, 103.94)
 SIZES = ((500, 375), (375, 500), (500, 333), (500, 400))  # ImageNet's most frequent ones

@@ -18,8 +18,7 @@ from datamodules.kits19 import datamodule as kits19
 from datamodules.kits19.demo import phantom, write_phantoms
 from datamodules.kits19.raw import find_data
 from datamodules.kits19.volumes import Batch, DeviceOrder
-
-from ._tiny_kits19 import SPLIT, write_raw
+from tests.datamodules.kits19.tiny_kits19 import SPLIT, write_raw
 
 CROP = (32, 32, 32)
 

@@ -26,8 +26,7 @@ from datamodules.kits19.raw import (
     scan_case,
     scan_cases,
 )
-
-from ._tiny_kits19 import MINIMUM, SHAPE, SPLIT, write_case, write_raw
+from tests.datamodules.kits19.tiny_kits19 import MINIMUM, SHAPE, SPLIT, write_case, write_raw
 
 
 @pytest.fixture
