@@ -1,1 +1,5 @@
 """One LightningModule per benchmark: training and validation steps, metrics and the optimizer."""
+
+from modules.common import moved
+
+moved.install()

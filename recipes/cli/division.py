@@ -6,6 +6,7 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from modules.common.moved import new_path
 from recipes.cli.benchmark import Benchmark
 
 # Settings that change how much is trained or evaluated; the closed division leaves none of them.
@@ -100,12 +101,12 @@ def net_name(net: Any) -> str:
         net: The value of ``model.net``: a path, a mapping with ``class_path``, or a class.
 
     Returns:
-        The path.
+        The path; an old one as today's.
     """
     if isinstance(net, Mapping) or hasattr(net, "class_path"):
-        return str(net["class_path"])
+        return new_path(str(net["class_path"]))
     if isinstance(net, str):
-        return net
+        return new_path(net)
     return f"{net.__module__}.{net.__qualname__}"
 
 
