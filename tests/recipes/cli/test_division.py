@@ -1,4 +1,4 @@
-"""Closed or open: every fixed trainer setting opens a run; old and new class paths are one class."""
+"""Closed or open: every fixed trainer setting opens a run; an old class path is the same class."""
 
 from pathlib import Path
 
