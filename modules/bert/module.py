@@ -261,7 +261,6 @@ class BertModule(BenchmarkModule):
         Returns:
             Optimizer and a scheduler that Lightning steps once per optimizer step.
         """
-        # The rate of a step is the lambda itself: base rate 1, so that no rounding comes between.
         optimizer = Lamb(
             self.parameter_groups(),
             lr=1.0,
@@ -299,6 +298,14 @@ class BertModule(BenchmarkModule):
             warmup_steps=self.warmup_steps,
             start_warmup_step=self.start_warmup_step,
         )
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """The last rate of the rise or the first of the decay, whichever is higher."""
+        if not self.warmup_steps:
+            return self.learning_rate
+        top = max(self.start_warmup_step + self.warmup_steps, 0)
+        return max(self.step_learning_rate(step) for step in (max(top - 1, 0), top))
 
     def check_net(self) -> None:
         """Try a foreign network on two short samples.

@@ -344,13 +344,6 @@ class RNNTModule(BenchmarkModule):
             min_learning_rate=self.min_learning_rate,
         )
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimizer steps of an epoch, known before any loader exists."""
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        per_step = data.batch_size * self.trainer.world_size * self.trainer.accumulate_grad_batches
-        return max(1, data.samples_per_epoch // per_step)
-
     def check_net(self) -> None:
         """Refuse, with a ValueError, a network that cannot hear, remember and join."""
         missing = [
