@@ -19,7 +19,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from modules.common.base import BenchmarkModule, scheduled
-from modules.common.check_net import tried
+from modules.common.check_net import dry_run
 from modules.common.lamb import Lamb
 from modules.common.schedules import warmup_hold_decay
 from modules.rnnt.audio_features import LogMel, full_float32, splice_frames
@@ -357,7 +357,7 @@ class RNNTModule(BenchmarkModule):
                 "modules.rnnt.transducer.Transducer says what a transducer needs"
             )
         try:
-            with tried(self.net):
+            with dry_run(self.net):
                 speech = torch.zeros(1, 4, NUM_FILTERS * SPLICED, device=self.device)
                 encoded, _ = self.net.encode(speech, torch.tensor([4], device=self.device))
                 labels = torch.zeros(1, 2, dtype=torch.int64, device=self.device)

@@ -357,7 +357,7 @@ def test_foreign_net_trains_and_is_evaluated(net, side):
 def test_check_net_wrong_class_count_says_both_shapes():
     module = make_module(net=functools.partial(UNet3D, num_classes=5, filters=(2, 4)))
     with pytest.raises(
-        ValueError, match=r"\(1, 3, 16, 16, 16\), but it gave .*\(1, 5, 16, 16, 16\)"
+        ValueError, match=r"\(1, 3, 16, 16, 16\), but returned .*\(1, 5, 16, 16, 16\)"
     ):
         module.check_net()
 
