@@ -11,7 +11,10 @@ os.environ.setdefault("WANDB_MODE", "disabled")
 import pytest
 import torch
 
+from tests import shape_suffixes
+
 torch.set_num_threads(1)
+shape_suffixes.install()
 # A shell that starts the tests in the background ignores Ctrl-C for them; some tests send one.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
