@@ -51,7 +51,7 @@ def window_stride(window: int, overlap: float) -> int:
     if not 0 < stride <= window or window % stride:
         raise ValueError(
             f"overlap {overlap} of a window of {window} voxels is not possible: "
-            f"its stride must be a whole divisor of the window (0.5 and 0.75 are common)"
+            f"its stride must divide the window evenly (0.5 and 0.75 are common)"
         )
     return stride
 
