@@ -15,10 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modules.dlrm.interaction import dot_interaction
-from modules.dlrm.lookup_interaction import look_up_and_interact
 
 INIT_BLOCK_ROWS = 1 << 18
-LARGE_BYTES = 1 << 20  # of a batch's vectors; going block by block gains nothing below it
 DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
 
 
@@ -90,14 +88,7 @@ class FusedEmbedding(nn.Module):
 
         Returns:
             interacted_BX: ``dense_BD``, then the T (T + 1) / 2 products of ``dot_interaction``.
-
-        Raises:
-            IndexError: If a row lies outside the tables.
         """
-        alone_on_cpu = self.world_size == 1 and self.weight.device.type == "cpu"
-        large = ids_BT.numel() * self.width * self.dtype.itemsize > LARGE_BYTES
-        if alone_on_cpu and large and self.dtype == torch.float32:
-            return look_up_and_interact(dense_BD, self.weight, ids_BT + self.offsets)
         vectors_BTD = self(ids_BT).to(dense_BD.dtype)
         pairs_BP = dot_interaction(torch.cat([dense_BD[:, None], vectors_BTD], 1))
         return torch.cat([dense_BD, pairs_BP], 1)

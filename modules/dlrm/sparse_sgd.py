@@ -4,13 +4,13 @@ Letters: N gradient rows, R table rows, D width.
 """
 
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-
-from modules.dlrm.table_rows import add_rows
 
 HALF = (torch.bfloat16, torch.float16)
 
@@ -58,11 +58,36 @@ class SparseSGD(Optimizer):
                 if weight.grad.is_sparse and weight.dtype in HALF:
                     _rounded_step(weight, weight.grad, group["lr"])
                 elif weight.grad.is_sparse and not weight.is_cuda:
-                    rows_N, values_ND = weight.grad._indices()[0], weight.grad._values()
-                    add_rows(weight, rows_N, values_ND.contiguous(), -group["lr"])
+                    _add_rows(weight, weight.grad, -group["lr"])
                 else:
                     weight.add_(weight.grad, alpha=-group["lr"])
         return loss
+
+
+def _add_rows(weight_RD: Tensor, grad_RD: Tensor, factor: float) -> None:
+    """Add a multiple of each gradient row to its table row, one after the other, on a CPU.
+
+    Torch would sort the rows first, or add them one by one at the cost of an operator each.
+    """
+    rows_N, values_ND = grad_RD._indices()[0], grad_RD._values().contiguous()
+    sums = weight_RD.detach().numpy()
+    _row_loop()(sums, rows_N.numpy(), values_ND.numpy(), sums.dtype.type(factor))
+
+
+@cache
+def _row_loop() -> Any:
+    """The loop as machine code; numba is imported here, as that takes a second."""
+    import numba
+
+    # Sums may be taken in any order, which vector units need; NaN and infinity stay what they are.
+    @numba.njit(nogil=True, fastmath={"reassoc", "contract"})
+    def add(sums_RD: np.ndarray, rows_N: np.ndarray, values_ND: np.ndarray, factor: Any) -> None:
+        for position in range(len(rows_N)):
+            row = rows_N[position]
+            for element in range(values_ND.shape[1]):
+                sums_RD[row, element] += factor * values_ND[position, element]
+
+    return add
 
 
 def _rounded_step(weight_RD: Tensor, grad_RD: Tensor, learning_rate: float) -> None:
