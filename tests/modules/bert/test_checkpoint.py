@@ -200,7 +200,7 @@ def test_missing_and_broken_files_get_one_line(tmp_path, tf_checkpoint):
         load_checkpoint(net(0), tmp_path / "nowhere")
     data = prefix.with_name(prefix.name + ".data-00000-of-00001")
     data.write_bytes(data.read_bytes()[:3000])
-    with pytest.raises(ValueError, match="cut off in tensor"):
+    with pytest.raises(ValueError, match="truncated in tensor"):
         load_checkpoint(net(0), prefix)
     (tmp_path / "bad.index").write_bytes(b"x" * 100)
     with pytest.raises(ValueError, match="not a TensorFlow checkpoint index"):
