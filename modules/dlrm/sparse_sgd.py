@@ -1,6 +1,7 @@
 """Plain SGD that touches only the rows of a table that have a gradient.
 
-Letters: N gradient rows, R table rows, D width.
+torch.optim.SGD would sort the rows first or add them one by one, at the cost of an operator each;
+here a compiled loop adds them on CPUs. Letters: N gradient rows, R table rows, D width.
 """
 
 from collections.abc import Callable, Iterable
@@ -39,14 +40,7 @@ class SparseSGD(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Take one step.
-
-        Args:
-            closure: Computes the loss and the gradients, if given.
-
-        Returns:
-            What ``closure`` returned.
-        """
+        """Take one step; return the closure's loss, if one is given."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -65,10 +59,7 @@ class SparseSGD(Optimizer):
 
 
 def _add_rows(weight_RD: Tensor, grad_RD: Tensor, factor: float) -> None:
-    """Add a multiple of each gradient row to its table row, one after the other, on a CPU.
-
-    Torch would sort the rows first, or add them one by one at the cost of an operator each.
-    """
+    """Add a multiple of each gradient row to its table row, so that repeated rows add up."""
     rows_N, values_ND = grad_RD._indices()[0], grad_RD._values().contiguous()
     sums = weight_RD.detach().numpy()
     _row_loop()(sums, rows_N.numpy(), values_ND.numpy(), sums.dtype.type(factor))
@@ -76,7 +67,7 @@ def _add_rows(weight_RD: Tensor, grad_RD: Tensor, factor: float) -> None:
 
 @cache
 def _row_loop() -> Any:
-    """The loop as machine code; numba is imported here, as that takes a second."""
+    """Compile the loop; numba is imported here, as that takes a second."""
     import numba
 
     # Sums may be taken in any order, which vector units need; NaN and infinity stay what they are.
@@ -93,23 +84,15 @@ def _row_loop() -> Any:
 def _rounded_step(weight_RD: Tensor, grad_RD: Tensor, learning_rate: float) -> None:
     """Step the rows of a half-precision table that a sparse gradient names, summed in fp32."""
     rows_N, values_ND = grad_RD._indices()[0], grad_RD._values()
-    touched_M, place_N = rows_N.unique(return_inverse=True)
+    touched_M, index_N = rows_N.unique(return_inverse=True)
     step_MD = values_ND.new_zeros((len(touched_M), values_ND.shape[1]), dtype=torch.float32)
-    step_MD.index_add_(0, place_N, values_ND.float())
+    step_MD.index_add_(0, index_N, values_ND.float())
     stepped = weight_RD[touched_M].float() - learning_rate * step_MD
     weight_RD[touched_M] = stochastic_round(stepped, weight_RD.dtype)
 
 
 def stochastic_round(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """Round to a shorter type, up or down at random so that the mean is kept.
-
-    Args:
-        values: float32.
-        dtype: ``torch.bfloat16`` or ``torch.float16`` (its subnormals are rounded to nearest).
-
-    Returns:
-        Values in ``dtype``, same shape.
-    """
+    """Round float32 at random to bfloat16 or float16 (subnormals to nearest), keeping the mean."""
     dropped_bits = 16 if dtype == torch.bfloat16 else 13
     bits = values.contiguous().view(torch.int32)
     noise = torch.randint_like(bits, 1 << dropped_bits)

@@ -250,7 +250,7 @@ def test_files_that_tensorflow_wrote_load(tmp_path, version, compressed):
 
 def test_unknown_variable_of_tensorflow_2_is_named(monkeypatch):
     monkeypatch.setattr("modules.bert.checkpoint.RULES", [r for r in RULES if r[1] != r"pooler.\1"])
-    with pytest.raises(ValueError, match="tensor pooler_transform/.* has no place in the net"):
+    with pytest.raises(ValueError, match="the net has no tensor pooler_transform/"):
         load_checkpoint(Bert(**TINY), DATA / "tf2")
 
 
