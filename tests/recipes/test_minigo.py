@@ -16,13 +16,13 @@ from datamodules.selfplay.go.records import Examples
 from datamodules.selfplay.window import generation
 from modules.minigo import MiniGoModule
 from modules.minigo import module as minigo
-from modules.minigo.checkpoint import save_bundle
 from modules.minigo.gtp import read_net
 from modules.minigo.inference import GraphedNets
 from modules.minigo.net import DualNet
 from recipes.cli.main import run
 from recipes.minigo import BENCHMARK
 from tests.closed_log import compliance, write_log
+from tests.tools.tensor_bundle_writer import save_bundle
 
 DEMO = Path(__file__).parents[2] / "recipes/presets/minigo/demo.yaml"
 SMALL = [

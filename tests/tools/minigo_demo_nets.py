@@ -20,9 +20,9 @@ from datamodules.selfplay.demo import NETS, first_games
 from datamodules.selfplay.go.games import MatchRules, SelfPlay, play_match
 from datamodules.selfplay.go.moves import Rules
 from datamodules.selfplay.go.records import Examples, game_examples
-from modules.minigo.checkpoint import save_bundle
 from modules.minigo.inference import network_of
 from modules.minigo.net import DualNet
+from tests.tools.tensor_bundle_writer import save_bundle
 
 SIZE, KOMI, GAMES, BATCH, WINDOW = 5, 7.5, 128, 64, 3
 TARGET_GENERATION, SEED = 8, 5
