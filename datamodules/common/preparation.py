@@ -25,7 +25,7 @@ returns ``Done(result, raw files)``, or raises a ValueError of one line that nam
 import json
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -102,6 +102,7 @@ class Preparation:
     Attributes:
         folder: The folder.
         manifest: Its manifest if it is ready, else None.
+        is_new: Whether it has no records yet; an earlier version may have prepared it.
     """
 
     def __init__(
@@ -123,8 +124,10 @@ class Preparation:
             records = {}
         else:
             check_settings(folder, earlier["settings"], header["settings"])
+        self.is_new, self._used = not records, dict[str, None]()
         self._records = {name: each for name, each in records.items() if name not in redo}
-        self._used: dict[str, None] = {}
+        if redo:  # in the file too: a run that is killed now must not leave them finished
+            self._write_records(self._records)
 
     def unfinished(self, units: Sequence[Unit]) -> list[Unit]:
         """Return the units that have no record, another fingerprint or a bad file."""
@@ -204,9 +207,7 @@ class Preparation:
         Returns:
             The manifest.
         """
-        records = [self._header, *(self._records[name] for name in self._used)]
-        with atomic_file(self.folder / RECORDS) as file:
-            file.writelines(json.dumps(record).encode() + b"\n" for record in records)
+        self._write_records(self._used)
         header = {key: self._header[key] for key in ("dataset", "format", "settings")}
         self.manifest = plain(header | dict(facts))
         write_json(self.folder / MANIFEST, self.manifest)
@@ -219,6 +220,11 @@ class Preparation:
             stamp = time.strftime("%Y-%m-%d %H:%M:%S")
             with suppress(OSError), (self.folder / LOG).open("a") as file:
                 file.writelines(f"{stamp} {line}\n" for line in text.splitlines())
+
+    def _write_records(self, names: Iterable[str]) -> None:
+        records = [self._header, *(self._records[name] for name in names)]
+        with atomic_file(self.folder / RECORDS) as file:
+            file.writelines(json.dumps(record).encode() + b"\n" for record in records)
 
     def _begin(self, text: str, needed: int) -> None:
         """Check the space, then close the folder for readers."""
@@ -299,10 +305,23 @@ def preparing(
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise ValueError(
-            f"{folder}: cannot be written ({error.strerror or error}); finished work is kept; free "
-            "some space or give another directory with --data.prepared_dir"
-        ) from error
+        raise unwritable(folder, error) from error
+
+
+def unwritable(folder: Path, error: OSError) -> ValueError:
+    """Return the error to raise when a prepared folder cannot be written.
+
+    Args:
+        folder: The prepared folder.
+        error: What the system said.
+
+    Returns:
+        An error of one line.
+    """
+    return ValueError(
+        f"{folder}: cannot be written ({error.strerror or error}); finished work is kept; free "
+        "some space or give another directory with --data.prepared_dir"
+    )
 
 
 def _run_unit(job: Callable[[Any], Done], unit: Unit) -> tuple[str, Done]:

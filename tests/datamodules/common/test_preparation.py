@@ -174,6 +174,9 @@ def test_folder_is_closed_to_readers_while_units_are_redone(root: Path, out: Pat
     with pytest.raises(KeyboardInterrupt):
         prepare(root, out, redo={"b"}, killed="b")
     assert read_manifest(out, "toy", version=2) is None
+    WORKED.clear()
+    prepare(root, out)
+    assert WORKED == ["b"]
 
 
 def test_changed_raw_files_are_found_by_size_and_by_hash(root: Path, out: Path) -> None:
