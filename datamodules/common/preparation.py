@@ -38,7 +38,6 @@ from datamodules.common.records import (
     MANIFEST,
     RECORDS,
     Content,
-    OutdatedError,
     RawFile,
     Upgrade,
     check_settings,
@@ -126,7 +125,8 @@ class Preparation:
             check_settings(folder, earlier["settings"], header["settings"])
         self.is_new, self._used = not records, dict[str, None]()
         self._records = {name: each for name, each in records.items() if name not in redo}
-        if redo:  # in the file too: a run that is killed now must not leave them finished
+        if redo:  # on disk too: a run that is killed now must not leave them finished
+            (folder / MANIFEST).unlink(missing_ok=True)
             self._write_records(self._records)
 
     def unfinished(self, units: Sequence[Unit]) -> list[Unit]:
@@ -283,10 +283,9 @@ def preparing(
         with locked(folder / ".lock"):
             for stale in folder.glob(".*.partial-*"):  # of a killed run, as we hold the lock
                 stale.unlink()
-            try:
-                manifest = read_manifest(folder, dataset, version=version, upgrade=upgrade)
-            except OutdatedError:
-                manifest = None
+            manifest = read_manifest(
+                folder, dataset, version=version, upgrade=upgrade, replace=True
+            )
             if manifest is not None:
                 check_settings(folder, manifest["settings"], settings)
             preparation = Preparation(
@@ -322,6 +321,22 @@ def unwritable(folder: Path, error: OSError) -> ValueError:
         f"{folder}: cannot be written ({error.strerror or error}); finished work is kept; free "
         "some space or give another directory with --data.prepared_dir"
     )
+
+
+def shorten(lines: Sequence[str], most_named: int | None) -> list[str]:
+    """Return at most so many lines, the last one with the number of those left out.
+
+    Args:
+        lines: Problems of one kind.
+        most_named: Lines to keep; None keeps all.
+
+    Returns:
+        The lines to show.
+    """
+    if most_named is None or len(lines) <= most_named:
+        return list(lines)
+    more = len(lines) - most_named
+    return [*lines[:most_named], f"... and {more} more like the last line"]
 
 
 def _run_unit(job: Callable[[Any], Done], unit: Unit) -> tuple[str, Done]:

@@ -45,7 +45,12 @@ def raw_file(path: Path, sha256: str = "") -> RawFile:
 
 
 def read_manifest(
-    folder: Path, dataset: str, *, version: int, upgrade: Upgrade | None = None
+    folder: Path,
+    dataset: str,
+    *,
+    version: int,
+    upgrade: Upgrade | None = None,
+    replace: bool = False,
 ) -> Content | None:
     """Read the manifest of a prepared folder; opens no other file.
 
@@ -54,6 +59,7 @@ def read_manifest(
         dataset: Data set that it must belong to.
         version: Format that it must have.
         upgrade: Turns a manifest of an earlier format into today's; None where that cannot be.
+        replace: Whether a folder of another version is to be prepared again: gives None.
 
     Returns:
         Its content, with ``settings``; None if there is no manifest or it is damaged.
@@ -74,9 +80,11 @@ def read_manifest(
             f"{path} belongs to {owner}: give another directory with --data.prepared_dir"
         )
     if content.get("dataset") and content.get("format") == version:
-        return content
+        return content if isinstance(content.get("settings"), dict) else None
     if upgrade and (upgraded := upgrade(content)) is not None:
         return upgraded
+    if replace:
+        return None
     raise OutdatedError(
         f"{folder} was prepared by another version of finishline: run the recipe's prepare "
         "command, which prepares it again"

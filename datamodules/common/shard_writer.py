@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from datamodules.common.atomic import atomic_file, write_json
-from datamodules.common.preparation import Done, Preparation, Unit
+from datamodules.common.preparation import Done, Preparation, Unit, shorten
 from datamodules.common.records import RawFile
 from datamodules.common.shards import (
     FORMAT,
@@ -33,18 +33,22 @@ class Plan:
         split: First part of the files' names.
         fields: Ending of each field's member name, in the order that ``load`` gives them.
         keys: Member name of each sample without its ending; unique, free of dots.
+        items: What ``load`` is given for each sample; must be picklable.
         samples_per_shard: Samples per tar file; the last one holds the rest.
         facts: Anything else a reader needs to know; kept in the manifest.
         texts: Text that each sample depends on besides its raw files' bytes; empty for none.
+        sizes: Bytes of each sample, for the check of the disk space.
     """
 
     dataset: str
     split: str
     fields: tuple[str, ...]
     keys: Sequence[str]
+    items: Sequence[Any]
     samples_per_shard: int = 10_000
     facts: Mapping[str, Any] = field(default_factory=dict)
     texts: Sequence[str] = ()
+    sizes: Sequence[int] = ()
 
     def fingerprint(self, samples: slice = slice(None)) -> str:
         """Hash everything but the samples' bytes; equal plans can take over each other's work.
@@ -61,10 +65,25 @@ class Plan:
             digest.update(line.encode() + b"\n")
         return digest.hexdigest()
 
-    def shards(self) -> list[slice]:
-        """Return the samples of each shard."""
-        size, total = self.samples_per_shard, len(self.keys)
-        return [slice(first, min(first + size, total)) for first in range(0, total, size)]
+    def units(self) -> list[Unit]:
+        """Return one unit per shard."""
+        units, size = [], self.samples_per_shard
+        for number, first in enumerate(range(0, len(self.keys), size)):
+            part = slice(first, first + size)
+            job = Job(self.split, self.fields, number, self.keys[part], self.items[part])
+            name, num_bytes = shard_name(self.split, number), sum(self.sizes[part])
+            units.append(Unit(name, job, (name,), self.fingerprint(part), num_bytes))
+        return units
+
+
+class Job(NamedTuple):
+    """What a worker needs to write one shard."""
+
+    split: str
+    fields: tuple[str, ...]
+    number: int
+    keys: Sequence[str]
+    items: Sequence[Any]
 
 
 class Loaded(NamedTuple):
@@ -83,108 +102,82 @@ class Loaded(NamedTuple):
 
 def write_shards(
     preparation: Preparation,
-    plan: Plan,
-    items: Sequence[Any],
+    plans: Sequence[Plan],
     load: Callable[[Any], Loaded],
     *,
-    sizes: Sequence[int] = (),
     processes: int = 0,
     serial_bytes: int = 0,
     most_named: int | None = None,
-) -> np.ndarray:
-    """Write a split, shard by shard in parallel; finished shards of an interrupted run are kept.
+) -> dict[str, np.ndarray]:
+    """Write splits, shard by shard in parallel; finished shards of an interrupted run are kept.
 
     Args:
         preparation: The folder in preparation.
-        plan: What to write.
-        items: What ``load`` is given for each sample; must be picklable.
+        plans: What to write.
         load: Gives a sample's bytes; must be picklable. A process holds one sample at a time.
-        sizes: Bytes of each sample, for the check of the disk space.
         processes: Writers; 0 chooses by cores and memory.
         serial_bytes: Below this much output one process is faster.
         most_named: Bad samples of a shard that are named before they are only counted.
 
     Returns:
-        index: int64 (N, 1 + 2 F + numbers): shard, then offset and size of each field, then
-        the further numbers.
+        By split, index: int64 (N, 1 + 2 F + numbers): shard, then offset and size of each field,
+        then the further numbers.
 
     Raises:
         ValueError: One line per sample that could not be loaded, or where two shards are equal.
     """
-    folder, units = preparation.folder, []
-    for number, samples in enumerate(plan.shards()):
-        job = (number, list(plan.keys[samples]), list(items[samples]))
-        name = shard_name(plan.split, number)
-        num_bytes = sum(sizes[samples])
-        units.append(Unit(name, job, (name,), plan.fingerprint(samples), num_bytes))
-    _take_over(preparation, plan, units)
-    if preparation.unfinished(units):
-        manifest_path(folder, plan.split).unlink(missing_ok=True)
+    folder, units = preparation.folder, {plan.split: plan.units() for plan in plans}
+    for plan in plans:
+        if preparation.is_new:
+            _take_over(preparation, plan, units[plan.split])
+        if preparation.unfinished(units[plan.split]):
+            manifest_path(folder, plan.split).unlink(missing_ok=True)
     notes = preparation.run(
-        f"writing {plan.split} shards",
-        partial(_write_shard, folder, plan.split, plan.fields, load, most_named),
-        units,
+        "writing shards",
+        partial(_write_shard, folder, load, most_named),
+        [unit for split in units.values() for unit in split],
         processes=processes,
         worker_bytes=WORKER_BYTES,
         serial_bytes=serial_bytes,
     )
-    return _write_manifest(folder, plan, list(notes.values()))
+    return {
+        plan.split: _write_manifest(folder, plan, [notes[unit.name] for unit in units[plan.split]])
+        for plan in plans
+    }
 
 
 def _write_shard(
-    folder: Path,
-    split: str,
-    fields: tuple[str, ...],
-    load: Callable[[Any], Loaded],
-    most_named: int | None,
-    job: tuple[int, list[str], list[Any]],
+    folder: Path, load: Callable[[Any], Loaded], most_named: int | None, job: Job
 ) -> Done:
     """Write one shard; its result is its entry in the manifest and its rows of the index."""
-    number, keys, items = job
-    target = folder / shard_name(split, number)
+    target = folder / shard_name(job.split, job.number)
     problems: list[str] = []
-    raw: list[RawFile] = []
+    raw: dict[RawFile, None] = {}  # each once, though samples may share them
     rows: list[list[int]] = []
     with atomic_file(target) as file:
         with TarShard(file) as tar:
-            for key, item in zip(keys, items, strict=True):
+            for key, item in zip(job.keys, job.items, strict=True):
                 try:
                     sample = load(item)
                 except ValueError as error:
                     problems.append(str(error))
                     continue
-                offsets = tar.add(key, dict(zip(fields, sample.parts, strict=True)))
-                places = zip(fields, map(len, sample.parts), strict=True)
-                row = [value for name, size in places for value in (offsets[name], size)]
-                rows.append([number, *row, *sample.numbers])
-                raw += sample.raw
+                parts = dict(zip(job.fields, sample.parts, strict=True))
+                offsets = tar.add(key, parts)
+                places = [
+                    value for name in job.fields for value in (offsets[name], len(parts[name]))
+                ]
+                rows.append([job.number, *places, *sample.numbers])
+                raw |= dict.fromkeys(sample.raw)
         if problems:
             raise ValueError("\n".join(shorten(problems, most_named)))
-    shard = {"name": target.name, "bytes": tar.size, "sha256": tar.sha256, "samples": len(keys)}
-    return Done({"shard": shard, "index": rows}, raw)
-
-
-def shorten(lines: Sequence[str], most_named: int | None) -> list[str]:
-    """Return at most so many lines, the last one with the number of those left out.
-
-    Args:
-        lines: Problems of one kind.
-        most_named: Lines to keep; None keeps all.
-
-    Returns:
-        The lines to show.
-    """
-    if most_named is None or len(lines) <= most_named:
-        return list(lines)
-    more = len(lines) - most_named
-    return [*lines[:most_named], f"... and {more} more like the last line"]
+    shard = {"name": target.name, "bytes": tar.size, "sha256": tar.sha256, "samples": len(rows)}
+    return Done({"shard": shard, "index": rows}, list(raw))
 
 
 def _take_over(preparation: Preparation, plan: Plan, units: Sequence[Unit]) -> None:
     """Record the shards of a finished split that has no records: an earlier version wrote it."""
     folder, split = preparation.folder, plan.split
-    if not preparation.is_new:
-        return
     try:
         manifest = json.loads(manifest_path(folder, split).read_text())
         index = np.load(index_path(folder, split))

@@ -1,7 +1,7 @@
 """Brings ImageNet into the form that training reads: shards, or a listing of plain files."""
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 
@@ -82,17 +82,12 @@ def write_all_shards(
     Returns the number of images that were no plain JPEG: their bytes in the shards have another
     length (23 in ImageNet).
     """
-    files, encoded_anew = scan(root, counts), 0
+    plans = _plans(root, scan(root, counts), samples_per_shard, measure=True)
     options = {"version": FORMAT, "root": root, "redo": redo, "show_progress": show_progress}
     with preparing(prepared, DATASET, {}, **options) as preparation:
-        for split, images in _splits(files):
-            sizes = [(root / name).stat().st_size for name, _ in images]
-            plan = _plan(split, images, files.synsets, samples_per_shard)
-            load = partial(_load, root)
-            index = write_shards(preparation, plan, images, load, sizes=sizes, processes=processes)
-            encoded_anew += int((index[:, 2] != sizes).sum())
+        index = write_shards(preparation, plans, partial(_load, root), processes=processes)
         preparation.finish(vars(counts))
-    return encoded_anew
+    return sum(int((index[plan.split][:, 2] != plan.sizes).sum()) for plan in plans)
 
 
 def drop_damaged(
@@ -123,23 +118,24 @@ def shards_outdated(root: Path, prepared: Path, counts: Counts) -> bool:
     except (FileNotFoundError, ValueError):
         return False  # the raw images are gone: the shards are good as they are
     return any(
-        read_manifest(prepared, split, DATASET)["fingerprint"]
-        != _plan(split, images, files.synsets, SAMPLES_PER_SHARD).fingerprint()
-        for split, images in _splits(files)
+        read_manifest(prepared, plan.split, DATASET)["fingerprint"] != plan.fingerprint()
+        for plan in _plans(root, files, SAMPLES_PER_SHARD)
     )
 
 
-def _splits(files: Files) -> list[tuple[str, Sequence[tuple[str, int]]]]:
-    return [("train", files.train), ("val", files.val)]
-
-
-def _plan(
-    split: str, images: Sequence[tuple[str, int]], synsets: Sequence[str], samples_per_shard: int
-) -> Plan:
-    # The class folder is part of the key, as file names need not differ between classes.
-    keys = [f"{synsets[c]}/{Path(name).stem.replace('.', '_')}" for name, c in images]
-    facts = {"synsets": list(synsets)}
-    return Plan(DATASET, split, FIELDS, keys, samples_per_shard, facts)
+def _plans(
+    root: Path, files: Files, samples_per_shard: int, *, measure: bool = False
+) -> list[Plan]:
+    """Plan both splits' shards; the files' sizes cost a system call each."""
+    plans = []
+    for split, images in (("train", files.train), ("val", files.val)):
+        # The class folder is part of the key, as file names need not differ between classes.
+        keys = [f"{files.synsets[c]}/{Path(name).stem.replace('.', '_')}" for name, c in images]
+        sizes = [(root / name).stat().st_size for name, _ in images] if measure else []
+        facts = {"synsets": list(files.synsets)}
+        plan = Plan(DATASET, split, FIELDS, keys, images, samples_per_shard, facts, sizes=sizes)
+        plans.append(plan)
+    return plans
 
 
 def _load(root: Path, image: tuple[str, int]) -> Loaded:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import pickle
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from datamodules.common.shard_writer import Loaded, Plan, write_shards
 from datamodules.common.shards import ShardSet, damaged_shards, read_manifest
 
 KEYS = [f"n{number:03d}" for number in range(10)]
-PLAN = Plan("toy", "train", ("jpg", "cls"), KEYS, samples_per_shard=4, facts={"side": 7})
+PLAN = Plan("toy", "train", ("jpg", "cls"), KEYS, range(10), 4, facts={"side": 7})
 
 
 def parts(number: int) -> tuple[bytes, bytes]:
@@ -40,8 +41,7 @@ def load_but(bad: int, number: int) -> Loaded:
 def write(folder: Path, plan: Plan = PLAN, load: Any = load, **options: Any) -> np.ndarray:
     """Write one split of a folder."""
     with preparing(folder, plan.dataset, {}, version=1, root=folder) as preparation:
-        items = range(len(plan.keys))
-        return write_shards(preparation, plan, items, load, **{"processes": 1, **options})
+        return write_shards(preparation, [plan], load, **{"processes": 1, **options})[plan.split]
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ def test_missing_index_is_said(shards: Path) -> None:
 def test_other_data_set_and_equal_shards_are_refused(shards: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="belongs to 'toy'"):
         ShardSet(shards, "train", dataset="imagenet")
-    twins = Plan("toy", "val", ("jpg",), ["a", "a"], samples_per_shard=1)
+    twins = Plan("toy", "val", ("jpg",), ["a", "a"], [0, 0], samples_per_shard=1)
     with pytest.raises(ValueError, match="hold the same bytes"):
         write(tmp_path / "twins", twins, lambda number: Loaded((b"x",)))
 
@@ -169,7 +169,7 @@ def test_writing_again_redoes_the_lost_shard_only(shards: Path) -> None:
 
 
 def test_another_plan_writes_anew(shards: Path) -> None:
-    other = Plan("toy", "train", ("jpg", "cls"), KEYS[:5], samples_per_shard=4)
+    other = Plan("toy", "train", ("jpg", "cls"), KEYS[:5], range(5), samples_per_shard=4)
     write(shards, other)
     assert len(ShardSet(shards, "train", dataset="toy")) == 5
     manifest = json.loads((shards / "train.json").read_text())
@@ -192,7 +192,7 @@ def test_index_has_the_further_numbers(tmp_path: Path) -> None:
 
 def test_changed_text_rewrites_its_shard_only(tmp_path: Path) -> None:
     def plan(*texts: str) -> Plan:
-        return Plan("toy", "train", ("jpg", "cls"), KEYS, samples_per_shard=4, texts=texts)
+        return replace(PLAN, texts=texts)
 
     write(tmp_path, plan(*KEYS))
     stamps = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.tar")}
@@ -213,7 +213,7 @@ def test_changed_raw_file_rewrites_its_shard_only(tmp_path: Path) -> None:
 
     def prepare(redo: Any = ()) -> None:
         with preparing(out, "toy", {}, version=1, root=tmp_path, redo=redo) as preparation:
-            write_shards(preparation, PLAN, files, load_file, processes=1)
+            write_shards(preparation, [replace(PLAN, items=files)], load_file, processes=1)
 
     prepare()
     files[7].write_text("abcd")
@@ -232,7 +232,7 @@ OLD = Path(__file__).parent / "shards_of_0_1"
 
 def test_shards_of_version_0_1_are_read_and_kept(tmp_path: Path) -> None:
     old = shutil.copytree(OLD, tmp_path / "old")
-    plan = Plan("toy", "train", ("jpg", "cls"), KEYS[:3], samples_per_shard=2, facts={"side": 7})
+    plan = replace(PLAN, keys=KEYS[:3], items=range(3), samples_per_shard=2)
     split = ShardSet(old, "train", dataset="toy")
     assert [split.read(number) for number in range(3)] == [parts(number) for number in range(3)]
     assert split.name(1).endswith("train-00000.tar: n001.jpg")
@@ -244,3 +244,14 @@ def test_shards_of_version_0_1_are_read_and_kept(tmp_path: Path) -> None:
     split = ShardSet(old, "train", dataset="toy")
     assert [split.read(number) for number in range(3)] == [parts(number) for number in range(3)]
     assert damaged_shards(old, "train", "toy", processes=1) == {}
+
+
+def test_bad_samples_of_all_splits_are_named_and_other_shards_kept(tmp_path: Path) -> None:
+    plans = [PLAN, replace(PLAN, split="val", facts={})]
+    with (
+        pytest.raises(ValueError, match="broken") as error,
+        preparing(tmp_path, "toy", {}, version=1, root=tmp_path) as preparation,
+    ):
+        write_shards(preparation, plans, partial(load_but, 5), processes=1)
+    assert str(error.value).splitlines() == ["sample 5 is broken"] * 2
+    assert len(list(tmp_path.glob("*.tar"))) == 4

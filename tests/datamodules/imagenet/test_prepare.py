@@ -203,12 +203,11 @@ def test_truncated_and_foreign_files_are_all_named_by_prepare(root: Path) -> Non
     shutil.copy(Path(__file__), foreign)
     with pytest.raises(ValueError, match="cannot be decoded") as error:
         data(root).prepare()
-    assert "n00000001_2.JPEG" in str(error.value)
-    assert str(error.value).endswith("; take it out of its archive again")
-    assert len(str(error.value).splitlines()) == 1
-    shutil.copy(root / "train" / SYNSETS[0] / "n00000001_3.JPEG", cut)
-    with pytest.raises(ValueError, match="ILSVRC2012_val_00000012.JPEG is no readable image"):
-        data(root).prepare()
+    first, second = str(error.value).splitlines()
+    assert "n00000001_2.JPEG cannot be decoded" in first
+    assert first.endswith("; take it out of its archive again")
+    assert "ILSVRC2012_val_00000012.JPEG is no readable image" in second
+    assert second.endswith("; take it out of its archive again")
 
 
 def test_half_written_and_foreign_shards_are_refused(root: Path) -> None:
