@@ -18,8 +18,8 @@ A data set declares its units and calls::
 
 The job runs in a worker process (import no torch there), writes its files with ``atomic_file`` and
 returns ``Done(result, raw files)``, or raises a ValueError of one line that names the bad file.
-``records.read_manifest`` tells a reader whether a folder is ready; ``records.changed_units`` tells
-``prepare`` which units' raw files have changed since, to be passed to ``preparing`` as ``redo``.
+``records.read_manifest`` tells a reader whether a folder is ready. The ``prepare`` command passes
+``units_to_redo(out, root)`` to ``preparing`` as ``redo``.
 """
 
 import json
@@ -32,7 +32,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datamodules.common.atomic import atomic_file, locked, write_json
+from datamodules.common.atomic import atomic_file, locked
 from datamodules.common.process_pool import outcomes, processes_for
 from datamodules.common.records import (
     MANIFEST,
@@ -40,10 +40,12 @@ from datamodules.common.records import (
     Content,
     RawFile,
     Upgrade,
+    changed_units,
     check_settings,
     plain,
     read_manifest,
     read_records,
+    write_manifest,
 )
 
 LOG = "prepare.log"
@@ -208,9 +210,8 @@ class Preparation:
             The manifest.
         """
         self._write_records(self._used)
-        header = {key: self._header[key] for key in ("dataset", "format", "settings")}
-        self.manifest = plain(header | dict(facts))
-        write_json(self.folder / MANIFEST, self.manifest)
+        dataset, version, settings = (self._header[k] for k in ("dataset", "format", "settings"))
+        self.manifest = write_manifest(self.folder, dataset, version, settings, facts)
         self.log("ready")
         return self.manifest
 
@@ -305,6 +306,22 @@ def preparing(
         raise
     except OSError as error:
         raise unwritable(folder, error) from error
+
+
+def units_to_redo(folder: Path, root: Path) -> set[str]:
+    """Print which raw files have changed since they were prepared.
+
+    Args:
+        folder: Prepared folder.
+        root: Folder of the raw files.
+
+    Returns:
+        Names of the units made from them, for ``redo``.
+    """
+    lines = changed_units(folder, root)
+    for line in lines.values():
+        print(f"{line}; preparing it again")
+    return set(lines)
 
 
 def unwritable(folder: Path, error: OSError) -> ValueError:

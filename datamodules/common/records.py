@@ -7,6 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from datamodules.common.atomic import write_json
+
 MANIFEST, RECORDS = "manifest.json", "records.jsonl"
 HASH_DIGITS = 32  # of 64: notices changes, and keeps the records of a million files small
 Content = dict[str, Any]
@@ -89,6 +91,30 @@ def read_manifest(
         f"{folder} was prepared by another version of finishline: run the recipe's prepare "
         "command, which prepares it again"
     )
+
+
+def write_manifest(
+    folder: Path, dataset: str, version: int, settings: Mapping[str, Any], facts: Mapping[str, Any]
+) -> Content:
+    """Write a folder's manifest, which makes it readable.
+
+    Args:
+        folder: The prepared folder; made if missing.
+        dataset: Name of the data set.
+        version: Format of the prepared files.
+        settings: What they depend on besides the raw files.
+        facts: What a reader needs to know; values that JSON can hold.
+
+    Returns:
+        Its content.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"dataset": dataset, "format": version, "settings": settings, **facts}
+    write_json(folder / MANIFEST, content)
+    return plain(content)
 
 
 def check_settings(folder: Path, actual: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.common.base import BenchmarkDataModule
 from datamodules.common.cache import build_once, demo_folder
-from datamodules.common.records import changed_units
+from datamodules.common.preparation import units_to_redo
 from datamodules.common.sampling import evaluation_indices, padded_length, run_seed
 from datamodules.common.shards import has_shards
 from datamodules.imagenet import prepare as builder
@@ -111,9 +111,7 @@ class ImageNetDataModule(BenchmarkDataModule):
         self._write_demo()
         options: dict[str, Any] = {"processes": self.prepare_processes, "show_progress": True}
         place = (self._source, self._prepared, self.counts)
-        redo = changed_units(self._prepared, self._source)
-        for line in redo.values():
-            print(f"{line}; preparing it again")
+        redo = units_to_redo(self._prepared, self._source)
         intact = builder.drop_damaged(*place, **options)
         if redo or not intact or builder.shards_outdated(*place):
             encoded_anew = builder.write_all_shards(*place, redo=redo, **options)

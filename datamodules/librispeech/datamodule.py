@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.common.base import BenchmarkDataModule
 from datamodules.common.cache import build_once, demo_folder
-from datamodules.common.records import changed_units
+from datamodules.common.preparation import units_to_redo
 from datamodules.common.sampling import evaluation_indices, ranks, run_seed
 from datamodules.librispeech import build as builder
 from datamodules.librispeech.audio import Batch, Utterances, batches_by_length, collate
@@ -130,9 +130,7 @@ class LibriSpeechDataModule(BenchmarkDataModule):
             FileNotFoundError: If the root is missing or is not the data's folder.
             ValueError: One line per problem in the data.
         """
-        redo = changed_units(self._prepared, self._source)
-        for line in redo.values():
-            print(f"{line}; preparing it again")
+        redo = units_to_redo(self._prepared, self._source)
         manifest = self._prepare(show_progress=True, replace=True, redo=redo)
         print(
             f"LibriSpeech{' demo' if self.demo else ''} is ready in {self._prepared}: "
