@@ -98,13 +98,12 @@ def space_problem(folder: Path, num_bytes: int) -> str | None:
 
 
 class Preparation:
-    """A folder in preparation, locked by this process.
+    """A folder in preparation, locked by this process: what ``preparing`` yields."""
 
-    Attributes:
-        folder: The folder.
-        manifest: Its manifest if it is ready, else None.
-        is_new: Whether it has no records yet; an earlier version may have prepared it.
-    """
+    manifest: Content | None
+    """Its manifest if it is ready, else None."""
+    is_new: bool
+    """Whether it has no records yet; an earlier version may have prepared it."""
 
     def __init__(
         self,
@@ -123,6 +122,7 @@ class Preparation:
         earlier = records.pop("", header)
         if any(earlier[key] != header[key] for key in ("dataset", "format")):
             records = {}
+            (folder / RECORDS).unlink()
         else:
             check_settings(folder, earlier["settings"], header["settings"])
         self.is_new, self._used = not records, dict[str, None]()
@@ -283,7 +283,8 @@ def preparing(
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / ".lock"):
             for stale in folder.glob(".*.partial-*"):  # of a killed run, as we hold the lock
-                stale.unlink()
+                if stale.is_file():
+                    stale.unlink()
             manifest = read_manifest(
                 folder, dataset, version=version, upgrade=upgrade, replace=True
             )

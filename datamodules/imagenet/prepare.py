@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Collection
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from datamodules.common.cache import build_once
 from datamodules.common.preparation import preparing, unwritable
@@ -83,7 +84,12 @@ def write_all_shards(
     length (23 in ImageNet).
     """
     plans = _plans(root, scan(root, counts), samples_per_shard, measure=True)
-    options = {"version": FORMAT, "root": root, "redo": redo, "show_progress": show_progress}
+    options: dict[str, Any] = {
+        "version": FORMAT,
+        "root": root,
+        "redo": redo,
+        "show_progress": show_progress,
+    }
     with preparing(prepared, DATASET, {}, **options) as preparation:
         index = write_shards(preparation, plans, partial(_load, root), processes=processes)
         preparation.finish(vars(counts))

@@ -8,6 +8,7 @@ A prepared folder holds ``tokenizer.model``, the shards of the splits ``train`` 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -123,7 +124,12 @@ def build(
         "dev": subsets[EVALUATION_SUBSET],
     }
     settings = {"vocab_size": vocab_size}
-    options = {"version": FORMAT, "root": root, "redo": redo, "show_progress": show_progress}
+    options: dict[str, Any] = {
+        "version": FORMAT,
+        "root": root,
+        "redo": redo,
+        "show_progress": show_progress,
+    }
     with preparing(out, DATASET, settings, **options) as preparation:
         ready = preparation.manifest is not None
         if ready and (done := read_manifest(out, vocab_size)) is not None:
