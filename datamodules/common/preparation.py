@@ -119,11 +119,11 @@ class Preparation:
         self._header, self._logging = header, False
         records = read_records(folder)
         earlier = records.pop("", header)
+        self._records = {name: each for name, each in records.items() if name not in redo}
         if any(earlier[key] != header[key] for key in ("dataset", "format")):
-            records = {}
+            self.discard_records()
         else:
             check_settings(folder, earlier["settings"], header["settings"])
-        self._records = {name: each for name, each in records.items() if name not in redo}
         self._used: dict[str, None] = {}
 
     def unfinished(self, units: Sequence[Unit]) -> list[Unit]:
@@ -142,6 +142,11 @@ class Preparation:
         with (self.folder / RECORDS).open("a") as file:
             # A line of its own, even behind half a line of a killed run.
             file.writelines(f"\n{json.dumps(line)}" for line in lines)
+
+    def discard_records(self) -> None:
+        """Start from the beginning, as files that the finished units left are of no use."""
+        self._records = {}
+        (self.folder / RECORDS).unlink(missing_ok=True)
 
     def run(
         self,
