@@ -148,6 +148,11 @@ class Preparation:
             # A line of its own, even behind half a line of a killed run.
             file.writelines(f"\n{json.dumps(line)}" for line in lines)
 
+    def discard_records(self) -> None:
+        """Start from the beginning, as files that the finished units left are of no use."""
+        self._records = {}
+        (self.folder / RECORDS).unlink(missing_ok=True)
+
     def run(
         self,
         title: str,

@@ -312,6 +312,27 @@ def test_work_recorded_for_an_earlier_version_is_not_done_again(root: Path, out:
         assert [unit.name for unit in preparation.unfinished(units(root))] == ["b", "c", "d"]
 
 
+def test_discarded_records_stay_away_after_a_kill(root: Path, out: Path) -> None:
+    prepare(root, out)
+    (out / "manifest.json").unlink()
+    with preparing(out, "toy", {"size": (1, 2)}, version=2, root=root) as preparation:
+        assert preparation.unfinished(units(root)) == []
+        preparation.discard_records()
+        job = partial(double, out=out, killed="b")
+        with pytest.raises(KeyboardInterrupt):
+            preparation.run("doubling", job, units(root), processes=1)
+    assert list(read_records(out)) == ["", "a"]
+
+
+def test_killed_run_over_a_folder_of_another_version_continues(root: Path, out: Path) -> None:
+    prepare(root, out, version=1)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(root, out, killed="c")
+    WORKED.clear()
+    prepare(root, out)
+    assert WORKED == ["c", "d"]
+
+
 def test_used_up_files_go_once_the_record_is_written(root: Path, out: Path) -> None:
     seen = []
     with preparing(out, "toy", {}, version=2, root=root) as preparation:
