@@ -137,7 +137,7 @@ def _rank_notes(own: Score, ranking: dict[str, Any]) -> list[str]:
         return [head + "no rank, as nothing was published in its division"]
     if ranking["rank"] is None:
         return [head + "no minutes, so no rank: " + "; ".join(own.reasons)]
-    text = f"rank {ranking['rank']} among {ranking['of']} published {ranking['division']} results"
+    text = f"rank {ranking['rank']} against {ranking['of']} published {ranking['division']} results"
     return [head + text + ("" if own.verdict == "valid" else f" ({own.verdict})")]
 
 

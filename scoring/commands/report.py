@@ -240,7 +240,7 @@ def _differences(result: ResultSet, item: Score, rules: Round) -> str:
             rows.append([name, str(logged), str(reference)])
     head = f"<h3>Settings that differ from the reference at batch {nearest.batch:g}</h3>"
     if not rows:
-        return head + "<p>None of those in both the reference point and the logs.</p>"
+        return head + "<p>None, among the settings in both the reference point and the logs.</p>"
     return head + _table(["setting", "here", "reference"], rows, {1, 2})
 
 
@@ -273,7 +273,7 @@ def _neighbours(item: Score) -> str:
         for row in near
     ]
     head = f"<h3>Published neighbours ({item.round}, {ranking['division']} division)</h3>"
-    head += f"<p>Rank {ranking['rank']} among {ranking['of']} published results.</p>"
+    head += f"<p>Rank {ranking['rank']} against {ranking['of']} published results.</p>"
     return head + _table(
         ["system", "minutes", "accelerators", "ratio"], cells, {1, 2, 3}, own - first
     )
