@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
+from callbacks.target_text import target_text
+
 if TYPE_CHECKING:
     import lightning as L
 
@@ -100,8 +102,7 @@ class Benchmark:
 
     def target_text(self) -> str:
         """The target in words, e.g. ``mean_dice >= 0.908``."""
-        sign = ">=" if self.mode == "max" else "<="
-        return " and ".join(f"{name} {sign} {value:g}" for name, value in self.metrics.items())
+        return target_text(self.metrics, self.mode)
 
 
 def _imported(path: str) -> Any:

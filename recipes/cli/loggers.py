@@ -13,6 +13,8 @@ from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from callbacks.lightning_private import wandb_settings
+
 LIGHTNING_PROJECT = "lightning_logs"  # WandbLogger's own default, which says nothing
 
 
@@ -59,7 +61,7 @@ def spare_warnings(loggers: Iterable[Any]) -> None:
         loggers: The trainer's loggers, before any of them is used; changed in place.
     """
     for logger in loggers:
-        settings = getattr(logger, "_wandb_init", {})
+        settings = wandb_settings(logger)
         if settings.get("anonymous") is None:
             settings.pop("anonymous", None)
         if settings.get("dir"):

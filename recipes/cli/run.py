@@ -50,7 +50,7 @@ class Run:
         self.folder = RunFolder(cli.config.output_root, benchmark.name, cli.config.seed_everything)
         self.target: QualityTarget = cli.config_init.target
         self.target.state = state
-        self._others_wandb = wandb_run.begun()
+        self._others_wandb = wandb_run.current_run()
         self.trainer = self._trainer()
 
     def _trainer(self) -> Trainer:
@@ -179,7 +179,7 @@ class Run:
             text = f"{name}: target not reached{reason}, {best} {after}; {see}"
             status = 3
         if self.folder.created:  # else no logger began, and asking for its run would begin one
-            wandb_run.close(self.trainer, status, spared=self._others_wandb)
+            wandb_run.close(self.trainer, status, keep=self._others_wandb)
         rank_zero_only(print)(fitted(text), flush=True)
         together = stopped is not None or state.stop_reason is not StopReason.INTERRUPTED
         return own_status(self.trainer, status) if together else status

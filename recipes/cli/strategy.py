@@ -10,6 +10,8 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Str
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
 
+from callbacks.lightning_private import set_data_parallel_size
+
 
 def build_strategy(name: str | Strategy, module: L.LightningModule) -> str | Strategy:
     """Turn a strategy's name into one that works with unequal evaluation shares.
@@ -54,7 +56,7 @@ class FSDP2Strategy(ModelParallelStrategy):
 
     def setup_environment(self) -> None:
         """Make the mesh; how many ranks there are is known only now."""
-        self._data_parallel_size = self.num_nodes * self.num_processes
+        set_data_parallel_size(self, self.num_nodes * self.num_processes)
         super().setup_environment()
 
 

@@ -119,7 +119,7 @@ def test_checkpoint_in_the_run_folder_of_another_benchmark(tmp_path, capsys):
         assert "was written by rnnt, not by unet3d" in capsys.readouterr().err
     checkpoint.write_bytes(checkpoint.read_bytes()[:100])
     assert run(BENCHMARK, ["validate", "--ckpt_path", str(checkpoint)]) == 1
-    assert "is cut short or no checkpoint" in capsys.readouterr().err
+    assert "is truncated or not a checkpoint" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["fit", "validate"])
@@ -146,7 +146,7 @@ def test_unwritable_output_root_says_what_to_do(tmp_path, capsys):
     blocker.write_text("")
     status = run(BENCHMARK, ["fit", *DEMO, "--output_root", str(blocker)])
     assert status == 1
-    assert "choose a writable place with --output_root" in capsys.readouterr().err
+    assert "choose a writable directory with --output_root" in capsys.readouterr().err
 
 
 def test_interrupted_preparation_says_that_nothing_is_lost(monkeypatch, capsys):
