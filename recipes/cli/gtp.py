@@ -16,7 +16,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def gtp(args: list[str]) -> int:
-    """Speak the Go Text Protocol on standard input and output until ``quit``."""
+    """Play against a trained network in any Go client (GTP 2 on standard input and output)."""
     parser = _Parser(prog="minigo.py gtp", description=__doc__)
     parser.add_argument("--ckpt_path", type=Path, required=True, help="Checkpoint of a run.")
     parser.add_argument("--readouts", type=int, default=100, help="Searches per move.")

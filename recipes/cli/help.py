@@ -38,7 +38,7 @@ TITLES = {
 # Words of our own where the library's are long or say nothing; the only flags of Lightning's
 # Trainer that a run has a use for.
 TEXTS = {
-    "config": "YAML file of settings, e.g. a preset",
+    "config": "YAML file, such as a preset (short: -c)",
     "print_config": "Print the resolved settings and exit",
     "help": "Show this page",
     "help_all": "Show every flag, with its type",

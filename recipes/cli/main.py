@@ -107,7 +107,7 @@ def _run_command(benchmark: Benchmark, command: str, arguments: Arguments) -> in
 
 
 def _overview(benchmark: Benchmark, sheet: str | None) -> str:
-    own = {k: (benchmark.command(k).__doc__ or "").partition("\n")[0] for k in benchmark.commands}
+    own = {name: _summary(benchmark.command(name).__doc__) for name in benchmark.commands}
     commands = "\n".join(f"  {name:10}{text}" for name, text in {**COMMANDS, **own}.items())
     facts = (
         f"Target    {benchmark.target_text()} ({benchmark.dataset}, {benchmark.area})\n"
@@ -115,6 +115,11 @@ def _overview(benchmark: Benchmark, sheet: str | None) -> str:
         f"{benchmark.dropped} slowest"
     )
     return f"{(sheet or facts).strip()}\n\n{facts}\n\nCommands (each has --help)\n{commands}"
+
+
+def _summary(docstring: str | None) -> str:
+    line = (docstring or "").partition("\n")[0].rstrip(".")
+    return line[:1].lower() + line[1:]
 
 
 def _unknown_command(word: str, known: Sequence[str]) -> str:
