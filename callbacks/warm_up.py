@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from typing import Any, Literal
 
 import lightning as L
@@ -13,6 +12,8 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from callbacks.preserve_state import preserve_state
 
 LAYOUTS = {
     "contiguous": torch.contiguous_format,
@@ -83,7 +84,7 @@ class WarmUp(Callback):
             if self.compile:
                 net.compile(mode=self.compile_mode)
             return
-        with torch.random.fork_rng(devices=_cuda_devices(pl_module)), preserve_state(pl_module):
+        with preserve_state(pl_module):
             batch = pl_module.transfer_batch_to_device(
                 datamodule.synthetic_batch(), pl_module.device, 0
             )
@@ -131,24 +132,3 @@ def without_logging(pl_module: L.LightningModule) -> Iterator[None]:
         yield
     finally:
         del pl_module.log, pl_module.log_dict
-
-
-@contextmanager
-def preserve_state(pl_module: nn.Module) -> Iterator[None]:
-    """Restore buffers (such as running statistics) and train/eval modes after a block."""
-    before = {name: deepcopy(buffer) for name, buffer in pl_module.named_buffers()}
-    modes = [(module, module.training) for module in pl_module.modules()]
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        with torch.no_grad():
-            for name, buffer in pl_module.named_buffers():
-                if name in before and buffer is not None:
-                    buffer.copy_(before[name])
-
-
-def _cuda_devices(pl_module: L.LightningModule) -> list[int]:
-    device = pl_module.device
-    return [device.index or 0] if device.type == "cuda" else []

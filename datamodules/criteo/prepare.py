@@ -110,11 +110,11 @@ class Work:
 def prepare(
     root: Path, out: Path, settings: Settings, *, processes: int = 0, show_progress: bool = False
 ) -> Manifest:
-    """Bring a prepared folder into being, or finish one that a killed run left.
+    """Prepare a directory, or finish one that a killed run left.
 
     Args:
-        root: Folder with ``day_0`` ... or ``day_0.gz`` ...
-        out: The prepared folder.
+        root: Directory with ``day_0`` ... or ``day_0.gz`` ...
+        out: The prepared directory.
         settings: Number of days and index range.
         processes: Worker processes; 0 chooses by cores and memory.
         show_progress: Draw progress bars.
@@ -124,7 +124,7 @@ def prepare(
 
     Raises:
         FileNotFoundError: If days are missing.
-        ValueError: If a day's text is not in the format, or the folder has other settings.
+        ValueError: If a day's text has another format, or the directory other settings.
     """
     if done := read_manifest(out, settings):
         return done
@@ -142,15 +142,7 @@ def prepare(
 
 
 def missing_days(root: Path, days: Sequence[int]) -> list[str]:
-    """What is not there, and where to get it.
-
-    Args:
-        root: Folder of the logs.
-        days: Days needed.
-
-    Returns:
-        One line; none when all days are there.
-    """
+    """Return one line that names the missing days, or none."""
     missing = [f"day_{day}" for day in days if day_file(root, day) is None]
     if not missing:
         return []
@@ -160,35 +152,20 @@ def missing_days(root: Path, days: Sequence[int]) -> list[str]:
 
 
 def choose_processes(num_bytes: int) -> int:
-    """Worker processes for an amount of data: as many as cores, memory and ``ALL_BYTES`` allow.
-
-    Args:
-        num_bytes: Bytes to read.
-
-    Returns:
-        At least 1.
-    """
+    """Return as many processes for this amount of data as cores and memory allow."""
     if num_bytes < SERIAL_BYTES:
         return 1
     return min(processes_for(NUM_TABLES, WORKER_BYTES), ALL_BYTES // WORKER_BYTES - 1)
 
 
 def text_bytes(root: Path, num_days: int) -> int:
-    """About how much text the days hold, from the sizes of their files.
-
-    Args:
-        root: Folder of the logs.
-        num_days: Days needed.
-
-    Returns:
-        Bytes of plain text; compressed files count threefold.
-    """
+    """Estimate the bytes of text from file sizes; compressed files count threefold."""
     files = [path for day in range(num_days) if (path := day_file(root, day))]
     return sum(path.stat().st_size * (3 if path.suffix == ".gz" else 1) for path in files)
 
 
 def _build(work: Work, processes: int, show_progress: bool) -> Manifest:
-    """All stages, each skipping what is done."""
+    """Run all stages, each skipping what is done."""
     note = work.out / "work" / "settings.json"
     if note.is_file():
         check_settings(work.out, json.loads(note.read_text()), work.settings)
@@ -223,7 +200,7 @@ def _stage(
 
 
 def _unit(work: Work, stage: str, job: Callable[[Work, int], Any], unit: int) -> None:
-    """One unit of a stage; its marker comes last."""
+    """Run one unit of a stage; its marker comes last."""
     write_json(work.marker(stage, unit), job(work, unit))
     if stage == "number":
         for day in work.days:
@@ -233,18 +210,7 @@ def _unit(work: Work, stage: str, job: Callable[[Work, int], Any], unit: int) ->
 
 
 def parse_day(work: Work, day: int) -> int:
-    """Stage 1: one day's text to columns.
-
-    Args:
-        work: The preparation.
-        day: Which day.
-
-    Returns:
-        Its rows.
-
-    Raises:
-        ValueError: If the text is not in the format.
-    """
+    """Stage 1: convert one day's text to columns; returns its rows."""
     source, folder = day_file(work.root, day), work.day(day)
     assert source is not None, "missing days were refused before"
     folder.mkdir(exist_ok=True)
@@ -263,17 +229,10 @@ def parse_day(work: Work, day: int) -> int:
 
 
 def number_column(work: Work, column: int) -> list[int]:
-    """Stage 2: replace a column's hash values by ids in order of first appearance, all days.
+    """Stage 2: replace a column's hash values by ids in order of first appearance, over all days.
 
     As hash values are below ``max_ind_range``, a direct table (160 MB at 40 million) is the whole
-    dictionary.
-
-    Args:
-        work: The preparation.
-        column: Which of the 26.
-
-    Returns:
-        Distinct categories, the rows of this embedding table, and the dictionary's checksum.
+    dictionary. Returns the distinct categories and the dictionary's checksum.
     """
     table = np.full(work.settings.max_ind_range, -1, np.int32)
     order = np.empty(work.settings.max_ind_range, np.int32)
@@ -293,15 +252,7 @@ def number_column(work: Work, column: int) -> list[int]:
 
 
 def scatter_day(work: Work, day: int) -> int:
-    """Stage 3: write a day's rows into their buckets' places.
-
-    Args:
-        work: The preparation.
-        day: Which training day.
-
-    Returns:
-        Rows written.
-    """
+    """Stage 3: write a training day's rows to their buckets; returns their number."""
     counts_DK = _bucket_counts(work)
     starts_K = np.concatenate([[0], counts_DK.sum(0).cumsum()])[:-1] + counts_DK[:day].sum(0)
     num_buckets, read = counts_DK.shape[1], DayReader(work, day)
@@ -321,15 +272,7 @@ def scatter_day(work: Work, day: int) -> int:
 
 
 def permute_bucket(work: Work, bucket: int) -> list[Block]:
-    """Stage 4: a bucket's rows in random order to their place in the training split.
-
-    Args:
-        work: The preparation.
-        bucket: Which bucket.
-
-    Returns:
-        Checksums of what was written.
-    """
+    """Stage 4: write a bucket's rows in random order to the training split; returns checksums."""
     count_K = _bucket_counts(work).sum(0)
     start, count = int(count_K[:bucket].sum()), int(count_K[bucket])
     offset = start * NUM_FIELDS * 4
@@ -339,12 +282,7 @@ def permute_bucket(work: Work, bucket: int) -> list[Block]:
 
 
 class DayReader:
-    """Rows of a parsed and numbered day.
-
-    Args:
-        work: The preparation.
-        day: Which day.
-    """
+    """Rows of a parsed and numbered day."""
 
     def __init__(self, work: Work, day: int) -> None:
         self.num_rows = work.rows(day)
@@ -353,15 +291,7 @@ class DayReader:
         self._ids = [work.column(day, f"id_{j:02d}", np.int32) for j in range(NUM_TABLES)]
 
     def __call__(self, start: int, stop: int) -> np.ndarray:
-        """Consecutive rows.
-
-        Args:
-            start: First row.
-            stop: Row after the last; beyond the end is cut.
-
-        Returns:
-            rows_NF: int32, F = 40 fields in the text's order.
-        """
+        """Return rows as int32 (N, 40), fields in the text's order; stops at the day's end."""
         label_N = self._label[start:stop]
         rows_NF = np.empty((len(label_N), NUM_FIELDS), np.int32)
         rows_NF[:, 0], rows_NF[:, 1 : 1 + NUM_DENSE] = label_N, self._dense[start:stop]
@@ -371,7 +301,7 @@ class DayReader:
 
 
 def _store(out: Path, split: str, start: int, rows_NF: np.ndarray) -> list[Block]:
-    """Put rows into a split's three files; gives the checksum of each piece."""
+    """Write rows to a split's three files and return the checksum of each piece."""
     files, first, blocks = open_split(out, split, writable=True), 0, []
     for name, (dtype, shape) in COLUMNS.items():
         width = math.prod(shape)
@@ -385,13 +315,13 @@ def _store(out: Path, split: str, start: int, rows_NF: np.ndarray) -> list[Block
 
 
 def _buckets(day: int, chunk: int, num_rows: int, num_buckets: int) -> np.ndarray:
-    """Random bucket of each row of a chunk: int32, a function of day and chunk."""
+    """Draw the bucket of each row of a chunk: int32, a function of day and chunk."""
     rng = np.random.default_rng([_BUCKET_STREAM, SHUFFLE_SEED, day, chunk])
     return rng.integers(num_buckets, size=num_rows, dtype=np.int32)
 
 
 def _plan_buckets(work: Work) -> None:
-    """Count the rows that each day will send to each bucket, and make the files."""
+    """Count the rows of each day per bucket, and create the files."""
     rows_D = [work.rows(day) for day in work.train_days]
     num_buckets = max(1, math.ceil(sum(rows_D) / BUCKET_ROWS))
     plan = work.out / "work" / "buckets.npy"
@@ -410,7 +340,7 @@ def _plan_buckets(work: Work) -> None:
 
 
 def _bucket_counts(work: Work) -> np.ndarray:
-    """counts_DK: int64 rows that each training day sends to each bucket."""
+    """Return counts_DK: int64 rows that each training day sends to each bucket."""
     return np.load(work.out / "work" / "buckets.npy")
 
 
@@ -419,7 +349,7 @@ def _bucket_file(work: Work) -> Path:
 
 
 def _split_last_day(work: Work) -> None:
-    """Copy the last day in its order: first half, rounded up, test; the rest validation."""
+    """Copy the last day in order: first half, rounded up, test; the rest validation."""
     marker = work.marker("split", 0)
     if marker.is_file():
         return
@@ -434,7 +364,7 @@ def _split_last_day(work: Work) -> None:
 
 
 def _finish(work: Work) -> Manifest:
-    """Write the manifest and drop everything intermediate."""
+    """Write the manifest and remove everything intermediate."""
     last = work.rows(work.days[-1])
     rows = {
         "train": sum(work.rows(day) for day in work.train_days),

@@ -1,8 +1,7 @@
-"""The prepared Criteo data: memory-mapped columns, and a manifest that says how they were made.
+"""The prepared Criteo data: memory-mapped columns, and a manifest of how they were made.
 
 A split is three ``.npy`` files, ``<split>_label`` (N,) uint8, ``<split>_dense`` (N, 13) int32 and
-``<split>_sparse`` (N, 26) int32: what a step needs of a column group lies together, and offsets
-have 64 bits.
+``<split>_sparse`` (N, 26) int32: a step's column groups are contiguous, and offsets have 64 bits.
 """
 
 import json
@@ -31,7 +30,7 @@ HEADER_BYTES = 128  # of each .npy file
 
 @dataclass(frozen=True)
 class Settings:
-    """What the prepared bytes depend on beside the logs themselves."""
+    """What the prepared bytes depend on, besides the logs."""
 
     num_days: int
     """Days used; the last one is the evaluation day."""
@@ -42,7 +41,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Sizes of a finished prepared folder."""
+    """Sizes of a finished prepared directory."""
 
     settings: Settings
     rows: dict[str, int]
@@ -52,19 +51,7 @@ class Manifest:
 
 
 def read_manifest(folder: Path, settings: Settings) -> Manifest | None:
-    """The manifest of a finished folder; opens no data file.
-
-    Args:
-        folder: Prepared folder; may not exist.
-        settings: What this run needs.
-
-    Returns:
-        The manifest, or ``None`` where preparation has not finished.
-
-    Raises:
-        ValueError: If the manifest is something else's, the folder was made with other settings or
-            a file has another size than the manifest says; one line each.
-    """
+    """Return a finished directory's manifest, else None; ValueError for other settings or sizes."""
     path = folder / MANIFEST
     if not path.is_file():
         return None
@@ -88,16 +75,7 @@ def read_manifest(folder: Path, settings: Settings) -> Manifest | None:
 
 
 def check_settings(folder: Path, found: dict[str, int], wanted: Settings) -> None:
-    """Refuse a folder made with other settings.
-
-    Args:
-        folder: The prepared folder.
-        found: Settings noted in it.
-        wanted: What this run needs.
-
-    Raises:
-        ValueError: If they differ; says in what.
-    """
+    """Raise if a directory was prepared with other settings."""
     different = [
         f"{name} {found.get(name)} instead of {value}"
         for name, value in asdict(wanted).items()
@@ -111,37 +89,18 @@ def check_settings(folder: Path, found: dict[str, int], wanted: Settings) -> Non
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest, which makes the folder complete.
-
-    Args:
-        folder: The prepared folder.
-        manifest: Its content.
-    """
     write_json(folder / MANIFEST, asdict(manifest))
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write a JSON file that is never seen half written.
-
-    Args:
-        path: The file.
-        content: What JSON can hold.
-    """
+    """Write a JSON file atomically."""
     fresh = path.with_name(path.name + ".new")
     fresh.write_text(json.dumps(content, indent=1))
     os.replace(fresh, path)
 
 
 def file_sizes(folder: Path, manifest: Manifest) -> dict[Path, int]:
-    """Bytes that each data file must have.
-
-    Args:
-        folder: The prepared folder.
-        manifest: Its manifest.
-
-    Returns:
-        File -> bytes.
-    """
+    """Return the size in bytes that each data file must have."""
     return {
         folder / f"{split}_{name}.npy": _file_size(name, rows)
         for split, rows in manifest.rows.items()
@@ -155,13 +114,7 @@ def _file_size(column: str, num_rows: int) -> int:
 
 
 def create_split(folder: Path, split: str, num_rows: int) -> None:
-    """Make a split's files at their full size; files of that size are left as they are.
-
-    Args:
-        folder: The prepared folder.
-        split: ``train``, ``test`` or ``validation``.
-        num_rows: Rows.
-    """
+    """Create a split's files at full size, except those that already have it."""
     for name, (dtype, shape) in COLUMNS.items():
         path = folder / f"{split}_{name}.npy"
         if not path.is_file() or path.stat().st_size != _file_size(name, num_rows):
@@ -171,19 +124,7 @@ def create_split(folder: Path, split: str, num_rows: int) -> None:
 
 
 def open_split(folder: Path, split: str, *, writable: bool = False) -> dict[str, np.ndarray]:
-    """Map a split into memory.
-
-    Args:
-        folder: The prepared folder.
-        split: ``train``, ``test`` or ``validation``.
-        writable: Map for writing.
-
-    Returns:
-        ``label``, ``dense`` and ``sparse`` arrays backed by their files.
-
-    Raises:
-        OSError: If a file is missing.
-    """
+    """Map a split's ``label``, ``dense`` and ``sparse`` into memory."""
     mode: Literal["r+", "r"] = "r+" if writable else "r"
     return {name: np.load(folder / f"{split}_{name}.npy", mmap_mode=mode) for name in COLUMNS}
 

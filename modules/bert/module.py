@@ -18,7 +18,7 @@ from modules.bert.checkpoint import load_checkpoint
 from modules.bert.masked_lm import MaskedAccuracy, masked_lm_loss
 from modules.bert.net import Bert
 from modules.common.base import BenchmarkModule, out_of_range, scheduled
-from modules.common.check_net import tried
+from modules.common.check_net import dry_run
 from modules.common.lamb import Lamb
 from modules.common.schedules import warmup_linear_decay
 
@@ -261,7 +261,6 @@ class BertModule(BenchmarkModule):
         Returns:
             Optimizer and a scheduler that Lightning steps once per optimizer step.
         """
-        # The rate of a step is the lambda itself: base rate 1, so that no rounding comes between.
         optimizer = Lamb(
             self.parameter_groups(),
             lr=1.0,
@@ -300,6 +299,14 @@ class BertModule(BenchmarkModule):
             start_warmup_step=self.start_warmup_step,
         )
 
+    @property
+    def peak_learning_rate(self) -> float:
+        """The last rate of the rise or the first of the decay, whichever is higher."""
+        if not self.warmup_steps:
+            return self.learning_rate
+        top = max(self.start_warmup_step + self.warmup_steps, 0)
+        return max(self.step_learning_rate(step) for step in (max(top - 1, 0), top))
+
     def check_net(self) -> None:
         """Try a foreign network on two short samples.
 
@@ -314,7 +321,7 @@ class BertModule(BenchmarkModule):
         starts = torch.tensor([0, *lengths]).cumsum(0)
         name, size = type(self.net).__name__, len(lengths)
         try:
-            with tried(self.net):
+            with dry_run(self.net):
                 words, nexts = self.net.eval()(
                     position_T % 3 + 2, position_T * 0, position_T, starts.int(), starts[:-1] + 1
                 )

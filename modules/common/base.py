@@ -16,10 +16,37 @@ class BenchmarkModule(L.LightningModule):
     Attributes:
         metric_names: What an evaluation logs, each as ``val/<name>``.
         net: The network that is trained.
+        learning_rate: Rate that the schedule is built on; usually its peak.
     """
 
     metric_names: ClassVar[tuple[str, ...]]
     net: nn.Module
+    learning_rate: float
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of an epoch, at least 1; known before a loader exists.
+
+        Raises:
+            ValueError: If the data module does not tell how many samples an epoch has.
+        """
+        datamodule: Any = getattr(self.trainer, "datamodule", None)
+        if not hasattr(datamodule, "samples_per_epoch") or not hasattr(datamodule, "batch_size"):
+            raise ValueError(
+                f"{type(self).__name__} needs a data module with samples_per_epoch and batch_size: "
+                "its learning rate depends on the number of steps per epoch"
+            )
+        per_step = self.trainer.world_size * self.trainer.accumulate_grad_batches
+        return max(1, datamodule.samples_per_epoch // (datamodule.batch_size * per_step))
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """Highest rate that the schedule reaches, in the optimizer's units.
+
+        Valid once the module is set up and its trainer has a data module. Parameter groups that
+        learn at a multiple of the rate, such as biases, do not count.
+        """
+        return self.learning_rate
 
     def log_loss(self, loss: Tensor) -> None:
         """Log ``train/loss`` in the steps that Lightning writes; it costs more than a small step.
@@ -51,6 +78,10 @@ def scheduled(
     Returns:
         Optimizer and scheduler.
     """
+    # The base rate stays 1 and the function is the rate itself. A base rate of the peak, times a
+    # share of it, would round differently, and older checkpoints, which hold a base rate of 1,
+    # would resume at a wrong rate. As ``initial_lr`` therefore reads 1.0 in every optimizer,
+    # run.json and the loggers show ``peak_learning_rate``.
     functions: Any = rate
     scheduler = LambdaLR(optimizer, functions)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": each}}

@@ -1,11 +1,13 @@
 """LAMB, the layer-wise adaptive optimizer of the RNN-T and BERT references."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
+
+from modules.common.norms import global_norm, trust_ratios
 
 
 class Lamb(Optimizer):
@@ -122,7 +124,7 @@ class Lamb(Optimizer):
         update: Any = torch._foreach_div(first, divisor)
         if group["weight_decay"]:
             torch._foreach_add_(update, weights, alpha=group["weight_decay"])
-            torch._foreach_mul_(update, trust_ratios(weights, update))
+            torch._foreach_mul_(update, list(trust_ratios(weights, update).unbind()))
         torch._foreach_add_(weights, update, alpha=-group["lr"])
 
     def _moments(self, weights: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -134,31 +136,3 @@ class Lamb(Optimizer):
                 state["exp_avg_sq"] = torch.zeros_like(weight)
         states = [self.state[weight] for weight in weights]
         return [s["exp_avg"] for s in states], [s["exp_avg_sq"] for s in states]
-
-
-def global_norm(tensors: Iterable[Tensor]) -> Tensor:
-    """L2 norm of all numbers of several tensors together.
-
-    Args:
-        tensors: At least one tensor, all on one device.
-
-    Returns:
-        norm: 0-dim tensor.
-    """
-    return torch.linalg.vector_norm(torch.stack(list(torch._foreach_norm(list(tensors)))))
-
-
-def trust_ratios(weights: list[Tensor], update: list[Tensor]) -> list[Tensor]:
-    """How much longer each tensor is than its update.
-
-    Args:
-        weights: Tensors of any shapes.
-        update: Their updates, same shapes.
-
-    Returns:
-        ratios: One 0-dim tensor each, ``|w| / |u|``, or 1 where either norm is 0.
-    """
-    weight_norms = torch.stack(list(torch._foreach_norm(weights)))
-    update_norms = torch.stack(list(torch._foreach_norm(update)))
-    both = (weight_norms > 0) & (update_norms > 0)
-    return list(torch.where(both, weight_norms / update_norms, 1.0).unbind())

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modules.common.check_net import tried
+from modules.common.check_net import dry_run
 
 DETECTION_KEYS = ("boxes", "scores", "labels")
 
@@ -30,7 +30,7 @@ def check_detector(
     """
     name = type(net).__name__
     try:
-        with tried(net):
+        with dry_run(net):
             losses = net.train()(*inputs, targets)
             found = net.eval()(*inputs)
     except Exception as error:

@@ -190,6 +190,11 @@ class DLRMModule(BenchmarkModule):
             decay_steps=self.decay_steps,
         )
 
+    @property
+    def peak_learning_rate(self) -> float:
+        """The plateau, which stays at the last step of the warm-up, short of the full rate."""
+        return self.step_learning_rate(max(self.warmup_steps - 2, 0))
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put whole tables into the checkpoint, so that any number of ranks can read it.
 

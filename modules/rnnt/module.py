@@ -19,7 +19,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from modules.common.base import BenchmarkModule, scheduled
-from modules.common.check_net import tried
+from modules.common.check_net import dry_run
 from modules.common.lamb import Lamb
 from modules.common.schedules import warmup_hold_decay
 from modules.rnnt.audio_features import LogMel, full_float32, splice_frames
@@ -344,13 +344,6 @@ class RNNTModule(BenchmarkModule):
             min_learning_rate=self.min_learning_rate,
         )
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimizer steps of an epoch, known before any loader exists."""
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        per_step = data.batch_size * self.trainer.world_size * self.trainer.accumulate_grad_batches
-        return max(1, data.samples_per_epoch // per_step)
-
     def check_net(self) -> None:
         """Refuse, with a ValueError, a network that cannot hear, remember and join."""
         missing = [
@@ -364,7 +357,7 @@ class RNNTModule(BenchmarkModule):
                 "modules.rnnt.transducer.Transducer says what a transducer needs"
             )
         try:
-            with tried(self.net):
+            with dry_run(self.net):
                 speech = torch.zeros(1, 4, NUM_FILTERS * SPLICED, device=self.device)
                 encoded, _ = self.net.encode(speech, torch.tensor([4], device=self.device))
                 labels = torch.zeros(1, 2, dtype=torch.int64, device=self.device)

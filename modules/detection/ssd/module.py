@@ -191,20 +191,23 @@ class SSDModule(DetectorModule):
         optimizer = torch.optim.SGD(
             self.net.parameters(), lr=1.0, momentum=self.momentum, weight_decay=self.weight_decay
         )
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        steps_per_epoch = data.samples_per_epoch // data.global_batch_size
-        boundaries = [epoch * steps_per_epoch for epoch in self.decay_boundary_epochs]
-        rate, warmup_steps = self.scaled_learning_rate(), self.warmup_steps()
-        return scheduled(
-            optimizer,
-            lambda step: warmup_then_drops(
-                step,
-                learning_rate=rate,
-                warmup_steps=warmup_steps,
-                warmup_factor=self.warmup_factor,
-                decay_boundary_steps=boundaries,
-            ),
+        return scheduled(optimizer, self.step_learning_rate)
+
+    def step_learning_rate(self, step: int) -> float:
+        """Learning rate of a step, counted from 0."""
+        steps_per_epoch = self.steps_per_epoch
+        return warmup_then_drops(
+            step,
+            learning_rate=self.scaled_learning_rate(),
+            warmup_steps=self.warmup_steps(),
+            warmup_factor=self.warmup_factor,
+            decay_boundary_steps=[epoch * steps_per_epoch for epoch in self.decay_boundary_epochs],
         )
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """The plateau, at which the warm-up's last step arrives, short of the scaled base rate."""
+        return self.step_learning_rate(max(self.warmup_steps() - 1, 0))
 
     def scaled_learning_rate(self) -> float:
         """Base rate for the global batch.

@@ -66,10 +66,10 @@ BROKEN = {
         lambda c: c["annotations"][0].update(category_id=2), "category_id 2 is not in categories"
     ),
     "short polygon": (
-        lambda c: c["annotations"][0].update(segmentation=[[1, 2, 3, 4]]), "4 numbers, 3 corners"
+        lambda c: c["annotations"][0].update(segmentation=[[1, 2, 3, 4]]), "4 numbers but 3 corners"
     ),
     "odd polygon": (
-        lambda c: c["annotations"][0].update(segmentation=[[1, 2, 3, 4, 5, 6, 7]]), "no pairs"
+        lambda c: c["annotations"][0].update(segmentation=[[1, 2, 3, 4, 5, 6, 7]]), "not pairs"
     ),
     "NaN box": (
         lambda c: c["annotations"][0].update(bbox=[0, float("nan"), 2, 3]), "not four finite"
@@ -89,16 +89,16 @@ BROKEN = {
     "no width": (lambda c: c["images"][0].pop("width"), "1 of the images lack width"),
     "no pixels": (lambda c: c["images"][0].update(height=0), "1 of the images have no pixels"),
     "category twice": (
-        lambda c: c["categories"].append(c["categories"][0]), "1 ids of categories come more than"
+        lambda c: c["categories"].append(c["categories"][0]), "1 ids of categories occur more than"
     ),
     "text as id": (
-        lambda c: c["images"][0].update(id="a7"), "1 ids of images are no whole numbers, e.g. 'a7'"
+        lambda c: c["images"][0].update(id="a7"), "1 ids of images are not integers, e.g. 'a7'"
     ),
     "other size": (
         lambda c: c["images"][0].update(width=7, height=9), "its annotation says 7 x 9"
     ),
     "annotations are no list": (lambda c: c.update(annotations=None), "has no annotations"),
-    "nothing to learn": (lambda c: c["annotations"].clear(), "holds no object to learn from"),
+    "nothing to learn": (lambda c: c["annotations"].clear(), "contains no object to learn from"),
 }  # fmt: skip
 
 
@@ -205,7 +205,7 @@ def test_image_without_entry_is_told(root):
 def test_json_cut_short_is_told(root):
     path = store.annotation_file(root, "train")
     path.write_text(path.read_text()[:-200])
-    with pytest.raises(ValueError, match="cut short or damaged"):
+    with pytest.raises(ValueError, match="truncated or damaged"):
         COCOMaskDataModule(root=root).prepare_data()
 
 

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from modules.common.lamb import Lamb, global_norm
+from modules.common.lamb import Lamb
+from modules.common.norms import global_norm
 
 SHAPES = ((4, 3), (5,), (2, 3, 2))
 

@@ -231,7 +231,7 @@ def test_net_of_another_shape_is_refused():
         def forward(self, dense, ids):
             return torch.zeros(len(dense), 2)
 
-    with pytest.raises(ValueError, match=r"Wide must .* shape \(2,\), but it gave shape \(2, 2\)"):
+    with pytest.raises(ValueError, match=r"Wide must .* shape \(2,\), but returned shape \(2, 2\)"):
         DLRMModule(net=Wide).configure_model()
 
 
