@@ -207,7 +207,7 @@ def test_trouble_in_sending_the_end_is_told_and_takes_no_verdict_away(trouble, c
     loggers = [SimpleNamespace(experiment=Stuck(summary={}))]
     wandb_run.close(SimpleNamespace(is_global_zero=True, loggers=loggers), 0)
     told = str(trouble) or "interrupted"
-    assert capsys.readouterr().err == f"W&B may lack the end of this run: {told}\n"
+    assert capsys.readouterr().err == f"W&B may be missing the end of this run: {told}\n"
 
 
 def test_what_the_user_chose_is_kept(monkeypatch, capsys):
