@@ -247,6 +247,7 @@ def test_unusual_but_whole_images_pass(root):
     assert data.problems() == []
 
 
+@pytest.mark.slow
 def test_images_are_checked_in_processes_and_a_flood_of_lines_is_counted(root, monkeypatch):
     names = sorted(path.name for path in (root / "train2017").iterdir())
     sizes = [Image.open(root / "train2017" / name).size[::-1] for name in names]
