@@ -14,8 +14,8 @@ from modules.common.schedules import warmup_hold_decay
 from modules.rnnt import RNNTModule
 from modules.rnnt.audio_features import splice_frames
 from modules.rnnt.ema import averaged_copy, update_average
-from modules.rnnt.module import WordErrorRate
 from modules.rnnt.net import RNNT
+from modules.rnnt.word_errors import WordErrorRate
 
 SMALL = {
     "num_labels": 7, "encoder_size": 16, "pre_layers": 1, "post_layers": 2,

@@ -12,8 +12,7 @@ import torch.distributed as dist
 from torch import nn
 
 from modules.unet3d import UNet3DModule
-from modules.unet3d.dice import dice_ce_loss
-from modules.unet3d.module import CaseDice
+from modules.unet3d.dice import CaseDice, dice_ce_loss
 from modules.unet3d.net import UNet3D
 
 WINDOW = (16, 16, 16)
