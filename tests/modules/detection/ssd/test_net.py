@@ -227,6 +227,7 @@ def test_a_small_batch_is_learnt():
     assert F.relu(torch.tensor(losses)).isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_warm_up_traces_a_compiled_net_for_every_batch(size):
     """Numbers of boxes, of candidates and of detections change from batch to batch."""
