@@ -123,7 +123,7 @@ class _Copy:
 
 
 def batch_sizes(largest: int) -> list[int]:
-    """Sizes in eighths of the largest, so that a full search wastes little of its batch."""
+    """Divide into eighths of the largest, so that a full search wastes little of its batch."""
     return sorted({-(-largest * eighths // 8) for eighths in range(1, 9)})
 
 
@@ -176,7 +176,7 @@ def _replayed(graph: torch.cuda.CUDAGraph, outputs: tuple[Tensor, Tensor]) -> tu
 def _priors_and_values(
     net: nn.Module, planes_BPnn: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Priors (B, A) and values (B,), both float32."""
+    """Compute priors (B, A) and values (B,), both float32."""
     # A mixed-precision trainer's autocast holds in its evaluation, too.
     with torch.autocast(planes_BPnn.device.type, enabled=False):
         logits_BA, value_B = net(planes_BPnn.to(dtype))
@@ -193,7 +193,7 @@ def _frozen(net: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Modu
 
 
 def _tensors(net: nn.Module) -> list[Tensor]:
-    """Everything in which two networks of one shape differ."""
+    """List everything in which two networks of one shape differ."""
     return [*net.parameters(), *net.buffers()]
 
 

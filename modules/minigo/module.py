@@ -54,7 +54,7 @@ class WinRate(Metric):
         self.won[colour] += won
 
     def compute(self) -> dict[str, Tensor]:
-        """Rates over all ranks, float64 scalars on the CPU in [0, 1]; NaN without games."""
+        """Return rates over all ranks, float64 scalars on the CPU in [0, 1]; NaN without games."""
         won, played = self.won.cpu().double(), self.played.cpu().double()
         rates = {f"win_rate_{name}": won[i] / played[i] for i, name in enumerate(COLOURS)}
         return {"win_rate": won.sum() / played.sum(), **rates}
@@ -196,7 +196,7 @@ class MiniGoModule(BenchmarkModule):
         return self._graphed[role].network(net)
 
     def _opponents(self) -> tuple[Network, Network]:
-        """Candidate and target of a match."""
+        """Freeze the candidate and the target of a match."""
         return self._network("candidate", self.net), self._network("target", self.target_net.net)
 
     def warm_up_evaluation(self) -> None:
@@ -216,7 +216,7 @@ class MiniGoModule(BenchmarkModule):
     # Training.
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Loss without its L2 part, which the optimizer applies; a float32 scalar."""
+        """Compute the loss without its L2 part, which the optimizer applies; a float32 scalar."""
         logits_BA, value_B = self.net(batch["planes"].float())
         policy = F.cross_entropy(logits_BA.float(), batch["pi"])
         value = F.mse_loss(value_B.float(), batch["outcome"])
@@ -225,7 +225,7 @@ class MiniGoModule(BenchmarkModule):
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """After an epoch's last step let the new network play while it is evaluated."""
+        """Let the new network play after an epoch's last step, while it is evaluated."""
         if batch_idx + 1 < self.trainer.num_training_batches:
             return
         if self.trainer.world_size > 1:
@@ -237,7 +237,7 @@ class MiniGoModule(BenchmarkModule):
             datamodule.begin_generation()
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """SGD with the momentum of the starting checkpoint."""
+        """Make SGD with the momentum of the starting checkpoint."""
         decayed: list[nn.Parameter] = []
         plain: list[nn.Parameter] = []
         for module in self.net.modules():
@@ -258,7 +258,7 @@ class MiniGoModule(BenchmarkModule):
         return scheduled(optimizer, self.step_learning_rate)
 
     def step_learning_rate(self, steps_done: int) -> float:
-        """Rate of the step after ``steps_done`` of this run; the checkpoint's steps are added."""
+        """Look up the rate after ``steps_done`` of this run and the starting checkpoint's."""
         step = self.start_step + steps_done
         passed = sum(step > boundary for boundary in self.lr_boundaries)
         return float(self.lr_rates[passed])
@@ -322,7 +322,7 @@ class MiniGoModule(BenchmarkModule):
             )
 
     def mllog_facts(self) -> dict[str, object]:
-        """Hyperparameters under the names of the v1.0 compliance checker."""
+        """Return hyperparameters under the names of the v1.0 compliance checker."""
         return {
             "lr_boundaries": list(self.lr_boundaries),
             "lr_rates": list(self.lr_rates),

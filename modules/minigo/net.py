@@ -74,7 +74,7 @@ class DualNet(nn.Module):
         return self.policy_fc(policy.flatten(1)), torch.tanh(self.value_fc2(hidden)).squeeze(1)
 
     def layers(self) -> dict[str, nn.Module]:
-        """Layers by their names in the published TensorFlow checkpoints, in the graph's order."""
+        """Return the layers by their names in the published checkpoints, in the graph's order."""
         convs, norms = [self.conv], [self.bn]
         for block in self.blocks:
             assert isinstance(block, ResidualBlock)

@@ -52,7 +52,7 @@ class Top1Accuracy(Metric):
         self.total += label_B.numel()
 
     def compute(self) -> Tensor:
-        """A float64 scalar in ``[0, 1]``, NaN before any image."""
+        """Return a float64 scalar in ``[0, 1]``, NaN before any image."""
         return self.correct.double() / self.total
 
 
@@ -108,7 +108,7 @@ class ResNetModule(BenchmarkModule):
         self.register_buffer("image_mean", mean, persistent=False)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Mean cross-entropy of a batch, a float32 scalar."""
+        """Compute the mean cross-entropy of a batch, a float32 scalar."""
         logits_BK = self.net(self.normalise(batch["image"])).float()
         loss = F.cross_entropy(logits_BK, batch["label"], label_smoothing=self.label_smoothing)
         self.log_loss(loss)
@@ -183,7 +183,7 @@ class ResNetModule(BenchmarkModule):
         check_net(self.net, input_shape=(1, 3, 224, 224), output_shape=(1, 1000))
 
     def mllog_facts(self) -> dict[str, object]:
-        """Hyperparameters under the names of the v1.0 compliance checker."""
+        """Return hyperparameters under the names of the v1.0 compliance checker."""
         prefix = f"{self.optimizer}_opt"
         steps = self.steps_per_epoch
         decay_steps = round(self.train_epochs * steps) - round(self.warmup_epochs * steps) + 1
@@ -205,7 +205,7 @@ class ResNetModule(BenchmarkModule):
         return facts | ({"lars_epsilon": 0.0} if self.optimizer == "lars" else {})
 
     def _ranks_per_statistic(self) -> int:
-        """All ranks if Lightning has made batch norms synchronous, else 1."""
+        """Return all ranks if Lightning has made batch norms synchronous, else 1."""
         synchronous = any(isinstance(m, nn.SyncBatchNorm) for m in self.net.modules())
         return self.trainer.world_size if synchronous else 1
 

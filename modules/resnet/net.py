@@ -91,7 +91,7 @@ class ResNet(nn.Module):
 
 
 def conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-    """Convolution without bias, padded by half its odd kernel, with the reference's weights."""
+    """Build a convolution without bias, padded by half its odd kernel, with initial weights."""
     layer = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False)
     std = math.sqrt(2 / (in_channels * kernel**2)) / TRUNCATED_STD  # variance 2 / fan_in
     with torch.no_grad():
