@@ -189,6 +189,7 @@ def _on_a_rank(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_ranks_average_statistics_and_add_up_counts(tmp_path: Path) -> None:
     mp.spawn(_on_a_rank, args=(str(tmp_path),), nprocs=2)
     for rank in range(2):

@@ -3,6 +3,7 @@
 import functools
 import logging
 import multiprocessing
+import sys
 
 import lightning as L
 import pytest
@@ -191,6 +192,12 @@ def test_validate_does_not_depend_on_the_window_batch():
         dices.append(make_trainer().validate(module, loader(batches), verbose=False)[0])
     assert dices[0] == pytest.approx(dices[1], rel=1e-5)
     assert dices[0] == pytest.approx(dices[2], rel=1e-5)
+
+
+def test_setup_imports_monai_before_the_clock(monkeypatch):
+    monkeypatch.setitem(sys.modules, "monai.inferers", None)
+    with pytest.raises(ImportError):
+        make_module().setup("fit")
 
 
 def test_warm_up_traces_a_compiled_net_for_every_number_of_windows():
