@@ -1,7 +1,9 @@
 """Momentum SGD with the learning rate inside the momentum buffer, and LARS on top of it.
 
-Each operation covers all tensors of a group, and trust ratios stay on the device: reading them
-would make the host wait for the backward pass.
+Each operation covers all tensors of a group: a step of ResNet-50 is 25 operators, where a loop over
+its tensors is 1,295, and reads no trust ratio back, for which a GPU would wait. timm's LARS, the
+tests' second opinion at a constant rate, has the rate outside the momentum buffer, so that each new
+rate rescales earlier steps; the reference does not.
 """
 
 from __future__ import annotations
