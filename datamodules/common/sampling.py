@@ -140,29 +140,12 @@ class EpochSampler(ResumableBatches):
 
 
 def padded_length(num_samples: int, global_batch_size: int) -> int:
-    """Round the samples of an epoch up to whole global batches.
-
-    Args:
-        num_samples: Samples before padding.
-        global_batch_size: Samples per optimizer step.
-
-    Returns:
-        ``num_samples`` rounded up to a multiple of ``global_batch_size``.
-    """
+    """Round ``num_samples`` up to a multiple of ``global_batch_size``."""
     return -(-num_samples // global_batch_size) * global_batch_size
 
 
 def epoch_order(num_samples: int, seed: int, epoch: int) -> np.ndarray:
-    """Return the shuffled order of one epoch, the same on every rank.
-
-    Args:
-        num_samples: Length of the order.
-        seed: Run seed, >= 0.
-        epoch: Epoch number, from 0.
-
-    Returns:
-        order_N: int64 permutation of ``range(num_samples)``.
-    """
+    """Return an epoch's order: an int64 permutation of the samples, the same on every rank."""
     return np.random.default_rng([_ORDER_STREAM, seed, epoch]).permutation(num_samples)
 
 
@@ -182,26 +165,16 @@ def sample_rng(seed: int, epoch: int, index: int, repeat: int = 0) -> np.random.
 
 
 def run_seed() -> int:
-    """Return the seed set by ``lightning.seed_everything``; 0 if that was never called.
+    """Return the seed set by ``lightning.seed_everything``, equal on all ranks; 0 without.
 
     It does not depend on torch's own generator, which differs between ranks and advances during
     training.
-
-    Returns:
-        The seed, equal on all ranks.
     """
     return int(os.environ.get("PL_GLOBAL_SEED", "0"))
 
 
 def ranks(trainer: L.Trainer | None) -> tuple[int, int]:
-    """Return rank and number of ranks.
-
-    Args:
-        trainer: The trainer a data module is attached to, or None.
-
-    Returns:
-        ``(rank, world_size)``; ``(0, 1)`` without a trainer.
-    """
+    """Return ``(rank, world_size)``; ``(0, 1)`` without a trainer."""
     return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
 
 

@@ -184,15 +184,7 @@ def damaged_shards(
 
 
 def has_shards(folder: Path, split: str) -> bool:
-    """Return whether a folder has shards of a split, finished or not.
-
-    Args:
-        folder: Any folder.
-        split: The split.
-
-    Returns:
-        True if there is a manifest or a tar file of that split.
-    """
+    """Return whether a folder has shards of a split, finished or not."""
     return manifest_path(folder, split).is_file() or any(folder.glob(f"{split}-[0-9]*.tar"))
 
 
