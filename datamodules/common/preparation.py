@@ -18,33 +18,34 @@ A data set declares its units and calls::
 
 The job runs in a worker process (import no torch there), writes its files with ``atomic_file`` and
 returns ``Done(result, raw files)``, or raises a ValueError of one line that names the bad file.
-``records.read_manifest`` tells a reader whether a folder is ready; ``records.changed_units`` tells
-``prepare`` which units' raw files have changed since, to be passed to ``preparing`` as ``redo``.
+``records.read_manifest`` tells a reader whether a folder is ready. The ``prepare`` command passes
+``units_to_redo(out, root)`` to ``preparing`` as ``redo``.
 """
 
 import json
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datamodules.common.atomic import atomic_file, locked, write_json
+from datamodules.common.atomic import atomic_file, locked
 from datamodules.common.process_pool import outcomes, processes_for
 from datamodules.common.records import (
     MANIFEST,
     RECORDS,
     Content,
-    OutdatedError,
     RawFile,
     Upgrade,
+    changed_units,
     check_settings,
     plain,
     read_manifest,
     read_records,
+    write_manifest,
 )
 
 LOG = "prepare.log"
@@ -97,12 +98,12 @@ def space_problem(folder: Path, num_bytes: int) -> str | None:
 
 
 class Preparation:
-    """A folder in preparation, locked by this process.
+    """A folder in preparation, locked by this process: what ``preparing`` yields."""
 
-    Attributes:
-        folder: The folder.
-        manifest: Its manifest if it is ready, else None.
-    """
+    manifest: Content | None
+    """Its manifest if it is ready, else None."""
+    is_new: bool
+    """Whether it has no records yet; an earlier version may have prepared it."""
 
     def __init__(
         self,
@@ -119,12 +120,16 @@ class Preparation:
         self._header, self._logging = header, False
         records = read_records(folder)
         earlier = records.pop("", header)
-        self._records = {name: each for name, each in records.items() if name not in redo}
         if any(earlier[key] != header[key] for key in ("dataset", "format")):
-            self.discard_records()
+            records = {}
+            (folder / RECORDS).unlink()
         else:
             check_settings(folder, earlier["settings"], header["settings"])
-        self._used: dict[str, None] = {}
+        self.is_new, self._used = not records, dict[str, None]()
+        self._records = {name: each for name, each in records.items() if name not in redo}
+        if redo:  # on disk too: a run that is killed now must not leave them finished
+            (folder / MANIFEST).unlink(missing_ok=True)
+            self._write_records(self._records)
 
     def unfinished(self, units: Sequence[Unit]) -> list[Unit]:
         """Return the units that have no record, another fingerprint or a bad file."""
@@ -209,12 +214,9 @@ class Preparation:
         Returns:
             The manifest.
         """
-        records = [self._header, *(self._records[name] for name in self._used)]
-        with atomic_file(self.folder / RECORDS) as file:
-            file.writelines(json.dumps(record).encode() + b"\n" for record in records)
-        header = {key: self._header[key] for key in ("dataset", "format", "settings")}
-        self.manifest = plain(header | dict(facts))
-        write_json(self.folder / MANIFEST, self.manifest)
+        self._write_records(self._used)
+        dataset, version, settings = (self._header[k] for k in ("dataset", "format", "settings"))
+        self.manifest = write_manifest(self.folder, dataset, version, settings, facts)
         self.log("ready")
         return self.manifest
 
@@ -224,6 +226,11 @@ class Preparation:
             stamp = time.strftime("%Y-%m-%d %H:%M:%S")
             with suppress(OSError), (self.folder / LOG).open("a") as file:
                 file.writelines(f"{stamp} {line}\n" for line in text.splitlines())
+
+    def _write_records(self, names: Iterable[str]) -> None:
+        records = [self._header, *(self._records[name] for name in names)]
+        with atomic_file(self.folder / RECORDS) as file:
+            file.writelines(json.dumps(record).encode() + b"\n" for record in records)
 
     def _begin(self, text: str, needed: int) -> None:
         """Check the space, then close the folder for readers."""
@@ -281,11 +288,11 @@ def preparing(
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / ".lock"):
             for stale in folder.glob(".*.partial-*"):  # of a killed run, as we hold the lock
-                stale.unlink()
-            try:
-                manifest = read_manifest(folder, dataset, version=version, upgrade=upgrade)
-            except OutdatedError:
-                manifest = None
+                if stale.is_file():
+                    stale.unlink()
+            manifest = read_manifest(
+                folder, dataset, version=version, upgrade=upgrade, replace=True
+            )
             if manifest is not None:
                 check_settings(folder, manifest["settings"], settings)
             preparation = Preparation(
@@ -304,10 +311,55 @@ def preparing(
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise ValueError(
-            f"{folder}: cannot be written ({error.strerror or error}); finished work is kept; free "
-            "some space or give another directory with --data.prepared_dir"
-        ) from error
+        raise unwritable(folder, error) from error
+
+
+def units_to_redo(folder: Path, root: Path) -> set[str]:
+    """Print which raw files have changed since they were prepared.
+
+    Args:
+        folder: Prepared folder.
+        root: Folder of the raw files.
+
+    Returns:
+        Names of the units made from them, for ``redo``.
+    """
+    lines = changed_units(folder, root)
+    for line in lines.values():
+        print(f"{line}; preparing it again")
+    return set(lines)
+
+
+def unwritable(folder: Path, error: OSError) -> ValueError:
+    """Return the error to raise when a prepared folder cannot be written.
+
+    Args:
+        folder: The prepared folder.
+        error: What the system said.
+
+    Returns:
+        An error of one line.
+    """
+    return ValueError(
+        f"{folder}: cannot be written ({error.strerror or error}); finished work is kept; free "
+        "some space or give another directory with --data.prepared_dir"
+    )
+
+
+def shorten(lines: Sequence[str], most_named: int | None) -> list[str]:
+    """Return at most so many lines, the last one with the number of those left out.
+
+    Args:
+        lines: Problems of one kind.
+        most_named: Lines to keep; None keeps all.
+
+    Returns:
+        The lines to show.
+    """
+    if most_named is None or len(lines) <= most_named:
+        return list(lines)
+    more = len(lines) - most_named
+    return [*lines[:most_named], f"... and {more} more like the last line"]
 
 
 def _run_unit(job: Callable[[Any], Done], unit: Unit) -> tuple[str, Done]:

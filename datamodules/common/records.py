@@ -7,6 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from datamodules.common.atomic import write_json
+
 MANIFEST, RECORDS = "manifest.json", "records.jsonl"
 HASH_DIGITS = 32  # of 64: notices changes, and keeps the records of a million files small
 Content = dict[str, Any]
@@ -45,7 +47,12 @@ def raw_file(path: Path, sha256: str = "") -> RawFile:
 
 
 def read_manifest(
-    folder: Path, dataset: str, *, version: int, upgrade: Upgrade | None = None
+    folder: Path,
+    dataset: str,
+    *,
+    version: int,
+    upgrade: Upgrade | None = None,
+    replace: bool = False,
 ) -> Content | None:
     """Read the manifest of a prepared folder; opens no other file.
 
@@ -54,6 +61,7 @@ def read_manifest(
         dataset: Data set that it must belong to.
         version: Format that it must have.
         upgrade: Turns a manifest of an earlier format into today's; None where that cannot be.
+        replace: Whether a folder of another version is to be prepared again: gives None.
 
     Returns:
         Its content, with ``settings``; None if there is no manifest or it is damaged.
@@ -74,13 +82,39 @@ def read_manifest(
             f"{path} belongs to {owner}: give another directory with --data.prepared_dir"
         )
     if content.get("dataset") and content.get("format") == version:
-        return content
+        return content if isinstance(content.get("settings"), dict) else None
     if upgrade and (upgraded := upgrade(content)) is not None:
         return upgraded
+    if replace:
+        return None
     raise OutdatedError(
         f"{folder} was prepared by another version of finishline: run the recipe's prepare "
         "command, which prepares it again"
     )
+
+
+def write_manifest(
+    folder: Path, dataset: str, version: int, settings: Mapping[str, Any], facts: Mapping[str, Any]
+) -> Content:
+    """Write a folder's manifest, which makes it readable.
+
+    Args:
+        folder: The prepared folder; made if missing.
+        dataset: Name of the data set.
+        version: Format of the prepared files.
+        settings: What they depend on besides the raw files.
+        facts: What a reader needs to know; values that JSON can hold.
+
+    Returns:
+        Its content.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"dataset": dataset, "format": version, "settings": settings, **facts}
+    write_json(folder / MANIFEST, content)
+    return plain(content)
 
 
 def check_settings(folder: Path, actual: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

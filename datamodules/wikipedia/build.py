@@ -26,10 +26,12 @@ SERIAL_BYTES = 200_000_000
 REPEATED_SHARE_LIMIT = 0.5
 
 
-def read_manifest(source: Source, out: Path) -> dict[str, Any] | None:
+def read_manifest(source: Source, out: Path, *, replace: bool = False) -> dict[str, Any] | None:
     """Return the manifest if all of the source's shards exist, else None; opens no shard."""
     upgrade = partial(_upgrade, source, out)
-    manifest = records.read_manifest(out, DATASET, version=VERSION, upgrade=upgrade)
+    manifest = records.read_manifest(
+        out, DATASET, version=VERSION, upgrade=upgrade, replace=replace
+    )
     if manifest is None:
         return None
     records.check_settings(out, manifest["settings"], source.settings())
@@ -114,7 +116,8 @@ def build(
         if manifest is not None and _has_all_shards(source, out, manifest):
             return manifest
         units = [_unit(name, path) for name, path in source.files().items()]
-        _adopt_shards(preparation, source, [unit for unit in units if unit.name not in redo])
+        if preparation.is_new:
+            _adopt_shards(preparation, source, units)
         shards = preparation.run(
             "tokenising",
             partial(build_shard, source=source, out=out),

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.common.base import BenchmarkDataModule
 from datamodules.common.cache import build_once, demo_folder
-from datamodules.common.records import OutdatedError, changed_units
+from datamodules.common.preparation import units_to_redo
 from datamodules.common.sampling import evaluation_indices, padded_length
 from datamodules.wikipedia import build as builder
 from datamodules.wikipedia.batches import PackedBatch, Sample, ShardedSamples, pack
@@ -306,20 +306,15 @@ class WikipediaDataModule(BenchmarkDataModule):
             from datamodules.wikipedia.demo import write_text
 
             build_once(self._source, write_text)
-        source, manifest = self._text_source, None
-        changed = changed_units(self._prepared, text_folder(self._source)) if command else {}
-        for line in changed.values():
-            print(f"{line}; preparing it again")
-        try:
-            manifest = builder.read_manifest(source, self._prepared)
-        except OutdatedError:
-            if not (command or self.demo):
-                raise
-        if manifest is None or changed:
+        source, folder = self._text_source, text_folder(self._source)
+        redo = units_to_redo(self._prepared, folder) if command else set()
+        replace = command or self.demo
+        manifest = builder.read_manifest(source, self._prepared, replace=replace)
+        if manifest is None or redo:
             manifest = builder.build(
                 source,
                 self._prepared,
-                redo=changed,
+                redo=redo,
                 processes=self.prepare_processes,
                 show_progress=command or not self.demo,
             )

@@ -94,7 +94,7 @@ def prepare(
 
 def files(folder: Path) -> dict[str, bytes]:
     """Bytes by name, without lock and log."""
-    hidden = {".lock", "prepare.log"}
+    hidden = {".lock", "prepare.log", ".files.partial-abc"}
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in hidden}
 
 
@@ -132,6 +132,7 @@ def test_killed_run_continues_and_ends_with_the_same_bytes(
         prepare(root, out, killed=killed)
     assert read_manifest(out, "toy", version=2) is None
     (out / ".x.out.partial-4711").touch()
+    (out / ".files.partial-abc").mkdir()  # another program's
     if (out / "records.jsonl").is_file():
         (out / "records.jsonl").open("a").write('\n{"unit": "c", "fing')  # half a line
     WORKED.clear()
@@ -174,6 +175,9 @@ def test_folder_is_closed_to_readers_while_units_are_redone(root: Path, out: Pat
     with pytest.raises(KeyboardInterrupt):
         prepare(root, out, redo={"b"}, killed="b")
     assert read_manifest(out, "toy", version=2) is None
+    WORKED.clear()
+    prepare(root, out)
+    assert WORKED == ["b"]
 
 
 def test_changed_raw_files_are_found_by_size_and_by_hash(root: Path, out: Path) -> None:
