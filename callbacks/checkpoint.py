@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import signal
 from collections.abc import Callable
@@ -11,32 +10,32 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
-from torch.utils.data import DataLoader
 
+from callbacks import lightning_private
 from callbacks.evaluation_schedule import EvaluationSchedule
 from callbacks.quality_target import RunState, StopReason, StopRun
+from callbacks.random_states import random_states, set_random_states
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# With several ranks the flag costs one collective: on GPUs that would stall every step.
+# With several ranks each check is one collective: on GPUs that would stall every step.
 STEPS_BETWEEN_CHECKS = {"cpu": 1, "cuda": 16}
 
 
 class Checkpoint(Callback):
-    """Writes ``last.ckpt`` after an evaluation when the last one is old enough, and at the end.
+    """Write a checkpoint after evaluations, when the last one is old enough, and at the end.
 
     Ctrl-C and SIGTERM end the run after the step in progress: checkpoint, record, exit. An
-    evaluation that was cut starts afresh when the run is resumed, with the random numbers it had.
+    evaluation that was cut starts again when the run is resumed, with the random numbers it had.
     A second signal ends the process at once.
 
     Args:
-        every_seconds: Least time between two checkpoints, and before the first; they are written
-            inside the clock, but for the one at the target.
-        folder: Gives the run's folder once it exists.
+        every_seconds: Least seconds between two checkpoints. Also before the first; they are
+            written inside the clock, but for the one at the target.
+        folder: Gives the run's directory once it exists.
         state: The run's shared state.
-        benchmark: Written into the checkpoint, so that another benchmark refuses it.
+        benchmark: Written into the checkpoint, so that another benchmark rejects it.
     """
 
     def __init__(
@@ -62,25 +61,25 @@ class Checkpoint(Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == "fit" and trainer.is_global_zero:
-            self._refuse_full_disk(pl_module)
+            self._check_disk(pl_module)
 
     # Signals.
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # Before Lightning registers its own handlers, which come right after this hook.
+        # Before Lightning registers its own handlers, which comes right after this hook.
         self._handlers = {number: signal.getsignal(number) for number in SIGNALS}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._last_saved = self._state.clock.now()
         # Lightning has set its own handlers by now; they broadcast from inside the handler, which
-        # can dead-lock, and it asks for a broadcast before every step.
-        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore
+        # can deadlock, and Lightning asks for a broadcast before every step.
+        lightning_private.disable_sigterm_broadcast(trainer)
         for number in SIGNALS:
             signal.signal(number, self._on_signal)
         own_generators(trainer)
         if self._random is not None:
             set_random_states(self._random)
-        if self._evaluate_first:  # the evaluation schedule speaks only after a step
+        if self._evaluate_first:  # the evaluation schedule decides only after a step
             progress = trainer.fit_loop.epoch_loop.batch_progress
             trainer.val_check_batch = progress.current.ready
             self._evaluate_first = False
@@ -89,19 +88,18 @@ class Checkpoint(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         if self._resumed:
-            # The step that loggers are given: Lightning loses one where the checkpoint was written
-            # at the end of an evaluation.
-            trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+            # Lightning loses a step where the checkpoint was written at an evaluation's end.
+            lightning_private.set_logged_step(trainer, trainer.global_step)
             self._resumed = False
 
-    def _refuse_full_disk(self, pl_module: L.LightningModule) -> None:
-        """Better now than after hours: two checkpoints lie side by side while they are swapped."""
+    def _check_disk(self, pl_module: L.LightningModule) -> None:
+        # Better now than after hours: two checkpoints exist while one replaces the other.
         weights = sum(p.numel() * p.element_size() for p in pl_module.parameters())
         needed, free = 1 + 2 * weights // 2**20, _free_mib(self._folder())
         if free < needed:
             raise OSError(
                 f"{self._folder()}: {free} MiB are free, but two checkpoints need at least "
-                f"{needed} MiB; make room or choose another place with --output_root DIR"
+                f"{needed} MiB; make room or choose another directory with --output_root DIR"
             )
 
     def _on_signal(self, number: int, frame: Any) -> None:
@@ -133,8 +131,8 @@ class Checkpoint(Callback):
         batch_idx: int,
     ) -> None:
         evaluating_next = trainer.val_check_batch == batch_idx + 1
-        last = trainer.fit_loop.epoch_loop._num_ready_batches_reached()
-        if evaluating_next or last or trainer.fit_loop.epoch_loop._should_accumulate():
+        last = lightning_private.epoch_is_complete(trainer)
+        if evaluating_next or last or lightning_private.accumulates(trainer):
             return
         if self._at_budget_end(trainer):
             self.save(trainer)
@@ -164,7 +162,7 @@ class Checkpoint(Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._before_evaluation = None
-        mid_epoch = not trainer.fit_loop.epoch_loop._num_ready_batches_reached()
+        mid_epoch = not lightning_private.epoch_is_complete(trainer)
         if trainer.state.fn == "fit" and not trainer.sanity_checking and mid_epoch:
             self._save_and_leave_if_signalled(trainer)
 
@@ -172,7 +170,7 @@ class Checkpoint(Callback):
         self._save_and_leave_if_signalled(trainer)
 
     def _save_and_leave_if_signalled(self, trainer: L.Trainer) -> None:
-        # At the end of the budget nothing is left to interrupt, nor to resume.
+        # At the end of the budget nothing is left to interrupt or to resume.
         over = self._state.stop_reason is not None or self._at_budget_end(trainer)
         self._save_if_old(trainer, over)
         if not over:
@@ -194,8 +192,8 @@ class Checkpoint(Callback):
     def _at_budget_end(trainer: L.Trainer) -> bool:
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
         schedules = [c for c in callbacks if isinstance(c, EvaluationSchedule)]
-        ready = trainer.fit_loop.epoch_loop._num_ready_batches_reached()
-        return any(c.used_up(trainer) and (c.counts_samples or ready) for c in schedules)
+        complete = lightning_private.epoch_is_complete(trainer)
+        return any(c.used_up(trainer) and (c.counts_samples or complete) for c in schedules)
 
     def _leave_if_signalled(self, trainer: L.Trainer) -> None:
         if trainer.strategy.reduce_boolean_decision(self._signalled, all=False):
@@ -203,20 +201,12 @@ class Checkpoint(Callback):
             raise StopRun(StopReason.INTERRUPTED, "interrupted by a signal")
 
     def save_last(self, trainer: L.Trainer) -> None:
-        """Write ``last.ckpt`` at the end of training, unless it holds these weights already.
-
-        Args:
-            trainer: The trainer, after its last epoch.
-        """
+        """Write ``last.ckpt`` after the last epoch, unless it holds these weights already."""
         if self._saved_step != trainer.global_step:
             self.save(trainer)
 
     def save(self, trainer: L.Trainer) -> None:
-        """Write ``last.ckpt`` beside its old version, then swap them.
-
-        Args:
-            trainer: The trainer, between two steps.
-        """
+        """Write a checkpoint between two steps, then replace ``last.ckpt`` by it."""
         path = self._folder() / "checkpoints" / "last.ckpt"
         path.parent.mkdir(exist_ok=True)
         fresh = path.with_name("last.ckpt.new")
@@ -224,12 +214,12 @@ class Checkpoint(Callback):
             trainer.save_checkpoint(fresh)
         except (OSError, RuntimeError) as error:  # torch's writer raises the latter
             free = _free_mib(path.parent)
-            # What was written of it goes first, so that the record and the log still fit.
+            # The half-written file goes first, so that the record and the log still fit.
             fresh.unlink(missing_ok=True)
             if isinstance(error, OSError) or free < 1:
                 raise OSError(
                     f"{path} cannot be written, {free} MiB are free; make room, then start again "
-                    "(--ckpt_path last goes on from the last checkpoint that was written)"
+                    "(--ckpt_path last resumes from the last checkpoint that was written)"
                 ) from error
             raise
         if trainer.is_global_zero:
@@ -243,12 +233,13 @@ class Checkpoint(Callback):
         checkpoint["finishline_benchmark"] = self._benchmark
         checkpoint["finishline_random"] = self._before_evaluation or random_states()
         checkpoint["finishline_evaluate_first"] = self._before_evaluation is not None
+        loops = checkpoint["loops"]["fit_loop"]
         if self._before_evaluation is not None:
-            restart_evaluation(checkpoint["loops"]["fit_loop"])
-        epoch = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
+            lightning_private.restart_evaluation(loops)
+        epoch = loops["epoch_progress"]["current"]
         if epoch["completed"] == epoch["ready"]:  # only after the run's last epoch
-            whole = trainer.fit_loop.epoch_loop._num_ready_batches_reached()
-            reopen_epoch(checkpoint["loops"]["fit_loop"], whole=whole)
+            whole = lightning_private.epoch_is_complete(trainer)
+            lightning_private.reopen_epoch(loops, whole=whole)
 
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
@@ -259,11 +250,11 @@ class Checkpoint(Callback):
 
 
 class LastCheckpoint(Callback):
-    """Saves the last weights of a run that Lightning's own limits end, before its record is closed.
+    """Save the last weights of a run that Lightning's own limits end, before its record is closed.
 
     Args:
         checkpoint: Writes them. It has its own, later place among the callbacks, as it may end a
-            run in hooks where others still have to note something.
+            run in hooks where others still have to record something.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -273,102 +264,17 @@ class LastCheckpoint(Callback):
         self._checkpoint.save_last(trainer)
 
 
-def restart_evaluation(loops: dict[str, Any]) -> None:
-    """Make saved loops look as if the evaluation in progress had just begun.
-
-    Args:
-        loops: State of the fit loop, changed in place.
-
-    Source:
-        lightning 2.6.6, pytorch/loops/evaluation_loop.py, ``update_restart_stage``: what it takes
-        for "mid evaluation"; its batches are then read from the first.
-    """
-    progress = loops["epoch_loop.val_loop.batch_progress"]
-    none = {"ready": 0, "started": 0, "processed": 0, "completed": 0}
-    progress["total"].update(none, ready=1, started=1)
-    progress["current"].update(none)
-    progress["is_last_batch"] = False
-
-
-def reopen_epoch(loops: dict[str, Any], *, whole: bool) -> None:
-    """Make the saved loops of a run that ended look as they did after the last step.
-
-    Lightning takes an epoch that it cut for a whole one, and would go on with the next.
-
-    Args:
-        loops: State of the fit loop, changed in place.
-        whole: Whether the epoch's last step was done.
-
-    Source:
-        lightning 2.6.6, pytorch/loops/fit_loop.py, ``update_restart_stage``: what it takes for
-        "mid epoch" and "on epoch end".
-    """
-    for progress in (loops["epoch_progress"]["total"], loops["epoch_progress"]["current"]):
-        progress["completed"] = progress["ready"] - 1
-        progress["processed"] = progress["ready"] - (not whole)
-
-
-def _free_mib(folder: Path) -> int:
-    """Space left on a folder's disk."""
-    return shutil.disk_usage(folder).free // 2**20
-
-
 def own_generators(trainer: L.Trainer) -> None:
-    """Give every loader a generator of its own.
-
-    A loader's iterator draws its workers' seed from torch's global generator, and a resumed run
-    makes one iterator fewer than a run that was never cut, so dropout would differ from then on.
-
-    Args:
-        trainer: The trainer, with its loaders built.
-    """
-    for loop in (trainer.fit_loop, trainer.fit_loop.epoch_loop.val_loop):
-        combined = loop._combined_loader
-        for loader in () if combined is None else combined.flattened:
-            if isinstance(loader, DataLoader) and loader.generator is None:
-                loader.generator = torch.Generator().manual_seed(torch.initial_seed() % 2**32)
-
-
-def random_states() -> dict[str, Any]:
-    """States of every random generator of this process, in types that load as weights only.
-
-    Returns:
-        Keys ``torch``, ``cuda`` (a list, one per device), ``numpy`` and ``python``.
-    """
-    version, internal, gauss = random.getstate()
-    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": cuda,
-        "numpy": [
-            kind,
-            torch.tensor(np.asarray(keys, dtype=np.int64)),
-            position,
-            has_gauss,
-            cached,
-        ],
-        "python": [version, list(internal), gauss],
-    }
-
-
-def set_random_states(states: dict[str, Any]) -> None:
-    """Put back what ``random_states`` gave.
-
-    Args:
-        states: The states; those of missing devices are left out.
-    """
-    torch.set_rng_state(states["torch"].cpu())
-    for index, state in enumerate(states["cuda"][: torch.cuda.device_count()]):
-        torch.cuda.set_rng_state(state.cpu(), index)
-    kind, keys, position, has_gauss, cached = states["numpy"]
-    np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), position, has_gauss, cached))
-    version, internal, gauss = states["python"]
-    random.setstate((version, tuple(internal), gauss))
+    """Give every loader a random generator of its own."""
+    # An iterator draws its workers' seed from torch's global generator, and a resumed run makes one
+    # iterator fewer than a run that was never cut, so dropout would differ from then on.
+    for loader in lightning_private.loaders(trainer):
+        if loader.generator is None:
+            loader.generator = torch.Generator().manual_seed(torch.initial_seed() % 2**32)
 
 
 def read_benchmark(path: Path) -> str | None:
-    """Name of the benchmark that wrote a checkpoint, without loading its tensors.
+    """Return the name of the benchmark that wrote a checkpoint, without loading its tensors.
 
     Args:
         path: The checkpoint.
@@ -377,10 +283,16 @@ def read_benchmark(path: Path) -> str | None:
         The name, or ``None`` for a checkpoint that finishline did not write.
 
     Raises:
-        ValueError: If the file is no readable checkpoint.
+        ValueError: If the file is not a readable checkpoint.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch raises many kinds for a damaged file
-        raise ValueError(f"{path} is cut short or no checkpoint; name another one") from error
+        raise ValueError(
+            f"{path} is truncated or not a checkpoint; pass a different file"
+        ) from error
     return content.get("finishline_benchmark") if isinstance(content, dict) else None
+
+
+def _free_mib(folder: Path) -> int:
+    return shutil.disk_usage(folder).free // 2**20

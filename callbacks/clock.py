@@ -1,4 +1,4 @@
-"""The run's clock: monotonic, never paused, started by the system when the process starts."""
+"""The run's clock: monotonic, never paused, counting from the start of the process."""
 
 from __future__ import annotations
 
@@ -9,28 +9,24 @@ from pathlib import Path
 
 
 def process_start(pid: int) -> int | None:
-    """When a process began, which tells two apart that had one number one after the other.
+    """Return when a process started, which tells apart two that had the same number in turn.
 
     Args:
-        pid: Its number.
+        pid: The process's number.
 
     Returns:
-        Clock ticks since the machine started; ``None`` where the system does not say (only Linux
-        does) or there is no such process.
+        Clock ticks since the machine started; ``None`` if there is no such process, or on a
+        system other than Linux.
     """
     try:
-        # The name in parentheses may hold blanks; the start is the 20th field behind it.
+        # The name in parentheses may contain spaces; the start is the 20th field after it.
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
     except (OSError, ValueError, IndexError):
         return None
 
 
 def seconds_since_process_start() -> float:
-    """Seconds that this process has existed, from the kernel where it tells (Linux), else 0.
-
-    Returns:
-        Seconds >= 0, resolution of one kernel tick (usually 0.01 s).
-    """
+    """Return the age of this process in kernel ticks of mostly 0.01 s; 0 but on Linux."""
     ticks = process_start(os.getpid())
     if ticks is None:
         return 0.0
@@ -41,9 +37,9 @@ def seconds_since_process_start() -> float:
 class RunClock:
     """Named moments of one run on a monotonic time line.
 
-    ``init_start`` is set on construction to the moment the process started. Wall-clock stamps are
+    ``init_start`` is set on construction to the moment the process started. Wall-clock times are
     derived from one reading of the wall clock, so their differences equal the monotonic ones even
-    when somebody sets the machine's time during a run.
+    when the machine's time is set during a run.
 
     Args:
         monotonic: Source of seconds that never goes back; replaced by a fake in tests.
@@ -69,31 +65,27 @@ class RunClock:
         self.marks: dict[str, float] = {"init_start": now - age}
 
     def now(self) -> float:
-        """Current monotonic time.
-
-        Returns:
-            Seconds from an arbitrary origin.
-        """
+        """Return the monotonic time, in seconds from an arbitrary origin."""
         return self._monotonic()
 
     def mark(self, name: str, at: float | None = None) -> float:
-        """Set a named moment once; later calls change nothing, as a clock can't be stopped twice.
+        """Set a named moment, now or ``at`` a past one; a moment can be set only once.
 
         Args:
             name: ``init_stop``, ``run_start`` or ``run_stop``.
-            at: Monotonic seconds of a moment that has passed; now by default.
+            at: Monotonic seconds.
 
         Returns:
-            The moment in monotonic seconds.
+            The moment in monotonic seconds, an earlier call's if there was one.
         """
         return self.marks.setdefault(name, self.now() if at is None else at)
 
     def between(self, start: str, stop: str | None = None) -> float:
-        """Seconds from one moment to another, or to now.
+        """Return the seconds from one moment to another, or to now where that was not reached.
 
         Args:
             start: Name of a moment.
-            stop: Name of a later moment; now where it is ``None`` or was not reached.
+            stop: Name of a later moment.
 
         Returns:
             Seconds; 0 where ``start`` was not reached.
@@ -109,13 +101,13 @@ class RunClock:
         return self.between("run_start", "run_stop")
 
     def epoch_ms(self, moment: float | str | None = None) -> int:
-        """Unix time of a moment, as the MLPerf log wants it.
+        """Return a moment in milliseconds since the Unix epoch, as the MLPerf log has it.
 
         Args:
             moment: Monotonic seconds, the name of a moment, or ``None`` for now.
 
         Returns:
-            Milliseconds since the Unix epoch.
+            Milliseconds.
         """
         if moment is None:
             moment = self.now()

@@ -1,4 +1,4 @@
-"""The plot of quality against minutes that each run leaves."""
+"""The plot of quality over minutes that each run leaves."""
 
 from __future__ import annotations
 
@@ -10,20 +10,13 @@ from typing import Any
 from callbacks.progress import human_time
 from callbacks.quality_target import Evaluation
 
-# Told apart by people who see no red or green, and on paper (Okabe and Ito's blue, orange, green).
+# Distinct also with red-green blindness and in print (Okabe and Ito's blue, orange, green).
 COLORS = ("#0072b2", "#d55e00", "#009e73")
-TITLE_COLUMNS = 75  # what the figure's width holds; a resumed run's title is longer
+TITLE_COLUMNS = 75  # what fits the figure's width; a resumed run's title is longer
 
 
 def run_title(record: Mapping[str, Any]) -> str:
-    """What ran and how it ended, in one line.
-
-    Args:
-        record: Content of ``run.json``.
-
-    Returns:
-        E.g. ``unet3d demo, UNet3D, seed 7: target reached after 29.4 s``.
-    """
+    """Say what ran and how it ended: ``unet3d demo, UNet3D, seed 7: target reached after 9 s``."""
     kind = "demo" if record["demo"] else f"{record['division']} division"
     net = str(record["net"]).rpartition(".")[2]
     ended = str(record["stop_reason"]).replace("_", " ").lower()
@@ -36,14 +29,7 @@ def run_title(record: Mapping[str, Any]) -> str:
 def save_curve(
     path: Path, evaluations: Sequence[Evaluation], target: Mapping[str, float], title: str = ""
 ) -> None:
-    """Draw every target metric over timed minutes, with its target as a dashed line.
-
-    Args:
-        path: PNG file to write.
-        evaluations: In the order they happened; none gives a plot that says so.
-        target: Metric name -> value to reach.
-        title: What ran and how it ended, so that the picture can stand alone.
-    """
+    """Draw every target metric over timed minutes into a PNG, with a dashed line at its target."""
     # matplotlib takes half a second to import and is not needed before the clock has stopped.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -57,7 +43,7 @@ def save_curve(
         values = [evaluation.quality[name] for evaluation in evaluations]
         axes.plot(minutes, values, marker="o", markersize=4, color=color)
         axes.axhline(goal, color=color, linestyle="--", linewidth=1)
-        # Names stand at the lines themselves: a legend would cover some of them.
+        # Labels at the lines themselves: a legend would cover some of them.
         text = f"target {goal:g}" if len(target) == 1 else f"{name}, target {goal:g}"
         across = axes.get_yaxis_transform()  # x counts from axis to axis, y in data
         axes.text(0.01, goal, text, transform=across, va="bottom", color=color, fontsize=9)

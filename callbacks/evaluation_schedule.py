@@ -16,7 +16,7 @@ NEVER = 2**62  # a batch number that no epoch reaches
 
 
 class EvaluationSchedule(Callback):
-    """Evaluates after given amounts of training, which Lightning's own options cannot express.
+    """Evaluate after given amounts of training, which Lightning's own options cannot express.
 
     Amounts are ``first``, ``first + every``, ``first + 2 * every`` ... With unit ``samples`` and
     ``round_to`` ``epoch``, ``first``, ``every`` and ``limit`` are each rounded up to whole epochs,
@@ -24,12 +24,12 @@ class EvaluationSchedule(Callback):
     optimizer step at or past the amount.
 
     Args:
-        every: Amount of training between evaluations.
-        first: Amount of training before the first evaluation; ``every`` by default.
-        limit: Amount of training after which the run gives up; no limit by default.
-        unit: What the amounts count. An epoch's samples are the padded number that it trains on.
-        round_to: Where an amount of samples may end.
-        at: Further amounts at which to evaluate, before ``first``.
+        every: Training between evaluations, in ``unit``.
+        first: Training before the first, in ``unit``. By default ``every``.
+        limit: Training until the run gives up, in ``unit``. By default there is no limit.
+        unit: Unit of the amounts. An epoch's samples are the padded number that it trains on.
+        round_to: What samples are rounded up to.
+        at: Evaluations before ``first``, in ``unit``.
 
     Attributes:
         every_of_batch: Gives ``every`` (and ``first``) from the global batch size, where the rules
@@ -65,7 +65,7 @@ class EvaluationSchedule(Callback):
 
     @property
     def counts_samples(self) -> bool:
-        """Whether ``next_amount`` counts samples; it counts epochs otherwise."""
+        """Whether ``next_amount`` counts samples; otherwise epochs."""
         return self.unit == "samples" and self.round_to == "step"
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -96,19 +96,13 @@ class EvaluationSchedule(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        # Lightning evaluates when (batch_idx + 1) is a multiple of val_check_batch, and asks
-        # after this hook.
+        # After this hook Lightning evaluates if (batch_idx + 1) is a multiple of val_check_batch.
         trainer.val_check_batch = batch_idx + 1 if self._due(trainer, batch_idx) else NEVER
 
     def next_amount(self, done: float, samples_per_epoch: int) -> float:
-        """Amount of training at the next evaluation.
+        """Return the first amount after ``done`` at which to evaluate, in the same unit.
 
-        Args:
-            done: Amount trained so far: epochs, or samples with ``round_to`` ``step``.
-            samples_per_epoch: Padded samples of one epoch, to turn samples into epochs.
-
-        Returns:
-            The next amount greater than ``done``, in the same unit.
+        That unit is epochs, or samples with ``round_to`` ``step``.
         """
         first, every = self.first, self.every
         if self.unit == "samples" and self.round_to == "epoch":
@@ -121,14 +115,7 @@ class EvaluationSchedule(Callback):
         return first + every * (math.floor((done - first) / every) + 1)
 
     def used_up(self, trainer: L.Trainer) -> bool:
-        """Tell whether the budget ends here.
-
-        Args:
-            trainer: The trainer, after a step; with a budget in epochs, at an epoch's end.
-
-        Returns:
-            True if no further step will be trained.
-        """
+        """Whether no further step will be trained; with epochs, to be asked at an epoch's end."""
         if self.counts_samples:
             return trainer.global_step >= self._last_step
         epochs = trainer.fit_loop.max_epochs

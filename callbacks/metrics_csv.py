@@ -18,14 +18,13 @@ SECONDS_BETWEEN_WRITES = 1.0
 
 
 class MetricsCSV(Logger):
-    """Appends one row per logging step; a new metric rewrites the file with one more column.
+    """Append one row per logging step; a new metric rewrites the file with one more column.
 
-    Rows reach the file a second after the last ones at the latest, with the first row that comes
-    then: a killed run loses no more.
+    Rows are written a second after the last ones at the earliest, together with those before them.
 
     Args:
         state: The run's shared state, for samples and timed seconds.
-        folder: Gives the run's folder once it exists.
+        folder: Gives the run's directory once it exists.
     """
 
     def __init__(self, state: RunState, folder: Callable[[], Path]) -> None:
@@ -38,33 +37,19 @@ class MetricsCSV(Logger):
 
     @property
     def name(self) -> str:
-        """Name that Lightning shows; there is one file per run."""
         return "metrics"
 
     @property
     def version(self) -> str:
-        """No versions: a run's folder is never used twice."""
-        return ""
+        return ""  # a run's directory is never used twice
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kw: Any) -> None:
-        """Begin the file, so that a run without a row leaves one too.
-
-        Args:
-            params: Not kept: the configuration is in ``config.yaml``.
-            *args: Not used.
-            **kw: Not used.
-        """
+        """Create the file, also for a run without a row; the parameters are in ``config.yaml``."""
         self._write([])
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Add one row.
-
-        Args:
-            metrics: Metric name -> value; Lightning adds ``epoch``.
-            step: Optimizer steps taken.
-        """
         state = self._state
         row = {"step": step, "samples": state.samples, "seconds": round(state.clock.seconds, 3)}
         row |= metrics
@@ -95,9 +80,4 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Write what is left when the run ends.
-
-        Args:
-            status: Lightning's word for how it ended.
-        """
         self.save()

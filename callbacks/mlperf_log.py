@@ -1,4 +1,4 @@
-"""Writes the run's ``:::MLLOG`` lines with the official ``mlperf-logging`` package."""
+"""Write the run's ``:::MLLOG`` lines with the official ``mlperf-logging`` package."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Callback
 
 from callbacks.batch_facts import global_batch_size, samples_per_epoch
 from callbacks.evaluation_schedule import EvaluationSchedule
+from callbacks.lightning_private import epoch_is_complete
 from callbacks.quality_target import RunState, StopReason
 
 DROP_CACHES = Path("/proc/sys/vm/drop_caches")
@@ -24,25 +25,25 @@ _log = logging.getLogger(__name__)
 
 
 class MLPerfLog(Callback):
-    """One log file per run, on rank 0, with the events in the official order.
+    """Write one log file per run, on rank 0, with the events in the official order.
 
     A resumed run's log has no ``run_start`` and no ``run_stop``: the clock may not be paused, so
-    the official checker must refuse such a log.
+    the official checker must reject such a log.
 
     Args:
         benchmark: Benchmark name of the log, e.g. ``unet3d``.
         state: The run's shared state.
-        folder: Gives the run's folder once it exists; the file is ``result.txt`` in it.
-        schedule: Tells where the block of epochs after an evaluation ends.
+        folder: Gives the run's directory once it exists; the file is ``result.txt`` in it.
+        schedule: Gives the end of the block of epochs that follows an evaluation.
         division: Gives ``closed`` or ``open``.
         submission: Values of submission_org, submission_platform and submission_status.
-        clear_cache: Drop the page cache before the run (needs root); logged as it happened.
+        clear_cache: Drop the page cache before the run (needs root).
         unit: What ``epoch_num`` counts in evaluation events: whole epochs, samples, or 1 plus
             the fraction of the epochs.
-        quality_names: Log name of each metric where a benchmark logs several in one event.
+        quality_names: Log name of each metric where one event holds several.
 
     Raises:
-        ValueError: If ``clear_cache`` is asked for and the system does not permit it.
+        ValueError: If ``clear_cache`` is set and the system does not permit it.
 
     Source:
         mlperf-logging 4.1.68, compliance_checker/training_1.0.0/*.yaml.
@@ -69,9 +70,9 @@ class MLPerfLog(Callback):
         self._data_logged: set[str] = set()
         self._clear_cache, self._cache_cleared = clear_cache, False
         if clear_cache:
-            _refuse_without_permission()
+            _check_permission()
 
-    # What is logged before the clock starts.
+    # Before the clock starts.
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         # After prepare_data, which may have filled the cache again.
@@ -116,7 +117,7 @@ class MLPerfLog(Callback):
         for name in pl_module.mllog_tensors() if hasattr(pl_module, "mllog_tensors") else ():
             self._event("weights_initialization", None, {"tensor": name}, time_ms=time_ms)
 
-    # What is logged while the clock runs.
+    # While the clock runs.
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._logger is None:
@@ -155,7 +156,7 @@ class MLPerfLog(Callback):
         self._close_block(time_ms)
         if "run_stop" in clock.marks:
             self._run_stop("success")
-        elif not self._at_epoch_end(trainer):
+        elif not epoch_is_complete(trainer):
             self._open_block(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -180,14 +181,14 @@ class MLPerfLog(Callback):
             self._run_stop("aborted")
 
     def _stop_ms(self) -> int:
-        """When the run was stopped, which may be before a hook that says so; else now."""
+        # A run may have been stopped before the hook that reports it.
         clock = self._state.clock
         return clock.epoch_ms("run_stop" if "run_stop" in clock.marks else None)
 
     def _run_stop(self, status: str) -> None:
         time_ms = self._stop_ms()
         if "train_samples" not in self._data_logged:
-            # Benchmarks that count samples log how many it took, known only now.
+            # Benchmarks that count samples log how many the run took, known only now.
             self._event("train_samples", self._state.samples, time_ms=time_ms)
         if not self._state.resumed:
             self._interval("end", "run_stop", {"status": status}, time_ms=time_ms)
@@ -230,12 +231,8 @@ class MLPerfLog(Callback):
             self._interval("end", "block_stop", where, time_ms=time_ms)
         self._block_start = None
 
-    @staticmethod
-    def _at_epoch_end(trainer: L.Trainer) -> bool:
-        return trainer.fit_loop.epoch_loop._num_ready_batches_reached()
-
     def _open(self, path: Path) -> None:
-        # A logger of its own: the package's default one also writes to standard output.
+        # A separate logger: the package's default one also writes to standard output.
         from mlperf_logging.mllog.mllog import MLLogger
 
         plain = logging.Logger("finishline.mllog", logging.INFO)
@@ -261,9 +258,9 @@ class MLPerfLog(Callback):
             getattr(self._logger, edge)(key, metadata=metadata, time_ms=time_ms)
 
 
-def _refuse_without_permission() -> None:
+def _check_permission() -> None:
     if not os.access(DROP_CACHES, os.W_OK):
         raise ValueError(
             f"submission.clear_cache: {DROP_CACHES} cannot be written; "
-            "run as root, or clear the caches before the run and leave the option out"
+            "run as root, or clear the caches before the run and leave the flag out"
         )

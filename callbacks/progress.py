@@ -1,4 +1,4 @@
-"""Progress for people: one live line in a terminal, now and then a line in a log file."""
+"""Progress: one live line in a terminal, an occasional line in a log file."""
 
 from __future__ import annotations
 
@@ -14,24 +14,18 @@ from lightning.pytorch.callbacks import ProgressBar
 from callbacks.batch_facts import samples_per_epoch
 from callbacks.evaluation_schedule import EvaluationSchedule
 from callbacks.quality_target import QualityTarget
+from callbacks.target_text import SIGNS
 
 SECONDS_BETWEEN_UPDATES = 0.2
-# A log file gets a line 10 s after the last one, then after 20 s, 40 s ... of silence.
+# A log file gets a line after 10 s without one, then after 20 s, 40 s ...
 FIRST_SILENCE_SECONDS, LONGEST_SILENCE_SECONDS = 10.0, 600.0
-FORESEEABLE_SECONDS = 100 * 24 * 3600.0  # `speed` never evaluates: nothing is due then
+FORESEEABLE_SECONDS = 100 * 24 * 3600.0  # `speed` never evaluates: no evaluation is due then
 LOG_COLUMNS = 79
 ERASE_LINE = "\r\x1b[2K"
 
 
 def human_time(seconds: float) -> str:
-    """Write a duration the way a person reads it.
-
-    Args:
-        seconds: Seconds >= 0.
-
-    Returns:
-        ``8.3 s``, ``2:05`` (minutes) or ``3:02:05`` (hours).
-    """
+    """Write a duration as ``8.3 s``, ``2:05`` (minutes) or ``3:02:05`` (hours)."""
     if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -40,19 +34,18 @@ def human_time(seconds: float) -> str:
 
 
 class Progress(ProgressBar):
-    """Shows epoch, quality, target, elapsed time and an estimate of the time left.
+    """Show epoch, quality, target, elapsed time and an estimate of the time left.
 
-    A terminal shows one line that changes in place and one that stays per evaluation; a pipe or
-    file gets the lines that stay, and between evaluations a line after growing silences. No line
+    A terminal shows one line that is updated in place and one permanent line per evaluation; a pipe
+    or file gets the permanent lines, and others between evaluations at growing intervals. No line
     is wider than the terminal, or than 79 columns in a file. There are no colours.
 
-    The estimate continues the straight line through the last three evaluations up to the target.
-    Before two evaluations, or while the quality does not improve, the time to the next evaluation
-    is given instead.
+    The estimate extrapolates the last three evaluations linearly to the target. Before two
+    evaluations, or while the quality does not improve, the time to the next evaluation is shown.
 
     Args:
-        target: Owner of the run's state.
-        schedule: Knows when the next evaluation is due; without it no time to it is shown.
+        target: Owns the run's state.
+        schedule: Gives the next evaluation; without it no time to that is shown.
     """
 
     def __init__(self, target: QualityTarget, schedule: EvaluationSchedule | None = None) -> None:
@@ -65,11 +58,10 @@ class Progress(ProgressBar):
         self._begun: tuple[float, float] | None = None  # epochs and clock at the first step seen
 
     def disable(self) -> None:
-        """Show nothing (every rank but 0)."""
+        # Called by Lightning on every rank but 0.
         self._enabled = False
 
     def enable(self) -> None:
-        """Show again."""
         self._enabled = True
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -106,12 +98,7 @@ class Progress(ProgressBar):
         self._erase()
 
     def print(self, *args: Any, **kwargs: Any) -> None:
-        """Print above the live line.
-
-        Args:
-            *args: As ``print``.
-            **kwargs: As ``print``.
-        """
+        """Print above the live line."""
         if self._enabled:
             self._erase()
             print(*args, **kwargs)
@@ -127,15 +114,7 @@ class Progress(ProgressBar):
             print(line, end=end, file=sys.stderr, flush=True)
 
     def line(self, trainer: L.Trainer, batch: int | None) -> str:
-        """What is known of the run, in one line that fits.
-
-        Args:
-            trainer: The trainer.
-            batch: Batches of this epoch that are done; ``None`` right after an evaluation.
-
-        Returns:
-            The longest wording that the terminal's width (79 columns in a file) has room for.
-        """
+        """Return the longest line that fits; ``batch`` is ``None`` right after an evaluation."""
         width = shutil.get_terminal_size().columns - 1 if self._live else LOG_COLUMNS
         epoch = f"epoch {trainer.current_epoch + 1}"
         step = "" if batch is None else f" step {batch}/{trainer.num_training_batches}"
@@ -156,9 +135,8 @@ class Progress(ProgressBar):
         return next((line for line in lines if len(line) <= width), lines[-1][:width])
 
     def _metrics(self, target: str) -> list[str]:
-        """Each metric's newest value beside its target."""
         quality = self._target.state.quality
-        sign = ">=" if self._target.mode == "max" else "<="
+        sign = SIGNS[self._target.mode]
         values = {name: f"{quality[name]:.4f}" if quality else "-" for name in self._target.metrics}
         return [
             f"{name} {values[name]} {target.format(sign=sign, goal=goal)}"
@@ -166,7 +144,7 @@ class Progress(ProgressBar):
         ]
 
     def _seconds_to_evaluation(self, trainer: L.Trainer, batch: int | None) -> float | None:
-        """Time to the next evaluation at the mean pace so far; ``None`` where it is not known."""
+        """Estimate the time to the next evaluation from the mean pace so far."""
         if batch is None or self._schedule is None or self._begun is None:
             return None
         done = epochs_done(trainer, batch)
@@ -183,11 +161,7 @@ class Progress(ProgressBar):
         return seconds if seconds < FORESEEABLE_SECONDS else None
 
     def seconds_left(self) -> float | None:
-        """Estimate the time to the target from the trend of the last evaluations.
-
-        Returns:
-            Seconds from now, or ``None`` where no estimate is possible or needed.
-        """
+        """Estimate the time to the target from the trend of the last evaluations."""
         evaluations = self._target.state.evaluations[-3:]
         if len(evaluations) < 2 or self._target.state.stop_reason is not None:
             return None
@@ -210,13 +184,5 @@ class Progress(ProgressBar):
 
 
 def epochs_done(trainer: L.Trainer, batch: int) -> float:
-    """Epochs trained, counted in fractions.
-
-    Args:
-        trainer: The trainer.
-        batch: Batches of this epoch that are done.
-
-    Returns:
-        Epochs >= 0.
-    """
+    """Return the epochs trained, a fraction, after ``batch`` batches of the current one."""
     return trainer.current_epoch + batch / max(1, trainer.num_training_batches)

@@ -1,4 +1,4 @@
-"""Stops the clock and the training the moment the quality target is reached."""
+"""Stop the clock and the training the moment the quality target is reached."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Callback
 
 from callbacks.batch_facts import global_batch_size
 from callbacks.clock import RunClock
+from callbacks.target_text import target_text
 
 
 class StopReason(StrEnum):
@@ -26,13 +27,8 @@ class StopReason(StrEnum):
     FAILED = "FAILED"
 
 
-class StopRun(Exception):  # noqa: N818  (it ends a run in an orderly way; most reasons are no error)
-    """Raised to leave the training loop at once, without another evaluation.
-
-    Args:
-        reason: What ended the run.
-        message: One line for the person who started it.
-    """
+class StopRun(Exception):  # noqa: N818  (control flow, not an error)
+    """Raised to leave the training loop at once, without another evaluation."""
 
     def __init__(self, reason: StopReason, message: str) -> None:
         super().__init__(message)
@@ -41,11 +37,10 @@ class StopRun(Exception):  # noqa: N818  (it ends a run in an orderly way; most 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One evaluation: when it was finished and what it measured."""
+    """One evaluation: when it ended and what it measured."""
 
     seconds: float
-    """Timed seconds from run_start to the end of the evaluation, or to run_stop if that is
-    earlier."""
+    """From run_start to the end of the evaluation, or to run_stop if that is earlier."""
     epoch: int
     """Whole epochs trained, counted from 1."""
     step: int
@@ -58,18 +53,17 @@ class Evaluation:
 
 @dataclass
 class RunState:
-    """What is known of a run so far; written by ``QualityTarget``, read by every other callback."""
+    """The state of a run; written by ``QualityTarget``, read by every other callback."""
 
     clock: RunClock = field(default_factory=RunClock)
     samples: int = 0
     samples_before_resume: int = 0
     evaluations: list[Evaluation] = field(default_factory=list)
     eval_seconds: float = 0.0
-    """Timed seconds of evaluation."""
     evaluation_end: float = 0.0
-    """Monotonic moment at which the newest evaluation's result was known."""
+    """Monotonic time at which the newest evaluation's result was known."""
     wait_seconds: float = 0.0
-    """Time between steps: waiting for data, and Lightning's own work (part of training)."""
+    """Time between steps, part of training: waiting for data, and Lightning's own work."""
     global_batch_size: int = 0
     stop_reason: StopReason | None = None
     resumed: bool = False
@@ -81,18 +75,17 @@ class RunState:
 
 
 class QualityTarget(Callback):
-    """Owns the clock and decides, equally on every rank, when the target is reached.
+    """Own the clock and decide, equally on every rank, when the target is reached.
 
     The clock starts (``run_start``) in ``on_fit_start``, before the training iterator exists, and
     stops (``run_stop``) in ``on_validation_end``. Comparison is inclusive and without rounding.
-    A module with ``stops_at_weights = True`` (the rules allow it where the reference evaluates
-    saved weights after the run) has the clock stopped at the passing weights' last update, so its
-    last evaluation is not timed; those before it are.
+    For a module with ``stops_at_weights = True`` (allowed where the reference evaluates saved
+    weights after the run) the clock stops at the last update of the weights that reach the target:
+    the last evaluation is not timed, those before it are.
 
     Args:
-        metrics: Metric name -> value to reach; all must hold in the same evaluation. The name is
-            the module's, without its ``val/`` prefix.
-        mode: ``max`` when higher is better (``>=``), ``min`` when lower is better (``<=``).
+        metrics: Values to reach in one evaluation. Names are the module's, without ``val/``.
+        mode: ``max``: at or above, ``min``: at or below.
         state: The run's shared state; a new one by default.
 
     Raises:
@@ -123,27 +116,19 @@ class QualityTarget(Callback):
         self._steps = 0
 
     def reached(self, quality: Mapping[str, float]) -> bool:
-        """Tell whether every target metric is at or past its value.
-
-        Args:
-            quality: Metric name -> value.
-
-        Returns:
-            True if the target is reached; NaN never reaches it.
-        """
+        """Whether every target metric is at or past its value; NaN never is."""
         if self.mode == "max":
             return all(quality[name] >= value for name, value in self.metrics.items())
         return all(quality[name] <= value for name, value in self.metrics.items())
 
     def text(self) -> str:
-        """The target in words, e.g. ``mean_dice >= 0.908``."""
-        sign = ">=" if self.mode == "max" else "<="
-        return " and ".join(f"{name} {sign} {value:g}" for name, value in self.metrics.items())
+        """Return the target in words, e.g. ``mean_dice >= 0.908``."""
+        return target_text(self.metrics, self.mode)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         known = getattr(pl_module, "metric_names", None)
         if known is not None:
-            self._refuse_unknown(set(known))
+            self._check_metrics(set(known))
         if stage == "fit" and not trainer.enable_validation:
             raise ValueError(
                 "evaluation is switched off (trainer.limit_val_batches or no validation_step), "
@@ -178,13 +163,13 @@ class QualityTarget(Callback):
         state.samples += state.global_batch_size // trainer.accumulate_grad_batches
         self._steps += 1
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        # Steps of the whole run: an epoch may have fewer than the logging interval.
+        # Steps of the whole run: an epoch may be shorter than the logging interval.
         if every and self._steps % every == 0:
-            self._refuse_non_finite_loss(trainer, outputs)
+            self._check_loss(trainer, outputs)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._eval_start = self.state.clock.now()
-        self._step_end = None  # the evaluation is no waiting
+        self._step_end = None  # evaluation is not a wait for data
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.sanity_checking or trainer.state.fn != "fit":
@@ -192,7 +177,7 @@ class QualityTarget(Callback):
         state = self.state
         quality = self.read(trainer)
         state.evaluation_end = state.clock.now()
-        # Rank 0 decides for all: a rank that disagreed in the last bit would hang the others.
+        # Rank 0 decides for all: a rank that differs in the last bit would hang the others.
         reached = trainer.strategy.broadcast(self.reached(quality))
         at_weights = reached and getattr(pl_module, "stops_at_weights", False)
         stopped_at = self._eval_start if at_weights else state.evaluation_end
@@ -230,42 +215,37 @@ class QualityTarget(Callback):
             self.stop(StopReason.FAILED)
 
     def stop(self, reason: StopReason, at: float | None = None) -> None:
-        """Stop the clock and keep the first reason given.
-
-        Args:
-            reason: Why the run ends.
-            at: Monotonic moment at which it ended; now by default.
-        """
+        """Stop the clock, now or at a monotonic time in the past; the first reason given stays."""
         if self.state.stop_reason is None:
             self.state.clock.mark("run_stop", at)
             self.state.stop_reason = reason
 
     def read(self, trainer: L.Trainer) -> dict[str, float]:
-        """Read the target's metrics from the trainer.
+        """Return the target's metrics of the evaluation that has just ended, unrounded.
 
         Args:
-            trainer: A trainer that has just finished an evaluation.
+            trainer: The trainer.
 
         Returns:
-            Metric name -> value as a Python float, unrounded.
+            Metric name -> value.
 
         Raises:
             ValueError: If a metric was not logged; the message lists those that were.
         """
         logged = trainer.callback_metrics
-        self._refuse_unknown({key.removeprefix("val/") for key in logged if key.startswith("val/")})
+        self._check_metrics({key.removeprefix("val/") for key in logged if key.startswith("val/")})
         return {name: float(logged[f"val/{name}"]) for name in self.metrics}
 
     def state_dict(self) -> dict[str, Any]:
-        """Progress to keep in a checkpoint; plain numbers, as checkpoints load weights only."""
+        # Plain numbers, as checkpoints are loaded as weights only.
         return {"samples": self.state.samples}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the progress of an earlier run; from then on the run counts as resumed."""
+        """Restore the progress of an earlier run; from then on the run counts as resumed."""
         self.state.samples = self.state.samples_before_resume = int(state_dict["samples"])
         self.state.resumed = True
 
-    def _refuse_unknown(self, known: set[str]) -> None:
+    def _check_metrics(self, known: set[str]) -> None:
         unknown = sorted(set(self.metrics) - known)
         if unknown:
             raise ValueError(
@@ -274,10 +254,10 @@ class QualityTarget(Callback):
             )
 
     @staticmethod
-    def _refuse_non_finite_loss(trainer: L.Trainer, outputs: Any) -> None:
+    def _check_loss(trainer: L.Trainer, outputs: Any) -> None:
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         finite = not isinstance(loss, torch.Tensor) or bool(torch.isfinite(loss).all())
-        # One rank with a bad loss poisons all through the gradient average, so all must stop.
+        # One rank's bad loss reaches all through the averaged gradient, so all must stop.
         if not trainer.strategy.reduce_boolean_decision(finite, all=True):
             raise StopRun(
                 StopReason.NON_FINITE,

@@ -26,14 +26,14 @@ PACKAGES = ("finishline", "torch", "lightning", "torchmetrics", "numpy", "mlperf
 
 
 class RunRecord(Callback):
-    """Writes the record when training starts (``status: running``) and again when it ends.
+    """Write the record when training starts (``status: running``) and again when it ends.
 
     Args:
-        target: Owner of the run's state.
-        warm_up: Knows the FLOPs per sample.
-        folder: Gives the run's folder once it exists.
+        target: Owns the run's state.
+        warm_up: Has counted the FLOPs per sample.
+        folder: Gives the run's directory once it exists.
         facts: Gives benchmark, division, dataset, demo, net and resumed_from.
-        config: The resolved configuration, handed once to every logger.
+        config: The resolved configuration, sent once to every logger.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class RunRecord(Callback):
         self._fixed: dict[str, Any] = {}
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        rate, unknown = _peak_learning_rate(pl_module)
         self._fixed = {
             "seed": torch.initial_seed() % 2**32,
             "devices": trainer.world_size,
@@ -58,6 +59,8 @@ class RunRecord(Callback):
             "precision": str(trainer.precision),
             "parameters": _num_parameters(pl_module),
             "flops_per_sample": self._warm_up.flops_per_sample,
+            "peak_learning_rate": rate,
+            **unknown,
             "system": system(pl_module.device),
             "versions": versions(),
             "git_revision": git_revision(),
@@ -71,7 +74,8 @@ class RunRecord(Callback):
         }
         self._write(trainer)
         for logger in trainer.loggers:
-            logger.log_hyperparams(dict(self._config))
+            # The optimizer's own `initial_lr` is 1: its scheduler's factor is the rate itself.
+            logger.log_hyperparams({**self._config, "peak_learning_rate": rate})
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn == "fit" and self._target.state.evaluations:
@@ -89,17 +93,13 @@ class RunRecord(Callback):
             self._write_artifacts(trainer, pl_module)
 
     def _write_artifacts(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The clock has stopped: a module may leave what a person wants to look at."""
+        """Write the module's artifacts now that the clock has stopped."""
         write = getattr(pl_module, "write_artifacts", None)
         if callable(write) and trainer.is_global_zero:
             write(self._folder())
 
     def finish(self, trainer: L.Trainer) -> None:
-        """Write the final record and the curve, and hand the figures to the loggers.
-
-        Args:
-            trainer: The trainer, after its last step.
-        """
+        """Write the final record and the curve, and send the figures to the loggers."""
         if not self._fixed or not trainer.is_global_zero:
             return
         record = self._write(trainer)
@@ -115,20 +115,13 @@ class RunRecord(Callback):
             try:
                 fresh.write_text(json.dumps(record, indent=2) + "\n")
                 os.replace(fresh, path)
-            except OSError:  # a full disk: the older record is worth more than half a new one
+            except OSError:  # a full disk: the older record is worth more than half of a new one
                 fresh.unlink(missing_ok=True)
                 raise
         return record
 
     def record(self, trainer: L.Trainer) -> dict[str, Any]:
-        """Everything ``run.json`` holds.
-
-        Args:
-            trainer: The trainer.
-
-        Returns:
-            Key -> plain value, in the order of the file.
-        """
+        """Return the content of ``run.json``, plain values in the file's order."""
         state, clock = self._target.state, self._target.state.clock
         timed = clock.seconds
         reached = state.stop_reason is StopReason.TARGET_REACHED and not state.resumed
@@ -168,7 +161,7 @@ class RunRecord(Callback):
 
 
 def _num_parameters(pl_module: L.LightningModule) -> int:
-    """The network's parameters; a module whose ranks hold only a share of them counts all."""
+    # A module whose ranks hold only a share of the parameters counts all of them itself.
     count: Any = getattr(pl_module, "num_parameters", None)
     if callable(count):
         return int(count())
@@ -176,15 +169,17 @@ def _num_parameters(pl_module: L.LightningModule) -> int:
     return sum(p.numel() for p in net.parameters())
 
 
+def _peak_learning_rate(pl_module: L.LightningModule) -> tuple[float | None, dict[str, Any]]:
+    """Return the highest rate of the schedule, or ``None`` and the reason, for the record."""
+    rate: Any = getattr(pl_module, "peak_learning_rate", None)
+    if rate is not None:
+        return float(rate), {}
+    reason = f"{type(pl_module).__name__} does not define peak_learning_rate"
+    return None, {"not_known": {"peak_learning_rate": reason}}
+
+
 def system(device: torch.device) -> dict[str, Any]:
-    """Describe the machine.
-
-    Args:
-        device: The device that trains.
-
-    Returns:
-        Processor, cores, memory in GiB, accelerator name and memory in GiB, operating system.
-    """
+    """Describe the machine: processor, memory, accelerator (sizes in GiB), operating system."""
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     facts: dict[str, Any] = {
         "cpu": _cpu_name(),
@@ -211,26 +206,18 @@ def _cpu_name() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide a run's numbers.
-
-    Returns:
-        Name -> version; a package that is not installed is left out.
-    """
-    found = {"python": platform.python_version()}
+    """Return the versions of Python and of the packages that decide a run's numbers."""
+    installed = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def git_revision() -> str | None:
-    """Commit of the code that runs, with ``-dirty`` where files differ from it.
-
-    Returns:
-        A revision like ``1a2b3c4-dirty``, or ``None`` outside a checkout.
-    """
+    """Return the commit of the code, such as ``1a2b3c4-dirty``; ``None`` outside a checkout."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
         done = subprocess.run(

@@ -1,6 +1,6 @@
-"""What W&B gets beside Lightning's metrics: evaluations on the clock, the record, artifacts.
+"""What W&B gets in addition to Lightning's metrics: evaluations, the record, artifacts.
 
-W&B is recognised by its run's ``summary``, so that nothing of it is imported without being used.
+A W&B run is recognised by its ``summary``, so that W&B is not imported unless it is used.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 import lightning as L
 
+from callbacks.lightning_private import logs_checkpoints
 from callbacks.quality_target import Evaluation
 
 # File of the run folder -> (end of the artifact's name, its type).
@@ -26,14 +27,7 @@ SUMMARY = ("division", "stop_reason", "status", "samples_per_second", "parameter
 
 
 def wandb_loggers(trainer: L.Trainer) -> Iterator[tuple[Any, Any]]:
-    """The trainer's W&B loggers with their runs.
-
-    Args:
-        trainer: The trainer; other ranks than 0 have none.
-
-    Yields:
-        Logger and W&B run.
-    """
+    """Yield the trainer's W&B loggers with their runs; only rank 0 has any."""
     for logger in trainer.loggers if trainer.is_global_zero else ():
         run: Any = getattr(logger, "experiment", None)
         if hasattr(run, "summary"):
@@ -41,24 +35,12 @@ def wandb_loggers(trainer: L.Trainer) -> Iterator[tuple[Any, Any]]:
 
 
 def run_id(trainer: L.Trainer) -> str | None:
-    """W&B's identifier of this run, so that a resumed run can go on in it.
-
-    Args:
-        trainer: The trainer.
-
-    Returns:
-        The identifier; ``None`` without W&B.
-    """
+    """Return W&B's identifier of this run, so that a resumed run can continue it."""
     return next((str(run.id) for _, run in wandb_loggers(trainer)), None)
 
 
 def log_evaluation(trainer: L.Trainer, evaluation: Evaluation) -> None:
-    """Log an evaluation in one row with the clock, for charts over timed seconds or samples.
-
-    Args:
-        trainer: The trainer.
-        evaluation: What was measured and when.
-    """
+    """Log an evaluation and the clock in one row, for charts over timed seconds or samples."""
     for logger, _ in wandb_loggers(trainer):
         row = {f"quality/{name}": value for name, value in evaluation.quality.items()}
         row |= {"clock/seconds": evaluation.seconds, "clock/samples": evaluation.samples}
@@ -66,61 +48,36 @@ def log_evaluation(trainer: L.Trainer, evaluation: Evaluation) -> None:
 
 
 def finish(trainer: L.Trainer, record: Mapping[str, Any], folder: Path) -> None:
-    """Put the record's figures into the summary and the run's files into artifacts.
-
-    A checkpoint goes along only if the logger was made with ``log_model``.
-
-    Args:
-        trainer: The trainer, after the clock stopped.
-        record: The run's record.
-        folder: The run's folder.
-    """
+    """Send the record's figures as the summary and the run's files as artifacts."""
     for logger, run in wandb_loggers(trainer):
         run.summary.update(summary(record))
-        files = ARTIFACTS | (CHECKPOINT if getattr(logger, "_log_model", False) else {})
+        files = ARTIFACTS | (CHECKPOINT if logs_checkpoints(logger) else {})
         for name, (end, kind) in files.items():
             if (folder / name).is_file():
                 run.log_artifact(folder / name, name=f"{record['benchmark']}-{end}", type=kind)
 
 
-def begun() -> Any:
-    """The W&B run that this process is in, such as a notebook's own: Lightning logs into it.
-
-    Returns:
-        W&B's run; ``None`` without one.
-    """
+def current_run() -> Any:
+    """Return the W&B run of this process, such as a notebook's own: Lightning logs into it."""
     return getattr(sys.modules.get("wandb"), "run", None)
 
 
-def close(trainer: L.Trainer, status: int, *, spared: Any = None) -> None:
-    """End the W&B runs, whose client then prints what it has to say: before the verdict, not after.
-
-    What goes wrong in sending is told and no more: the training has ended, whatever W&B got of it.
-
-    Args:
-        trainer: The trainer, after its end; its loggers have begun their runs.
-        status: The command's exit status, by which W&B tells finished runs from failed ones.
-        spared: A run that somebody else began and will end.
-    """
+def close(trainer: L.Trainer, status: int, *, keep: Any = None) -> None:
+    """End the W&B runs with the command's exit status, but for a run that the user started."""
+    # Before the verdict, as W&B prints a summary here. An error while sending is only reported: the
+    # training has ended.
     for _, run in wandb_loggers(trainer):
-        if run is spared:
+        if run is keep:
             continue
         try:
             run.finish(exit_code=status)
         except (Exception, KeyboardInterrupt) as error:  # sending may take long, or fail in any way
             why = "interrupted" if isinstance(error, KeyboardInterrupt) else error
-            print(f"W&B may lack the end of this run: {why}", file=sys.stderr)
+            print(f"W&B may be missing the end of this run: {why}", file=sys.stderr)
 
 
 def summary(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Figures of the record that a table of runs should show.
-
-    Args:
-        record: The run's record.
-
-    Returns:
-        Key -> plain value.
-    """
+    """Return the record's figures for a table of runs."""
     chosen = {key: record[key] for key in SUMMARY if key in record}
     chosen["time_to_target_seconds"] = record["seconds_to_target"]
     return chosen | {f"quality/{key}": value for key, value in record["quality"].items()}

@@ -1,10 +1,9 @@
-"""Untimed warm-up on synthetic batches: compile, choose memory layout, count FLOPs."""
+"""Untimed warm-up on synthetic batches: compile, set the memory layout, count FLOPs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from typing import Any, Literal
 
 import lightning as L
@@ -14,6 +13,8 @@ from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from callbacks.preserve_state import preserve_state
+
 LAYOUTS = {
     "contiguous": torch.contiguous_format,
     "channels_last": torch.channels_last,
@@ -22,23 +23,22 @@ LAYOUTS = {
 
 
 class WarmUp(Callback):
-    """Runs training steps on synthetic data before the clock starts, then undoes all they changed.
+    """Run training steps on synthetic data before the clock starts, then restore all state.
 
     The rules allow compilation, graph capture and allocator warm-up before ``run_start`` as long
     as only synthetic tensors are used. Weights are never stepped; buffers, gradients and random
-    states are put back.
+    states are restored.
 
     Args:
-        steps: Forward and backward passes to run; 0 switches the warm-up (and FLOP count) off.
+        steps: Forward and backward passes. With 0 there is no warm-up and no FLOP count.
         compile: Compile ``net`` in place with ``torch.compile``.
-        compile_mode: How; all but ``default`` replay CUDA graphs on GPUs, which helps where a step
-            is so short that starting its kernels takes a large part of it. Not with accumulation:
-            replays overwrite the gradients of the batch before.
+        compile_mode: All but ``default`` use CUDA graphs. They help on GPUs where a step is so
+            short that launching its kernels takes a large part of it. Not with accumulation:
+            replays overwrite the gradients of the previous batch.
         memory_format: Layout of the network's weights.
-        cudnn_benchmark: Let cuDNN try its algorithms on every new shape (off on CPU anyway); a loss
-            where shapes keep changing.
-        matmul_precision: ``high`` lets fp32 matrix products and convolutions use TF32 on GPUs;
-            ``highest`` keeps both in fp32, also convolutions, where torch's own default is TF32.
+        cudnn_benchmark: Let cuDNN time algorithms per shape. Slower where shapes keep changing.
+        matmul_precision: ``high`` allows TF32, ``highest`` keeps fp32. Both hold for matrix
+            products and for convolutions, where torch's own default is TF32.
 
     Raises:
         ValueError: If gradients are accumulated over batches that CUDA graphs compute.
@@ -84,7 +84,7 @@ class WarmUp(Callback):
             if self.compile:
                 net.compile(mode=self.compile_mode)
             return
-        with torch.random.fork_rng(devices=_cuda_devices(pl_module)), unchanged(pl_module):
+        with preserve_state(pl_module):
             batch = pl_module.transfer_batch_to_device(
                 datamodule.synthetic_batch(), pl_module.device, 0
             )
@@ -98,7 +98,7 @@ class WarmUp(Callback):
 
     @staticmethod
     def _warm_up_evaluation(trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Let a module that offers it run its evaluation's shapes once, in evaluation mode."""
+        """Run the evaluation's shapes once where the module has ``warm_up_evaluation``."""
         warm_up = getattr(pl_module, "warm_up_evaluation", None)
         if not callable(warm_up):
             return
@@ -115,16 +115,7 @@ class WarmUp(Callback):
 
 
 def synthetic_step(trainer: L.Trainer, pl_module: L.LightningModule, batch: Any) -> torch.Tensor:
-    """One forward and backward pass outside Lightning's loop, without logging or stepping.
-
-    Args:
-        trainer: The trainer, for its precision.
-        pl_module: The module; its ``log`` is switched off for the call.
-        batch: A batch on the module's device.
-
-    Returns:
-        The loss, a scalar tensor.
-    """
+    """Run one forward and backward pass outside Lightning's loop; return the loss, a scalar."""
     with without_logging(pl_module), trainer.precision_plugin.train_step_context():
         loss: Any = pl_module.training_step(batch, 0)
     loss = loss["loss"] if isinstance(loss, dict) else loss
@@ -134,45 +125,10 @@ def synthetic_step(trainer: L.Trainer, pl_module: L.LightningModule, batch: Any)
 
 @contextmanager
 def without_logging(pl_module: L.LightningModule) -> Iterator[None]:
-    """Make ``self.log`` do nothing, as Lightning refuses it outside its loops.
-
-    Args:
-        pl_module: The module.
-
-    Yields:
-        Nothing.
-    """
+    """Make ``self.log`` do nothing within a block: outside its loops Lightning raises there."""
     silent: Any = lambda *args, **kwargs: None  # noqa: E731
     pl_module.log = pl_module.log_dict = silent  # type: ignore[method-assign]
     try:
         yield
     finally:
         del pl_module.log, pl_module.log_dict
-
-
-@contextmanager
-def unchanged(pl_module: nn.Module) -> Iterator[None]:
-    """Put buffers (running statistics and the like) and train/eval modes back after a block.
-
-    Args:
-        pl_module: The module.
-
-    Yields:
-        Nothing.
-    """
-    before = {name: deepcopy(buffer) for name, buffer in pl_module.named_buffers()}
-    modes = [(module, module.training) for module in pl_module.modules()]
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        with torch.no_grad():
-            for name, buffer in pl_module.named_buffers():
-                if name in before and buffer is not None:
-                    buffer.copy_(before[name])
-
-
-def _cuda_devices(pl_module: L.LightningModule) -> list[int]:
-    device = pl_module.device
-    return [device.index or 0] if device.type == "cuda" else []

@@ -1,4 +1,4 @@
-"""BERT-large on Wikipedia: fill in masked words (MLPerf Training v1.0 "bert").
+"""BERT-large on Wikipedia: predict masked words (MLPerf Training v1.0 "bert").
 
 Target    masked-word accuracy >= 0.720 on 10,000 held-out samples, from a given checkpoint of 0.34
 Data      English Wikipedia of 2020-01-01, cleaned text, about 13 GB (MLCommons, CC BY-SA)
@@ -7,7 +7,7 @@ Expect    demo: about a minute on 2 CPU cores; closed division: about 2.5 millio
 
     python recipes/bert.py fit                                        demo, no download
     python recipes/bert.py prepare --data.root DIR                    check and tokenise the text
-    python recipes/bert.py validate --data.root DIR                   is the given checkpoint right?
+    python recipes/bert.py validate --data.root DIR                   check the given checkpoint
     python recipes/bert.py fit --data.root DIR                        closed reference
     python recipes/bert.py fit --data.root DIR --model.net my.Net     open division
     python recipes/bert.py fit --config recipes/presets/bert/h100x1.yaml --data.root DIR
@@ -18,14 +18,7 @@ from recipes.cli.main import main
 
 
 def evaluation_interval(global_batch_size: int) -> int:
-    """Samples between two evaluations.
-
-    Args:
-        global_batch_size: Samples per optimizer step.
-
-    Returns:
-        A multiple of 25,000: 150,000 for batches from 256 to 2048.
-    """
+    """Return the samples between evaluations, a multiple of 25,000: 150,000 up to batch 2048."""
     return int(0.05 * (230.23 * global_batch_size + 3_000_000)) // 25_000 * 25_000
 
 
@@ -39,8 +32,8 @@ BENCHMARK = Benchmark(
     mode="max",
     runs=10,
     dropped=1,
-    # The longest schedule of all reference convergence points, 500 steps of 12,288: past its end
-    # the learning rate is 0 and nothing can change any more.
+    # The longest schedule of all reference convergence points, 500 steps of 12,288: after it the
+    # learning rate is 0.
     evaluation={"every": 150_000, "limit": 6_144_000, "unit": "samples", "round_to": "step"},
     evaluation_every=evaluation_interval,
     closed=(
@@ -53,8 +46,8 @@ BENCHMARK = Benchmark(
         Rule("data.num_eval_samples", "eval_samples is fixed at 10,000"),
         Rule("data.vocab_size", "the vocabulary is the reference's"),
         Rule("data.published_text", "the text is the published one"),
-        # 20 parts are more samples than the longest closed schedule; fewer would come again.
-        Rule("data.num_parts", "no sample comes twice: at least 20", allows=lambda n: n >= 20),
+        # 20 parts are more samples than the longest closed schedule; with fewer some would repeat.
+        Rule("data.num_parts", "no sample is repeated: at least 20", allows=lambda n: n >= 20),
         Rule("evaluation.limit", "any", allows=lambda limit: True),  # when a run gives up is free
         Rule("model.from_scratch", "training starts from the given checkpoint"),
         Rule("model.checkpoint", "training starts from the given checkpoint"),

@@ -1,4 +1,4 @@
-"""DLRM on Criteo 1TB: predict which advertisement is clicked (MLPerf Training v1.0 "dlrm").
+"""DLRM on Criteo 1TB: predict clicks on advertisements (MLPerf Training v1.0 "dlrm").
 
 Target    area under the ROC curve >= 0.8025 over the first half of day 23 (89,137,319 rows)
 Data      Criteo 1TB Click Logs, 4.2 billion training rows, 350 GB compressed (Criteo AI Lab)
@@ -30,7 +30,7 @@ BENCHMARK = Benchmark(
     mode="max",
     runs=5,
     dropped=1,
-    # 20 evaluations, each 5 % of the epoch, and one more at its end, where the run gives up.
+    # 20 evaluations, one per 5 % of the epoch, and one more at its end, where the run gives up.
     evaluation={
         "unit": "samples",
         "round_to": "step",

@@ -28,7 +28,7 @@ BENCHMARK = Benchmark(
     runs=5,
     dropped=1,
     evaluation={"every": 1, "limit": 26},
-    # Images and the number of their objects differ in size: each would be a trial on the clock.
+    # Images differ in size and in their number of objects: each shape would be timed on the clock.
     warmup={"cudnn_benchmark": False},
     closed=(
         Rule("data.min_image_size", "min_image_size is fixed at 800"),
@@ -43,7 +43,7 @@ BENCHMARK = Benchmark(
         Rule(
             "model.decay_steps",
             "opt_learning_rate_decay_steps is (60000, 80000) * (1 + K / 10) * 16 / batch",
-            # Rounded to whole steps each, so the ratio of 3 to 4 holds only nearly.
+            # Both are rounded to whole steps, so the ratio of 3 to 4 is approximate.
             allows=lambda value: len(value) == 2 and abs(4 * value[0] - 3 * value[1]) <= 8,
         ),
     ),

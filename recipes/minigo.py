@@ -1,14 +1,14 @@
 """Mini Go: learn 19 x 19 Go by self-play (MLPerf Training v1.0 "minigo").
 
 Target    win at least 50 % of 256 games against a fixed network
-Data      games of the network against itself; a starting checkpoint with 5 generations of games
-          and the target are given (public bucket minigo-pub, folder ml_perf/0.7)
+Data      games of the network against itself; the starting checkpoint with 5 generations of games
+          and the target network are given (public bucket minigo-pub, folder ml_perf/0.7)
 Network   13 planes, 6 residual blocks of 64 channels, 736,671 parameters, 0.33 GFLOP per position
 Expect    demo (5 x 5 board): 13 to 72 s on 2 busy CPU cores; closed division: 35 to 46
           generations of 8,192 games
 
     python recipes/minigo.py fit                                        demo, no download
-    python recipes/minigo.py prepare --data.root DIR                    read all given games
+    python recipes/minigo.py prepare --data.root DIR                    check all given games
     python recipes/minigo.py fit --data.root DIR                        closed reference
     python recipes/minigo.py fit --config recipes/presets/minigo/h100x1.yaml --data.root DIR
     python recipes/minigo.py gtp --ckpt_path FILE                       play against it (GTP 2)
@@ -50,7 +50,7 @@ BENCHMARK = Benchmark(
         Rule("model.max_plies", "an evaluation game ends after 1,444 moves"),
     ),
     trainer={"reload_dataloaders_every_n_epochs": 1},
-    # Batches of games have any size, unless they are played through graphs.
+    # Batches of games vary in size, unless they are played through CUDA graphs.
     warmup={"cudnn_benchmark": False},
     commands={"gtp": "recipes.cli.gtp.gtp"},
     needs=Needs(
@@ -58,7 +58,7 @@ BENCHMARK = Benchmark(
         prepared_gb=0,
         demo_minutes=0.8,
         published_minutes=269.5,
-        source="prepare writes nothing; the given files' size is not published",
+        source="prepare writes nothing; the size of the given files is not published",
     ),
     source="mlcommons/training @ 9947bdf2 reinforcement/tensorflow/minigo; training_rules v1.0",
 )

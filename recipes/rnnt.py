@@ -1,9 +1,9 @@
-"""RNN-T on LibriSpeech: write down read English (MLPerf Training v1.0 "rnnt").
+"""RNN-T on LibriSpeech: transcribe read English (MLPerf Training v1.0 "rnnt").
 
 Target    word error rate <= 0.058 on dev-clean: all word errors over all words
 Data      LibriSpeech, train-clean-100, train-clean-360, train-other-500 and dev-clean, 60 GB
           (www.openslr.org/12, CC BY 4.0)
-Network   RNN transducer, 49,006,080 parameters, 1,023 SentencePiece labels and a blank
+Network   RNN transducer, 49,006,080 parameters, 1,023 SentencePiece labels and the blank
 Expect    demo: about 3 minutes on 2 CPU cores; closed division: about 60 epochs of 278,528
 
     python recipes/rnnt.py fit                                        demo, no download

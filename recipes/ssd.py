@@ -1,4 +1,4 @@
-"""SSD on COCO: find objects of 80 classes in 300 x 300 pixels (MLPerf Training v1.0 "ssd").
+"""SSD on COCO: detect objects of 80 classes in 300 x 300 pixels (MLPerf Training v1.0 "ssd").
 
 Target    box AP >= 0.230 (COCO AP, IoU 0.50:0.95) on 5,000 held-out images
 Data      COCO 2017, 117,266 annotated training images, 20 GB (cocodataset.org)

@@ -1,6 +1,6 @@
-"""3D U-Net on KiTS19: find kidneys and tumours in CT volumes (MLPerf Training v1.0 "unet3d").
+"""3D U-Net on KiTS19: segment kidneys and tumours in CT volumes (MLPerf Training v1.0 "unet3d").
 
-Target    mean Dice >= 0.908 over 42 held-out volumes, each volume weighing the same
+Target    mean Dice >= 0.908 over 42 held-out volumes, each with the same weight
 Data      KiTS19, 210 labelled cases, about 30 GB raw (github.com/neheller/kits19, CC BY-NC-SA 4.0)
 Network   3D U-Net, 31,190,243 parameters, about 2.9 TFLOP per training sample
 Expect    demo: half a minute on 2 CPU cores; closed division: about 2,200 epochs of 168 samples
@@ -39,7 +39,7 @@ BENCHMARK = Benchmark(
         prepared_gb=29,
         demo_minutes=0.5,
         published_minutes=29.2,
-        source="github.com/neheller/kits19; prepared size as NVIDIA's reader states it",
+        source="github.com/neheller/kits19; prepared size from NVIDIA's reader",
     ),
     source="mlcommons/training @ 9947bdf2 image_segmentation/pytorch; training_rules.adoc v1.0",
 )

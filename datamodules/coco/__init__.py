@@ -3,15 +3,20 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from datamodules.coco.datamodule import COCO300DataModule, COCOMaskDataModule
+    from datamodules.coco.mask_datamodule import COCOMaskDataModule
+    from datamodules.coco.ssd_datamodule import COCO300DataModule
 
 __all__ = ["COCO300DataModule", "COCOMaskDataModule"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the public names on first use; the other files here need no torch or Lightning."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from datamodules.coco import datamodule
+    """Import the public names on first use; the files of preparation need no torch or Lightning."""
+    if name == "COCO300DataModule":
+        from datamodules.coco.ssd_datamodule import COCO300DataModule
 
-    return getattr(datamodule, name)
+        return COCO300DataModule
+    if name == "COCOMaskDataModule":
+        from datamodules.coco.mask_datamodule import COCOMaskDataModule
+
+        return COCOMaskDataModule
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,17 +1,17 @@
-"""COCO's instance annotation files: read, checked, and kept in a compact form for training.
+"""COCO's instance annotation files: read, checked, and stored in a compact form for training.
 
-Letters: I images, N boxes of an image, A annotations of all images.
+Letters: I images, A annotations of all images.
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
-from datamodules.coco.faults import annotation_faults, drawable, entry_problems, limited
+from datamodules.coco.faults import annotation_faults, drawable, entry_problems, limit_lines
 
 Polygons = list[np.ndarray]
 _SOURCE = (
@@ -39,9 +39,9 @@ class Annotations:
     ring_count: np.ndarray
     """(A,) int64: polygons of an annotation; 0 for a crowd's run lengths."""
     ring_length: np.ndarray
-    """(rings,) int64: numbers in a polygon, two per corner."""
+    """(rings,) int64: coordinates of a polygon, two per corner."""
     corner: np.ndarray
-    """Flat float32: all polygons one after the other, x and y in turn."""
+    """Flat float32: all polygons concatenated, x and y alternating."""
     has_mask: np.ndarray
     """(A,) bool: whether there are polygons or run lengths."""
     category_id: np.ndarray
@@ -51,33 +51,16 @@ class Annotations:
         return len(self.image_id)
 
     def count(self) -> np.ndarray:
-        """Annotations per image.
-
-        Returns:
-            (I,) int64.
-        """
+        """Return the number of annotations per image, (I,) int64."""
         return np.diff(self.offset)
 
     def of_image(self, index: int) -> slice:
-        """Where an image's annotations lie in the flat arrays.
-
-        Args:
-            index: Position of the image.
-
-        Returns:
-            Slice into ``box``, ``label``, ``crowd`` and ``ring_count``.
-        """
+        """Return an image's slice of ``box``, ``label``, ``crowd`` and ``ring_count``."""
         return slice(int(self.offset[index]), int(self.offset[index + 1]))
 
     def polygons(self, index: int) -> list[Polygons]:
-        """Polygons of an image's annotations.
-
-        Args:
-            index: Position of the image.
-
-        Returns:
-            One list per annotation of arrays (corners, 2) float32, in pixels.
-        """
+        """Return per annotation of an image a list of (corners, 2) float32 arrays, in pixels."""
+        # Computed on first use: only Mask R-CNN needs it. The dataclass is frozen.
         if not hasattr(self, "_ring_offset"):
             ring = np.concatenate([[0], np.cumsum(self.ring_count)])
             corner = np.concatenate([[0], np.cumsum(self.ring_length)])
@@ -91,25 +74,14 @@ class Annotations:
             for a in range(*self.of_image(index).indices(len(self.label)))
         ]
 
-    def save(self, path: Path) -> None:
-        """Write everything into one ``.npz`` file.
-
-        Args:
-            path: The file to write.
-        """
+    def save(self, file: IO[bytes] | Path) -> None:
+        """Write everything to one ``.npz`` file."""
         arrays = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        np.savez(path, **arrays | {"file_name": np.array(self.file_name)})
+        np.savez(file, **arrays | {"file_name": np.array(self.file_name)})
 
 
 def load_annotations(path: Path) -> Annotations:
-    """Read what ``Annotations.save`` wrote.
-
-    Args:
-        path: The ``.npz`` file.
-
-    Returns:
-        The annotations.
-    """
+    """Read a file of ``Annotations.save``."""
     with np.load(path) as arrays:
         return Annotations(
             **{k: arrays[k].tolist() if k == "file_name" else arrays[k] for k in arrays}
@@ -117,25 +89,14 @@ def load_annotations(path: Path) -> Annotations:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read an annotation file and check that it is one.
-
-    Args:
-        path: ``instances_*.json``.
-
-    Returns:
-        Its content, with at least images, annotations and categories.
-
-    Raises:
-        FileNotFoundError: If it is missing; says where to get it.
-        ValueError: If it is cut short, no JSON, or lacks a part.
-    """
+    """Read an annotation file; an error if it is missing, truncated or lacks a part."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; unpack {_SOURCE} here")
     try:
         content = json.loads(path.read_bytes())
     except ValueError as error:
         raise ValueError(
-            f"{path} is cut short or damaged ({error}); unpack {_SOURCE} again"
+            f"{path} is truncated or damaged ({error}); unpack {_SOURCE} again"
         ) from None
     parts = content if isinstance(content, dict) else {}
     lacking = [
@@ -144,24 +105,12 @@ def read_json(path: Path) -> dict[str, Any]:
         if not isinstance(parts.get(name), list)
     ]
     if lacking:
-        raise ValueError(f"{path} has no {', '.join(lacking)}: not an instances file of COCO")
+        raise ValueError(f"{path} has no {', '.join(lacking)}; it is not a COCO instances file")
     return content
 
 
 def parse(content: Mapping[str, Any], path: Path) -> Annotations:
-    """Turn an annotation file's content into flat arrays, images in the order of their ids.
-
-    Args:
-        content: What ``read_json`` gave.
-        path: The file, for messages.
-
-    Returns:
-        The annotations.
-
-    Raises:
-        ValueError: One line per problem: key that is missing, id that comes twice, unknown image
-            or category, polygon with fewer than 3 corners, box that is not finite.
-    """
+    """Convert an annotation file's content to flat arrays by image id; one line per problem."""
     if lines := entry_problems(content["images"], content["categories"]):
         raise ValueError("\n".join(f"{path}: {line}" for line in lines))
     images = sorted(content["images"], key=lambda image: image["id"])
@@ -198,8 +147,8 @@ def _problems(
     position: Mapping[int, int],
     label_of: Mapping[int, int],
 ) -> list[str]:
-    """One line per broken annotation; many of a kind are counted."""
-    return limited(
+    """Return one line per broken annotation, up to a limit per kind."""
+    return limit_lines(
         (kind, f"annotation {record.get('id')}: {text}; correct or remove it")
         for record in records
         for kind, text in annotation_faults(record, position, label_of)

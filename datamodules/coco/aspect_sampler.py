@@ -1,4 +1,4 @@
-"""Order of Mask R-CNN's batches: images of one orientation share a batch, epochs are of one length.
+"""Order of Mask R-CNN's batches: images of one orientation share a batch, epochs have one length.
 
 The reference counts an epoch as a fixed number of iterations and starts the next permutation of the
 data wherever the last one ends, so epochs and permutations do not coincide.
@@ -20,13 +20,13 @@ class AspectSampler(ResumableBatches):
     first image, the last of an orientation may be smaller. An epoch is a fixed number of batches.
 
     Args:
-        portrait: Which images are higher than wide; its length is the number of images.
-        batch_size: Most images in a batch.
-        batches_per_epoch: Batches of a rank in one epoch.
+        portrait: Whether each image is at least as high as wide, (images,) bool.
+        batch_size: Maximum images per batch.
+        batches_per_epoch: Batches per rank and epoch.
         rank: This process.
         world_size: Number of processes.
         seed: Run seed.
-        start_batch: Batches of ``start_epoch`` that are already done and are skipped.
+        start_batch: Completed batches of ``start_epoch``, which are skipped.
         start_epoch: Epoch to start with.
 
     Source:
@@ -51,25 +51,20 @@ class AspectSampler(ResumableBatches):
         self.rank, self.world_size, self.seed = rank, world_size, seed
         super().__init__(start_batch=start_batch, start_epoch=start_epoch)
         self._lengths: dict[int, int] = {}
-        # Two passes are all that an epoch ever needs at a time.
+        # An epoch never needs more than two passes at a time.
         self._batches_of_pass = lru_cache(maxsize=2)(self._make_pass)
 
     def __len__(self) -> int:
-        """Batches of a full epoch."""
         return self.batches_per_epoch
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        """This rank's batches of the current epoch.
-
-        Yields:
-            One batch of keys; their epoch is the pass.
-        """
+        """Yield this rank's batches of the current epoch; the keys' epoch is the pass."""
         first = self.epoch * self.batches_per_epoch + self.first_batch
         wanted = self.batches_per_epoch - self.first_batch
         number = 0
         while wanted > 0:
             if self._lengths.get(number, first + 1) <= first:
-                first -= self._lengths[number]  # a pass that lies behind is only counted
+                first -= self._lengths[number]  # a completed pass is only counted
             else:
                 batches = self._batches_of_pass(number)
                 self._lengths[number] = len(batches)
@@ -80,17 +75,17 @@ class AspectSampler(ResumableBatches):
             number += 1
 
     def _make_pass(self, number: int) -> list[list[SampleKey]]:
-        """All batches of this rank in one pass over the data."""
+        """Return this rank's batches of one pass over the data."""
         order = epoch_order(len(self.portrait), self.seed, number)
         share = -(-len(order) // self.world_size)
         padded = np.resize(order, share * self.world_size)
         groups: tuple[list[list[SampleKey]], ...] = ([], [])
-        placed: list[list[SampleKey]] = []
-        for place in range(self.rank * share, (self.rank + 1) * share):
-            index = int(padded[place])
+        batches: list[list[SampleKey]] = []
+        for position in range(self.rank * share, (self.rank + 1) * share):
+            index = int(padded[position])
             group = groups[int(self.portrait[index])]
             if not group or len(group[-1]) == self.batch_size:
                 group.append([])
-                placed.append(group[-1])
-            group[-1].append(SampleKey(index, number, place // len(order)))
-        return placed
+                batches.append(group[-1])
+            group[-1].append(SampleKey(index, number, position // len(order)))
+        return batches

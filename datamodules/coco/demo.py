@@ -1,8 +1,8 @@
 """Generated scenes of shapes in COCO's layout, for SSD and Mask R-CNN demos.
 
-``train2017/*.jpg``, ``val2017/*.jpg`` and ``annotations/instances_*2017.json`` with category ids
-that leave gaps, polygons, one crowd region as run lengths, images without annotations, images of
-other sizes and one box without height: what COCO has, only fewer and simpler.
+``train2017/*.jpg``, ``val2017/*.jpg`` and ``annotations/instances_*2017.json`` with everything COCO
+has: gaps between category ids, polygons, a crowd region as run lengths, images without annotations,
+images of other sizes and a box without height.
 """
 
 import json
@@ -34,15 +34,7 @@ def write_scenes(
     num_val: int = 40,
     side: tuple[float, float] = (0.2, 0.5),
 ) -> None:
-    """Write the whole data set.
-
-    Args:
-        folder: Existing empty folder.
-        image_size: Sides of most images in pixels; a few are longer one way.
-        num_train: Annotated training images; ``EMPTY`` ones come on top, as with ``num_val``.
-        num_val: Annotated evaluation images.
-        side: Least and greatest side of a shape, as a share of the image's shorter side.
-    """
+    """Write the data set into an empty directory; ``side`` is the range of a shape's share."""
     (folder / "annotations").mkdir()
     for stream, (split, count) in enumerate((("train", num_train), ("val", num_val))):
         (folder / f"{split}2017").mkdir()
@@ -60,17 +52,17 @@ def _split(
     image_size: int,
     side: tuple[float, float],
 ) -> dict[str, Any]:
-    """Draw one split and give its annotation file's content."""
+    """Draw one split and return its annotation file's content."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number in range(count + EMPTY[split]):
         width, height = _image_size(rng, image_size, odd=number % (count // ODD_SIZES or 1) == 1)
         image_id = 1 + number * 7 + int(rng.integers(7))  # ids with gaps
-        pixels, found = _scene(rng, width, height, side, empty=number >= count)
+        pixels, shapes = _scene(rng, width, height, side, empty=number >= count)
         name = f"{image_id:012d}.jpg"
         Image.fromarray(pixels).save(folder / name, quality=92)
         images.append({"id": image_id, "file_name": name, "width": width, "height": height})
-        for shape in found:
+        for shape in shapes:
             annotations.append(
                 {"id": len(annotations) + 1, "image_id": image_id, "iscrowd": 0, **shape}
             )
@@ -83,7 +75,7 @@ def _split(
 
 
 def _image_size(rng: np.random.Generator, size: int, *, odd: bool) -> tuple[int, int]:
-    """Width and height; odd ones are up to a third longer one way."""
+    """Return width and height; odd ones are up to a third longer one way."""
     if not odd:
         return size, size
     longer = int(size * rng.uniform(1.1, 1.34))
@@ -98,11 +90,11 @@ def _scene(
     *,
     empty: bool,
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """An image (H, W, 3) uint8 with up to two shapes that do not overlap, and their records."""
+    """Draw up to two shapes that do not overlap; returns (H, W, 3) uint8 and their records."""
     image = Image.new("RGB", (width, height), tuple(int(c) for c in rng.integers(90, 200, 3)))
     draw = ImageDraw.Draw(image)
     boxes: list[tuple[float, float, float, float]] = []
-    found = []
+    records = []
     for _ in range(0 if empty else int(rng.integers(1, 3))):
         box = _free_box(rng, width, height, side, boxes)
         if box is None:
@@ -112,9 +104,9 @@ def _scene(
         outline = _outline(name, box)
         shade = np.array(colour) + rng.integers(-COLOUR_SPREAD, COLOUR_SPREAD + 1, 3)
         draw.polygon([tuple(point) for point in outline.tolist()], fill=tuple(shade.tolist()))
-        found.append(_annotation(category, outline))
+        records.append(_annotation(category, outline))
     noise = rng.normal(0, PIXEL_NOISE, (height, width, 3))
-    return np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8), found
+    return np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8), records
 
 
 def _free_box(
@@ -124,7 +116,7 @@ def _free_box(
     side: tuple[float, float],
     taken: list[tuple[float, float, float, float]],
 ) -> tuple[float, float, float, float] | None:
-    """A random x1, y1, x2, y2 that touches no other; None if twenty tries fail."""
+    """Draw x1, y1, x2, y2 that touch no other box; None after twenty failures."""
     shorter = min(width, height)
     for _ in range(20):
         w, h = rng.uniform(*side, 2) * shorter
@@ -136,7 +128,7 @@ def _free_box(
 
 
 def _outline(name: str, box: tuple[float, float, float, float]) -> np.ndarray:
-    """Corners (P, 2) of a shape that fills a box."""
+    """Return the corners (P, 2) of a shape that fills a box."""
     x1, y1, x2, y2 = box
     if name == "rectangle":
         points = [(x1, y1), (x2, y1), (x2, y2), (x1, y2)]
@@ -151,7 +143,7 @@ def _outline(name: str, box: tuple[float, float, float, float]) -> np.ndarray:
 
 
 def _annotation(category: int, outline: np.ndarray) -> dict[str, Any]:
-    """COCO's record of one shape: polygon, box and area."""
+    """Return COCO's record of one shape."""
     low, high = outline.min(0), outline.max(0)
     x, y = outline[:, 0], outline[:, 1]
     area = 0.5 * abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1)))
@@ -164,7 +156,7 @@ def _annotation(category: int, outline: np.ndarray) -> dict[str, Any]:
 
 
 def _crowd(image: dict[str, Any], number: int) -> dict[str, Any]:
-    """A crowd region in the image's top left corner, as uncompressed run lengths."""
+    """Return a crowd region in the image's top left corner, as uncompressed run lengths."""
     width, height, side = image["width"], image["height"], 12
     counts = [0]
     for _ in range(side):  # columns: `side` pixels of crowd, the rest not
@@ -182,7 +174,7 @@ def _crowd(image: dict[str, Any], number: int) -> dict[str, Any]:
 
 
 def _flat_box(image: dict[str, Any], number: int) -> dict[str, Any]:
-    """A box of height 0, as COCO's training annotations 918 and 2206849 have."""
+    """Return a box of height 0, as COCO's training annotations 918 and 2206849 have."""
     return {
         "id": number,
         "image_id": image["id"],

@@ -1,8 +1,8 @@
 """Backbone weights for Mask R-CNN's demo, in the format of Detectron's R-50.pkl.
 
-The benchmark starts from a ResNet-50 that was trained to classify images, with batch norm folded
-into scales. The demo gets the same on its scale: a narrow ResNet-50 learns to name the objects cut
-out of the TRAINING scenes, then its blobs are written under Caffe2's names.
+The benchmark starts from a ResNet-50 trained to classify images, with batch norm folded into
+scales. The demo does the same on its scale: a narrow ResNet-50 learns to classify objects cropped
+from the TRAINING scenes, then its blobs are written under Caffe2's names.
 """
 
 import json
@@ -23,13 +23,7 @@ EPS = 1e-5
 
 
 def write_backbone(root: Path, *, width: int = 16, seed: int = 5) -> None:
-    """Train and write ``R-50.pkl``; about 10 seconds on one CPU core.
-
-    Args:
-        root: A folder in COCO's layout.
-        width: Channels of the stem.
-        seed: Seed of weights and order.
-    """
+    """Train and write ``R-50.pkl``; about 10 seconds on one CPU core."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = _Blobs(width)
@@ -51,7 +45,7 @@ def write_backbone(root: Path, *, width: int = 16, seed: int = 5) -> None:
 
 
 class _Blobs:
-    """A ResNet-50 written as a table of named blobs; norms keep running statistics."""
+    """A ResNet-50 as a table of named blobs; norms keep running statistics."""
 
     def __init__(self, width: int) -> None:
         self.weights: dict[str, Tensor] = {}
@@ -107,7 +101,7 @@ class _Blobs:
         return F.batch_norm(x, mean, variance, scale, shift, train, 0.1, EPS)
 
     def folded(self) -> dict[str, np.ndarray]:
-        """Blobs with the running statistics folded into scale and shift, as the MSRA file has."""
+        """Return the blobs with running statistics folded into scale and shift."""
         blobs = {name: w.detach().numpy() for name, w in self.weights.items()}
         for norm, (mean, variance) in self.running.items():
             scale = blobs[f"{norm}_s"] / np.sqrt(variance.numpy() + EPS)
@@ -117,7 +111,7 @@ class _Blobs:
 
 
 def _crops(root: Path) -> tuple[Tensor, Tensor]:
-    """Objects of the training scenes, (N, 3, 64, 64) BGR minus mean, and their classes."""
+    """Return the training scenes' objects, (N, 3, 64, 64) BGR minus mean, and their classes."""
     content = json.loads((root / "annotations" / "instances_train2017.json").read_text())
     files = {image["id"]: image["file_name"] for image in content["images"]}
     classes = {category["id"]: k for k, category in enumerate(content["categories"])}
@@ -127,7 +121,7 @@ def _crops(root: Path) -> tuple[Tensor, Tensor]:
         if record["iscrowd"] or min(w, h) < 2:
             continue
         with Image.open(root / "train2017" / files[record["image_id"]]) as image:
-            # A margin shows the background too, which a detector has to tell from objects.
+            # The margin shows background, which a detector must distinguish from objects.
             box = (x - w / 4, y - h / 4, x + 1.25 * w, y + 1.25 * h)
             pixels = image.convert("RGB").crop(tuple(map(round, box))).resize((CROP, CROP))
         crops.append(np.asarray(pixels, dtype=np.float32)[..., ::-1] - MEAN_BGR)

@@ -1,4 +1,4 @@
-"""Check of COCO's image files before a run: damage must not show on the clock."""
+"""Check of COCO's image files before a run, so that damaged ones do not end it later."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -7,34 +7,32 @@ from typing import IO
 
 from PIL import Image, UnidentifiedImageError
 
-from datamodules.coco.ssd_images import open_rgb
 from datamodules.common.process_pool import outcomes, processes_for
 
 START, END = b"\xff\xd8", b"\xff\xd9"  # of a JPEG
-CHUNK = 500  # files per job: opening one takes less than handing it to another process
+CHUNK = 500  # files per job: opening one takes less time than sending it to another process
 WORKER_BYTES = 500_000_000
-# Below this many files a process's start costs more than the work.
+# For fewer files, starting a process costs more than the work.
 SERIAL_FILES = 5000
 SHOWN = 200
+
+
+def open_rgb(path: Path) -> Image.Image:
+    """Decode an image to RGB; ValueError if that fails."""
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"{path} cannot be decoded ({error}); unpack its archive again") from None
 
 
 def unusable_images(
     folder: Path, listed: Sequence[tuple[str, tuple[int, int]]], *, show_progress: bool
 ) -> list[str]:
-    """Images that cannot be used: cut short, no image at all, or not of the annotated size.
+    """Return one line per unusable image: truncated, not an image, or not of the annotated size.
 
-    A JPEG with both its markers in place counts as whole; its content is decoded only otherwise.
-
-    Args:
-        folder: Folder of the images.
-        listed: Name, and height and width in the annotations, of files all of which exist.
-        show_progress: Draw a progress bar.
-
-    Returns:
-        One line per bad file, sorted; beyond 200 their number.
-
-    Raises:
-        ValueError: If a worker was killed.
+    A JPEG with both its markers counts as whole; it is decoded only otherwise. ``listed`` has name,
+    height and width of existing files. At most 200 lines, then the number of others.
     """
     chunks = [listed[first : first + CHUNK] for first in range(0, len(listed), CHUNK)]
     workers = 1 if len(listed) < SERIAL_FILES else processes_for(len(chunks), WORKER_BYTES)
@@ -42,8 +40,8 @@ def unusable_images(
     title = f"checking {folder.name}"
     lines = [
         line
-        for found in outcomes(job, chunks, workers, title, show_progress=show_progress)
-        for line in found
+        for lines_of_chunk in outcomes(job, chunks, workers, title, show_progress=show_progress)
+        for line in lines_of_chunk
     ]
     lines.sort()
     more = len(lines) - SHOWN
@@ -51,7 +49,7 @@ def unusable_images(
 
 
 def _problems(folder: Path, listed: Sequence[tuple[str, tuple[int, int]]]) -> list[str]:
-    """One line per bad file of a chunk."""
+    """Return one line per bad file of a chunk."""
     lines = []
     for name, size in listed:
         try:
@@ -62,27 +60,27 @@ def _problems(folder: Path, listed: Sequence[tuple[str, tuple[int, int]]]) -> li
 
 
 def _check(path: Path, size: tuple[int, int]) -> None:
-    """Refuse an unusable file with a ValueError."""
+    """Raise a ValueError for an unusable file."""
     try:
         with path.open("rb") as file:
             start = file.read(2)
             file.seek(-min(2, path.stat().st_size), 2)
             whole = (start, file.read(2)) == (START, END)
             file.seek(0)
-            # Some writers put bytes behind the end, and a few files of other formats are named
-            # .jpg: only then the pixels are decoded.
-            image = _opened(path, file) if whole else open_rgb(path)
+            # Some writers append bytes after the end, and a few files of other formats are named
+            # .jpg: only those are decoded.
+            image = _open_header(path, file) if whole else open_rgb(path)
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}); unpack it again") from None
     if (image.height, image.width) != size:
         raise ValueError(
-            f"{path} has {image.width} x {image.height} pixels, its annotation says {size[1]} x "
-            f"{size[0]}: its boxes would lie elsewhere; correct the annotation or the image"
+            f"{path} has {image.width} x {image.height} pixels but its annotation says {size[1]} x "
+            f"{size[0]}, so its boxes would be misplaced; correct the annotation or the image"
         )
 
 
-def _opened(path: Path, file: IO[bytes]) -> Image.Image:
-    """An image of which only the header is read."""
+def _open_header(path: Path, file: IO[bytes]) -> Image.Image:
+    """Open an image, reading only its header."""
     try:
         return Image.open(file)
     except (UnidentifiedImageError, SyntaxError) as error:

@@ -1,7 +1,7 @@
-"""COCO images as Mask R-CNN sees them: resized by their shorter side, flipped, padded in batches.
+"""COCO images for Mask R-CNN: resized by their shorter side, flipped, padded in batches.
 
 Letters: G ground-truth objects of an image, B batch. Boxes are inclusive corners in pixels: x2 is
-x + width - 1.
+x + width - 1. ``samples`` and ``index`` are positions of images in the annotations.
 """
 
 from collections.abc import Sequence
@@ -14,33 +14,21 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from datamodules.coco.annotations import Annotations, Polygons
-from datamodules.coco.ssd_images import open_rgb, to_tensor
+from datamodules.coco.image_check import open_rgb
+from datamodules.coco.ssd_images import to_tensor
 from datamodules.common.sampling import SampleKey, sample_rng
 
 PADDED_TO = 32
 
 
 class ImageSize:
-    """Target size of an image.
-
-    Args:
-        shorter: Shorter side in pixels.
-        longest: Most pixels of the longer side, before rounding.
-    """
+    """Target size in pixels: shorter side, and maximum of the longer one before rounding."""
 
     def __init__(self, shorter: int, longest: int) -> None:
         self.shorter, self.longest = shorter, longest
 
     def of(self, height: int, width: int) -> tuple[int, int]:
-        """Size after resizing; elongated images may exceed the longest side by a pixel or two.
-
-        Args:
-            height: Rows of the original image.
-            width: Columns of the original image.
-
-        Returns:
-            Height and width, each at least 1.
-        """
+        """Return height and width after resizing; rounding may add a pixel or two."""
         low, high = min(height, width), max(height, width)
         size = self.shorter
         if high / low * size > self.longest:
@@ -50,15 +38,7 @@ class ImageSize:
 
 
 class TrainingImages(Dataset[dict[str, Any]]):
-    """Training images with boxes, labels and polygons; flips depend on seed, pass and sample.
-
-    Args:
-        folder: Folder of the images.
-        annotations: The split's annotations.
-        samples: Positions of the images to train on.
-        size: Target size.
-        seed: Run seed.
-    """
+    """Training images with boxes, labels and polygons; flips depend on seed, pass and sample."""
 
     def __init__(
         self,
@@ -76,15 +56,9 @@ class TrainingImages(Dataset[dict[str, Any]]):
         return len(self.samples)
 
     def __getitem__(self, key: SampleKey) -> dict[str, Any]:
-        """One sample.
-
-        Args:
-            key: Which sample and which draw.
-
-        Returns:
-            ``image`` (3, H, W) uint8, ``boxes`` (G, 4), ``labels`` (G,) and ``polygons``.
-        """
+        """Return ``image`` (3, H, W) uint8, ``boxes`` (G, 4), ``labels`` (G,) and ``polygons``."""
         index = int(self.samples[key.index])
+        # The key's epoch is the sampler's pass over the data.
         flip = sample_rng(self.seed, key.epoch, key.index, key.repeat).random() < 0.5
         image = open_rgb(self.folder / self.annotations.file_name[index])
         height, width = self.size.of(image.height, image.width)
@@ -110,14 +84,7 @@ class TrainingImages(Dataset[dict[str, Any]]):
         }
 
     def targets(self, index: int) -> tuple[np.ndarray, np.ndarray, list[Polygons]]:
-        """Objects of an image in original pixels; no crowds, no boxes without area.
-
-        Args:
-            index: Position of the image.
-
-        Returns:
-            box_G4 clipped to the image, label_G and each object's polygons.
-        """
+        """Return clipped box_G4 in pixels, label_G and polygons, no crowds or empty boxes."""
         own = self.annotations.of_image(index)
         x, y, w, h = self.annotations.box[own].T
         height, width = self.annotations.size[index]
@@ -130,15 +97,6 @@ class TrainingImages(Dataset[dict[str, Any]]):
 
 
 class EvaluationImages(Dataset[dict[str, Any]]):
-    """Evaluation images.
-
-    Args:
-        folder: Folder of the images.
-        annotations: The split's annotations.
-        indices: Positions of the images of this rank.
-        size: Target size.
-    """
-
     def __init__(
         self, folder: Path, annotations: Annotations, indices: Sequence[int], size: ImageSize
     ) -> None:
@@ -149,14 +107,7 @@ class EvaluationImages(Dataset[dict[str, Any]]):
         return len(self.indices)
 
     def __getitem__(self, number: int) -> dict[str, Any]:
-        """One image.
-
-        Args:
-            number: Position in ``indices``.
-
-        Returns:
-            ``image`` (3, H, W) uint8, ``index`` and ``original`` (2,) height, width.
-        """
+        """Return ``image`` (3, H, W) uint8, ``index`` and ``original`` (2,) height, width."""
         index = self.indices[number]
         image = open_rgb(self.folder / self.annotations.file_name[index])
         height, width = self.size.of(image.height, image.width)
@@ -169,14 +120,10 @@ class EvaluationImages(Dataset[dict[str, Any]]):
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Pad images to the batch's largest, rounded up to 32, and list the rest.
+    """Pad images to the batch's largest, rounded up to 32.
 
-    Args:
-        samples: What either data set gives.
-
-    Returns:
-        ``image`` (B, 3, H, W) uint8 with 0 in the padding, ``size`` (B, 2) of the real images;
-        ``boxes``, ``labels`` and ``polygons`` as lists, or ``index`` (B,) and ``original`` (B, 2).
+    Returns ``image`` (B, 3, H, W) uint8 with 0 in the padding, ``size`` (B, 2) without padding; and
+    lists of ``boxes``, ``labels`` and ``polygons``, or ``index`` (B,) and ``original`` (B, 2).
     """
     size = torch.tensor([sample["image"].shape[1:] for sample in samples])
     height, width = (-(-int(side) // PADDED_TO) * PADDED_TO for side in size.max(0).values)
@@ -190,16 +137,7 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def synthetic(batch_size: int, size: ImageSize, objects: int = 7) -> dict[str, Any]:
-    """A random training batch of landscape images.
-
-    Args:
-        batch_size: Images.
-        size: Target size; images are 4:3 before padding.
-        objects: Objects per image.
-
-    Returns:
-        A batch with the structure, shapes and types of a training batch.
-    """
+    """Return a random training batch of 4:3 landscape images."""
     height, width = size.of(480, 640)
     samples = []
     for _ in range(batch_size):
@@ -220,28 +158,13 @@ def synthetic(batch_size: int, size: ImageSize, objects: int = 7) -> dict[str, A
 
 
 def landscape_or_portrait(annotations: Annotations, samples: np.ndarray) -> np.ndarray:
-    """Orientation of images.
-
-    Args:
-        annotations: The split's annotations.
-        samples: Positions of the images.
-
-    Returns:
-        bool, True where an image is at least as high as wide.
-    """
+    """Return for each sample whether it is at least as high as wide."""
     height, width = annotations.size[samples].T
     return height >= width
 
 
 def usable(annotations: Annotations) -> np.ndarray:
-    """Images that are trained on.
-
-    Args:
-        annotations: The split's annotations.
-
-    Returns:
-        Positions of images with at least one box, crowd or not, whose sides exceed one pixel.
-    """
+    """Return the images with at least one box, crowd or not, whose sides exceed one pixel."""
     good = (annotations.box[:, 2:] > 1).all(1)
     owner = np.repeat(np.arange(len(annotations)), annotations.count())
     return np.unique(owner[good])

@@ -1,7 +1,7 @@
-"""COCO images as SSD sees them: cropped by overlap, flipped, resized, jittered.
+"""COCO images for SSD: cropped by overlap, flipped, resized, jittered.
 
 Letters: N boxes of an image, M boxes after padding, B batch. Boxes are corners in fractions of the
-image while they are augmented and when they leave.
+image, during augmentation and in batches. ``samples`` are positions of images in the annotations.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,17 +15,18 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.coco.annotations import Annotations
+from datamodules.coco.image_check import open_rgb
 from datamodules.common.sampling import SampleKey, sample_rng
 
-# Least overlap of the crop with every box; None keeps the image, -inf takes any crop.
+# Minimum overlap of the crop with every box; None keeps the image, -inf accepts any crop.
 CROP_MODES = (None, 0.1, 0.3, 0.5, 0.7, 0.9, -np.inf)
 LEAST_SIDE = 0.3
 JITTER = {"brightness": 0.125, "contrast": 0.5, "saturation": 0.5, "hue": 0.05}
-PADDED_TO = 16  # boxes per image: few different shapes, so that a compiled step is reused
+PADDED_TO = 16  # boxes per image: few distinct shapes, so that compiled steps are reused
 
 
 class Batch(TypedDict):
-    """Images of one step; ``boxes`` and ``labels`` only in training, the rest in evaluation."""
+    """Images of one step; training adds ``boxes`` and ``labels``, evaluation the others."""
 
     image: Tensor
     boxes: Tensor
@@ -35,15 +36,7 @@ class Batch(TypedDict):
 
 
 class TrainingImages(Dataset[dict[str, Tensor]]):
-    """Augmented training images; each draw is a function of seed, epoch and sample.
-
-    Args:
-        folder: Folder of the images.
-        annotations: The split's annotations.
-        samples: Positions of the images to train on.
-        seed: Run seed.
-        crop_attempts: Windows tried before a new crop mode is drawn.
-    """
+    """Augmented training images; each draw is a function of seed, epoch and sample."""
 
     def __init__(
         self,
@@ -61,14 +54,7 @@ class TrainingImages(Dataset[dict[str, Tensor]]):
         return len(self.samples)
 
     def __getitem__(self, key: SampleKey) -> dict[str, Tensor]:
-        """One sample.
-
-        Args:
-            key: Which sample and which draw.
-
-        Returns:
-            ``image`` (3, 300, 300) uint8, ``boxes`` (N, 4) float32, ``labels`` (N,) int64.
-        """
+        """Return ``image`` (3, 300, 300) uint8, ``boxes`` (N, 4) float32, ``labels`` (N,) int64."""
         rng = sample_rng(self.seed, key.epoch, key.index, key.repeat)
         index = int(self.samples[key.index])
         box_N4, label_N = self.targets(index)
@@ -85,16 +71,10 @@ class TrainingImages(Dataset[dict[str, Tensor]]):
         }
 
     def targets(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Boxes and labels of an image, crowds included as the reference has them.
+        """Return an image's box_N4 and label_N, crowds included as in the reference.
 
-        Boxes without width or height are left out: they overlap nothing, so they would make an
-        infinite loss on the first default box.
-
-        Args:
-            index: Position of the image.
-
-        Returns:
-            box_N4 corners in fractions, label_N.
+        Boxes without width or height are dropped: they overlap nothing, which would make the loss
+        of the first default box infinite.
         """
         own = self.annotations.of_image(index)
         box, label = self.annotations.box[own], self.annotations.label[own]
@@ -105,14 +85,6 @@ class TrainingImages(Dataset[dict[str, Tensor]]):
 
 
 class EvaluationImages(Dataset[dict[str, Tensor]]):
-    """Whole evaluation images at 300 x 300.
-
-    Args:
-        folder: Folder of the images.
-        annotations: The split's annotations.
-        indices: Positions of the images of this rank.
-    """
-
     def __init__(self, folder: Path, annotations: Annotations, indices: Sequence[int]) -> None:
         self.folder, self.annotations, self.indices = folder, annotations, indices
 
@@ -120,14 +92,7 @@ class EvaluationImages(Dataset[dict[str, Tensor]]):
         return len(self.indices)
 
     def __getitem__(self, number: int) -> dict[str, Tensor]:
-        """One image.
-
-        Args:
-            number: Position in ``indices``.
-
-        Returns:
-            ``image`` (3, 300, 300) uint8, ``index`` () and ``size`` (2,) original height, width.
-        """
+        """Return ``image`` (3, 300, 300) uint8, ``index`` () and the original ``size`` (2,)."""
         index = self.indices[number]
         image = open_rgb(self.folder / self.annotations.file_name[index])
         return {
@@ -137,42 +102,16 @@ class EvaluationImages(Dataset[dict[str, Tensor]]):
         }
 
 
-def open_rgb(path: Path) -> Image.Image:
-    """Decode an image.
-
-    Args:
-        path: The file.
-
-    Returns:
-        An RGB image; grey ones are repeated over the channels.
-
-    Raises:
-        ValueError: If it cannot be decoded; names the file.
-    """
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"{path} cannot be decoded ({error}); unpack its archive again") from None
-
-
 def crop(
     rng: np.random.Generator, box_N4: np.ndarray, label_N: np.ndarray, *, attempts: int
 ) -> tuple[tuple[float, float, float, float] | None, np.ndarray, np.ndarray]:
     """Draw SSD's random crop: a window that overlaps EVERY box by more than the drawn bound.
 
-    Args:
-        rng: The sample's generator.
-        box_N4: Corners in fractions.
-        label_N: Classes.
-        attempts: Windows tried for one bound before another bound is drawn.
+    After ``attempts`` windows another bound is drawn. Returns the window (x1, y1, x2, y2) in
+    fractions or None for the whole image; the boxes whose centre is inside, clipped, in fractions
+    of the window; and their classes.
 
-    Returns:
-        The window (x1, y1, x2, y2) in fractions or None for the whole image; the boxes whose centre
-        lies in it, clipped, in fractions of the window; their classes.
-
-    Source:
-        mlcommons/training (v1.0), single_stage_detector/ssd/utils.py, SSDCropping.
+    Source: mlcommons/training (v1.0), single_stage_detector/ssd/utils.py, SSDCropping.
     """
     while True:
         bound = CROP_MODES[int(rng.integers(len(CROP_MODES)))]
@@ -195,7 +134,7 @@ def crop(
 
 
 def _overlap(window: tuple[float, float, float, float], box_N4: np.ndarray) -> np.ndarray:
-    """Intersection over union of a window with every box."""
+    """Return the intersection over union of a window with every box."""
     low = np.maximum(box_N4[:, :2], window[:2])
     high = np.minimum(box_N4[:, 2:], window[2:])
     shared = np.prod(np.clip(high - low, 0, None), 1)
@@ -206,36 +145,19 @@ def _overlap(window: tuple[float, float, float, float], box_N4: np.ndarray) -> n
 def resize(
     image: Image.Image, window: tuple[float, float, float, float] | None, size: int
 ) -> Image.Image:
-    """Cut a window out and stretch it to a square.
-
-    Args:
-        image: The image.
-        window: Corners in fractions; None for all of it.
-        size: Side of the result in pixels.
-
-    Returns:
-        The square image.
-    """
+    """Crop a window (fractions; None for all) and stretch it to a square."""
     box = None
     if window is not None:
         width, height = image.size
         x1, y1 = int(window[0] * width), int(window[1] * height)
-        # A window of a tiny image can round to nothing; one pixel is the least there is.
+        # A window of a tiny image can round to nothing; keep at least one pixel.
         x2, y2 = max(int(window[2] * width), x1 + 1), max(int(window[3] * height), y1 + 1)
         box = (x1, y1, min(x2, width), min(y2, height))
     return image.resize((size, size), Image.Resampling.BILINEAR, box=box)
 
 
 def jitter(rng: np.random.Generator, image: Image.Image) -> Image.Image:
-    """Change brightness, contrast, saturation and hue, in random order.
-
-    Args:
-        rng: The sample's generator.
-        image: RGB image.
-
-    Returns:
-        The changed image.
-    """
+    """Change brightness, contrast, saturation and hue, in random order."""
     from torchvision.transforms import functional as change
 
     steps: list[Callable[[Image.Image], Image.Image]] = []
@@ -250,26 +172,12 @@ def jitter(rng: np.random.Generator, image: Image.Image) -> Image.Image:
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    """Pixels with the channels first.
-
-    Args:
-        image: RGB image.
-
-    Returns:
-        (3, H, W) uint8.
-    """
+    """Return an RGB image as (3, H, W) uint8."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
 def collate(samples: list[dict[str, Tensor]]) -> Batch:
-    """Stack a training batch, boxes padded with label 0.
-
-    Args:
-        samples: What ``TrainingImages`` gives.
-
-    Returns:
-        ``image``, ``boxes`` (B, M, 4) and ``labels`` (B, M); M is a multiple of 16.
-    """
+    """Stack a training batch; boxes (B, M, 4) are padded with label 0, M is a multiple of 16."""
     most = max(1, *(len(sample["labels"]) for sample in samples))
     most = -(-most // PADDED_TO) * PADDED_TO
     boxes = torch.zeros(len(samples), most, 4)

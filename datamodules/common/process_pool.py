@@ -84,7 +84,7 @@ def _parallel(
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(processes, context, _start_worker, (os.getpid(),))
     try:
-        with _main_script_left_out():
+        with _main_script_left_out(), _one_thread():
             futures: list[Future[Result]] = [pool.submit(_work, job, item) for item in items]
         for future in as_completed(futures):
             try:
@@ -126,12 +126,23 @@ def _work(job: Callable[[Item], Result], item: Item) -> Result:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _start_worker(parent: int) -> None:
-    """Use one thread, and end when the parent was killed: a pool's workers would wait for ever."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    import torch
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """New processes compute with one thread each, without importing torch to tell it so."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before
 
-    torch.set_num_threads(1)
+
+def _start_worker(parent: int) -> None:
+    """End when the parent was killed; a pool's workers would wait for ever."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
         pause = threading.Event()

@@ -9,7 +9,7 @@ __all__ = ["CriteoDataModule"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the public names on first use; the other files here need no torch or Lightning."""
+    """Import the public names on first use; the files of preparation need no torch or Lightning."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from datamodules.criteo import datamodule

@@ -1,4 +1,4 @@
-"""Batches of prepared Criteo rows: contiguous blocks in a random order, shared out over ranks.
+"""Batches of prepared Criteo rows: contiguous blocks in a random order, shared by the ranks.
 
 Letters: B rows of a batch.
 """
@@ -28,22 +28,22 @@ class Batch(TypedDict):
 
 
 class Block(NamedTuple):
-    """Consecutive rows; positions beyond the split's end start again at row 0."""
+    """Consecutive rows; rows beyond the split's end start again at row 0."""
 
     start: int
     num_rows: int
 
 
 class BlockSampler(Sampler[Block]):
-    """The order of a training epoch: global batches permuted, the rows of each left together.
+    """The order of a training epoch: global batches permuted, the rows of each kept together.
 
     The rows were shuffled once when they were prepared, so reading them in blocks is as random as
     the reference's order and as fast as the disk. Each rank takes its slice of the same global
-    batch. The last global batch is filled up with the split's first rows.
+    batch. The last global batch is filled with the split's first rows.
 
     Source:
         facebookresearch/dlrm @ 6d75c84d, dlrm_data_pytorch.py, option mlperf-bin-shuffle. Differs:
-        the last batch has full size, as the rules ask.
+        the last batch has full size, as the rules require.
     """
 
     def __init__(
@@ -58,18 +58,6 @@ class BlockSampler(Sampler[Block]):
         start_batch: int = 0,
         start_epoch: int = 0,
     ) -> None:
-        """Sizes and the point to start from.
-
-        Args:
-            num_samples: Rows of the split.
-            global_batch_size: Rows per optimizer step over all ranks.
-            rank: This process.
-            world_size: Number of processes.
-            batch_size: Rows per rank and batch; divides ``global_batch_size / world_size``.
-            seed: Run seed, equal on all ranks.
-            start_batch: Batches of ``start_epoch`` that are already done.
-            start_epoch: Epoch to start with.
-        """
         self.num_samples, self.global_batch_size = num_samples, global_batch_size
         self.rank, self.world_size, self.batch_size = rank, world_size, batch_size
         self.seed, self.epoch = seed, start_epoch
@@ -78,23 +66,14 @@ class BlockSampler(Sampler[Block]):
         self.per_block = global_batch_size // (batch_size * world_size)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order of the next iteration; Lightning calls this before every epoch.
-
-        Args:
-            epoch: Epoch number, from 0.
-        """
+        """Choose the order of the next iteration; Lightning calls this before every epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        """Batches per rank in a full epoch."""
         return self.num_blocks * self.per_block
 
     def __iter__(self) -> Iterator[Block]:
-        """This rank's blocks of the current epoch, from where a resumed run stopped.
-
-        Yields:
-            Rows of one batch.
-        """
+        """Yield this rank's blocks of the current epoch, from where a resumed run stopped."""
         order = epoch_order(self.num_blocks, self.seed, self.epoch)
         first = self.start_batch if self.epoch == self.start_epoch else 0
         for batch in range(first, len(self)):
@@ -105,19 +84,10 @@ class BlockSampler(Sampler[Block]):
 
 
 def evaluation_blocks(num_samples: int, batch_size: int, rank: int, world_size: int) -> list[Block]:
-    """A rank's share of an evaluation: every row once over all ranks, equally many batches each.
+    """Return a rank's share of an evaluation: every row once, the same number of batches per rank.
 
-    Ranks with sharded tables meet in every forward pass, so one whose rows are used up goes on
-    with empty batches.
-
-    Args:
-        num_samples: Rows of the split.
-        batch_size: Rows per batch.
-        rank: This process.
-        world_size: Number of processes.
-
-    Returns:
-        Blocks in row order, the last ones possibly short or empty.
+    Ranks with sharded tables synchronise in every forward pass, so a rank whose rows are used up
+    continues with empty batches.
     """
     starts = range(0, num_samples, batch_size * world_size)
     mine = (min(start + rank * batch_size, num_samples) for start in starts)
@@ -125,26 +95,13 @@ def evaluation_blocks(num_samples: int, batch_size: int, rank: int, world_size: 
 
 
 class CriteoBlocks(Dataset[Batch]):
-    """Blocks of a prepared split; files are opened with the first block, not before.
-
-    Args:
-        folder: The prepared folder.
-        split: ``train`` or ``test``.
-    """
+    """Blocks of a prepared split; files are opened with the first block, not before."""
 
     def __init__(self, folder: Path, split: str) -> None:
         self._folder, self._split = folder, split
         self._files: dict[str, np.ndarray] | None = None
 
     def __getitem__(self, block: Block) -> Batch:
-        """Rows of one block.
-
-        Args:
-            block: Which rows.
-
-        Returns:
-            A batch.
-        """
         if self._files is None:
             self._files = open_split(self._folder, self._split)
         columns = {name: torch.from_numpy(_rows(f, block)) for name, f in self._files.items()}
@@ -152,7 +109,7 @@ class CriteoBlocks(Dataset[Batch]):
 
 
 def _rows(column: np.ndarray, block: Block) -> np.ndarray:
-    """A copy of a block, wrapped round at the column's end."""
+    """Copy a block, wrapped around at the column's end."""
     stop = block.start + block.num_rows
     if stop <= len(column):
         return np.array(column[block.start : stop])

@@ -1,4 +1,4 @@
-"""Checksums of prepared Criteo files: one of each piece that was written, to be read back."""
+"""Checksums of prepared Criteo files: one per piece that was written, to be read back."""
 
 import json
 import zlib
@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from datamodules.common.process_pool import outcomes
-from datamodules.criteo.store import MANIFEST
+from datamodules.common.records import MANIFEST
 
 CHECKSUMS = "checksums.json"
 READ_BYTES = 1 << 24
@@ -16,16 +16,7 @@ Block = tuple[str, int, int, int]
 
 
 def verify(folder: Path, processes: int, *, show_progress: bool = False) -> list[str]:
-    """Read prepared files back and compare them with the checksums of what was written.
-
-    Args:
-        folder: The prepared folder, finished.
-        processes: Worker processes.
-        show_progress: Draw a progress bar.
-
-    Returns:
-        One line per damaged piece; empty when every byte is as it was written.
-    """
+    """Compare a finished directory's files with their checksums; one line per damaged piece."""
     path = folder / CHECKSUMS
     if not path.is_file():
         return [f"{path} is missing; delete {folder / MANIFEST} and run prepare again"]
@@ -36,14 +27,14 @@ def verify(folder: Path, processes: int, *, show_progress: bool = False) -> list
 
 
 def _check(folder: Path, block: Block) -> None:
-    """Refuse bytes of a file that are not those that were written."""
-    name, offset, num_bytes, wanted = block
-    path, found = folder / name, 0
+    """Raise if a file's bytes are not those that were written."""
+    name, offset, num_bytes, expected = block
+    path, checksum = folder / name, 0
     with path.open("rb") as file:
         file.seek(offset)
         for start in range(0, num_bytes, READ_BYTES):
-            found = zlib.crc32(file.read(min(READ_BYTES, num_bytes - start)), found)
-    if found != wanted:
+            checksum = zlib.crc32(file.read(min(READ_BYTES, num_bytes - start)), checksum)
+    if checksum != expected:
         raise ValueError(
             f"{path}, bytes {offset:,} to {offset + num_bytes:,}: not what was written; delete "
             f"{folder / MANIFEST} and run prepare again"

@@ -13,15 +13,16 @@ from torch.utils.data import DataLoader
 
 from datamodules.common.base import BenchmarkDataModule
 from datamodules.common.cache import build_once, demo_folder
+from datamodules.common.preparation import space_problem
+from datamodules.common.records import MANIFEST, changed_units
 from datamodules.common.sampling import padded_length, ranks
 from datamodules.criteo import prepare as preparation
 from datamodules.criteo.batches import Batch, BlockSampler, CriteoBlocks, evaluation_blocks
 from datamodules.criteo.checksums import verify
 from datamodules.criteo.store import REFERENCE_ROWS, ROW_BYTES, Manifest, Settings, read_manifest
-from datamodules.criteo.text import NUM_DENSE, NUM_FIELDS, day_file
+from datamodules.criteo.text import NUM_DENSE, day_file
 
 REFERENCE = Settings(num_days=24, max_ind_range=40_000_000)
-TEXT_BYTES_PER_ROW = 230  # about, in the real logs; to judge the space that is needed
 
 
 class CriteoDataModule(BenchmarkDataModule):
@@ -46,21 +47,21 @@ class CriteoDataModule(BenchmarkDataModule):
         """Defaults are the closed reference on one device.
 
         Args:
-            root: Folder with ``day_0.gz`` ... ``day_23.gz`` or the unpacked ``day_0`` ...; once
-                prepared, only the prepared folder is needed. None generates the demo data.
-            prepared_dir: Where prepared files go; default a folder in the root named after the
+            root: Directory with ``day_0.gz`` ... ``day_23.gz`` or the unpacked ``day_0`` ...; once
+                prepared, only the prepared directory is needed. None generates the demo data.
+            prepared_dir: Directory for the prepared files; default one in the root, named after the
                 settings.
             batch_size: Rows per device and step; the reference points are at 32768, 55296 and
                 71680 rows over all devices.
             evaluation_batch_size: Rows per device in one forward pass of the evaluation.
             num_days: Days to use, at least 2; the last one is split into test and validation.
-            max_ind_range: Categories are taken modulo this, so no table has more rows.
+            max_ind_range: Categories are taken modulo this, which limits the rows per table.
             num_workers: Loader processes per device; 0 loads in the training process.
             prepare_processes: Processes for preprocessing, up to 0.8 GB each; 0 chooses by cores
                 and stays under 4 GB in all.
 
         Raises:
-            ValueError: If a number lies outside its range; one line each.
+            ValueError: If a number is out of range; one line each.
         """
         super().__init__()
         problems = [
@@ -92,12 +93,12 @@ class CriteoDataModule(BenchmarkDataModule):
 
     @property
     def samples_per_epoch(self) -> int:
-        """Training rows per epoch, padded to a whole number of global batches."""
+        """Training rows per epoch, padded to whole global batches."""
         return padded_length(self.manifest.rows["train"], self.global_batch_size)
 
     @property
     def table_sizes(self) -> tuple[int, ...]:
-        """Distinct categories of each column: what the model's tables must have rows for."""
+        """Distinct categories per column: the rows that the model's tables need."""
         return self.manifest.table_sizes
 
     @property
@@ -114,23 +115,25 @@ class CriteoDataModule(BenchmarkDataModule):
         return self._manifest
 
     def prepare_data(self) -> None:
-        """Make the prepared files; when they are there, only the manifest is read.
+        """Write the prepared files; if they exist, read only the manifest.
 
         Raises:
             FileNotFoundError: If days are missing.
-            ValueError: If the text is not in the format or the folder has other settings.
+            ValueError: If the text has another format or the directory other settings.
         """
-        self._prepare(show_progress=not self.demo)
+        self._prepare(renew=self.demo, show_progress=not self.demo)
 
     def prepare(self) -> None:
-        """The same with a progress bar and a verdict, for the ``prepare`` command.
+        """Prepare with a progress bar, verify all bytes, and print a summary.
 
         Raises:
             FileNotFoundError: If days are missing.
-            ValueError: If the text is not in the format, the folder has other settings, or bytes
+            ValueError: If the text has another format, the directory has other settings, or bytes
                 are not those that were written.
         """
-        manifest = self._prepare(show_progress=True)
+        manifest = self._prepare(renew=True, show_progress=True)
+        for line in changed_units(self._prepared, self._source).values():
+            print(f"{line}; delete {self._prepared / MANIFEST} and run prepare to use the new data")
         size = ROW_BYTES * sum(manifest.rows.values())
         processes = self.prepare_processes or preparation.choose_processes(size)
         if problems := verify(self._prepared, processes, show_progress=True):
@@ -142,10 +145,10 @@ class CriteoDataModule(BenchmarkDataModule):
         )
         print(f"Tables: {list(sizes)}, {sum(sizes):,} rows in all")
         if not self.demo and self.settings == REFERENCE and rows != REFERENCE_ROWS:
-            print(f"Not the reference's data: it has {REFERENCE_ROWS}, here are {rows}")
+            print(f"Not the reference's data, which has {REFERENCE_ROWS} rows; found {rows}")
 
     def setup(self, stage: str) -> None:
-        """Refuse a batch that the training rows cannot fill.
+        """Check that the training rows fill a global batch.
 
         Args:
             stage: ``fit`` or ``validate``.
@@ -162,10 +165,10 @@ class CriteoDataModule(BenchmarkDataModule):
             )
 
     def problems(self) -> list[str]:
-        """What keeps this root from being used; opens no day.
+        """List what makes this root unusable; opens no day.
 
         Returns:
-            One line per problem: what, where, what to do; empty when all is well.
+            One line per problem: what, where, what to do; empty if there is none.
         """
         if self.root is None:
             return []
@@ -175,28 +178,22 @@ class CriteoDataModule(BenchmarkDataModule):
         except ValueError as error:
             return str(error).splitlines()
         work = preparation.Work(self.root, self._prepared, self.settings)
-        lines = preparation.missing_days(self.root, work.unparsed_days)
-        for day in work.unparsed_days:
+        days = preparation.unparsed_days(work)
+        lines = preparation.missing_days(self.root, days)
+        for day in days:
             file = day_file(self.root, day)
             if file is not None and not file.stat().st_size:
                 lines.append(f"{file} is empty; download this day again")
-        return lines + self._space_problem()
+        needed = preparation.space_needed(self.root, days)
+        return [*lines, *filter(None, [space_problem(self._prepared, needed)])]
 
     def mllog_facts(self) -> dict[str, object]:
-        """The log's data keys, from the manifest.
-
-        Returns:
-            Values by key.
-        """
+        """Return the log's data keys, from the manifest."""
         rows = self.manifest.rows
         return {"train_samples": rows["train"], "eval_samples": rows["test"]}
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Blocks of this rank, from where a resumed run stopped.
-
-        Returns:
-            The loader; iterating it gives batches.
-        """
+        """Return this rank's blocks, from where a resumed run stopped."""
         sampler = BlockSampler(
             self.manifest.rows["train"],
             self.global_batch_size,
@@ -207,11 +204,7 @@ class CriteoDataModule(BenchmarkDataModule):
         return DataLoader(data, batch_size=None, sampler=sampler, **self.loader_options)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """Test rows of this rank in their order, each exactly once over all ranks.
-
-        Returns:
-            The loader; iterating it gives batches.
-        """
+        """Return this rank's test rows in order, each exactly once over all ranks."""
         rank, world_size = ranks(self.trainer)
         blocks = evaluation_blocks(
             self.manifest.rows["test"], self.evaluation_batch_size, rank, world_size
@@ -220,11 +213,7 @@ class CriteoDataModule(BenchmarkDataModule):
         return DataLoader(data, batch_size=None, sampler=order, **self.loader_options)
 
     def synthetic_batch(self) -> Batch:
-        """A random training batch on the CPU, for warm-up and speed tests.
-
-        Returns:
-            A batch with the keys, shapes and types of a training batch.
-        """
+        """Return a random training batch on the CPU, for warm-up and speed tests."""
         size, rng = self.batch_size, np.random.default_rng(0)
         sparse = rng.integers(self.table_sizes, size=(size, len(self.table_sizes)), dtype=np.int32)
         return {
@@ -235,7 +224,7 @@ class CriteoDataModule(BenchmarkDataModule):
 
     @property
     def _source(self) -> Path:
-        """The root, or the folder of the generated logs."""
+        """The root, or the directory of the generated logs."""
         from datamodules.criteo.demo import ROWS_PER_DAY, VERSION
 
         params = {"days": self.settings.num_days, "rows": ROWS_PER_DAY}
@@ -243,13 +232,12 @@ class CriteoDataModule(BenchmarkDataModule):
 
     @property
     def _prepared(self) -> Path:
-        """The folder of the prepared files; other settings have another one."""
+        """The directory of the prepared files, one per set of settings."""
         s = self.settings
         name = f"finishline-dlrm-{s.num_days}days-{s.max_ind_range}"
         return self.prepared_dir or self._source / name
 
-    def _prepare(self, *, show_progress: bool) -> Manifest:
-        """Bring the prepared folder into being and give its manifest."""
+    def _prepare(self, *, renew: bool, show_progress: bool) -> Manifest:
         if self.demo:
             from datamodules.criteo.demo import write_logs
 
@@ -258,25 +246,11 @@ class CriteoDataModule(BenchmarkDataModule):
             self._source,
             self._prepared,
             self.settings,
+            renew=renew,
             processes=self.prepare_processes,
             show_progress=show_progress,
         )
         return self._manifest
-
-    def _space_problem(self) -> list[str]:
-        """Whether the disk holds the intermediate and the final columns at once."""
-        assert self.root is not None
-        import shutil
-
-        folder = next(p for p in (self._prepared, *self._prepared.parents) if p.is_dir())
-        rows = preparation.text_bytes(self.root, self.settings.num_days) / TEXT_BYTES_PER_ROW
-        needed, free = int(rows * (ROW_BYTES + 4 * NUM_FIELDS)), shutil.disk_usage(folder).free
-        if needed <= free:
-            return []
-        return [
-            f"{folder}: preparing needs about {needed / 1e9:,.0f} GB while it runs, "
-            f"{free / 1e9:,.0f} GB are free; name another disk with --data.prepared_dir"
-        ]
 
 
 class _Listed(torch.utils.data.Sampler[Any]):

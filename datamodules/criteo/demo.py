@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-VERSION = "1"  # raise it whenever the written bytes change
+VERSION = "1"  # increase it whenever the written bytes change
 ROWS_PER_DAY = 40_960
 TABLE_SIZES = (
     1000, 600, 400, 300, 200, 3, 150, 100, 63, 1000, 800, 400, 10,
@@ -22,7 +22,7 @@ INTERACTING = ((0, 4), (1, 9), (2, 12), (5, 15), (7, 18), (10, 25))
 SKEW = 1.8  # index = size * u^skew: small indices are frequent
 MISSING_DENSE, NEGATIVE_DENSE, MISSING_CATEGORY = 0.15, 0.02, 0.05
 DENSE_SCALE, CATEGORY_SCALE, PRODUCT_SCALE, INTERCEPT = 0.18, 0.3, 0.35, -3.1
-STREAM = 20141  # keeps these random numbers apart from every other use of a day's number
+STREAM = 20141  # separates these random numbers from other uses of a day's number
 
 
 class Day(NamedTuple):
@@ -39,7 +39,7 @@ class Day(NamedTuple):
 
 
 class _Planted(NamedTuple):
-    """The model that clicks are drawn from; the last row of each effect is the missing one's."""
+    """The model that clicks are drawn from; the last row of each effect is for a missing value."""
 
     dense: np.ndarray
     effects: list[np.ndarray]
@@ -47,31 +47,14 @@ class _Planted(NamedTuple):
 
 
 def write_logs(folder: Path, num_days: int = 24, rows_per_day: int = ROWS_PER_DAY) -> None:
-    """Write ``day_0``, ``day_1`` ... as text.
-
-    Args:
-        folder: Existing folder.
-        num_days: Days.
-        rows_per_day: Lines of each.
-
-    Raises:
-        OSError: If the folder cannot be written.
-    """
+    """Write ``day_0``, ``day_1`` ... as text into an existing directory."""
     words = [category_words(column) for column in range(len(TABLE_SIZES))]
     for number in range(num_days):
         write_day(folder / f"day_{number}", generate_day(number, rows_per_day), words)
 
 
 def generate_day(number: int, num_rows: int = ROWS_PER_DAY) -> Day:
-    """Draw one day.
-
-    Args:
-        number: Day number.
-        num_rows: Rows.
-
-    Returns:
-        The day, with the log-odds that its labels were drawn from.
-    """
+    """Draw one day, with the log-odds that its labels are drawn from."""
     rng, planted = np.random.default_rng([STREAM, 1, number]), _planted()
     shape = (num_rows, NUM_DENSE)
     dense = np.floor(np.exp(rng.normal(1.0, 1.2, shape))).astype(np.int64)
@@ -92,16 +75,7 @@ def generate_day(number: int, num_rows: int = ROWS_PER_DAY) -> Day:
 
 
 def write_day(path: Path, day: Day, words: list[list[bytes]]) -> None:
-    """Write a day in the real format.
-
-    Args:
-        path: File to write.
-        day: Its rows.
-        words: Text of each category by column and index; the last one is the missing category's.
-
-    Raises:
-        OSError: If it cannot be written.
-    """
+    """Write a day in the real format; ``words`` is text by column and category, see below."""
     integers = [b"%d" % value for value in range(int(day.dense.max()) + 1)] + [b"", b"-1"]
     columns = [[b"1" if clicked else b"0" for clicked in day.label.tolist()]]
     columns += [[integers[value] for value in column] for column in day.dense.T.tolist()]
@@ -113,21 +87,14 @@ def write_day(path: Path, day: Day, words: list[list[bytes]]) -> None:
 
 
 def category_words(column: int) -> list[bytes]:
-    """How a column's categories are spelt: 32-bit hashes in hexadecimal, as in the real logs.
-
-    Args:
-        column: Number of the categorical column, from 0.
-
-    Returns:
-        Text of each category, then the empty text of a missing one.
-    """
+    """Return a column's texts, 32-bit hashes in hexadecimal; the last is a missing value's."""
     rng = np.random.default_rng([STREAM, 2, column])
     hashes = rng.choice(2**32, TABLE_SIZES[column], replace=False)
     return [b"%08x" % value for value in hashes.tolist()] + [b""]
 
 
 def _planted() -> _Planted:
-    """The planted model, the same for every day."""
+    """Draw the planted model, the same for every day."""
     rng = np.random.default_rng([STREAM, 3])
     dense = rng.normal(0, DENSE_SCALE, NUM_DENSE)
     effects = [rng.normal(0, CATEGORY_SCALE, size + 1) for size in TABLE_SIZES]

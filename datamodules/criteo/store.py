@@ -1,23 +1,22 @@
-"""The prepared Criteo data: memory-mapped columns, and a manifest that says how they were made.
+"""The prepared Criteo data: memory-mapped columns, and a manifest of how they were made.
 
 A split is three ``.npy`` files, ``<split>_label`` (N,) uint8, ``<split>_dense`` (N, 13) int32 and
-``<split>_sparse`` (N, 26) int32: what a step needs of a column group lies together, and offsets
-have 64 bits.
+``<split>_sparse`` (N, 26) int32: a step's column groups are contiguous, and offsets have 64 bits.
 """
 
-import json
 import math
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
+from datamodules.common import records
+from datamodules.common.records import MANIFEST
 from datamodules.criteo.text import NUM_DENSE, NUM_TABLES
 
-FORMAT = 1
-MANIFEST = "manifest.json"
+DATASET, VERSION = "criteo", 2
 COLUMNS = {
     "label": (np.uint8, ()),
     "dense": (np.int32, (NUM_DENSE,)),
@@ -31,18 +30,17 @@ HEADER_BYTES = 128  # of each .npy file
 
 @dataclass(frozen=True)
 class Settings:
-    """What the prepared bytes depend on beside the logs themselves."""
+    """What the prepared bytes depend on, besides the logs."""
 
     num_days: int
     """Days used; the last one is the evaluation day."""
     max_ind_range: int
     """Categories are taken modulo this before they are numbered."""
-    format: int = FORMAT
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """Sizes of a finished prepared folder."""
+    """Sizes of a finished prepared directory."""
 
     settings: Settings
     rows: dict[str, int]
@@ -52,96 +50,39 @@ class Manifest:
 
 
 def read_manifest(folder: Path, settings: Settings) -> Manifest | None:
-    """The manifest of a finished folder; opens no data file.
-
-    Args:
-        folder: Prepared folder; may not exist.
-        settings: What this run needs.
-
-    Returns:
-        The manifest, or ``None`` where preparation has not finished.
-
-    Raises:
-        ValueError: If the manifest is something else's, the folder was made with other settings or
-            a file has another size than the manifest says; one line each.
-    """
+    """Return a finished directory's manifest, else None; ValueError for other settings or sizes."""
     path = folder / MANIFEST
-    if not path.is_file():
+    content = records.read_manifest(folder, DATASET, version=VERSION, upgrade=upgrade)
+    if content is None and not path.is_file():
         return None
-    try:
-        content = json.loads(path.read_text())
-        found, rows, sizes = (content[key] for key in ("settings", "rows", "table_sizes"))
-    except (ValueError, KeyError, TypeError) as error:
+    if content is None or "rows" not in content:
         raise ValueError(
-            f"{path} is not of prepared Criteo data; name another folder with --data.prepared_dir"
-        ) from error
-    check_settings(folder, found, settings)
-    manifest = Manifest(settings, rows, tuple(sizes))
+            f"{path} is not of prepared Criteo data; pass another directory with "
+            "--data.prepared_dir"
+        )
+    records.check_settings(folder, content["settings"], asdict(settings))
+    manifest = Manifest(settings, content["rows"], tuple(content["table_sizes"]))
     lines = [
-        f"{file} should have {wanted:,} bytes, but {_size(file)}; delete {path} and run prepare"
-        for file, wanted in file_sizes(folder, manifest).items()
-        if not file.is_file() or file.stat().st_size != wanted
+        f"{file} should have {size:,} bytes, but {_size(file)}; delete {path} and run prepare"
+        for file, size in file_sizes(folder, manifest).items()
+        if not file.is_file() or file.stat().st_size != size
     ]
     if lines:
         raise ValueError("\n".join(lines))
     return manifest
 
 
-def check_settings(folder: Path, found: dict[str, int], wanted: Settings) -> None:
-    """Refuse a folder made with other settings.
-
-    Args:
-        folder: The prepared folder.
-        found: Settings noted in it.
-        wanted: What this run needs.
-
-    Raises:
-        ValueError: If they differ; says in what.
-    """
-    different = [
-        f"{name} {found.get(name)} instead of {value}"
-        for name, value in asdict(wanted).items()
-        if found.get(name) != value
-    ]
-    if different:
-        raise ValueError(
-            f"{folder} was prepared with {', '.join(different)}: give another folder with "
-            "--data.prepared_dir, or delete this one"
-        )
-
-
-def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest, which makes the folder complete.
-
-    Args:
-        folder: The prepared folder.
-        manifest: Its content.
-    """
-    write_json(folder / MANIFEST, asdict(manifest))
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write a JSON file that is never seen half written.
-
-    Args:
-        path: The file.
-        content: What JSON can hold.
-    """
-    fresh = path.with_name(path.name + ".new")
-    fresh.write_text(json.dumps(content, indent=1))
-    os.replace(fresh, path)
+def upgrade(content: dict[str, Any]) -> dict[str, Any] | None:
+    """Read a manifest of version 1, which has the same files."""
+    if "dataset" in content:
+        return None
+    settings = dict(content.get("settings", {}))
+    settings.pop("format", None)
+    return content | {"dataset": DATASET, "format": VERSION, "settings": settings}
 
 
 def file_sizes(folder: Path, manifest: Manifest) -> dict[Path, int]:
-    """Bytes that each data file must have.
-
-    Args:
-        folder: The prepared folder.
-        manifest: Its manifest.
-
-    Returns:
-        File -> bytes.
-    """
+    """Return the size in bytes that each data file must have."""
     return {
         folder / f"{split}_{name}.npy": _file_size(name, rows)
         for split, rows in manifest.rows.items()
@@ -155,13 +96,7 @@ def _file_size(column: str, num_rows: int) -> int:
 
 
 def create_split(folder: Path, split: str, num_rows: int) -> None:
-    """Make a split's files at their full size; files of that size are left as they are.
-
-    Args:
-        folder: The prepared folder.
-        split: ``train``, ``test`` or ``validation``.
-        num_rows: Rows.
-    """
+    """Create a split's files at full size, except those that already have it."""
     for name, (dtype, shape) in COLUMNS.items():
         path = folder / f"{split}_{name}.npy"
         if not path.is_file() or path.stat().st_size != _file_size(name, num_rows):
@@ -171,19 +106,7 @@ def create_split(folder: Path, split: str, num_rows: int) -> None:
 
 
 def open_split(folder: Path, split: str, *, writable: bool = False) -> dict[str, np.ndarray]:
-    """Map a split into memory.
-
-    Args:
-        folder: The prepared folder.
-        split: ``train``, ``test`` or ``validation``.
-        writable: Map for writing.
-
-    Returns:
-        ``label``, ``dense`` and ``sparse`` arrays backed by their files.
-
-    Raises:
-        OSError: If a file is missing.
-    """
+    """Map a split's ``label``, ``dense`` and ``sparse`` into memory."""
     mode: Literal["r+", "r"] = "r+" if writable else "r"
     return {name: np.load(folder / f"{split}_{name}.npy", mmap_mode=mode) for name in COLUMNS}
 

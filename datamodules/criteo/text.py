@@ -10,6 +10,7 @@ Letters: N rows of a block.
 import gzip
 import zlib
 from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -31,7 +32,7 @@ PROBLEMS = {
 
 
 class Rows(NamedTuple):
-    """Some lines of a day."""
+    """Consecutive lines of a day."""
 
     label: np.ndarray
     """(N,) uint8, 0 or 1."""
@@ -42,36 +43,21 @@ class Rows(NamedTuple):
 
 
 def day_file(root: Path, day: int) -> Path | None:
-    """The text of a day, plain or compressed.
-
-    Args:
-        root: Folder of the logs.
-        day: Number from 0.
-
-    Returns:
-        ``day_<n>`` or else ``day_<n>.gz``; ``None`` where neither exists.
-    """
-    found = (path for path in (root / f"day_{day}", root / f"day_{day}.gz") if path.is_file())
-    return next(found, None)
+    """Return ``day_<n>`` or else ``day_<n>.gz``; None if neither exists."""
+    paths = (path for path in (root / f"day_{day}", root / f"day_{day}.gz") if path.is_file())
+    return next(paths, None)
 
 
-def read_day(path: Path, max_ind_range: int, block_bytes: int = BLOCK_BYTES) -> Iterator[Rows]:
+def read_day(
+    path: Path, max_ind_range: int, block_bytes: int = BLOCK_BYTES, digest: Any = None
+) -> Iterator[Rows]:
     """Parse one day in blocks, so that memory does not depend on the day's size.
 
-    Args:
-        path: ``day_<n>`` or ``day_<n>.gz``.
-        max_ind_range: Categories are taken modulo this.
-        block_bytes: Bytes of text per block.
-
-    Yields:
-        Consecutive rows in file order.
-
-    Raises:
-        ValueError: If the file is empty, a line is not in the format or the gzip stream is broken;
-            one line that says where.
+    Raises a ValueError that names the line if the format is wrong or the gzip stream is broken.
+    ``digest`` (of hashlib) is updated with the file's bytes.
     """
     lines_done = 0
-    for text in _whole_lines(path, block_bytes):
+    for text in _whole_lines(path, block_bytes, digest):
         rows, problem, line, field = _parse(text, max_ind_range)
         if problem:
             what = PROBLEMS[problem].format(field=field + 1)
@@ -82,11 +68,11 @@ def read_day(path: Path, max_ind_range: int, block_bytes: int = BLOCK_BYTES) -> 
         raise ValueError(f"{path} is empty; download this day again")
 
 
-def _whole_lines(path: Path, block_bytes: int) -> Iterator[np.ndarray]:
-    """The file's bytes in blocks that end with a line."""
-    rest = b""
+def _whole_lines(path: Path, block_bytes: int, digest: Any) -> Iterator[np.ndarray]:
+    """Yield the file's bytes in blocks that end with a line."""
+    rest = b""  # the start of a line whose end is in the next block
     try:
-        with _open(path) as file:
+        with path.open("rb") as raw, _plain(_Hashed(raw, digest), path) as file:
             while block := file.read(block_bytes):
                 block = rest + block
                 end = block.rfind(b"\n") + 1
@@ -101,12 +87,26 @@ def _whole_lines(path: Path, block_bytes: int) -> Iterator[np.ndarray]:
         yield np.frombuffer(rest + b"\n", np.uint8)
 
 
-def _open(path: Path) -> BinaryIO:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore
+class _Hashed:
+    """A file whose bytes are hashed as they are read, which saves reading them twice."""
+
+    def __init__(self, file: BinaryIO, digest: Any) -> None:
+        self._file, self._digest = file, digest
+
+    def read(self, size: int = -1) -> bytes:
+        block = self._file.read(size)
+        if self._digest is not None:
+            self._digest.update(block)
+        return block
+
+
+def _plain(file: _Hashed, path: Path) -> Any:
+    """Decompress a file if its name says so."""
+    return gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else nullcontext(file)  # type: ignore[arg-type]
 
 
 def _parse(text: np.ndarray, max_ind_range: int) -> tuple[Rows, int, int, int]:
-    """Rows of a block, and problem, line and field where one is wrong (problem 0: none is)."""
+    """Parse a block; returns its rows, and problem (0: none), line and field of the first fault."""
     most = len(text) // SHORTEST_LINE + 1
     rows = Rows(
         np.empty(most, np.uint8),
@@ -124,27 +124,20 @@ def _parse(text: np.ndarray, max_ind_range: int) -> tuple[Rows, int, int, int]:
 
 @cache
 def compiled(function: Any) -> Any:
-    """A numeric function as machine code.
-
-    Args:
-        function: Plain Python over arrays and numbers.
-
-    Returns:
-        The same function, about a second slower on its first call and then fast.
-    """
+    """Compile a numeric function, which takes about a second on its first call."""
     import numba
 
     return numba.njit(nogil=True)(function)
 
 
-def _parse_lines(  # noqa: C901  (one state machine: split up, it would no longer be one pass)
+def _parse_lines(  # noqa: C901  (one state machine, one pass)
     text: np.ndarray,
     max_ind_range: int,
     label: np.ndarray,
     dense: np.ndarray,
     sparse: np.ndarray,
 ) -> tuple[int, int, int]:
-    """Fill the arrays; gives the number of good lines, the problem after them and its field."""
+    """Fill the arrays; returns the number of valid lines, the problem after them and its field."""
     position, row = 0, 0
     while position < len(text):
         for field in range(NUM_FIELDS):
@@ -154,7 +147,7 @@ def _parse_lines(  # noqa: C901  (one state machine: split up, it would no longe
                 negative = text[position] == MINUS
                 position += negative
                 while ZERO <= text[position] <= NINE:
-                    # Beyond 32 bits the value is refused below; it need not be exact.
+                    # Beyond 32 bits the value is rejected below; it need not be exact.
                     value = min(value * 10 + (text[position] - ZERO), INT32_MAX + 1)
                     position += 1
                 digits = position - start - negative
@@ -163,6 +156,7 @@ def _parse_lines(  # noqa: C901  (one state machine: split up, it would no longe
                 if negative:
                     value = 0
             else:
+                # At most 8 hexadecimal digits fit in 32 bits, so the value cannot overflow.
                 while True:
                     byte = text[position]
                     if ZERO <= byte <= NINE:
@@ -203,17 +197,10 @@ def assign_ids(
     num_known: int,
     ids_N: np.ndarray,
 ) -> int:
-    """Number categories in the order in which they first appear; to be called ``compiled``.
+    """Number categories in order of first appearance; to be called through ``compiled``.
 
-    Args:
-        values_N: int32 hash values.
-        table: int32 id of each hash value, -1 where it has none yet; extended in place.
-        order: int32 hash value of each id; extended in place.
-        num_known: Ids given so far.
-        ids_N: int32, filled with the ids of ``values_N``.
-
-    Returns:
-        Ids given after this call.
+    ``table`` has the id of each hash value (-1: none yet), ``order`` the hash value of each of the
+    ``num_known`` ids; both are extended. Fills ``ids_N`` and returns the number of ids.
     """
     for position in range(len(values_N)):
         value = values_N[position]

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.common.base import BenchmarkDataModule
 from datamodules.common.cache import build_once, demo_folder
+from datamodules.common.preparation import units_to_redo
 from datamodules.common.sampling import evaluation_indices, padded_length, run_seed
 from datamodules.common.shards import has_shards
 from datamodules.imagenet import prepare as builder
@@ -110,10 +111,11 @@ class ImageNetDataModule(BenchmarkDataModule):
         self._write_demo()
         options: dict[str, Any] = {"processes": self.prepare_processes, "show_progress": True}
         place = (self._source, self._prepared, self.counts)
-        if not builder.drop_damaged(*place, **options) or builder.shards_outdated(*place):
-            builder.write_all_shards(*place, **options)
-            anew = builder.count_encoded_anew(*place)
-            print(f"{anew} images are no plain JPEG (PNG, CMYK) and were encoded anew")
+        redo = units_to_redo(self._prepared, self._source)
+        intact = builder.drop_damaged(*place, **options)
+        if redo or not intact or builder.shards_outdated(*place):
+            encoded_anew = builder.write_all_shards(*place, redo=redo, **options)
+            print(f"{encoded_anew} images are no plain JPEG (PNG, CMYK) and were encoded anew")
         print(
             f"ImageNet{' demo' if self.demo else ''} is ready in {self._prepared}: "
             f"{self.counts.train} training and {self.counts.val} evaluation images of "

@@ -79,7 +79,7 @@ def scan(root: Path, counts: Counts) -> Files:
     )
 
 
-def labelling(root: Path) -> bytes:
+def labels_of_flat_val(root: Path) -> bytes:
     """What the classes depend on beside the files' places.
 
     Args:

@@ -3,21 +3,18 @@
 Shapes: S side of the square output, H W pixels of the original. Pixels are uint8 RGB in 0..255.
 """
 
-import io
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from datamodules.imagenet.jpeg import Header, jpeg_header, open_image
+
 # The reference's crop: aspect and area of a window, and how much of the image it must cover.
 ASPECT, AREA, LEAST_COVERED, ATTEMPTS = (0.75, 1.33), (0.05, 1.0), 0.1, 100
 EVALUATION_RESIZE = 256 / 224  # short side before the centre crop, in units of the crop
-REENCODE_QUALITY = 100
-# Marker segments without a length, and the frame headers that hold the size.
-_BARE = {0x01, *range(0xD0, 0xD9)}
-_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 
 
 class Box(NamedTuple):
@@ -27,66 +24,6 @@ class Box(NamedTuple):
     top: int
     right: int
     bottom: int
-
-
-class Header(NamedTuple):
-    """What a JPEG file says of its image; 3 components are colour, 1 grey, 4 CMYK."""
-
-    width: int
-    height: int
-    components: int
-
-
-def jpeg_header(data: bytes) -> Header | None:
-    """Read size and colour components, some ten times faster than opening the image.
-
-    Args:
-        data: A file's bytes.
-
-    Returns:
-        The header, or None if these are not the bytes of a JPEG file.
-    """
-    if data[:2] != b"\xff\xd8":
-        return None
-    place, end = 2, len(data) - 9
-    while place < end and data[place] == 0xFF:
-        marker = data[place + 1]
-        if marker in _FRAME:
-            height = int.from_bytes(data[place + 5 : place + 7], "big")
-            width = int.from_bytes(data[place + 7 : place + 9], "big")
-            return Header(width, height, data[place + 9])
-        if marker == 0xFF:  # padding
-            place += 1
-        elif marker in _BARE:
-            place += 2
-        else:
-            place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
-    return None
-
-
-def standard_jpeg(data: bytes) -> bytes:
-    """Bytes of a JPEG in colour or grey; anything else is encoded anew as RGB of quality 100.
-
-    ImageNet's training set has one PNG and 22 CMYK files named ``.JPEG``.
-
-    Args:
-        data: An image file's bytes, in any format that Pillow reads.
-
-    Returns:
-        The same bytes for a plain JPEG.
-
-    Raises:
-        ValueError: If it is no readable image.
-
-    Source:
-        tensorflow/tpu, tools/datasets/imagenet_to_gcs.py.
-    """
-    header = jpeg_header(data)
-    if header is not None and header.components in (1, 3):
-        return data
-    buffer = io.BytesIO()
-    _open(data).convert("RGB").save(buffer, "JPEG", quality=REENCODE_QUALITY)
-    return buffer.getvalue()
 
 
 def distorted_box(rng: np.random.Generator, width: int, height: int) -> Box:
@@ -250,7 +187,7 @@ def _shrunk(data: bytes, header: Header, box: Box, side: int, shrink: int) -> to
     """Decode at a fraction of the size, then resize the window."""
     from PIL.Image import Resampling
 
-    image = _open(data)
+    image = open_image(data)
     image.draft("RGB", (header.width // shrink, header.height // shrink))
     x, y = image.width / header.width, image.height / header.height
     window = (box.left * x, box.top * y, box.right * x, box.bottom * y)
@@ -260,13 +197,3 @@ def _shrunk(data: bytes, header: Header, box: Box, side: int, shrink: int) -> to
         raise ValueError(f"cannot be decoded: {error}") from error
     resized = rgb.resize((side, side), Resampling.BILINEAR, box=window)
     return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
-
-
-def _open(data: bytes) -> Any:
-    """A Pillow image; its pixels are not decoded yet."""
-    from PIL import Image
-
-    try:
-        return Image.open(io.BytesIO(data))
-    except (OSError, SyntaxError) as error:
-        raise ValueError("is no readable image") from error

@@ -7,7 +7,7 @@ processor may interpolate differently in the last bits.
 from collections.abc import Mapping
 from pathlib import Path
 
-from datamodules.kits19.prepare import PreparedCase, image_path, label_path
+from datamodules.kits19.cases import PreparedCase, image_path, label_path
 from datamodules.kits19.raw import data_lines
 
 # mlcommons/training#545: upstream changed this case after the list was made; it differs for all.

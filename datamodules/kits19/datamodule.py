@@ -15,11 +15,12 @@ from torch.utils.data import DataLoader
 
 from datamodules.common.base import BenchmarkDataModule
 from datamodules.common.cache import build_once, demo_folder
+from datamodules.common.preparation import units_to_redo
 from datamodules.common.sampling import evaluation_indices, padded_length, run_seed
 from datamodules.kits19 import build as builder
+from datamodules.kits19.cases import Cases, PreparedCase, read_cases
 from datamodules.kits19.checksums import checksum_verdict, reference_checksums
-from datamodules.kits19.prepare import PreparedCase
-from datamodules.kits19.raw import CaseSplit, find_data, kits19_split, scan_cases
+from datamodules.kits19.raw import CaseSplit, find_data, kits19_split
 from datamodules.kits19.transforms import BrightnessForm
 from datamodules.kits19.volumes import (
     Batch,
@@ -121,7 +122,7 @@ class KiTS19DataModule(BenchmarkDataModule):
             FileNotFoundError: If the root is missing or is not the data's folder.
             ValueError: One line per problem in the data.
         """
-        cases = self._prepare(show_progress=True)
+        cases = self._prepare(show_progress=True, check_raw=True)
         split = self._split
         print(
             f"KiTS19{' demo' if self.demo else ''} is ready in {self._prepared}: "
@@ -140,7 +141,7 @@ class KiTS19DataModule(BenchmarkDataModule):
             return []
         try:
             folder = find_data(self.root)
-            done = builder.finished_cases(self._prepared, self.crop_size)
+            done = read_cases(self._prepared, self.crop_size)
         except (FileNotFoundError, ValueError) as error:
             return str(error).splitlines()
         todo = [case for case in self._split.cases if case not in done]
@@ -148,10 +149,7 @@ class KiTS19DataModule(BenchmarkDataModule):
             return builder.missing_files(folder, todo)
         if not todo:
             return []
-        raws, lines = scan_cases(folder, todo)
-        needed = sum(builder.prepared_bytes(raw, self.crop_size) for raw in raws)
-        lack_of_space = builder.space_problem(self._prepared, needed)
-        return lines + [lack_of_space] if lack_of_space else lines
+        return builder.raw_problems(folder, self._prepared, todo, self.crop_size)
 
     def mllog_facts(self) -> dict[str, object]:
         """The log's data keys, from the split and the arguments.
@@ -270,16 +268,17 @@ class KiTS19DataModule(BenchmarkDataModule):
         options = super().loader_options
         return options | {"pin_memory": options["pin_memory"] and not self.device_cache}
 
-    def _prepare(self, *, show_progress: bool) -> builder.Cases:
-        """Bring the prepared folder into being and give its cases."""
+    def _prepare(self, *, show_progress: bool, check_raw: bool = False) -> Cases:
+        """Prepare the folder if need be, and return its cases."""
         if self.demo:
             from datamodules.kits19.demo import write_phantoms
 
             build_once(self._source, write_phantoms)
         folder = find_data(self._source)
-        done = builder.finished_cases(self._prepared, self.crop_size)
-        if all(case in done for case in self._split.cases):
-            return done
+        redo = units_to_redo(self._prepared, folder) if check_raw else set()
+        cases = read_cases(self._prepared, self.crop_size)
+        if not redo and all(case in cases for case in self._split.cases):
+            return cases
         options: dict[str, Any] = {
             "checksums": self._checksums,
             "processes": self.prepare_processes,
@@ -287,11 +286,12 @@ class KiTS19DataModule(BenchmarkDataModule):
         }
         if _is_preprocessed(folder):
             return builder.adopt(folder, self._split, self.crop_size, **options)
-        return builder.build(folder, self._prepared, self._split, self.crop_size, **options)
+        out = self._prepared
+        return builder.build(folder, out, self._split, self.crop_size, redo=redo, **options)
 
     def _cases(self, wanted: tuple[str, ...]) -> list[PreparedCase]:
         """The manifest's records of some cases."""
-        done = builder.finished_cases(self._prepared, self.crop_size)
+        done = read_cases(self._prepared, self.crop_size)
         if lost := [case for case in wanted if case not in done]:
             raise ValueError(
                 f"{self._prepared}: {len(lost)} cases are not preprocessed (case_{lost[0]}, ...); "

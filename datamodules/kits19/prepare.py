@@ -5,65 +5,20 @@ Letters: D H W voxels, before or after resampling.
 
 import hashlib
 import math
-import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from datamodules.kits19.raw import RawCase, read_case
+from datamodules.common.atomic import atomic_file
+from datamodules.common.preparation import Done
+from datamodules.common.records import raw_file
+from datamodules.kits19.cases import PreparedCase, image_path, label_path
+from datamodules.kits19.raw import IMAGE, LABEL, RawCase, read_case
 
 TARGET_SPACING_MM = (1.6, 1.2, 1.2)
 CLIP_HU = (-79.0, 304.0)
 MEAN_HU, STD_HU = 101.0, 76.9
-
-
-@dataclass(frozen=True)
-class PreparedCase:
-    """One preprocessed case as the manifest records it.
-
-    Attributes:
-        case: 5-digit id.
-        shape: Size in voxels (D, H, W).
-        md5_x: MD5 of ``case_XXXXX_x.npy``.
-        md5_y: MD5 of ``case_XXXXX_y.npy``.
-    """
-
-    case: str
-    shape: tuple[int, int, int]
-    md5_x: str
-    md5_y: str
-
-    def as_json(self) -> dict[str, object]:
-        """The record as plain JSON values."""
-        return asdict(self)
-
-
-def image_path(folder: Path, case: str) -> Path:
-    """The preprocessed image of a case.
-
-    Args:
-        folder: Prepared folder.
-        case: 5-digit id.
-
-    Returns:
-        The reference's file name.
-    """
-    return folder / f"case_{case}_x.npy"
-
-
-def label_path(folder: Path, case: str) -> Path:
-    """The preprocessed label of a case.
-
-    Args:
-        folder: Prepared folder.
-        case: 5-digit id.
-
-    Returns:
-        The reference's file name.
-    """
-    return folder / f"case_{case}_y.npy"
 
 
 def resampled_shape(shape: Sequence[int], spacing: Sequence[float]) -> list[int]:
@@ -149,53 +104,22 @@ def preprocess(
     return np.pad(image_1DHW, pads, mode="edge"), np.pad(label_1DHW, pads, mode="edge")
 
 
-def prepare_case(raw: RawCase, out: Path, minimum: Sequence[int]) -> PreparedCase:
-    """Preprocess one raw case into two ``.npy`` files that appear whole or not at all.
-
-    Args:
-        raw: The case.
-        out: Existing prepared folder.
-        minimum: Least size of each axis.
-
-    Returns:
-        The case's record.
-
-    Raises:
-        ValueError: If the raw data is bad (one line).
-        OSError: If the files cannot be written.
-    """
+def prepare_case(raw: RawCase, out: Path, minimum: Sequence[int]) -> Done:
+    """Preprocess one raw case into two ``.npy`` files; the result is its record."""
     image, label = read_case(raw)
     image, label = preprocess(image, label, raw.spacing, minimum)
     md5_y = save_npy(label_path(out, raw.case), label)
     md5_x = save_npy(image_path(out, raw.case), image)
     depth, height, width = image.shape[1:]
-    return PreparedCase(raw.case, (depth, height, width), md5_x, md5_y)
+    case = PreparedCase(raw.case, (depth, height, width), md5_x, md5_y)
+    return Done(vars(case), [raw_file(raw.folder / name) for name in (IMAGE, LABEL)])
 
 
 def save_npy(path: Path, array: np.ndarray) -> str:
-    """Write an array under a temporary name, then give it its own.
-
-    Args:
-        path: File to write.
-        array: What to write.
-
-    Returns:
-        MD5 of the file.
-
-    Raises:
-        OSError: If it cannot be written; nothing is left behind then.
-    """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            np.save(file, np.ascontiguousarray(array), allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-        digest = md5_of(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return digest
+    """Write an array atomically; return the file's MD5."""
+    with atomic_file(path) as file:
+        np.save(file, np.ascontiguousarray(array), allow_pickle=False)
+    return md5_of(path)
 
 
 def md5_of(path: Path) -> str:

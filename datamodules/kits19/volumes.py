@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.common.sampling import SampleKey, sample_rng
-from datamodules.kits19.prepare import PreparedCase, image_path, label_path
+from datamodules.kits19.cases import PreparedCase, image_path, label_path
 from datamodules.kits19.transforms import (
     BrightnessForm,
     SampleDraw,

@@ -15,8 +15,9 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from datamodules.common.sampling import SampleKey, sample_rng
-from datamodules.librispeech.build import Manifest
-from datamodules.librispeech.shards import ShardReader
+from datamodules.common.shards import ShardSet
+from datamodules.librispeech.build import DATASET, Manifest
+from datamodules.librispeech.recordings import decode
 
 _EVALUATION_STREAM = 4  # keeps evaluation seeds apart from all draws of datamodules.common.sampling
 
@@ -71,8 +72,8 @@ class Utterances(Dataset[Sample]):
         seed: int,
         numbers: np.ndarray | None = None,
     ) -> None:
-        index = _table(folder / f"{split}-index.npz")
-        self.reader = ShardReader(folder, index, manifest.shards[split])
+        self.shards = ShardSet(folder, split, dataset=DATASET)
+        self.num_samples = manifest.num_samples[split]
         labels = _table(folder / f"{split}-labels.npz")
         self.ids, self.ends, self.keys = labels["ids"], labels["ends"], labels["keys"]
         self.seed, self.numbers = seed, numbers
@@ -99,11 +100,20 @@ class Utterances(Dataset[Sample]):
         first = int(self.ends[number - 1]) if number else 0
         labels_U = self.ids[first : int(self.ends[number])].astype(np.int64)
         return Sample(
-            torch.from_numpy(self.reader.read(number)),
+            torch.from_numpy(self._audio(number)),
             torch.from_numpy(labels_U),
             int(rng.integers(2**63 - 1)),
             number,
         )
+
+    def _audio(self, number: int) -> np.ndarray:
+        """Decode a recording to audio_N, int16."""
+        audio_N = decode(self.shards.read(number)[0])
+        if len(audio_N) != self.num_samples[number]:
+            raise ValueError(
+                f"{self.shards.name(number)} is damaged; delete the shard and run prepare again"
+            )
+        return audio_N
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

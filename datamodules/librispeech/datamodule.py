@@ -7,7 +7,7 @@ mlcommons/training @ 9947bdf2, rnn_speech_recognition/pytorch.
 Letters: B batch, N audio samples, U labels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,13 @@ from torch.utils.data import DataLoader
 
 from datamodules.common.base import BenchmarkDataModule
 from datamodules.common.cache import build_once, demo_folder
+from datamodules.common.preparation import units_to_redo
 from datamodules.common.sampling import evaluation_indices, ranks, run_seed
 from datamodules.librispeech import build as builder
 from datamodules.librispeech.audio import Batch, Utterances, batches_by_length, collate
 from datamodules.librispeech.raw import find_data, scan
+from datamodules.librispeech.recordings import SAMPLE_RATE
 from datamodules.librispeech.sampler import BucketSampler, refuse_too_few, rows_per_epoch
-from datamodules.librispeech.shards import SAMPLE_RATE
 from datamodules.librispeech.text import Tokenizer
 
 REFERENCE_VOCABULARY = 1023
@@ -108,7 +109,7 @@ class LibriSpeechDataModule(BenchmarkDataModule):
             FileNotFoundError: If the root is missing or is not the data's folder.
             ValueError: One line per problem in the data.
         """
-        self._prepare(show_progress=not self.demo)
+        self._prepare(show_progress=not self.demo, replace=self.demo)
 
     def setup(self, stage: str) -> None:
         """Refuse, before anything takes long, a batch that all utterances together do not fill.
@@ -129,7 +130,8 @@ class LibriSpeechDataModule(BenchmarkDataModule):
             FileNotFoundError: If the root is missing or is not the data's folder.
             ValueError: One line per problem in the data.
         """
-        manifest = self._prepare(show_progress=True)
+        redo = units_to_redo(self._prepared, self._source)
+        manifest = self._prepare(show_progress=True, replace=True, redo=redo)
         print(
             f"LibriSpeech{' demo' if self.demo else ''} is ready in {self._prepared}: "
             f"{len(manifest.num_samples['train'])} training utterances, "
@@ -287,22 +289,25 @@ class LibriSpeechDataModule(BenchmarkDataModule):
         """Utterances per micro-step over all ranks."""
         return self.batch_size * ranks(self.trainer)[1]
 
-    def _prepare(self, *, show_progress: bool) -> builder.Manifest:
-        """Bring the prepared folder into being and give its manifest."""
+    def _prepare(
+        self, *, show_progress: bool, replace: bool, redo: Collection[str] = ()
+    ) -> builder.Manifest:
+        """Prepare the folder if need be, and return its manifest."""
         if self.demo:
             from datamodules.librispeech.demo import write_corpus
 
             build_once(self._source, write_corpus)
-        manifest = builder.read_manifest(self._prepared, self.vocab_size)
+        manifest = builder.read_manifest(self._prepared, self.vocab_size, replace=replace)
         if manifest is not None and self.tokenizer_model is not None:
-            builder.refuse_other_vocabulary(self._prepared, self.tokenizer_model, self.vocab_size)
-        if manifest is None:
-            manifest = builder.build(
-                self._source,
-                self._prepared,
-                vocab_size=self.vocab_size,
-                tokenizer_model=self.tokenizer_model,
-                processes=self.prepare_processes,
-                show_progress=show_progress,
-            )
-        return manifest
+            builder.check_same_vocabulary(self._prepared, self.tokenizer_model, self.vocab_size)
+        if manifest is not None and not redo:
+            return manifest
+        return builder.build(
+            self._source,
+            self._prepared,
+            vocab_size=self.vocab_size,
+            tokenizer_model=self.tokenizer_model,
+            processes=self.prepare_processes,
+            redo=redo,
+            show_progress=show_progress,
+        )

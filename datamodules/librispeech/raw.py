@@ -6,9 +6,10 @@ Layout: ``SUBSET/SPEAKER/CHAPTER/SPEAKER-CHAPTER-NNNN.flac`` and, in the same fo
 
 import os
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from datamodules.common.preparation import shorten
 
 TRAIN_SUBSETS = ("train-clean-100", "train-clean-360", "train-other-500")
 EVALUATION_SUBSET = "dev-clean"
@@ -33,11 +34,13 @@ class Utterance:
         key: ``SPEAKER-CHAPTER-NNNN``.
         path: The FLAC file.
         text: Transcript in lower case.
+        transcript: File that the text comes from.
     """
 
     key: str
     path: Path
     text: str
+    transcript: Path
 
 
 def find_data(root: Path) -> Path:
@@ -92,20 +95,6 @@ def scan(folder: Path) -> tuple[dict[str, list[Utterance]], list[str]]:
     return found, problems
 
 
-def shorten(lines: Iterable[str]) -> list[str]:
-    """At most a handful of lines, the last one saying how many more there are.
-
-    Args:
-        lines: Problems of one kind.
-
-    Returns:
-        The lines to show.
-    """
-    lines = list(lines)
-    more = len(lines) - MOST_NAMED
-    return lines if more <= 0 else [*lines[:MOST_NAMED], f"... and {more} more like the last line"]
-
-
 def _how_to_get(folder: Path, subset: str) -> str:
     """What brings a missing subset into the folder; its archive holds ``LibriSpeech/SUBSET``."""
     deeper = folder / "LibriSpeech" / subset
@@ -143,7 +132,7 @@ def _scan_subset(place: Path, seen: dict[str, Path]) -> tuple[list[Utterance], l
         ]
     utterances, lines = _read_transcripts(sorted(transcripts), recordings, seen)
     mute = [f"{recordings[key]}: no transcript" for key in sorted(recordings.keys() - seen.keys())]
-    return utterances, [*lines, *shorten(mute)]
+    return utterances, [*lines, *shorten(mute, MOST_NAMED)]
 
 
 def _read_transcripts(
@@ -169,5 +158,9 @@ def _read_transcripts(
             if key not in recordings:
                 silent.append(f"{path.parent / key}.flac: missing, though it has a transcript")
                 continue
-            utterances.append(Utterance(key, recordings[key], text.lower().strip()))
-    return utterances, [*shorten(strange), *shorten(silent), *shorten(twice.values())]
+            utterances.append(Utterance(key, recordings[key], text.lower().strip(), path))
+    return utterances, [
+        line
+        for lines in (strange, silent, list(twice.values()))
+        for line in shorten(lines, MOST_NAMED)
+    ]

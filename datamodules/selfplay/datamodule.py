@@ -1,10 +1,10 @@
-"""Mini Go's data: games of the network under training against itself, one epoch a generation.
+"""Mini Go's data: games of the network under training against itself; an epoch is a generation.
 
 The data root is the benchmark's given checkpoint, unpacked (see ``find_files``). The first epoch
-trains on the checkpoint's games; for each later one the games of the newest network are played,
-inside the clock and in threads of their own: they begin when an epoch's last step is done, beside
-the evaluation, and go on for a while beside the next training. The network comes from the module,
-which sets ``playing`` in its ``setup`` and calls ``begin_generation`` after each epoch's last step.
+trains on the checkpoint's games. For each later one the games of the newest network are played,
+inside the clock and in threads of their own: they start after an epoch's last step, run during the
+evaluation, and continue for a while during the next training. The module provides the network:
+it sets ``playing`` in its ``setup`` and calls ``begin_generation`` after each epoch's last step.
 
 Facts: mlcommons/training @ 9947bdf2, reinforcement/tensorflow/minigo/ml_perf.
 """
@@ -28,7 +28,7 @@ from datamodules.common.sampling import (
     resume_position,
     run_seed,
 )
-from datamodules.selfplay.check import check_games, unread
+from datamodules.selfplay.check import check_games, notes_on_unread_games
 from datamodules.selfplay.files import Files, find_files
 from datamodules.selfplay.go.board import MAX_PLIES
 from datamodules.selfplay.go.features import PLANES
@@ -40,9 +40,9 @@ from datamodules.selfplay.memory import memory_plan
 from datamodules.selfplay.window import (
     Generation,
     WindowExamples,
-    choose,
-    extended,
-    generation,
+    choose_examples,
+    extend_generation,
+    make_generation,
     pack_generation,
     pack_players,
     players_shape,
@@ -59,34 +59,33 @@ class SelfPlayDataModule(BenchmarkDataModule):
     The defaults are the closed reference on one device.
 
     Args:
-        root: Folder with the given checkpoint and target. None generates the demo's.
+        root: Directory with the given checkpoint and target. None generates the demo's.
         batch_size: Examples per device and step.
-        size: Points per side, 5 to 19.
-        komi: Points that White gets.
-        games_per_generation: Games per generation, over all devices, that train a model.
-        window: Newest generations that an epoch trains on.
-        train_filter: Probability of an example to be kept, in (0, 1].
-        eval_games: Games of an evaluation, half with each colour.
-        games_at_once: Running games per worker; their leaves make one batch of the network.
+        size: Points per side of the board, 5 to 19.
+        komi: Points that White gets for moving second.
+        games_per_generation: Games, over all devices, that a generation needs.
+        window: Number of newest generations that an epoch trains on.
+        train_filter: Probability of keeping an example, in (0, 1].
+        eval_games: Games per evaluation, half of them with each colour.
+        games_at_once: Running games per worker; their leaves form one batch of the network.
         workers: Threads per device that play.
-        overlap: Play beside evaluation and training; False plays, trains and evaluates in turn.
-        play_ahead: With overlap, how long players go on with a model while the next is trained, in
-            units of the time that its generation took; 0 to 1, counted in batches. With 0 they
-            rest meanwhile.
+        overlap: Play during evaluation and training; False plays, trains and evaluates in turn.
+        play_ahead: With overlap, how long players continue with a model while the next one is
+            trained, as a share (0 to 1) of the batches that its generation took.
         virtual_losses: Leaves of one game in a batch of the network.
-        slow_readouts: Searches of a move that makes an example.
-        fast_readouts: Searches of any other move.
-        fast_share: Probability of a move to be such a one.
+        slow_readouts: Searches per move that becomes an example.
+        fast_readouts: Searches per other move.
+        fast_share: Probability that a move is one of these others.
         noise_alpha: Dirichlet concentration of the noise at the root.
         noise_mix: Share of the noise in the priors.
-        soft_plies: First moves of a game that are drawn in proportion to visits.
-        pass_alive_plies: Moves from which on a game ends when nothing is left to play for.
-        resign_threshold: Range of the value, for the player to move, below which it resigns; below
-            -1 nobody does.
-        max_plies: Moves after which a game is scored as it stands, at most 2048.
+        soft_plies: First moves of a game, drawn in proportion to visits.
+        pass_alive_plies: Moves after which a game ends once every point is decided.
+        resign_threshold: Range from which each game draws the value, for the player to move, below
+            which it resigns; below -1 nobody resigns.
+        max_plies: Moves after which a game is scored as it is, at most 2048.
 
     Raises:
-        ValueError: If a number lies outside its range; one line each.
+        ValueError: If a number is out of range; one line each.
     """
 
     def __init__(
@@ -123,22 +122,22 @@ class SelfPlayDataModule(BenchmarkDataModule):
         self.train_filter, self.eval_games = train_filter, eval_games
         self.games_at_once, self.workers, self.play_ahead = games_at_once, workers, play_ahead
         self.overlap, self.virtual_losses = overlap, virtual_losses
-        self.num_workers = 0  # the examples lie in this process
+        self.num_workers = 0  # the examples are in this process
         self.rules = Rules(
             slow_readouts=slow_readouts, fast_readouts=fast_readouts, fast_share=fast_share,
             noise_alpha=noise_alpha, noise_mix=noise_mix, soft_plies=soft_plies,
             pass_alive_plies=pass_alive_plies, resign_low=resign_threshold[0],
             resign_high=resign_threshold[1], max_plies=max_plies,
         )  # fmt: skip
-        self._refuse_bad_numbers()
+        self._check_ranges()
         self.playing: Callable[[], Network] | None = None
         self._generations: list[Generation] = []
         self._players: Players | None = None
         self._resumed: list[PlayersState] = []
         self._steps = 0
 
-    def _refuse_bad_numbers(self) -> None:
-        """Raise for all arguments outside their range at once."""
+    def _check_ranges(self) -> None:
+        """Raise one ValueError for all arguments that are out of range."""
         ranges = {
             "size": ("5 to 19", 5 <= self.size <= 19),
             "train_filter": ("in (0, 1]", 0 < self.train_filter <= 1),
@@ -181,13 +180,13 @@ class SelfPlayDataModule(BenchmarkDataModule):
         return self.root or demo_folder("minigo", VERSION, demo_parameters(self))
 
     def prepare_data(self) -> None:
-        """Make the demo's files, or check that the real ones are there.
+        """Make the demo's files, or check that the real ones exist.
 
         Raises:
             FileNotFoundError: If the root lacks a file.
             ValueError: One line per problem.
         """
-        compile_search()  # here, where one process does it and the others wait
+        compile_search()  # one process does it here while the others wait
         if self.demo:
             from datamodules.selfplay.demo import write_demo
 
@@ -199,11 +198,11 @@ class SelfPlayDataModule(BenchmarkDataModule):
             print(f"Warning: {plan.text(devices)}", flush=True)
 
     def prepare(self) -> None:
-        """The same and read the games that a run would begin with, with a verdict.
+        """Read the games that a run would start with, after ``prepare_data``, and print the result.
 
         Raises:
             FileNotFoundError: If the root lacks a file.
-            ValueError: One line per game that is damaged or of another board.
+            ValueError: One line per game that is damaged or of another board size.
         """
         self.prepare_data()
         games = self._files.newest(self.window)
@@ -215,13 +214,13 @@ class SelfPlayDataModule(BenchmarkDataModule):
         )
 
     def problems(self) -> list[str]:
-        """What keeps this root from being used.
+        """List what makes this root unusable.
 
         Returns:
-            One line per problem: what, where, what to do; empty when all is well.
+            One line per problem: what, where, what to do; empty if there is none.
         """
         if self.root is not None and not self.root.is_dir():
-            return [f"data.root {self.root}: no such folder"]
+            return [f"data.root {self.root} is not a directory"]
         try:
             games = self._files.newest(self.window)
         except FileNotFoundError as error:
@@ -234,31 +233,29 @@ class SelfPlayDataModule(BenchmarkDataModule):
         ]
 
     def notes(self) -> list[str]:
-        """What the doctor should tell beside the problems.
-
-        Returns:
-            Lines.
-        """
-        counted = [] if self.problems() else unread(self._files.newest(self.window), self.window)
-        return [*counted, memory_plan(self).text()]
+        """List what the doctor reports besides problems."""
+        memory = memory_plan(self).text()
+        if self.problems():
+            return [memory]
+        return [*notes_on_unread_games(self._files.newest(self.window), self.window), memory]
 
     # Games.
 
     @property
     def samples_per_epoch(self) -> int:
-        """Examples of the epoch in progress: whole global batches; 0 before the first."""
+        """Examples of the current epoch, whole global batches; 0 before the first."""
         return self._steps * self.global_batch_size
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Wait for the generation's games, if there are not enough yet, and choose examples.
+        """Wait for the generation's games if needed and choose the epoch's examples.
 
         Called before every epoch (``reload_dataloaders_every_n_epochs`` is 1).
 
         Returns:
-            The loader of this rank for the epoch that comes.
+            This rank's loader for the next epoch.
 
         Raises:
-            ValueError: If there are too few games or examples, or no call would follow.
+            ValueError: If there are too few games or examples, or the trainer would not call again.
         """
         if self.trainer is not None and self.trainer.reload_dataloaders_every_n_epochs != 1:  # type: ignore[attr-defined]
             raise ValueError(
@@ -268,16 +265,17 @@ class SelfPlayDataModule(BenchmarkDataModule):
         if not self._generations:
             self._generations = self._given_generations()
         model = max(self._files.games) + epoch
+        # A resumed run has the epoch's games in its checkpoint.
         if epoch and self._generations[-1].model < model:
             self._collect(model)
-        chosen = choose(
+        chosen = choose_examples(
             self._generations, self.games_per_generation, self.train_filter, run_seed(), epoch
         )
         self._steps = len(chosen.outcome) // self.global_batch_size
         if not self._steps:
             raise ValueError(
                 f"generation {epoch}: {len(chosen.outcome)} examples are fewer than one batch of "
-                f"{self.global_batch_size}; more games per generation or a smaller batch"
+                f"{self.global_batch_size}; use more games per generation or a smaller batch"
             )
         rank, world_size = ranks(self.trainer)
         sampler = EpochSampler(
@@ -287,7 +285,7 @@ class SelfPlayDataModule(BenchmarkDataModule):
             world_size,
             self.batch_size,
             run_seed(),
-            shuffle=False,  # the choice is in random order already
+            shuffle=False,  # chosen in random order already
             start_batch=done,
             start_epoch=epoch,
         )
@@ -296,7 +294,7 @@ class SelfPlayDataModule(BenchmarkDataModule):
         return DataLoader(dataset, batch_sampler=sampler, collate_fn=_as_is, pin_memory=pinned)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """Numbers of this rank's evaluation games, all in one batch.
+        """Return the numbers of this rank's evaluation games, all in one batch.
 
         Returns:
             The loader.
@@ -313,25 +311,22 @@ class SelfPlayDataModule(BenchmarkDataModule):
         return DataLoader(numbers, batch_size=len(numbers))
 
     def _given_generations(self) -> list[Generation]:
-        """The checkpoint's games, newest generations only."""
+        """Read the checkpoint's games, newest generations only."""
         return [
-            generation(model, [read_game(path, self.size) for path in games])
+            make_generation(model, [read_game(path, self.size) for path in games])
             for model, games in self._files.newest(self.window).items()
         ]
 
     def begin_generation(self) -> None:
-        """Play the next generation's games with the network as it is now, in the background.
-
-        Running games go on with it.
-        """
-        assert self.playing is not None, "the module lends its network in setup()"
+        """Play the next generation's games in the background with the current network."""
+        assert self.playing is not None, "the module sets the network in setup()"
         if self._players is None:
             self._players = self._make_players()
         share = -(-self.games_per_generation // ranks(self.trainer)[1])
         self._players.begin(self.playing(), share)
 
     def _make_players(self) -> Players:
-        """The workers of this rank, with the running games of a run that is resumed."""
+        """Create this rank's workers, with the running games of a resumed run."""
         rank, world_size = ranks(self.trainer)
         players = Players(self._new_workers(), ahead=self.play_ahead * self.overlap)
         shape = world_size, self.workers, self.games_at_once
@@ -341,7 +336,7 @@ class SelfPlayDataModule(BenchmarkDataModule):
         return players
 
     def _new_workers(self) -> list[SelfPlay]:
-        """Workers at the beginning of their first games."""
+        """Create workers at the start of their first games."""
         rank, _ = ranks(self.trainer)
         epoch, _ = resume_position(self.trainer)
         return [
@@ -354,7 +349,7 @@ class SelfPlayDataModule(BenchmarkDataModule):
         ]  # fmt: skip
 
     def speed_figures(self, seconds: float = 5.0) -> dict[str, float]:
-        """How fast this rank's workers play with the network that was lent.
+        """Measure how fast this rank's workers play with the module's network.
 
         Args:
             seconds: How long they play, twice; the second time counts.
@@ -362,36 +357,28 @@ class SelfPlayDataModule(BenchmarkDataModule):
         Returns:
             Readouts per second, by name.
         """
-        assert self.playing is not None, "the module lends its network"
+        assert self.playing is not None, "the module sets the network"
         readouts = playing_speed(self._new_workers(), self.playing(), seconds)
         return {"self-play readouts/s": readouts}
 
     def _collect(self, model: int) -> None:
-        """Take the games of all ranks into the window, once each has finished its share."""
+        """Add the games of all ranks to the window, once each has finished its share."""
         if self._players is None or not self._players.playing:
             self.begin_generation()
         assert self._players is not None
-        shares = _on_all_ranks(self._players.collect)
+        shares = _gather_from_all_ranks(self._players.collect)
         # The surplus was played with the model before, so it belongs to that generation.
         surplus = [game for share in shares for game in share[0]]
         games = [game for share in shares for game in share[1]]
-        self._generations[-1] = extended(self._generations[-1], surplus)
-        self._generations = [*self._generations, generation(model, games)][-self.window :]
+        self._generations[-1] = extend_generation(self._generations[-1], surplus)
+        self._generations = [*self._generations, make_generation(model, games)][-self.window :]
 
     def teardown(self, stage: str) -> None:
-        """End the background's games with the run.
-
-        Args:
-            stage: Not used.
-        """
+        """Stop the background's games at the end of a run."""
         self._stop()
 
     def on_exception(self, exception: BaseException) -> None:
-        """End the background's games when the run fails or is interrupted.
-
-        Args:
-            exception: Not used.
-        """
+        """Stop the background's games when a run fails or is interrupted."""
         self._stop()
 
     def _stop(self) -> None:
@@ -399,14 +386,10 @@ class SelfPlayDataModule(BenchmarkDataModule):
             self._players.stop()
             self._players = None
 
-    # The log, the warm-up, the checkpoint.
+    # Log, warm-up, checkpoint.
 
     def mllog_facts(self) -> dict[str, object]:
-        """The log's keys about games that hold for the whole run.
-
-        Returns:
-            Values by key.
-        """
+        """Return the log's keys about games that hold for the whole run."""
         return {
             "train_batch_size": self.global_batch_size,
             "min_selfplay_games_per_generation": self.games_per_generation,
@@ -419,19 +402,11 @@ class SelfPlayDataModule(BenchmarkDataModule):
         }
 
     def mllog_epoch_facts(self) -> dict[str, object]:
-        """The log's keys about the epoch that begins.
-
-        Returns:
-            Values by key.
-        """
+        """Return the log's keys about the epoch that begins."""
         return {"actual_selfplay_games_per_generation": self._generations[-1].games}
 
     def synthetic_batch(self) -> dict[str, Tensor]:
-        """A random training batch on the CPU, for warm-up and speed tests.
-
-        Returns:
-            A batch with the keys, shapes and types of a training batch.
-        """
+        """Return a random training batch on the CPU, for warm-up and speed tests."""
         shape = (self.batch_size, PLANES, self.size, self.size)
         actions = self.size * self.size + 1
         return {
@@ -441,36 +416,37 @@ class SelfPlayDataModule(BenchmarkDataModule):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Games of the window, and the running games of all ranks."""
+        """Return the games of the window, and the running games of all ranks."""
         window = [pack_generation(g) for g in self._generations]
         players = self._players
-        states = [] if players is None else _on_all_ranks(players.state)
+        states = [] if players is None else _gather_from_all_ranks(players.state)
         return {"window": window, "players": [pack_players(state) for state in states]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the games of an earlier run.
+        """Restore the games of an earlier run.
+
+        With another number of ranks, workers or games at once, the running games start anew.
 
         Args:
-            state_dict: What ``state_dict`` gave. On another number of ranks, workers or games at
-                once, running games are begun anew.
+            state_dict: Result of ``state_dict``.
         """
         self._generations = [unpack_generation(g) for g in state_dict["window"]]
         self._resumed = [unpack_players(state) for state in state_dict["players"]]
 
 
-def _on_all_ranks(ask: Callable[[], Any]) -> list[Any]:
-    """What a question gives on each rank; if one fails all do, as the others would wait for it."""
+def _gather_from_all_ranks(function: Callable[[], Any]) -> list[Any]:
+    """Call a function on every rank and gather the results; one failure is raised on all ranks."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return [ask()]
+        return [function()]
     failure: Exception | None = None
-    answer: Any = None
+    result: Any = None
     try:
-        answer = ask()
-    except Exception as error:  # whatever it is, the other ranks must hear of it
+        result = function()
+    except Exception as error:  # the other ranks would wait forever
         failure = error
-    told = None if failure is None else f"{type(failure).__name__}: {failure}"
+    message = None if failure is None else f"{type(failure).__name__}: {failure}"
     parts: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(parts, (answer, told))
+    torch.distributed.all_gather_object(parts, (result, message))
     for rank, (_, text) in enumerate(parts):
         if text is not None:
             raise RuntimeError(f"self-play failed on rank {rank}: {text}") from failure
@@ -478,10 +454,8 @@ def _on_all_ranks(ask: Callable[[], Any]) -> list[Any]:
 
 
 def _seed(*words: int) -> int:
-    """One seed from several numbers."""
     return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
 
 
 def _as_is(batch: Any) -> Any:
-    """The dataset gives whole batches."""
     return batch

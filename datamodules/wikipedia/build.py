@@ -1,7 +1,6 @@
-"""Preprocessing cleaned Wikipedia text into shards: in parallel, restartable, checked.
+"""Preparation of cleaned Wikipedia text: each text file becomes one shard of samples.
 
-Each text file becomes one shard, written whole or not at all; a killed run goes on with the files
-that lack theirs. ``manifest.json`` comes last, and is all that a later run reads.
+Facts: the manifest is all that a later run reads.
 """
 
 import hashlib
@@ -25,17 +24,15 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 MD5_LIST = "bert_reference_results_text_md5.txt"
 EVALUATION = "eval"
-# Text of 27 MB in Python strings, then about 300,000 samples in 32 bits, three times.
+# 27 MB of text as Python strings, then about 300,000 samples in 32 bits, three times.
 WORKER_BYTES = 3_000_000_000
-# Below this much text a process's start costs more than the work.
+# For less text, starting a process costs more than the work.
 SERIAL_BYTES = 20_000_000
 REPEATED_SHARE_LIMIT = 0.5
 
 
 @dataclass(frozen=True)
 class Source:
-    """The text files of one preparation and how to make samples of them."""
-
     vocab_path: Path
     vocab_size: int
     train: Mapping[int, Path]
@@ -45,41 +42,28 @@ class Source:
     num_eval_samples: int
     recipe: Recipe
     checksums: Mapping[str, str]
-    """File name -> MD5 that it must have; empty to accept any text."""
+    """File name -> required MD5; empty accepts any text."""
 
     def fingerprint(self) -> str:
-        """What all shards of a folder depend on beside their text.
-
-        Returns:
-            64 hexadecimal digits.
-        """
+        """Hash everything besides the text that the shards depend on."""
         words = hashlib.md5(self.vocab_path.read_bytes()).hexdigest()
         parts = [FORMAT, asdict(self.recipe), words, self.num_eval_samples]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def files(self) -> dict[str, Path]:
-        """Text files by shard name.
-
-        Returns:
-            ``train-00012`` -> its part, and ``eval``.
-        """
+        """Return the text files by shard name: ``train-00012`` -> its part, and ``eval``."""
         train = {f"train-{number:05d}": path for number, path in self.train.items()}
         return {**train, EVALUATION: self.evaluation}
 
 
 def reference_checksums(folder: Path) -> dict[str, str]:
-    """MD5s of the published files.
+    """Return the published files' MD5s by file name.
 
-    Args:
-        folder: Text folder; the list ``MD5_LIST`` in it or beside it adds the parts that the
-            built-in list lacks.
-
-    Returns:
-        File name -> MD5.
+    A list ``MD5_LIST`` in the text directory or next to it adds parts that the built-in list lacks.
     """
     text = (resources.files("datamodules.wikipedia") / "data" / "wikipedia_md5.txt").read_text()
-    for place in (folder, folder.parent):
-        listed = place / MD5_LIST
+    for directory in (folder, folder.parent):
+        listed = directory / MD5_LIST
         if listed.is_file():
             text = listed.read_text() + "\n" + text
     pairs = [line.split() for line in text.splitlines() if line and not line.startswith("#")]
@@ -87,15 +71,7 @@ def reference_checksums(folder: Path) -> dict[str, str]:
 
 
 def read_manifest(folder: Path, source_names: list[str]) -> dict[str, Any] | None:
-    """The manifest of a prepared folder that holds all shards wanted; opens no shard.
-
-    Args:
-        folder: Prepared folder; may not exist yet.
-        source_names: Names of the shards wanted.
-
-    Returns:
-        The manifest, or None where something is still to be prepared or it is damaged.
-    """
+    """Return the manifest if all wanted shards exist, else None; opens no shard."""
     path = folder / MANIFEST
     if not path.is_file():
         return None
@@ -108,75 +84,49 @@ def read_manifest(folder: Path, source_names: list[str]) -> dict[str, Any] | Non
     return manifest if ready and known else None
 
 
-def refuse_others(source: Source, out: Path, shards: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse prepared shards that other settings, another vocabulary or other text made.
-
-    Args:
-        source: Text and settings of this run; no text is read.
-        out: Prepared folder.
-        shards: Facts by shard name; those that the source does not name are left alone.
-
-    Raises:
-        ValueError: Names the first shard that does not fit.
-    """
+def check_shards_match(source: Source, out: Path, shards: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise for prepared shards of other settings, vocabulary or text; reads no text."""
     fingerprint = source.fingerprint()
     for name in [name for name in source.files() if name in shards]:
         path, facts = shard_path(out, name), shards[name]
         if facts["fingerprint"] != fingerprint:
             raise ValueError(
-                f"{path} was prepared with other settings or another vocabulary: give another "
-                "folder with --data.prepared_dir"
+                f"{path} was prepared with other settings or another vocabulary; pass another "
+                "directory with --data.prepared_dir"
             )
         wanted = source.checksums.get(facts["file"], facts["md5"])
         if facts["md5"] != wanted:
             raise ValueError(
-                f"{path} was prepared from another text (MD5 {facts['md5']}, but the published "
-                f"{facts['file']} has {wanted}): delete it and run prepare again, or accept it "
+                f"{path} was prepared from other text (MD5 {facts['md5']}, but the published "
+                f"{facts['file']} has {wanted}); delete it and run prepare again, or accept it "
                 "with --data.published_text false (open division)"
             )
 
 
 def check_vocabulary(source: Source) -> None:
-    """Refuse a vocabulary of another size, or that is not the published one where it must be.
-
-    Args:
-        source: Text and settings.
-
-    Raises:
-        FileNotFoundError: If it is missing.
-        ValueError: What differs.
-    """
+    """Raise if the vocabulary has another size, or is not the published one where required."""
     path = source.vocab_path
     Vocabulary.read(path, source.vocab_size)
     md5 = hashlib.md5(path.read_bytes()).hexdigest()
     if md5 != source.checksums.get("vocab.txt", md5):
         raise ValueError(
             f"{path}: MD5 {md5}, but the published file has {source.checksums['vocab.txt']}; fetch "
-            "it again (or accept another one with --data.published_text false, open division)"
+            "it again, or accept another one with --data.published_text false (open division)"
         )
 
 
 def shard_path(folder: Path, name: str) -> Path:
-    """File of a shard.
-
-    Args:
-        folder: Prepared folder.
-        name: Shard name.
-
-    Returns:
-        The path.
-    """
     return folder / f"{name}.safetensors"
 
 
 def build(
     source: Source, out: Path, *, processes: int = 0, show_progress: bool = False
 ) -> dict[str, Any]:
-    """Make the shards that are missing, check them all, and write the manifest.
+    """Make the missing shards, check all of them, and write the manifest.
 
     Args:
         source: Text and settings.
-        out: Prepared folder.
+        out: Prepared directory.
         processes: Worker processes; 0 chooses by cores and memory.
         show_progress: Draw a progress bar.
 
@@ -194,7 +144,7 @@ def build(
     for name in files:
         if (path := shard_path(out, name)).is_file():
             done[name] = read_facts(path)
-    refuse_others(source, out, done)
+    check_shards_match(source, out, done)
     todo = [name for name in files if name not in done]
     small = sum(files[name].stat().st_size for name in todo) < SERIAL_BYTES
     workers = 1 if small else processes or processes_for(len(todo), WORKER_BYTES)
@@ -207,7 +157,7 @@ def build(
             done[outcome["name"]] = outcome
     if problems:
         raise ValueError("\n".join(problems))
-    repeated = refuse_repetition(out, done)
+    repeated = check_repetition(out, done)
     manifest = {"format": FORMAT, "shards": done, "repeated_articles": repeated}
     partial_path = out / f"{MANIFEST}.partial"
     partial_path.write_text(json.dumps(manifest, indent=1))
@@ -216,31 +166,18 @@ def build(
 
 
 def build_shard(name: str, source: Source, out: Path, fingerprint: str) -> dict[str, Any]:
-    """Make one shard.
-
-    Args:
-        name: Shard name.
-        source: Text and settings.
-        out: Prepared folder.
-        fingerprint: Kept with the shard.
-
-    Returns:
-        Its facts: name, file, md5, samples, tokens, length quantiles.
-
-    Raises:
-        ValueError: If the text is not the published one, or has no article.
-    """
+    """Make one shard and return its record; ValueError for other text or without an article."""
     path = source.files()[name]
     text, md5 = read_text(path)
     if name != EVALUATION and md5 != source.checksums.get(path.name, md5):
         raise ValueError(
             f"{path}: MD5 {md5}, but the published file has {source.checksums[path.name]}; fetch "
-            "it again (or accept other text with --data.published_text false, open division)"
+            "it again, or accept other text with --data.published_text false (open division)"
         )
     vocabulary = Vocabulary.read(source.vocab_path, source.vocab_size)
     articles = tokenise(text, WordPieces(vocabulary))
     if articles.article_starts.size < 2:
-        raise ValueError(f"{path}: no article in it")
+        raise ValueError(f"{path} contains no article")
     special = SpecialIds(
         vocabulary["[CLS]"], vocabulary["[SEP]"], vocabulary["[MASK]"], len(vocabulary)
     )
@@ -262,27 +199,15 @@ def build_shard(name: str, source: Source, out: Path, fingerprint: str) -> dict[
 
 
 def pick_evaluation(samples: Samples, count: int, path: Path) -> Samples:
-    """The evaluation samples: number ``int(i * ratio)`` for each i.
+    """Pick the evaluation samples: number ``int(i * ratio)`` for each i.
 
-    Args:
-        samples: All samples of the held-out text.
-        count: How many to pick.
-        path: For the message.
-
-    Returns:
-        The samples picked, in order.
-
-    Raises:
-        ValueError: If the text gives fewer.
-
-    Source:
-        mlcommons/training @ 9947bdf2, language_model/tensorflow/bert/cleanup_scripts/
-        pick_eval_samples.py.
+    Source: mlcommons/training @ 9947bdf2, language_model/tensorflow/bert/cleanup_scripts/
+    pick_eval_samples.py.
     """
     total = samples.first_lengths.size
     if total < count:
         raise ValueError(
-            f"{path}: gives {total} samples, {count} are needed (--data.num_eval_samples)"
+            f"{path} yields {total} samples but {count} are needed (--data.num_eval_samples)"
         )
     ratio = total / count
     picked = np.array([int(i * ratio) for i in range(count)])
@@ -301,15 +226,7 @@ def pick_evaluation(samples: Samples, count: int, path: Path) -> Samples:
 
 
 def check_evaluation(source: Source) -> None:
-    """Refuse a held-out text that is neither the published one nor equal to its own list.
-
-    Args:
-        source: Text and settings.
-
-    Raises:
-        FileNotFoundError: If a file is missing.
-        ValueError: If they differ; the message names the first article that does.
-    """
+    """Raise if the held-out text is neither the published one nor equal to its own list."""
     text, md5 = read_text(source.evaluation)
     listed_text, listed_md5 = read_text(source.evaluation_md5s)
     published = source.checksums
@@ -331,56 +248,37 @@ def check_evaluation(source: Source) -> None:
         if (got := hashlib.md5(article.encode()).hexdigest()) != wanted:
             raise ValueError(
                 f"{source.evaluation}: article {number} has MD5 {got}, but "
-                f"{source.evaluation_md5s.name} says {wanted}; the held-out text was changed"
+                f"{source.evaluation_md5s.name} lists {wanted}; the held-out text was changed"
             )
 
 
-def refuse_repetition(out: Path, shards: Mapping[str, Mapping[str, Any]]) -> int:
-    """Refuse identical parts, and a text most of whose articles come again.
-
-    Args:
-        out: Prepared folder.
-        shards: Facts by shard name.
-
-    Returns:
-        Number of articles that occur before, in any part or in the held-out text.
-
-    Raises:
-        ValueError: Names the files.
-    """
+def check_repetition(out: Path, shards: Mapping[str, Mapping[str, Any]]) -> int:
+    """Raise for identical parts or mostly repeated articles; return the number of repeats."""
     seen: dict[str, str] = {}
     for facts in shards.values():
         if facts["md5"] in seen:
             raise ValueError(
                 f"{facts['file']} and {seen[facts['md5']]} are identical; the text was copied or "
-                "shuffled wrongly, fetch it again"
+                "shuffled wrongly; fetch it again"
             )
         seen[facts["md5"]] = facts["file"]
     hashes = np.concatenate([open_shard(shard_path(out, name))["articles"] for name in shards])
     repeated = hashes.size - np.unique(hashes).size
     if repeated > REPEATED_SHARE_LIMIT * hashes.size:
         raise ValueError(
-            f"{repeated} of {hashes.size} articles are repetitions; "
-            "the text was put together wrongly"
+            f"{repeated} of {hashes.size} articles are repeated; the text was assembled wrongly"
         )
     return int(repeated)
 
 
 def article_hashes(text: str) -> np.ndarray:
-    """A short hash of each article that is not empty.
-
-    Args:
-        text: A text file's content.
-
-    Returns:
-        hashes: (articles,) uint64.
-    """
+    """Return a 64-bit hash of each non-empty article, (articles,) uint64."""
     articles = [article.encode() for article in split_articles(text) if article]
     digests = b"".join(hashlib.md5(article).digest()[:8] for article in articles)
     return np.frombuffer(digests, dtype=np.uint64)
 
 
 def _gather(values: np.ndarray, starts: np.ndarray, rows: np.ndarray) -> tuple[Any, Any]:
-    """Rows of a ragged array, and their new starts."""
+    """Select rows of a ragged array; returns them and their new starts."""
     parts = [values[starts[row] : starts[row + 1]] for row in rows]
     return np.concatenate(parts), np.concatenate([[0], np.cumsum([part.size for part in parts])])

@@ -1,10 +1,8 @@
 """English Wikipedia as masked sentence pairs, for BERT pre-training.
 
 Data: cleaned text of the dump of 2020-01-01 from MLCommons, about 13 GB, CC BY-SA. A run reads a
-few per cent of it; only as many parts as it needs are prepared (about 0.25 GB each). Facts:
+few per cent of it, so only the parts that it needs are prepared (about 0.25 GB each). Facts:
 mlcommons/training @ 9947bdf2, language_model/tensorflow/bert.
-
-Letters: B samples of a batch, T their tokens in a row without padding, M their masked positions.
 """
 
 import hashlib
@@ -20,15 +18,15 @@ from datamodules.common.base import BenchmarkDataModule
 from datamodules.common.cache import build_once, demo_folder
 from datamodules.common.sampling import evaluation_indices, padded_length
 from datamodules.wikipedia import build as builder
+from datamodules.wikipedia.batches import PackedBatch, Sample, ShardedSamples, pack
 from datamodules.wikipedia.samples import Recipe
-from datamodules.wikipedia.shards import PackedBatch, Sample, ShardedSamples, pack
 from datamodules.wikipedia.text import find_parts, text_folder
 from datamodules.wikipedia.tokens import Vocabulary
 
 REFERENCE_VOCABULARY = 30_522
 DATA_ENDING = ".data-00000-of-00001"
-# The same weights twice, as TensorFlow 1 and 2 write them; either will do. Bytes of the published
-# files by ending: a cut-off copy is told before anything is read.
+# The same weights as TensorFlow 1 and 2 write them; either is sufficient. Sizes of the published
+# files by ending, to detect a truncated copy without reading it.
 CHECKPOINTS = {
     Path("tf1_ckpt") / "model.ckpt-28252": {".index": 17_371, DATA_ENDING: 4_034_713_312},
     Path("tf2_ckpt") / "model.ckpt-28252": {".index": 6_420, DATA_ENDING: 1_344_982_997},
@@ -61,27 +59,27 @@ class WikipediaDataModule(BenchmarkDataModule):
         """Defaults are the closed reference.
 
         Args:
-            root: Folder with ``vocab.txt``, ``tf1_ckpt/`` or ``tf2_ckpt/``, and the text, itself or
-                in ``results4``. None generates the demo data.
-            prepared_dir: Where shards go; default ``finishline-bert`` in the root.
+            root: Directory with ``vocab.txt``, ``tf1_ckpt/`` or ``tf2_ckpt/``, and the text (itself
+                or in ``results4/``). None generates the demo data.
+            prepared_dir: Directory for the shards; default ``finishline-bert`` in the root.
             batch_size: Samples per device and step, before accumulation.
-            evaluation_batch_size: Samples of one forward pass of an evaluation.
-            max_seq_length: Most tokens of a sample, special ones counted.
-            max_predictions: Most masked positions of a sample.
+            evaluation_batch_size: Samples per forward pass of an evaluation.
+            max_seq_length: Maximum tokens per sample, special tokens included.
+            max_predictions: Maximum masked positions per sample.
             masked_lm_prob: Share of positions that are masked.
-            short_seq_prob: Share of articles that give shorter samples.
-            dupe_factor: How often each article is gone through, masked anew.
-            sample_seed: Seed of every text file's samples.
+            short_seq_prob: Share of articles that yield shorter samples.
+            dupe_factor: Passes over each article, each with other masks.
+            sample_seed: Seed for the samples of every text file.
             num_parts: Text parts to prepare and draw from; 20 of 500 give about 6.3 million
                 samples, more than any reference run takes.
             num_eval_samples: Evaluation samples picked from the held-out text.
             vocab_size: Lines that ``vocab.txt`` must have.
-            published_text: Insist on the published text by its checksums.
+            published_text: Require the published text, by its checksums.
             num_workers: Loader processes per device; 0 loads in the training process.
             prepare_processes: Processes for preprocessing; 0 chooses by cores and memory.
 
         Raises:
-            ValueError: If a number lies outside its range; one line each.
+            ValueError: If a number is out of range; one line each.
         """
         super().__init__()
         self.recipe = Recipe(
@@ -113,22 +111,15 @@ class WikipediaDataModule(BenchmarkDataModule):
 
     @property
     def checkpoint(self) -> Path | None:
-        """Where the starting checkpoint of the closed division lies; None for the demo."""
+        """Prefix of the closed division's starting checkpoint; None for the demo."""
         return None if self.root is None else _checkpoint_in(self.root)
 
     def vocabulary(self) -> list[str]:
-        """Word pieces by id.
-
-        Returns:
-            As many as ``vocab_size``.
-
-        Raises:
-            ValueError: If the file has another size.
-        """
+        """Return the word pieces by id; ValueError if there are not ``vocab_size`` of them."""
         return Vocabulary.read(self._vocab_path, self.vocab_size).words
 
     def prepare_data(self) -> None:
-        """Make the shards; when they are there, only the manifest is read.
+        """Make the shards; if they exist, read only the manifest.
 
         Raises:
             FileNotFoundError: If the root or a file in it is missing.
@@ -137,7 +128,7 @@ class WikipediaDataModule(BenchmarkDataModule):
         self._prepare(show_progress=not self.demo)
 
     def prepare(self) -> None:
-        """The same with a progress bar and a verdict, for the ``prepare`` command.
+        """Make the shards with a progress bar and print a summary, for the ``prepare`` command.
 
         Raises:
             FileNotFoundError: If the root or a file in it is missing.
@@ -154,21 +145,21 @@ class WikipediaDataModule(BenchmarkDataModule):
         )
 
     def _unchecked(self, shards: list[dict[str, Any]]) -> str:
-        """What to say of parts whose published MD5 is not known here."""
-        known = builder.reference_checksums(text_folder(self._source)) if self._published else None
-        count = 0 if known is None else sum(shard["file"] not in known for shard in shards)
+        """Describe the parts whose published MD5 is unknown; empty if there are none."""
+        md5s = builder.reference_checksums(text_folder(self._source)) if self._published else None
+        count = 0 if md5s is None else sum(shard["file"] not in md5s for shard in shards)
         if not count:
             return ""
         return (
-            f"; {count} of the parts were not compared with the published ones, whose MD5s are in "
-            f"{builder.MD5_LIST}: put it beside the text and run prepare again"
+            f"; {count} of the parts were not compared with the published ones: put their MD5s, "
+            f"{builder.MD5_LIST}, next to the text and run prepare again"
         )
 
     def problems(self) -> list[str]:
-        """What keeps this root from being used, without reading any text.
+        """List what makes this root unusable, without reading any text.
 
         Returns:
-            One line per problem: what, where, what to do; empty when all is well.
+            One line per problem: what, where, what to do; empty if there is none.
         """
         if self.root is None:
             return []
@@ -187,11 +178,11 @@ class WikipediaDataModule(BenchmarkDataModule):
         wanted |= {Path(f"{checkpoint}{end}"): size for end, size in sizes.items()}
         for path, size in wanted.items():
             if not path.is_file():
-                lines.append(f"{path}: missing; see 'Data' in docs/bert.md for where to get it")
+                lines.append(f"{path} is missing; see 'Data' in docs/bert.md for where to get it")
             elif size and self.published_text and path.stat().st_size != size:
+                got = path.stat().st_size
                 lines.append(
-                    f"{path}: {path.stat().st_size:,} bytes, the published file has {size:,}; "
-                    "fetch it again"
+                    f"{path} has {got:,} bytes but the published file has {size:,}; fetch it again"
                 )
         if self._vocab_path.is_file():
             try:
@@ -201,11 +192,7 @@ class WikipediaDataModule(BenchmarkDataModule):
         return lines
 
     def mllog_facts(self) -> dict[str, object]:
-        """The log's data keys; ``train_samples`` is logged at the end, when it is known.
-
-        Returns:
-            Values by key.
-        """
+        """Return the log's data keys; ``train_samples`` is logged at the end, when it is known."""
         return {
             "eval_samples": self.num_eval_samples,
             "max_sequence_length": self.recipe.max_seq_length,
@@ -213,21 +200,14 @@ class WikipediaDataModule(BenchmarkDataModule):
         }
 
     def train_dataloader(self) -> DataLoader[PackedBatch]:
-        """Shuffled samples of this rank, from where a resumed run stopped.
-
-        Returns:
-            The loader; iterating it gives packed batches.
-        """
+        """Return this rank's shuffled samples, from where a resumed run stopped."""
         sampler = self.epoch_sampler(self._num_train)
         return self._loader(self._train_names, sampler)
 
     def val_dataloader(self) -> DataLoader[PackedBatch]:
-        """Evaluation samples of this rank, each exactly once over all ranks.
+        """Return this rank's evaluation samples, each exactly once over all ranks.
 
-        Batches are the same whatever the number of ranks; ranks share out whole ones.
-
-        Returns:
-            The loader; iterating it gives packed batches.
+        Batches are the same for any number of ranks, which share out whole batches.
         """
         size, total = self.evaluation_batch_size, self.num_eval_samples
         batches = [range(a, min(a + size, total)) for a in range(0, total, size)]
@@ -235,16 +215,12 @@ class WikipediaDataModule(BenchmarkDataModule):
         return self._loader([builder.EVALUATION], own)
 
     def synthetic_batch(self) -> PackedBatch:
-        """A batch of random words with the lengths of the prepared text, for warm-up and speed.
-
-        Returns:
-            A batch with the structure and types of a training batch, on the CPU.
-        """
+        """Return a CPU batch of random words in samples as long as the prepared ones."""
         rng = np.random.default_rng(0)
         quantiles = self._shards(self._train_names)[0]["length_quantiles"]
         samples: list[Sample] = []
-        for place in np.linspace(0, 1, self.batch_size):
-            length = max(5, int(np.quantile(quantiles, place)))
+        for quantile in np.linspace(0, 1, self.batch_size):
+            length = max(5, int(np.quantile(quantiles, quantile)))
             masks = min(self.recipe.max_predictions, max(1, round(length * 0.15)), length - 3)
             samples.append(
                 Sample(
@@ -259,7 +235,6 @@ class WikipediaDataModule(BenchmarkDataModule):
 
     @property
     def _source(self) -> Path:
-        """The root, or the folder of the generated text."""
         if self.root is not None:
             return self.root
         from datamodules.wikipedia.demo import NUM_PARTS, VERSION
@@ -268,48 +243,43 @@ class WikipediaDataModule(BenchmarkDataModule):
 
     @property
     def _vocab_path(self) -> Path:
-        """The vocabulary: in the root, else beside the text."""
-        places = (self._source / "vocab.txt", self._source / "results4" / "vocab.txt")
-        return next((path for path in places if path.is_file()), places[0])
+        """The vocabulary: in the root, else next to the text."""
+        paths = (self._source / "vocab.txt", self._source / "results4" / "vocab.txt")
+        return next((path for path in paths if path.is_file()), paths[0])
 
     @property
     def _prepared(self) -> Path:
-        """The folder of the shards; other settings have another one."""
+        """The directory of the shards, one per set of settings."""
         settings = asdict(self.recipe) | {"eval": self.num_eval_samples, "vocab": self.vocab_size}
-        usual = asdict(Recipe()) | {"eval": 10_000, "vocab": REFERENCE_VOCABULARY}
+        closed = asdict(Recipe()) | {"eval": 10_000, "vocab": REFERENCE_VOCABULARY}
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-        name = "finishline-bert" + ("" if settings == usual else f"-{digest}")
+        name = "finishline-bert" + ("" if settings == closed else f"-{digest}")
         return self.prepared_dir or self._source / name
 
     @property
     def _train_names(self) -> list[str]:
-        """Names of the shards to train on."""
         return [f"train-{number:05d}" for number in self._find_parts(text_folder(self._source))]
 
     def _find_parts(self, folder: Path) -> dict[int, Path]:
-        """The text files to train on, by number."""
         return find_parts(folder, self.num_parts, published=self._published)
 
     @property
     def _published(self) -> bool:
-        """Whether the text must be the published one."""
         return self.published_text and not self.demo
 
     @property
     def _num_train(self) -> int:
-        """Prepared training samples."""
         return sum(shard["samples"] for shard in self._shards(self._train_names))
 
     def _shards(self, names: list[str]) -> list[dict[str, Any]]:
-        """Facts of some shards, from the manifest."""
+        """Return the records of some shards from the manifest."""
         if self._manifest is None:
             self._manifest = builder.read_manifest(self._prepared, names)
         if self._manifest is None:
-            raise ValueError(f"{self._prepared}: not prepared; run the recipe's prepare command")
+            raise ValueError(f"{self._prepared} is not prepared; run the recipe's prepare command")
         return [self._manifest["shards"][name] for name in names]
 
     def _loader(self, names: list[str], batches: Any) -> DataLoader[PackedBatch]:
-        """Loader of the given batches of sample numbers."""
         paths = [builder.shard_path(self._prepared, name) for name in names]
         samples = ShardedSamples(paths, [shard["samples"] for shard in self._shards(names)])
         return DataLoader(
@@ -320,7 +290,7 @@ class WikipediaDataModule(BenchmarkDataModule):
         )
 
     def _prepare(self, *, show_progress: bool) -> dict[str, Any]:
-        """Bring the prepared folder into being and give its manifest."""
+        """Make what is missing in the prepared directory and return its manifest."""
         if self.demo:
             from datamodules.wikipedia.demo import write_text
 
@@ -338,12 +308,11 @@ class WikipediaDataModule(BenchmarkDataModule):
             )
         else:
             builder.check_vocabulary(source)
-            builder.refuse_others(source, self._prepared, manifest["shards"])
+            builder.check_shards_match(source, self._prepared, manifest["shards"])
         self._manifest = manifest
         return manifest
 
     def _text_source(self, folder: Path) -> builder.Source:
-        """The text files of this run and how samples are made of them."""
         return builder.Source(
             vocab_path=self._vocab_path,
             vocab_size=self.vocab_size,
@@ -357,11 +326,10 @@ class WikipediaDataModule(BenchmarkDataModule):
 
 
 def _as_it_is(batch: Any) -> Any:
-    """The batch that the data set made; DataLoader's own collation would stack samples."""
     return batch
 
 
 def _checkpoint_in(root: Path) -> Path:
-    """The published checkpoint that is there, else where the first one should be."""
+    """Return the published checkpoint that exists, else where the first one should be."""
     paths = [root / name for name in CHECKPOINTS]
     return next((path for path in paths if Path(f"{path}.index").is_file()), paths[0])

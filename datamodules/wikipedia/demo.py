@@ -1,16 +1,16 @@
-"""Text of a small made-up language in the layout of the cleaned Wikipedia, for BERT's demo.
+"""Text of a small invented language in the layout of the cleaned Wikipedia, for BERT's demo.
 
-What can be learnt: articles and adjectives agree with their noun in gender, and adjective, noun
+What can be learned: articles and adjectives agree with their noun in gender, and adjective, noun
 and verb in number; every noun has its usual adjective and verb, every verb its usual object and
-preposition; the object of a sentence is the subject of the next; all sentences of an article play
-in the same place. One choice in twenty departs from the usual one.
+preposition; the object of a sentence is the subject of the next; all sentences of an article are
+set in the same place. One choice in twenty departs from the usual one.
 """
 
 import hashlib
 import random
 from pathlib import Path
 
-VERSION = "1"  # raise it whenever the written bytes change
+VERSION = "1"  # increase it whenever the written bytes change
 NUM_PARTS, ARTICLES_PER_PART, HELD_OUT_ARTICLES = 8, 300, 150
 SENTENCES_PER_ARTICLE = (6, 16)
 NUM_NOUNS, NUM_ADJECTIVES, NUM_PREPOSITIONS, NUM_PLACES = 32, 12, 6, 12
@@ -22,10 +22,9 @@ VOCAB_SIZE = 112
 
 
 class Language:
-    """Words and habits, the same for everybody."""
+    """Words and their usual companions, the same for every article."""
 
     def __init__(self) -> None:
-        """Draw words and what goes with what."""
         rng = random.Random(1887)
         count = 3 * NUM_GENDERS + 2 * NUM_NOUNS + NUM_ADJECTIVES + NUM_PREPOSITIONS + NUM_PLACES
         words = _words(rng, count)
@@ -45,11 +44,7 @@ class Language:
             self.object_of[self.verb_of[noun]] = following
 
     def vocabulary(self) -> list[str]:
-        """All word pieces, special and unused ones first.
-
-        Returns:
-            Lines of ``vocab.txt``.
-        """
+        """Return the lines of ``vocab.txt``, special and unused pieces first."""
         special = ["[PAD]", *(f"[unused{i}]" for i in range(UNUSED))]
         special += ["[UNK]", "[CLS]", "[SEP]", "[MASK]"]
         forms = [form for pair in self.articles for form in pair]
@@ -57,14 +52,7 @@ class Language:
         return [*special, ".", "##" + PLURAL, *sorted(forms + content)]
 
     def article(self, rng: random.Random) -> str:
-        """One article.
-
-        Args:
-            rng: Draws everything.
-
-        Returns:
-            Sentences, one a line.
-        """
+        """Draw an article, one sentence per line."""
         noun, place = rng.randrange(NUM_NOUNS), rng.randrange(NUM_PLACES)
         sentences = []
         for _ in range(rng.randint(*SENTENCES_PER_ARTICLE)):
@@ -73,7 +61,7 @@ class Language:
         return "\n".join(sentences)
 
     def _sentence(self, rng: random.Random, noun: int, place: int) -> tuple[str, int]:
-        """A sentence and the subject of the next one."""
+        """Draw a sentence and the subject of the next one."""
 
         def usual(value: int, size: int) -> int:
             return rng.randrange(size) if rng.random() < DEPARTURE else value
@@ -97,14 +85,7 @@ class Language:
 
 
 def write_text(folder: Path) -> None:
-    """Write vocabulary, training parts and held-out articles with their checksums.
-
-    Args:
-        folder: Existing folder; gets ``vocab.txt`` and ``results4/``.
-
-    Raises:
-        OSError: If the folder cannot be written.
-    """
+    """Write ``vocab.txt`` and, in ``results4/``, parts and held-out articles with checksums."""
     language = Language()
     (folder / "vocab.txt").write_text("\n".join(language.vocabulary()) + "\n")
     text = folder / "results4"
@@ -121,13 +102,13 @@ def write_text(folder: Path) -> None:
 
 
 def _words(rng: random.Random, count: int) -> list[str]:
-    """Distinct pronounceable words of two or three syllables, none another one's plural."""
+    """Draw distinct pronounceable words of two or three syllables, none another one's plural."""
     words: set[str] = set()
     while len(words) < count:
         syllables = rng.randint(2, 3)
         words.add(
             "".join(rng.choice("bdfgklmprstvz") + rng.choice("aeiou") for _ in range(syllables))
         )
-    ordered = sorted(words)  # a set's own order differs from process to process
+    ordered = sorted(words)  # the order of a set differs between processes
     rng.shuffle(ordered)
     return ordered

@@ -1,7 +1,7 @@
 """Python's `random.Random`, draw for draw, in compiled code.
 
 The reference's samples depend on the exact sequence of draws of CPython's Mersenne Twister. A
-generator here is an array of 625 words: the 624 of the twister and the position in them.
+generator's state here is (625,) uint32: the 624 words of the twister and the position in them.
 """
 
 import random
@@ -14,20 +14,13 @@ _N, _M = 624, 397
 
 
 def seeded(seed: int) -> np.ndarray:
-    """The state that ``random.Random(seed)`` starts from.
-
-    Args:
-        seed: Any integer.
-
-    Returns:
-        state: (625,) uint32.
-    """
+    """Return the state that ``random.Random(seed)`` starts from."""
     return np.array(random.Random(seed).getstate()[1], dtype=np.uint32)
 
 
 @njit(cache=True)
 def _refill(state):  # type: ignore[no-untyped-def]
-    """Make the next 624 words."""
+    """Generate the next 624 words."""
     for i in range(_N):
         upper = state[i] & np.uint32(0x80000000)
         lower = state[(i + 1) % _N] & np.uint32(0x7FFFFFFF)
@@ -41,14 +34,7 @@ def _refill(state):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def word(state: np.ndarray) -> Any:
-    """Draw 32 bits.
-
-    Args:
-        state: (625,) uint32, changed.
-
-    Returns:
-        A uint32.
-    """
+    """Draw 32 bits."""
     if state[_N] >= _N:
         _refill(state)
     y = state[state[_N]]
@@ -62,14 +48,7 @@ def word(state: np.ndarray) -> Any:
 
 @njit(cache=True)
 def uniform(state: np.ndarray) -> Any:
-    """Draw as ``random()`` does.
-
-    Args:
-        state: (625,) uint32, changed.
-
-    Returns:
-        A float64 in [0, 1) of 53 random bits.
-    """
+    """Draw like ``random()``: a float64 in [0, 1) of 53 random bits."""
     high = np.int64(word(state)) >> 5
     low = np.int64(word(state)) >> 6
     return (high * 67108864.0 + low) * (1.0 / 9007199254740992.0)
@@ -77,15 +56,7 @@ def uniform(state: np.ndarray) -> Any:
 
 @njit(cache=True)
 def below(state: np.ndarray, bound: int) -> Any:
-    """Draw as ``randrange(bound)`` does: as many bits as the bound has, again while too large.
-
-    Args:
-        state: (625,) uint32, changed.
-        bound: At least 1, below 2**32.
-
-    Returns:
-        An int64 in [0, bound).
-    """
+    """Draw like ``randrange(bound)``: as many bits as the bound has, again while too large."""
     bits = 0
     while bound >> bits:
         bits += 1
@@ -97,13 +68,7 @@ def below(state: np.ndarray, bound: int) -> Any:
 
 @njit(cache=True)
 def shuffle(state: np.ndarray, values: np.ndarray, count: int) -> None:
-    """Shuffle the first values in place as ``shuffle`` does.
-
-    Args:
-        state: (625,) uint32, changed.
-        values: Array, changed.
-        count: How many of its values take part.
-    """
+    """Shuffle the first ``count`` values in place like ``shuffle``."""
     for i in range(count - 1, 0, -1):
         j = below(state, i + 1)
         values[i], values[j] = values[j], values[i]

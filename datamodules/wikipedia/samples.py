@@ -1,8 +1,8 @@
 """Text to masked samples exactly as the reference makes them, in compiled code.
 
-One generator of random numbers runs through all of it in the reference's order of calls, so a
-given text and seed give its samples bit for bit. Letters: N samples, T their tokens in a row, M
-their masked positions in a row.
+One random generator is used throughout in the reference's order of calls, so a given text and
+seed produce the reference's samples bit for bit. Letters: N samples, T their concatenated tokens,
+M their concatenated masked positions.
 """
 
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ from datamodules.wikipedia.mersenne import below, seeded, shuffle, uniform
 
 @dataclass(frozen=True)
 class Articles:
-    """Tokenised articles; none is empty and no sentence is."""
+    """Tokenised articles; no article and no sentence is empty."""
 
     tokens: np.ndarray
-    """(tokens,) int32, all sentences in a row."""
+    """(tokens,) int32, all sentences concatenated."""
     sentence_starts: np.ndarray
     """(sentences + 1,) int64 into ``tokens``."""
     article_starts: np.ndarray
@@ -27,7 +27,7 @@ class Articles:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How samples are made; the defaults are the closed reference's."""
+    """Settings of the samples; the defaults are the closed reference's."""
 
     max_seq_length: int = 512
     max_predictions: int = 76
@@ -37,11 +37,7 @@ class Recipe:
     seed: int = 12345
 
     def problems(self) -> list[str]:
-        """Settings that no sample can be made with.
-
-        Returns:
-            One line each: which, what it is, what is allowed.
-        """
+        """List the settings with which no sample can be made, one line each."""
         lines = [
             f"{name} must be at least 1, got {getattr(self, name)}"
             for name in ("max_predictions", "dupe_factor")
@@ -78,17 +74,17 @@ class Samples:
     first_lengths: np.ndarray
     """(N,) int32 tokens of segment 0: [CLS] A [SEP]."""
     positions: np.ndarray
-    """(M,) int32 masked positions, from the sample's own start, rising."""
+    """(M,) int32 masked positions, counted from the sample's start, ascending."""
     labels: np.ndarray
     """(M,) int32 original ids at these positions."""
     mask_starts: np.ndarray
     """(N + 1,) int64 into ``positions``."""
     random_next: np.ndarray
-    """(N,) uint8: 1 where segment B is from another place, 0 where it follows A."""
+    """(N,) uint8: 1 if segment B is from another article, 0 if it follows A."""
 
 
 def make_samples(articles: Articles, recipe: Recipe, special: SpecialIds) -> Samples:
-    """All samples of one text file.
+    """Make all samples of one text file, in the shuffled order of the reference's output.
 
     Args:
         articles: The file's articles in file order, at least one.
@@ -96,7 +92,7 @@ def make_samples(articles: Articles, recipe: Recipe, special: SpecialIds) -> Sam
         special: Ids of the special tokens and the vocabulary's size.
 
     Returns:
-        Samples in the shuffled order of the reference's output file.
+        The samples.
 
     Source:
         mlcommons/training @ 9947bdf2, language_model/tensorflow/bert/cleanup_scripts/
@@ -119,7 +115,7 @@ def make_samples(articles: Articles, recipe: Recipe, special: SpecialIds) -> Sam
 
 @njit(cache=True)
 def _grown(array, needed):  # type: ignore[no-untyped-def]
-    """The array, or a copy of at least twice its size where it is too small."""
+    """Return the array, or a copy of at least twice its size if it is too small."""
     length = array.shape[0]
     if needed <= length:
         return array
@@ -141,7 +137,7 @@ def _truncate(state, bounds, limit):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def _mask(state, sample, first_length, rates, special, candidates, chosen):  # type: ignore[no-untyped-def]
-    """Mask a sample in place; gives the number of positions, written to ``chosen`` and sorted."""
+    """Mask a sample in place; writes sorted positions to ``chosen`` and returns their number."""
     max_predictions, probability = rates
     count = 0
     for position in range(1, sample.size - 1):
@@ -167,7 +163,7 @@ def _mask(state, sample, first_length, rates, special, candidates, chosen):  # t
 def _second_segment(  # type: ignore[no-untyped-def]
     state, sentence_starts, article_starts, order, number, wanted
 ):
-    """Token bounds of a random place in another article, at least ``wanted`` tokens if it can."""
+    """Return bounds at a random place in another article, of ``wanted`` tokens if possible."""
     other = number
     for _ in range(10):
         other = below(state, order.size)
@@ -183,7 +179,7 @@ def _second_segment(  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def _shuffled(state, tokens, starts, firsts, masks, mask_starts, nexts):  # type: ignore[no-untyped-def]
-    """The samples in their final random order."""
+    """Return the samples in their final random order."""
     order = np.arange(starts.size - 1)
     shuffle(state, order, order.size)
     out_tokens, out_masks = np.empty_like(tokens), np.empty_like(masks)
@@ -204,7 +200,7 @@ def _shuffled(state, tokens, starts, firsts, masks, mask_starts, nexts):  # type
 def _next_pair(  # type: ignore[no-untyped-def]
     state, sentence_starts, article_starts, order, number, i, target, bounds
 ):
-    """Token bounds of the pair that starts at sentence i; gives the next i and the pair's kind."""
+    """Set the bounds of the pair starting at sentence i; returns the next i and the pair's kind."""
     end = article_starts[order[number] + 1]
     stop = i + 1
     while stop < end and sentence_starts[stop] - sentence_starts[i] < target:
@@ -213,19 +209,19 @@ def _next_pair(  # type: ignore[no-untyped-def]
     if stop - i >= 2:
         a_end += below(state, stop - i - 1)
     bounds[0], bounds[1] = sentence_starts[i], sentence_starts[a_end]
-    # No draw for a single sentence: it has nothing that could follow.
+    # No draw for a single sentence, which nothing can follow.
     if stop - i == 1 or uniform(state) < 0.5:
         bounds[2], bounds[3] = _second_segment(
             state, sentence_starts, article_starts, order, number, target - (bounds[1] - bounds[0])
         )
-        return a_end, True  # the sentences that were not used come again
+        return a_end, True  # unused sentences are used again
     bounds[2], bounds[3] = sentence_starts[a_end], sentence_starts[stop]
     return stop, False
 
 
 @njit(cache=True)
 def _write(tokens, bounds, special, out):  # type: ignore[no-untyped-def]
-    """[CLS] A [SEP] B [SEP]."""
+    """Write [CLS] A [SEP] B [SEP]."""
     middle = 1 + bounds[1] - bounds[0]
     out[0], out[middle], out[-1] = special[0], special[1], special[1]
     out[1:middle] = tokens[bounds[0] : bounds[1]]
@@ -237,7 +233,7 @@ def _make(  # type: ignore[no-untyped-def]
     tokens, sentence_starts, article_starts, state, max_length, max_predictions, probability,
     short_probability, passes, special,
 ):  # fmt: skip
-    """Walk over the articles and write samples into arrays that grow."""
+    """Make samples article by article, into arrays that grow."""
     limit, rates = max_length - 3, (max_predictions, probability)
     order = np.arange(article_starts.size - 1)
     shuffle(state, order, order.size)

@@ -2,15 +2,15 @@
 
 Cleaning, lower case, accents and punctuation follow the reference to the character with Python's
 own Unicode tables: the library's normaliser differs from it in final sigmas, in private and
-unassigned characters and in its version of Unicode. The library then cuts each *distinct* word
-once; a word seen before is a dictionary look-up.
+unassigned characters and in its version of Unicode. The library then splits each *distinct* word
+once; a repeated word is a dictionary look-up.
 """
 
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
-# Code points that get spaces around them although they are letters.
+# Letters that are words of their own.
 CJK_RANGES = (
     (0x4E00, 0x9FFF),
     (0x3400, 0x4DBF),
@@ -26,48 +26,27 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 class Vocabulary:
-    """Word pieces by id, as ``vocab.txt`` lists them, one a line from id 0."""
+    """Word pieces by id, as ``vocab.txt`` lists them, one per line from id 0."""
 
     def __init__(self, words: list[str], source: str = "vocabulary") -> None:
-        """Check the words.
-
-        Args:
-            words: Word pieces; the position is the id.
-            source: Name for messages.
-
-        Raises:
-            ValueError: If a special token lacks or there are too many words for 16 bits.
-        """
         self.words = words
         self.ids = {word: index for index, word in enumerate(words)}
         if missing := [token for token in SPECIAL_TOKENS if token not in self.ids]:
-            raise ValueError(f"{source}: lacks the token {', '.join(missing)}")
+            raise ValueError(f"{source}: missing token {', '.join(missing)}")
         if len(words) > 2**16:
             raise ValueError(f"{source}: {len(words)} lines; more than 65536 are not supported")
 
     @classmethod
     def read(cls, path: Path, expected_size: int) -> "Vocabulary":
-        """Read ``vocab.txt``.
-
-        Args:
-            path: The file.
-            expected_size: Number of lines that it must have.
-
-        Returns:
-            The vocabulary.
-
-        Raises:
-            FileNotFoundError: If it is missing.
-            ValueError: If it has another size, is not UTF-8 or lacks a special token.
-        """
+        """Read ``vocab.txt``; ValueError if it has the wrong size or lacks a special token."""
         if not path.is_file():
             raise FileNotFoundError(
-                f"{path}: missing; see 'Data' in docs/bert.md for where to get it"
+                f"{path} is missing; see 'Data' in docs/bert.md for where to get it"
             )
         try:
             text = path.read_bytes().decode()
         except UnicodeDecodeError as error:
-            raise ValueError(f"{path}: not UTF-8 at byte {error.start}") from error
+            raise ValueError(f"{path} is not UTF-8 at byte {error.start}") from error
         words = [line.strip() for line in text.removesuffix("\n").split("\n")]
         if len(words) != expected_size:
             raise ValueError(
@@ -77,11 +56,9 @@ class Vocabulary:
         return cls(words, str(path))
 
     def __len__(self) -> int:
-        """Number of word pieces."""
         return len(self.words)
 
     def __getitem__(self, token: str) -> int:
-        """Id of a word piece."""
         return self.ids[token]
 
 
@@ -89,54 +66,35 @@ class WordPieces:
     """Turns text into word-piece ids, line by line."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
-        """Set up the cache of words.
-
-        Args:
-            vocabulary: Word pieces and their ids.
-        """
         from tokenizers import Tokenizer
         from tokenizers.models import WordPiece
 
-        # No pre-tokeniser: every string given to it is one word.
+        # No pre-tokeniser: every input string is one word.
         self._model = Tokenizer(
             WordPiece(
                 vocabulary.ids, unk_token="[UNK]", max_input_chars_per_word=MAX_WORD_CHARACTERS
             )
         )
-        self._known: dict[str, list[int]] = {}
+        self._cache: dict[str, list[int]] = {}
 
     def lines(self, text: str) -> Iterator[list[int]]:
-        r"""Ids of every line.
-
-        Args:
-            text: Any text; only ``\n`` ends a line.
-
-        Yields:
-            One list of ids per line, empty where the line has no word.
-        """
-        known = self._known
+        """Yield the ids of each line (only a line feed ends one); empty without words."""
+        cache = self._cache
         for line in normalise(text).split("\n"):
             ids: list[int] = []
             for word in line.split():
-                pieces = known.get(word)
+                pieces = cache.get(word)
                 if pieces is None:
-                    pieces = known[word] = self._model.encode(word).ids
+                    pieces = cache[word] = self._model.encode(word).ids
                 ids += pieces
             yield ids
 
 
 def normalise(text: str) -> str:
-    r"""Clean text, lower-case it, strip accents and put spaces around punctuation.
+    """Clean text, lower-case it, strip accents and put spaces around punctuation.
 
-    Args:
-        text: Any text.
-
-    Returns:
-        Words and punctuation marks between white space; ``\n`` stays where it was.
-
-    Source:
-        mlcommons/training @ 9947bdf2, language_model/tensorflow/bert/tokenization.py. Differs:
-        works on a whole text at once, which no step of it can notice.
+    Source: mlcommons/training @ 9947bdf2, language_model/tensorflow/bert/tokenization.py. Differs:
+    works on a whole text at once, which none of the steps can notice. Line feeds stay.
     """
     if text.isascii():
         return text.translate(_CLEAN_ASCII).lower().translate(_SPLIT)
@@ -145,14 +103,14 @@ def normalise(text: str) -> str:
 
 
 class _Table(dict[int, str | None]):
-    """A translation table that asks a rule once per character."""
+    """A translation table that applies a rule once per character."""
 
     def __missing__(self, code: int) -> str | None:
         value = self[code] = self.rule(chr(code))
         return value
 
     def rule(self, character: str) -> str | None:
-        """What the character becomes; None drops it."""
+        """Return a character's replacement; None drops it."""
         raise NotImplementedError
 
 
@@ -178,19 +136,12 @@ class _Split(_Table):
 
 
 def is_punctuation(character: str) -> bool:
-    """Whether a character is a word of its own.
-
-    Args:
-        character: One character.
-
-    Returns:
-        True for all ASCII signs that are no letter, digit or space, and for Unicode punctuation.
-    """
+    """Return whether a character is a word of its own: ASCII signs and Unicode punctuation."""
     code = ord(character)
     ascii_sign = 33 <= code <= 47 or 58 <= code <= 64 or 91 <= code <= 96 or 123 <= code <= 126
     return ascii_sign or unicodedata.category(character).startswith("P")
 
 
 _CLEAN, _SPLIT = _Clean(), _Split()
-# A complete table of single characters takes Python's fast path.
+# A complete table of single characters enables Python's fast path.
 _CLEAN_ASCII = {code: _CLEAN[code] for code in range(128)}

@@ -1,4 +1,4 @@
-"""What the module of every benchmark has in common: the logged loss, schedules, checked numbers."""
+"""What the module of every benchmark has in common: logged loss, schedule, range checks."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Literal
@@ -11,23 +11,46 @@ from torch.optim.lr_scheduler import LambdaLR
 
 
 class BenchmarkModule(L.LightningModule):
-    """A network, how it is trained and what is measured of it.
+    """A network with its training step and its metrics.
 
     Attributes:
-        metric_names: What an evaluation logs, each as ``val/<name>``.
+        metric_names: Metrics of an evaluation, each logged as ``val/<name>``.
         net: The network that is trained.
+        learning_rate: Rate that the schedule is built on; usually its peak.
     """
 
     metric_names: ClassVar[tuple[str, ...]]
     net: nn.Module
+    learning_rate: float
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of an epoch, at least 1; known before a loader exists.
+
+        Raises:
+            ValueError: If the data module does not tell how many samples an epoch has.
+        """
+        datamodule: Any = getattr(self.trainer, "datamodule", None)
+        if not hasattr(datamodule, "samples_per_epoch") or not hasattr(datamodule, "batch_size"):
+            raise ValueError(
+                f"{type(self).__name__} needs a data module with samples_per_epoch and batch_size: "
+                "its learning rate depends on the number of steps per epoch"
+            )
+        per_step = self.trainer.world_size * self.trainer.accumulate_grad_batches
+        return max(1, datamodule.samples_per_epoch // (datamodule.batch_size * per_step))
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """Highest rate that the schedule reaches, in the optimizer's units.
+
+        Valid once the module is set up and its trainer has a data module. Parameter groups that
+        learn at a multiple of the rate, such as biases, do not count.
+        """
+        return self.learning_rate
 
     def log_loss(self, loss: Tensor) -> None:
-        """Log ``train/loss`` in the steps that Lightning writes; it costs more than a small step.
-
-        Args:
-            loss: Scalar. Without a trainer, as in a notebook, nothing is logged.
-        """
-        if self._trainer is None:
+        """Log ``train/loss``, only in steps that are written: it costs more than a small step."""
+        if self._trainer is None:  # in a notebook
             return
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (self.global_step + 1) % every == 0:
@@ -40,27 +63,30 @@ def scheduled(
     *,
     each: Literal["step", "epoch"] = "step",
 ) -> OptimizerLRSchedulerConfig:
-    """What ``configure_optimizers`` returns for a learning rate that is a function of the count.
+    """Build what ``configure_optimizers`` returns for a rate that is a function of the count.
 
     Args:
-        optimizer: Made with a base rate of 1, so that the function's value is the rate itself and
-            no rounding comes between.
+        optimizer: Made with a base rate of 1.
         rate: Learning rate by finished steps or epochs; one function, or one per parameter group.
         each: What is counted.
 
     Returns:
         Optimizer and scheduler.
     """
+    # The base rate stays 1 and the function is the rate itself. A base rate of the peak, times a
+    # share of it, would round differently, and older checkpoints, which hold a base rate of 1,
+    # would resume at a wrong rate. As ``initial_lr`` therefore reads 1.0 in every optimizer,
+    # run.json and the loggers show ``peak_learning_rate``.
     functions: Any = rate
     scheduler = LambdaLR(optimizer, functions)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": each}}
 
 
 def out_of_range(checks: Iterable[tuple[str, object, str, bool]]) -> list[str]:
-    """One line per number that is not what it must be.
+    """Describe each number that breaks its rule.
 
     Args:
-        checks: Name, value, rule in words, whether it holds.
+        checks: Name, value, rule in words, whether the rule holds.
 
     Returns:
         Lines such as ``momentum must be in [0, 1), got 1.5``.

@@ -1,38 +1,19 @@
-"""Ask a network what it makes of its input before GPU hours are spent on it."""
+"""Check a network's output shape before spending GPU hours on it."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
+
+from callbacks.preserve_state import preserve_state
 
 
 @contextmanager
-def tried(net: nn.Module) -> Iterator[None]:
-    """Let a block run a network without gradients and leave no trace of it.
-
-    Afterwards each submodule's train/eval mode (frozen parts may be in evaluation mode for good),
-    the buffers and the random state are as before.
-
-    Args:
-        net: The network, on the device where it is tried.
-
-    Yields:
-        Nothing.
-    """
-    modes = [(module, module.training) for module in net.modules()]
-    buffers = [(buffer, buffer.clone()) for buffer in net.buffers() if not is_lazy(buffer)]
-    device = next((p.device for p in net.parameters()), torch.device("cpu"))
-    try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
+def dry_run(net: nn.Module) -> Iterator[None]:
+    """Run a network in a block without gradients and restore its state afterwards."""
+    with preserve_state(net), torch.no_grad():
+        yield
 
 
 def check_net(
@@ -42,23 +23,21 @@ def check_net(
     output_shape: Sequence[int],
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Refuse a network whose output does not have the shape that a benchmark needs.
-
-    Runs one forward pass in evaluation mode without gradients, which leaves no trace.
+    """Check the output shape of one forward pass in evaluation mode; the network stays as it was.
 
     Args:
-        net: The network, on the device where it is to be tried.
+        net: The network, on the device where it runs.
         input_shape: Shape of the input, batch first.
-        output_shape: Shape that must come out, batch first.
+        output_shape: Required shape of the output, batch first.
         dtype: Input type: floats are drawn from N(0, 1), integers are 0 or 1.
 
     Raises:
-        ValueError: One line: the shape expected and what came, or the network's own error.
+        ValueError: One line: the expected and the actual shape, or the network's own error.
     """
     device = next((p.device for p in net.parameters()), torch.device("cpu"))
     name, shape = type(net).__name__, tuple(input_shape)
     try:
-        with tried(net):
+        with dry_run(net):
             output = net.eval()(_random_input(shape, dtype, device))
     except Exception as error:
         lines = str(error).strip().splitlines() or ["no message"]
@@ -67,8 +46,8 @@ def check_net(
     got = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
     if not isinstance(output, Tensor) or tuple(output.shape) != tuple(output_shape):
         raise ValueError(
-            f"{name} must turn an input of shape {shape} into a tensor of shape "
-            f"{tuple(output_shape)}, but it gave {got}"
+            f"{name} must map an input of shape {shape} to a tensor of shape "
+            f"{tuple(output_shape)}, but returned {got}"
         )
 
 

@@ -32,14 +32,7 @@ MOVED: dict[str, str | None] = {
 
 
 def new_path(path: str) -> str:
-    """Return today's dotted path of a class or module that may be named by its old one.
-
-    Args:
-        path: Such as ``modules.nets.unet3d.UNet3D``.
-
-    Returns:
-        Such as ``modules.unet3d.net.UNet3D``; a path that did not move comes back as it is.
-    """
+    """Return today's dotted path of a class or module, unchanged if it did not move."""
     module, _, name = path.rpartition(".")
     if new := MOVED.get(path):
         return new
@@ -61,10 +54,10 @@ class _Moved(MetaPathFinder, Loader):
         old = module.__name__
         if new := MOVED[old]:
             print(f"{old} is now {new}; the old name works until 0.4", file=sys.stderr)
-            sys.modules[old] = import_module(new)  # importlib takes what stands here afterwards
+            sys.modules[old] = import_module(new)  # importlib returns what is here afterwards
 
 
 def install() -> None:
-    """Let imports find the old names; doing it again changes nothing."""
+    """Let imports find the old names; repeated calls change nothing."""
     if not any(isinstance(finder, _Moved) for finder in sys.meta_path):
         sys.meta_path.append(_Moved())

@@ -293,7 +293,6 @@ class MiniGoModule(BenchmarkModule):
         for module in self.net.modules():
             for name, parameter in module.named_parameters(recurse=False):
                 (plain if name == "bias" else decayed).append(parameter)
-        # Base rate 1, so that the lambda is the rate itself.
         optimizer = torch.optim.SGD(
             [
                 {"params": decayed, "weight_decay": self.weight_decay},
@@ -320,6 +319,12 @@ class MiniGoModule(BenchmarkModule):
         step = self.start_step + steps_done
         passed = sum(step > boundary for boundary in self.lr_boundaries)
         return float(self.lr_rates[passed])
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """Highest of the rates that are left from the starting checkpoint's step on."""
+        passed = sum(self.start_step > boundary for boundary in self.lr_boundaries)
+        return float(max(self.lr_rates[passed:]))
 
     # Evaluation.
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from modules.common.norms import trust_ratios
+
 # The reference logs lars_epsilon 0, but its code replaces a zero by the Keras default.
 EPSILON = 1e-7
 
@@ -91,7 +93,7 @@ class LARS(Optimizer):
         if group["adapt"]:
             change = torch._foreach_add(grads, weights, alpha=decay) if decay else grads
             # Ratios stay on the device: to read them, the host would wait for the backward pass.
-            rates = list((trust_ratios(weights, grads, decay, group["eta"]) * -lr).unbind())
+            rates = list((self._ratios(group, weights, grads) * -lr).unbind())
             torch._foreach_addcmul_(
                 momenta, change, [r.to(m.dtype) for r, m in zip(rates, momenta, strict=True)]
             )
@@ -102,34 +104,20 @@ class LARS(Optimizer):
                 torch._foreach_add_(momenta, weights, alpha=-lr * decay)
         torch._foreach_add_(weights, momenta)
 
+    @staticmethod
+    def _ratios(group: dict[str, Any], weights: list[Tensor], grads: list[Tensor]) -> Tensor:
+        decay, eta = group["weight_decay"], group["eta"]
+
+        def local_rate(weight_N: Tensor, grad_N: Tensor) -> Tensor:
+            return eta * weight_N / (grad_N + decay * weight_N + EPSILON)
+
+        return trust_ratios(weights, grads, local_rate, dtype=torch.float32)
+
     def _momentum(self, weight: Tensor) -> Tensor:
         state = self.state[weight]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(weight)
         return state["momentum_buffer"]
-
-
-def trust_ratios(
-    weights: list[Tensor], grads: list[Tensor], weight_decay: float, eta: float
-) -> Tensor:
-    """Local learning-rate factor of each tensor.
-
-    Args:
-        weights: Parameters, any shapes; N of them.
-        grads: Their gradients.
-        weight_decay: L2 penalty.
-        eta: Trust coefficient.
-
-    Returns:
-        ratio_N: float32, on the parameters' device; 1 where weight or gradient is all zero.
-
-    Source:
-        mlcommons/training, image_classification/tensorflow2/lars_optimizer.py (v1.0).
-    """
-    weight_N = torch.stack(torch._foreach_norm(weights, 2, dtype=torch.float32))
-    grad_N = torch.stack(torch._foreach_norm(grads, 2, dtype=torch.float32))
-    ratio_N = eta * weight_N / (grad_N + weight_decay * weight_N + EPSILON)
-    return torch.where((weight_N > 0) & (grad_N > 0), ratio_N, 1.0)
 
 
 def split_parameters(net: nn.Module) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:

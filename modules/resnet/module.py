@@ -201,26 +201,8 @@ class ResNetModule(BenchmarkModule):
         ]
         groups = [group for group in groups if group["params"]]
         optimizer = LARS(groups, lr=1.0, momentum=self.momentum)
-        steps_per_epoch = self.steps_per_epoch()
+        steps_per_epoch = self.steps_per_epoch
         return scheduled(optimizer, lambda step: self.step_learning_rate(step, steps_per_epoch))
-
-    def steps_per_epoch(self) -> int:
-        """Optimizer steps of one epoch.
-
-        Returns:
-            Samples of an epoch, padded, over the global batch size.
-
-        Raises:
-            ValueError: If there is no datamodule with ``samples_per_epoch`` and ``batch_size``.
-        """
-        datamodule: Any = getattr(self.trainer, "datamodule", None)
-        if not hasattr(datamodule, "samples_per_epoch") or not hasattr(datamodule, "batch_size"):
-            raise ValueError(
-                "ResNetModule needs a datamodule with samples_per_epoch and batch_size: its "
-                "learning rate changes at every step of an epoch"
-            )
-        per_step = self.trainer.world_size * self.trainer.accumulate_grad_batches
-        return datamodule.samples_per_epoch // (datamodule.batch_size * per_step)
 
     def step_learning_rate(self, step: int, steps_per_epoch: int) -> float:
         """Learning rate of a step.
@@ -241,6 +223,13 @@ class ResNetModule(BenchmarkModule):
             power=POWER,
         )
 
+    @property
+    def peak_learning_rate(self) -> float:
+        """Rate at the end of the warm-up, which need not end on a whole step."""
+        steps_per_epoch = self.steps_per_epoch
+        last = int(self.warmup_epochs * steps_per_epoch)
+        return max(self.step_learning_rate(step, steps_per_epoch) for step in (last, last + 1))
+
     def check_net(self) -> None:
         """Refuse, with a ValueError, a network that gives no 1000 logits for 224 x 224 pixels."""
         check_net(self.net, input_shape=(1, 3, 224, 224), output_shape=(1, 1000))
@@ -252,7 +241,7 @@ class ResNetModule(BenchmarkModule):
             What the module knows; batch, seed and data facts come from elsewhere.
         """
         prefix = f"{self.optimizer}_opt"
-        steps = self.steps_per_epoch()
+        steps = self.steps_per_epoch
         decay_steps = round(self.train_epochs * steps) - round(self.warmup_epochs * steps) + 1
         warmup = "opt_learning_rate_warmup_epochs"
         datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]

@@ -22,14 +22,14 @@ from modules.unet3d.net import UNet3D
 from modules.unet3d.sliding_window import crop_to_scored, plan_windows, sliding_window_logits
 
 CLASSES = ("kidney", "tumour")
-# The reference of round 2.0 stops a run below this as diverged; here it is only said.
+# The reference of round 2.0 stops a run below this as diverged; here it is only a warning.
 DIVERGED_BELOW = 1e-6
 
 _log = logging.getLogger(__name__)
 
 
 class Batch(TypedDict):
-    """Crops of a training step, or one whole preprocessed volume (B = 1) of an evaluation."""
+    """Crops of a training step, or one whole preprocessed volume (B = 1) in evaluation."""
 
     image: Tensor
     label: Tensor
@@ -37,10 +37,9 @@ class Batch(TypedDict):
 
 
 class CaseDice(Metric):
-    """Dice and loss of every evaluated case, averaged in the order of the case index.
+    """Mean Dice and loss over the evaluated cases, equal to the bit for any number of ranks.
 
-    Each case is kept by its index and counted once, whatever rank saw it and however often, so
-    any number of ranks gives the same mean to the bit.
+    Each case counts once, whichever ranks saw it, and the mean runs in the order of the index.
     """
 
     full_state_update = False
@@ -54,30 +53,19 @@ class CaseDice(Metric):
             self.add_state(state, default=[], dist_reduce_fx="cat")
 
     def update(self, index_B: Tensor, counts_BK3: Tensor, loss_B: Tensor) -> None:
-        """Add cases.
-
-        Args:
-            index_B: int64, which cases they are.
-            counts_BK3: int64 voxels in both, in the prediction and in the label.
-            loss_B: float32 loss per case.
-        """
+        """Add cases by their index, with the counts of ``overlap_counts``."""
         self.index.append(index_B)
         self.counts.append(counts_BK3)
         self.loss.append(loss_B)
 
     def add_nothing(self) -> None:
-        """Start with no case but the right shapes: a rank without cases must still gather."""
+        """Add empty tensors, as a rank without cases must still gather."""
         index_B = torch.empty(0, dtype=torch.int64, device=self.device)
         counts_BK3 = index_B.new_empty((0, len(CLASSES), 3))
         self.update(index_B, counts_BK3, torch.empty(0, device=self.device))
 
     def compute(self) -> dict[str, Tensor]:
-        """Means over all cases of all ranks.
-
-        Returns:
-            ``mean_dice``, ``dice_kidney``, ``dice_tumour`` in ``[0, 1]`` and ``loss``: float64
-            scalars on the CPU, NaN if there is no case.
-        """
+        """Return the means over all ranks' cases in float64 on the CPU, NaN without any case."""
         index = dim_zero_cat(self.index).cpu()
         counts, loss = dim_zero_cat(self.counts).cpu(), dim_zero_cat(self.loss).cpu()
         ordered, order = torch.sort(index, stable=True)
@@ -93,20 +81,20 @@ class CaseDice(Metric):
 
 
 class UNet3DModule(BenchmarkModule):
-    """Trains a network to segment kidneys and tumours; the defaults are the closed reference.
+    """Train a network to segment kidneys and tumours; the defaults are the closed reference.
 
     Args:
         net: Builds the network: (B, 1, D, H, W) in, 3 logits per voxel out.
         learning_rate: Rate after the warm-up.
-        initial_learning_rate: Where the warm-up starts from.
-        warmup_epochs: Epochs of linear rise; the rate changes per epoch, not per step.
+        initial_learning_rate: Rate that the warm-up starts from.
+        warmup_epochs: Epochs of linear warm-up; the rate changes per epoch, not per step.
         decay_boundary_epochs: Epochs after which the rate drops; none in the reference.
-        decay_factor: Multiplies the rate at each of them.
+        decay_factor: Factor of each drop.
         momentum: Nesterov momentum.
         weight_decay: L2 penalty.
         validation_input_shape: D, H, W of an evaluation window, in voxels.
-        validation_overlap: Share of a window that the next one covers too.
-        validation_batch_size: Windows in one forward pass; changes time and memory only.
+        validation_overlap: Fraction of a window that the next one covers too.
+        validation_batch_size: Windows per forward pass in evaluation; affects only time and memory.
 
     Source:
         mlcommons/training @ 9947bdf2, image_segmentation/pytorch/runtime/training.py.
@@ -143,31 +131,20 @@ class UNet3DModule(BenchmarkModule):
         self.validation_batch_size = validation_batch_size
         self.cases = CaseDice()
 
+    def setup(self, stage: str) -> None:
+        """Import MONAI before the clock starts; ``--help`` does without its 1.4 s."""
+        import monai.inferers  # noqa: F401
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Loss of a batch of crops.
-
-        Args:
-            batch: Augmented crops.
-            batch_idx: Not used.
-
-        Returns:
-            loss: float32 scalar.
-        """
         loss = dice_ce_loss(self.net(batch["image"]), batch["label"])
         self.log_loss(loss)
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        """Give every rank an empty entry, also one that will see no case."""
         self.cases.add_nothing()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Segment one whole volume and keep its voxel counts.
-
-        Args:
-            batch: One preprocessed volume, B = 1, each axis any size from half a window.
-            batch_idx: Not used.
-        """
+        """Segment one whole volume, B = 1, each axis any size from half a window."""
         window, overlap = self.validation_input_shape, self.validation_overlap
         logits = sliding_window_logits(
             self.net,
@@ -182,7 +159,6 @@ class UNet3DModule(BenchmarkModule):
         self.cases.update(batch["index"], overlap_counts(logits, label), loss.reshape(1))
 
     def on_validation_epoch_end(self) -> None:
-        """Log the means over all cases as ``val/<name>``, equal on every rank."""
         means = self.cases.compute()
         self.cases.reset()
         # Values are already those of all ranks; averaging them again could change the last bit.
@@ -190,17 +166,13 @@ class UNet3DModule(BenchmarkModule):
         if means["mean_dice"] < DIVERGED_BELOW and self.global_rank == 0:
             _log.warning(
                 "mean_dice is %.1e after epoch %d: the net finds no kidney and no tumour. "
-                "Early on this may pass; later the run has diverged.",
+                "Early in a run this may recover; later the run has diverged.",
                 means["mean_dice"],
                 self.current_epoch + 1,
             )
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """SGD with Nesterov momentum, its rate set before each epoch.
-
-        Returns:
-            Optimizer and a scheduler that Lightning steps once per epoch.
-        """
+        """Build SGD with Nesterov momentum, its rate set before each epoch."""
         optimizer = torch.optim.SGD(
             self.net.parameters(),
             lr=1.0,
@@ -211,14 +183,7 @@ class UNet3DModule(BenchmarkModule):
         return scheduled(optimizer, self.epoch_learning_rate, each="epoch")
 
     def epoch_learning_rate(self, epochs_done: int) -> float:
-        """Learning rate of the epoch that comes after some finished ones.
-
-        Args:
-            epochs_done: 0 before the first epoch, which the reference counts as epoch 1.
-
-        Returns:
-            The rate that all steps of the epoch use.
-        """
+        """Return the rate of the epoch after these; the reference counts the first as epoch 1."""
         return warmup_multistep(
             epochs_done + 1,
             learning_rate=self.learning_rate,
@@ -229,29 +194,22 @@ class UNet3DModule(BenchmarkModule):
         )
 
     def warm_up_evaluation(self) -> None:
-        """Run the net on zeros in the batch sizes of an evaluation, before the clock starts.
-
-        A compiled net is traced anew for another batch size; the second size makes it dynamic, but
-        for one, which always has its own trace. So the last, smaller batch of windows costs
-        nothing inside the clock.
-        """
+        """Run the net on zeros in the batch sizes of an evaluation, before the clock starts."""
+        # A compiled net is traced again for a second batch size, which then covers all others but
+        # 1: so the last, smaller batch of windows costs nothing inside the clock.
         full = self.validation_batch_size
         for windows in {full, max(1, full - 1), 1}:
             self.net(torch.zeros(windows, 1, *self.validation_input_shape, device=self.device))
 
     def check_net(self) -> None:
-        """Refuse, with a ValueError, a network without one logit per class and voxel."""
+        """Raise a ValueError unless the net gives one logit per class and voxel."""
         window = self.validation_input_shape
         check_net(
             self.net, input_shape=(1, 1, *window), output_shape=(1, len(CLASSES) + 1, *window)
         )
 
     def mllog_facts(self) -> dict[str, object]:
-        """Hyperparameters under the names of the v1.0 compliance checker.
-
-        Returns:
-            What the module knows; batch, seed and data facts come from elsewhere.
-        """
+        """Return hyperparameters under the names of the v1.0 compliance checker."""
         return {
             "opt_name": "sgd",
             "opt_base_learning_rate": self.learning_rate,
@@ -266,9 +224,5 @@ class UNet3DModule(BenchmarkModule):
         }
 
     def mllog_tensors(self) -> Sequence[str]:
-        """Names for the ``weights_initialization`` events.
-
-        Returns:
-            The reference's layer names, none for a foreign network.
-        """
+        """Return the layer names to log as ``weights_initialization``, none for a foreign net."""
         return self.net.tensor_names() if isinstance(self.net, UNet3D) else ()

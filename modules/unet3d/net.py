@@ -12,16 +12,7 @@ from torch import Tensor, nn
 
 
 class ConvBlock(nn.Module):
-    """A 3x3x3 convolution without bias, instance normalisation and ReLU.
-
-    Args:
-        in_channels: Channels that come in.
-        out_channels: Channels that go out.
-        stride: 1 keeps D, H and W; 2 halves them.
-
-    Source:
-        mlcommons/training @ 9947bdf2, image_segmentation/pytorch/model/layers.py.
-    """
+    """A 3x3x3 convolution without bias, instance normalisation and ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1) -> None:
         super().__init__()
@@ -29,25 +20,13 @@ class ConvBlock(nn.Module):
         self.norm = nn.InstanceNorm3d(out_channels, eps=1e-5, affine=True)
 
     def forward(self, x_BCDHW: Tensor) -> Tensor:
-        """Convolve, normalise each case and channel, and cut off below zero.
-
-        Args:
-            x_BCDHW: Features, float.
-
-        Returns:
-            y_BCDHW: ``out_channels`` channels, D H W divided by the stride, values >= 0.
-        """
         return torch.relu_(self.norm(self.conv(x_BCDHW)))
 
 
 class UpBlock(nn.Module):
     """Double the resolution, join the skip connection and convolve twice.
 
-    The up-convolution has a bias and neither normalisation nor activation: so does the reference's.
-
-    Args:
-        in_channels: Channels from the level below.
-        out_channels: Channels of this level, which the skip connection has too.
+    As in the reference, the up-convolution has a bias, no normalisation and no activation.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -56,31 +35,13 @@ class UpBlock(nn.Module):
         self.block = double_conv(2 * out_channels, out_channels)
 
     def forward(self, x_BCDHW: Tensor, skip_BCDHW: Tensor) -> Tensor:
-        """Merge the level below into this level.
-
-        Args:
-            x_BCDHW: Features of the level below, half of the skip's D, H and W.
-            skip_BCDHW: Features of the encoder at this level.
-
-        Returns:
-            y_BCDHW: Shape of ``skip_BCDHW``.
-        """
-        # The order (upsampled, skip) is the reference's: its weights fit no other.
+        # The reference's weights need this order: upsampled, then skip connection.
         merged: Tensor = self.block(torch.cat((self.deconv(x_BCDHW), skip_BCDHW), dim=1))
         return merged
 
 
 def double_conv(in_channels: int, out_channels: int, *, stride: int = 1) -> nn.Sequential:
-    """Two conv blocks, the first of which may change the resolution.
-
-    Args:
-        in_channels: Channels that come in.
-        out_channels: Channels of both blocks.
-        stride: Stride of the first block.
-
-    Returns:
-        The blocks, in order.
-    """
+    """Build two conv blocks; a stride of 2 in the first halves D, H and W."""
     return nn.Sequential(
         ConvBlock(in_channels, out_channels, stride=stride),
         ConvBlock(out_channels, out_channels),
@@ -90,11 +51,11 @@ def double_conv(in_channels: int, out_channels: int, *, stride: int = 1) -> nn.S
 class UNet3D(nn.Module):
     """The closed-division network: 31,190,243 parameters and 954.6 GFLOP per forward of 128^3.
 
-    Weights start as torch initialises them, uniform within 1/sqrt(fan_in); nothing is pre-trained.
+    Weights start as torch initialises them, uniform within 1/sqrt(fan_in); nothing is pretrained.
 
     Args:
         in_channels: Image channels (1 for CT).
-        num_classes: Output channels, background counted (3 for KiTS19).
+        num_classes: Output channels, background included (3 for KiTS19).
         filters: Channels of each level from full resolution down to the bottleneck; every level
             after the first halves D, H and W.
 
@@ -102,8 +63,9 @@ class UNet3D(nn.Module):
         ValueError: If ``filters`` has fewer than two levels.
 
     Source:
-        mlcommons/training @ 9947bdf2, image_segmentation/pytorch/model/unet3d.py. Differs: the
-        number of levels is an argument, and the bottleneck is its last entry.
+        mlcommons/training @ 9947bdf2, image_segmentation/pytorch/model/unet3d.py and
+        layers.py. Differs: the number of levels is an argument, and the bottleneck is its last
+        entry.
     """
 
     def __init__(
@@ -123,7 +85,7 @@ class UNet3D(nn.Module):
         self.output_conv = nn.Conv3d(filters[0], num_classes, 1)
 
     def forward(self, image_BCDHW: Tensor) -> Tensor:
-        """Give every voxel one logit per class.
+        """Compute one logit per class for every voxel.
 
         Args:
             image_BCDHW: Normalised intensities, float; D, H and W multiples of
@@ -133,7 +95,7 @@ class UNet3D(nn.Module):
             logits_BCDHW: C = ``num_classes``, before softmax; D, H and W of the input.
 
         Raises:
-            ValueError: If a side is no such multiple; the message gives the shape.
+            ValueError: If a side is not such a multiple.
         """
         if any(side % self.side_multiple for side in image_BCDHW.shape[2:]):
             raise ValueError(
@@ -151,11 +113,7 @@ class UNet3D(nn.Module):
         return logits_BCDHW
 
     def tensor_names(self) -> list[str]:
-        """Names of the layers as the reference writes them to its ``weights_initialization`` log.
-
-        Returns:
-            In the order of the forward pass; the bottleneck is the last ``down``.
-        """
+        """Return the reference's layer names in the order of the forward pass."""
         layers = ("0_conv", "0_instancenorm", "1_conv", "1_instancenorm")
         names = [f"input_block_{layer}" for layer in layers]
         for level in range(len(self.down)):

@@ -1,4 +1,4 @@
-"""The data sheet of one benchmark: everything shared code needs to know about it."""
+"""The data sheet of one benchmark: all that shared code needs to know about it."""
 
 from __future__ import annotations
 
@@ -7,36 +7,38 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
+from callbacks.target_text import target_text
+
 if TYPE_CHECKING:
     import lightning as L
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A setting that the closed division does not leave free."""
+    """A setting that the closed division fixes."""
 
     key: str
     """Flag without dashes, e.g. ``data.oversampling``."""
     text: str
     """The rule in words, with the rule book's name for the setting."""
     allows: Callable[[Any], bool] | None = None
-    """Tells whether a value is allowed; ``None`` allows only the default."""
+    """Whether a value is allowed; ``None`` allows only the default."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
-    """What the closed division takes in disk, memory and time; ``doctor`` compares and prints."""
+    """Disk, memory and time that the closed division takes; ``doctor`` compares and prints them."""
 
     download_gb: float | None
-    """Raw data as it has to lie in the root, in 10^9 bytes; ``None`` where not known."""
+    """Size of the raw data in the root, in 10^9 bytes; ``None`` where not known."""
     prepared_gb: float
-    """Most that ``prepare`` adds to that while it runs."""
+    """Most that ``prepare`` adds to that while it runs, in 10^9 bytes."""
     device_gib: float | None = None
-    """Memory of all GPUs together that the closed settings need; ``None`` where not known."""
+    """Memory of all GPUs together that the closed settings need, in GiB; ``None``: not known."""
     demo_minutes: float
-    """Timed minutes of the demo, as measured for README.md on one or two threads."""
+    """Timed minutes of the demo, measured on one or two threads, as in README.md."""
     published_minutes: float | None = None
-    """Score of NVIDIA's eight A100-SXM4-80GB in round v1.0; ``None`` for a benchmark without."""
+    """NVIDIA's score on eight A100-SXM4-80GB in round v1.0; ``None`` where it has none."""
     source: str
     """Where the sizes come from."""
 
@@ -46,12 +48,11 @@ class Benchmark:
     """Facts of one benchmark in one place; a recipe builds exactly one."""
 
     name: str
-    """Benchmark name in MLPerf logs and stem of all its files."""
+    """Name in MLPerf logs and stem of the benchmark's files."""
     area: str
     dataset: str
     module: str
-    """Dotted path of the LightningModule; a path, as torch takes seconds that ``--help`` need not
-    wait for."""
+    """Dotted path of the LightningModule; not a class, as importing torch takes seconds."""
     datamodule: str
     """Dotted path of the LightningDataModule."""
     metrics: Mapping[str, float]
@@ -59,49 +60,47 @@ class Benchmark:
     mode: Literal["max", "min"]
     """``max``: reached at or above the target; ``min``: at or below."""
     runs: int
-    """Runs that one submission needs."""
+    """Runs in a submission."""
     dropped: int
-    """Fastest and slowest runs that the score leaves out, each."""
+    """Runs that the score drops at each end, the fastest and the slowest."""
     evaluation: Mapping[str, Any]
     """Arguments of ``EvaluationSchedule`` in the closed division."""
     evaluation_every: Callable[[int], float] | None = None
-    """Global batch size -> ``evaluation.every``, where the rules make it depend on the batch."""
+    """Global batch size -> ``evaluation.every``, where the rules make it depend on that."""
     closed: tuple[Rule, ...] = ()
     """Settings that the closed division fixes."""
     free_net_arguments: tuple[str, ...] = ()
-    """Arguments of the reference network that the closed division leaves free."""
+    """Arguments of the reference network that are free in the closed division."""
     progress_unit: Literal["epochs", "samples", "fraction"] = "epochs"
     """What ``epoch_num`` of an evaluation counts in the log."""
     needs: Needs
-    """Disk, memory and time."""
     quality_names: Mapping[str, str] = field(default_factory=dict)
-    """Metric name -> name in the log's value, where one event holds several."""
+    """Metric name -> name in the log, where one event holds several metrics."""
     trainer: Mapping[str, Any] = field(default_factory=dict)
     """Trainer defaults of this benchmark."""
     warmup: Mapping[str, Any] = field(default_factory=dict)
     """``WarmUp`` defaults of this benchmark."""
     commands: Mapping[str, str] = field(default_factory=dict)
-    """Further commands of this recipe: name -> dotted path of a function that takes the arguments
-    and returns the exit status. The first line of its docstring is the command's help."""
+    """Further commands: name -> dotted path of a function that takes the arguments (a list) and
+    returns the exit status; its docstring's first line is the command's help."""
     source: str
     """Where these facts come from."""
 
     def module_class(self) -> type[L.LightningModule]:
-        """The module's class, imported now."""
+        """Import the module's class."""
         return _imported(self.module)
 
     def datamodule_class(self) -> type[L.LightningDataModule]:
-        """The data module's class, imported now."""
+        """Import the data module's class."""
         return _imported(self.datamodule)
 
     def command(self, name: str) -> Callable[[list[str]], int]:
-        """One of ``commands``, imported now."""
+        """Import one of ``commands``."""
         return _imported(self.commands[name])
 
     def target_text(self) -> str:
-        """The target in words, e.g. ``mean_dice >= 0.908``."""
-        sign = ">=" if self.mode == "max" else "<="
-        return " and ".join(f"{name} {sign} {value:g}" for name, value in self.metrics.items())
+        """Return the target in words, e.g. ``mean_dice >= 0.908``."""
+        return target_text(self.metrics, self.mode)
 
 
 def _imported(path: str) -> Any:

@@ -9,91 +9,85 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
+from recipes.cli.arguments import Arguments
 from recipes.cli.benchmark import Benchmark
 from recipes.cli.doctor import examine, prepared_folder
+from recipes.cli.help import add_help_all, print_help_if_asked
+from recipes.cli.jsonargparse_private import long_flags
 from recipes.cli.presets import demo_preset
-from recipes.cli.resume import option, without
-from recipes.cli.screen import fitted
+from recipes.cli.screen import wrap_to_terminal
 from recipes.cli.usage import UsageError, explain, unknown
 
 
-def prepare(benchmark: Benchmark, args: list[str]) -> int:
-    """Check and preprocess the data; a killed run goes on where it was.
-
-    Args:
-        benchmark: The data sheet.
-        args: Arguments after ``prepare``.
-
-    Returns:
-        0.
-
-    Raises:
-        ValueError: One line per problem in the data.
-    """
-    _datamodule(benchmark, "prepare", args).prepare()
+def prepare(benchmark: Benchmark, arguments: Arguments) -> int:
+    """Check and preprocess the data; restartable. Problems of the data are a ``ValueError``."""
+    data_module(benchmark, "prepare", arguments).prepare()
     return 0
 
 
-def doctor(benchmark: Benchmark, args: list[str]) -> int:
-    """Print what this machine and this data have and lack.
-
-    Args:
-        benchmark: The data sheet.
-        args: Arguments after ``doctor``.
-
-    Returns:
-        0 if nothing stands in the way, else 1.
-    """
-    datamodule = _datamodule(benchmark, "doctor", args)
-    root = getattr(datamodule, "root", None)
+def doctor(benchmark: Benchmark, arguments: Arguments) -> int:
+    """Print what this machine and this data have and lack; return 1 if anything is missing."""
+    datamodule = data_module(benchmark, "doctor", arguments)
     lacking = 0
     for finding in examine(benchmark, datamodule):
         print(finding)
         lacking += finding.kind == "lacks"
-    again = f"python recipes/{benchmark.name}.py"
-    flags = f" {shlex.join(args)}" if args else ""
+    recipe = f"python recipes/{benchmark.name}.py"
+    flags = f" {shlex.join(arguments.words)}" if arguments.words else ""
     if lacking:
-        points = "point" if lacking == 1 else f"{lacking} points"
-        print(fitted(f"Not ready: mend the {points} above, then run {again} doctor{flags}"))
+        problems = "problem" if lacking == 1 else f"{lacking} problems"
+        text = f"Not ready: fix the {problems} above, then run {recipe} doctor{flags}"
+        print(wrap_to_terminal(text))
         return 1
-    place = Path(getattr(datamodule, "prepared_dir", None) or root or ".")
-    ready = root is None or prepared_folder(place) is not None
-    print(fitted(f"Ready: {again} {'fit' if ready else 'prepare'}{flags}"))
+    root = getattr(datamodule, "root", None)
+    prepared = prepared_folder(Path(getattr(datamodule, "prepared_dir", None) or root or "."))
+    command = "fit" if root is None or prepared is not None else "prepare"
+    print(wrap_to_terminal(f"Ready: {recipe} {command}{flags}"))
     return 0
 
 
-def _data_section(preset: str | None) -> dict[str, Any]:
-    """Settings of the data in a configuration file."""
-    if preset is None:
-        return {}
+def data_module(benchmark: Benchmark, command: str, arguments: Arguments) -> Any:
+    """Build the data module from flags and from the data sections of configuration files."""
+    parser = _parser(benchmark, command)
+    print_help_if_asked(parser, benchmark, command, arguments)
+    known = long_flags(parser)
+    for path in _configurations(benchmark, arguments):
+        for key, value in _data_section(path).items():
+            if f"--data.{key}" not in known:
+                raise UsageError(f"{path}: {unknown(f'data.{key}', known, arguments)}")
+            parser.set_defaults({f"data.{key}": value})
     try:
-        content = yaml.safe_load(Path(preset).read_text()) or {}
-        return dict(content.get("data") or {})
-    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise UsageError(f"--config {preset}: {reason}") from error
+        config = parser.parse_args(list(arguments.words))
+    except ArgumentError as error:
+        raise ArgumentError(None, explain(str(error), known, arguments)) from error
+    return parser.instantiate(config).data
 
 
-def _datamodule(benchmark: Benchmark, command: str, args: list[str]) -> Any:
+def _parser(benchmark: Benchmark, command: str) -> ArgumentParser:
     parser = ArgumentParser(
         prog=f"{benchmark.name}.py {command}",
         exit_on_error=False,
         allow_abbrev=False,
         description=f"{command}: {benchmark.dataset}",
     )
+    # Not jsonargparse's ActionConfigFile: the other groups of the file are unknown here.
+    text = "YAML file of settings. Only its data section is read."
+    parser.add_argument("-c", "--config", type=Path | None, default=None, help=text)
+    add_help_all(parser)
     parser.add_class_arguments(benchmark.datamodule_class(), "data")
-    # A preset speaks of more than data, so only its data section is read.
-    preset = option(args, "--config") or (
-        None if option(args, "--data.root") else str(demo_preset(benchmark))
-    )
-    args = without(args, "--config")
-    known = [name for action in parser._actions for name in action.option_strings]
-    for key, value in _data_section(preset).items():
-        if f"--data.{key}" not in known:
-            raise UsageError(f"{preset}: {unknown(f'data.{key}', known, args)}")
-        parser.set_defaults({f"data.{key}": value})
+    return parser
+
+
+def _configurations(benchmark: Benchmark, arguments: Arguments) -> list[str]:
+    if "--config" in arguments or "--data.root" in arguments:
+        return arguments.values("--config")
+    return [str(demo_preset(benchmark))]
+
+
+def _data_section(path: str) -> dict[str, Any]:
     try:
-        config = parser.parse_args(args)
-    except ArgumentError as error:
-        raise ArgumentError(None, explain(str(error), known, args)) from error
-    return parser.instantiate(config).data
+        content = yaml.safe_load(Path(path).read_text()) or {}
+        return dict(content.get("data") or {})
+    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise UsageError(f"--config {path}: {reason}") from error

@@ -1,4 +1,4 @@
-"""Closed or open: compares a run's settings with what the closed division fixes."""
+"""Closed or open: compare a run's settings with what the closed division fixes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from modules.common.moved import new_path
 from recipes.cli.benchmark import Benchmark
 
-# Settings that change how much is trained or evaluated; the closed division leaves none of them.
+# Settings that change what is trained or evaluated; the closed division fixes all of them.
 TRAINER_RULES = {
     "limit_train_batches": "every training sample is used",
     "limit_val_batches": "the whole evaluation set is used",
@@ -33,40 +33,29 @@ def violations(
     *,
     demo: bool,
 ) -> list[str]:
-    """List what keeps a run out of the closed division.
-
-    Args:
-        benchmark: The data sheet.
-        config: Flag name (dotted) -> value of this run.
-        defaults: The same for the closed reference.
-        demo: Whether the data is generated.
-
-    Returns:
-        One line per violation: the setting, its value and the rule; empty for a closed run.
-    """
-    found = []
+    """Return one line per setting that breaks a closed rule; flags are dotted names."""
+    broken = []
     if demo:
-        found.append(f"data: generated demo data, but closed trains on {benchmark.dataset}")
+        broken.append(f"data: generated demo data, but closed trains on {benchmark.dataset}")
     if not _same_net(config["model.net"], defaults["model.net"], benchmark.free_net_arguments):
-        found.append(_other_net(config["model.net"], defaults["model.net"]))
+        broken.append(_other_net(config["model.net"], defaults["model.net"]))
     if dict(config["target.metrics"]) != dict(benchmark.metrics):
-        found.append(f"target.metrics is not the closed target {benchmark.target_text()}")
+        broken.append(f"target.metrics is not the closed target {benchmark.target_text()}")
     if config["target.mode"] != benchmark.mode:
-        found.append(f"target.mode is {config['target.mode']}, closed has {benchmark.mode}")
+        broken.append(f"target.mode is {config['target.mode']}, closed has {benchmark.mode}")
     own_rules = {rule.key for rule in benchmark.closed}
     for key, value in config.items():
         fixed = key.startswith("evaluation.") and key not in own_rules
         if fixed and value != defaults[key]:
-            found.append(f"{key} is {value}, but closed fixes the evaluation schedule")
+            broken.append(f"{key} is {value}, but closed fixes the evaluation schedule")
     for name, rule in TRAINER_RULES.items():
         key = f"trainer.{name}"
         if config.get(key) != defaults.get(key):
-            found.append(f"{key} is {config[key]}, but in closed {rule}")
-    return found + _broken_rules(benchmark, config, defaults)
+            broken.append(f"{key} is {config[key]}, but in closed {rule}")
+    return broken + _broken_rules(benchmark, config, defaults)
 
 
 def _same_net(net: Any, reference: Any, free: Collection[str]) -> bool:
-    """Whether only arguments that are free differ, if any."""
     if net == reference or net_name(net) != net_name(reference):
         return bool(net == reference)
     given, fixed = net_arguments(net), net_arguments(reference)
@@ -75,7 +64,6 @@ def _same_net(net: Any, reference: Any, free: Collection[str]) -> bool:
 
 
 def _other_net(net: Any, reference: Any) -> str:
-    """What differs: the class, or only its arguments."""
     if net_name(net) != net_name(reference):
         return f"model.net is {net_name(net)}, but closed fixes the network"
     words = ", ".join(f"{key}={value}" for key, value in net_arguments(net).items())
@@ -85,24 +73,17 @@ def _other_net(net: Any, reference: Any) -> str:
 def _broken_rules(
     benchmark: Benchmark, config: Mapping[str, Any], defaults: Mapping[str, Any]
 ) -> list[str]:
-    found = []
+    broken = []
     for rule in benchmark.closed:
         value, default = config[rule.key], defaults[rule.key]
         allowed = rule.allows(value) if rule.allows else _plain(value) == _plain(default)
         if not allowed:
-            found.append(f"{rule.key} is {value}, but {rule.text}")
-    return found
+            broken.append(f"{rule.key} is {value}, but {rule.text}")
+    return broken
 
 
 def net_name(net: Any) -> str:
-    """Dotted path of a network setting.
-
-    Args:
-        net: The value of ``model.net``: a path, a mapping with ``class_path``, or a class.
-
-    Returns:
-        The path; an old one as today's.
-    """
+    """Return the dotted path of ``model.net``: a path, a ``class_path`` mapping or a class."""
     if isinstance(net, Mapping) or hasattr(net, "class_path"):
         return new_path(str(net["class_path"]))
     if isinstance(net, str):
@@ -111,14 +92,7 @@ def net_name(net: Any) -> str:
 
 
 def net_arguments(net: Any) -> dict[str, Any]:
-    """Arguments that a network setting passes to the network.
-
-    Args:
-        net: The value of ``model.net``.
-
-    Returns:
-        Name -> value; empty where there are none.
-    """
+    """Return the arguments in ``model.net``: name -> plain value."""
     arguments = getattr(net, "init_args", None)
     return {} if arguments is None else json.loads(json.dumps(arguments.as_dict(), default=str))
 

@@ -1,4 +1,4 @@
-"""What a machine and a folder of data have and lack for one benchmark."""
+"""Check what a machine and a data directory have and lack for one benchmark."""
 
 from __future__ import annotations
 
@@ -12,30 +12,22 @@ from typing import Any, Literal, NamedTuple
 
 from datamodules.common.cache import cache_dir
 from recipes.cli.benchmark import Benchmark
-from recipes.cli.screen import fitted
+from recipes.cli.screen import wrap_to_terminal
 
 
 class Finding(NamedTuple):
     """One line of the doctor's report."""
 
     kind: Literal["has", "lacks", "note"]
-    """``lacks`` keeps the benchmark from running here; ``note`` does not."""
+    """``lacks`` prevents the benchmark from running here; ``note`` does not."""
     text: str
 
     def __str__(self) -> str:
-        return fitted(f"  {self.kind:7}{self.text}", indent=9)
+        return wrap_to_terminal(f"  {self.kind:7}{self.text}", indent=9)
 
 
 def examine(benchmark: Benchmark, datamodule: Any) -> Iterator[Finding]:
-    """Look at libraries, devices, disk, data and the time that all this takes.
-
-    Args:
-        benchmark: The data sheet.
-        datamodule: Its data module, built from the user's flags.
-
-    Yields:
-        Findings, in the order in which they should be read.
-    """
+    """Yield findings on libraries, devices, data, disk and time, in that order."""
     yield from _libraries()
     yield from _devices(benchmark)
     root: Path | None = getattr(datamodule, "root", None)
@@ -47,7 +39,6 @@ def examine(benchmark: Benchmark, datamodule: Any) -> Iterator[Finding]:
 
 
 def _libraries() -> Iterator[Finding]:
-    """Every library that finishline needs, in the version it was made for."""
     from packaging.requirements import Requirement
 
     named = [f"Python {platform.python_version()}"]
@@ -69,7 +60,6 @@ def _libraries() -> Iterator[Finding]:
 
 
 def _devices(benchmark: Benchmark) -> Iterator[Finding]:
-    """Processor, memory and accelerators."""
     import torch
 
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -83,16 +73,16 @@ def _devices(benchmark: Benchmark) -> Iterator[Finding]:
     if not count and shutil.which("nvidia-smi"):
         yield Finding(
             "lacks",
-            f"a CUDA device that torch can use, though this machine has nvidia-smi: torch is built "
-            f"for CUDA {torch.version.cuda}; compare with the driver's version in nvidia-smi",
+            f"a CUDA device that torch can use, though nvidia-smi is installed: torch is built for "
+            f"CUDA {torch.version.cuda}; compare with the driver version that nvidia-smi shows",
         )
     elif not count:
-        yield Finding("note", "no CUDA device: demos run here, the real benchmark is made for GPUs")
+        yield Finding("note", "no CUDA device: demos run here, the real benchmark needs a GPU")
     least = benchmark.needs.device_gib
     if count and least and memory < least:
         yield Finding(
             "note",
-            f"the closed settings need {least:g} GiB of GPU memory, here are {memory:.0f} GiB: "
+            f"the closed settings need {least:g} GiB of GPU memory, available: {memory:.0f} GiB; "
             f"use more GPUs, or a preset in recipes/presets/{benchmark.name}/",
         )
 
@@ -100,20 +90,22 @@ def _devices(benchmark: Benchmark) -> Iterator[Finding]:
 def _demo(benchmark: Benchmark) -> Iterator[Finding]:
     folder = cache_dir()
     if not _writable(folder):
-        yield Finding("lacks", f"{folder} cannot be written: set FINISHLINE_CACHE to a folder")
+        yield Finding(
+            "lacks", f"{folder} cannot be written: set FINISHLINE_CACHE to a writable directory"
+        )
     else:
-        yield Finding("has", f"a place for generated data: {folder}")
+        yield Finding("has", f"a directory for generated data: {folder}")
     yield Finding(
         "note",
         f"no --data.root: the demo needs no data. {benchmark.dataset}: "
-        f"doctor --data.root DIR says what is missing",
+        f"doctor --data.root DIR lists what is missing",
     )
 
 
 def _data(benchmark: Benchmark, datamodule: Any, root: Path) -> Iterator[Finding]:
     problems: list[str] = datamodule.problems()
-    place = Path(getattr(datamodule, "prepared_dir", None) or root)
-    prepared = prepared_folder(place)
+    target = Path(getattr(datamodule, "prepared_dir", None) or root)
+    prepared = prepared_folder(target)
     for line in problems:
         yield Finding("lacks", line)
     for line in getattr(datamodule, "notes", list)():
@@ -121,16 +113,16 @@ def _data(benchmark: Benchmark, datamodule: Any, root: Path) -> Iterator[Finding
     if not problems:
         state = f", preprocessed in {prepared}" if prepared else ""
         yield Finding("has", f"{benchmark.dataset} in {root}{state}")
-    if prepared is None and root.is_dir() and not _writable(place):
+    if prepared is None and root.is_dir() and not _writable(target):
         hint = " (--data.prepared_dir)" if hasattr(datamodule, "prepared_dir") else ""
-        yield Finding("lacks", f"{place} cannot be written: name a folder that can be{hint}")
+        yield Finding("lacks", f"{target} cannot be written: choose a writable directory{hint}")
     if prepared is None:
-        yield _disk(benchmark, place, download=bool(problems))
+        yield _disk(benchmark, target, download=bool(problems))
 
 
-def _disk(benchmark: Benchmark, place: Path, *, download: bool) -> Finding:
-    """Room for what is still to be written, at the size of the whole data set."""
-    needs, where = benchmark.needs, _existing(place)
+def _disk(benchmark: Benchmark, target: Path, *, download: bool) -> Finding:
+    """Compare the free space with what is still to be written for the whole data set."""
+    needs, where = benchmark.needs, _existing(target)
     needed = needs.prepared_gb + (needs.download_gb or 0.0) * download
     free = shutil.disk_usage(where).free / 1e9
     sizes = {
@@ -140,13 +132,13 @@ def _disk(benchmark: Benchmark, place: Path, *, download: bool) -> Finding:
     parts = [f"{name} {size:g} GB" for name, size in sizes.items() if size]
     whole = f"; the whole data set: {', '.join(parts)}" if parts else ""
     text = f"{free:,.0f} GB free disk in {where}{whole}"
-    # A part of the data set may be all that is wanted; the data module refuses too small a disk.
+    # Some prepare a part of the data set only; the data module itself checks the space for that.
     return Finding("has" if free >= needed else "lacks" if download else "note", text)
 
 
 def _time(benchmark: Benchmark) -> str:
     needs = benchmark.needs
-    real = "not known"
+    real = "unknown"
     if needs.published_minutes is not None:
         real = f"{needs.published_minutes:g} min on eight A100 (NVIDIA's code, round v1.0)"
     return (
@@ -155,30 +147,23 @@ def _time(benchmark: Benchmark) -> str:
     )
 
 
-def prepared_folder(place: Path) -> Path | None:
-    """Where preprocessed data lies.
-
-    Args:
-        place: The folder named for it, or the data's root.
-
-    Returns:
-        The folder with a manifest or an index of shards, in ``place`` or one level below, or
-        ``place`` if it holds arrays (preprocessed elsewhere); ``None`` if there is nothing.
-    """
+def prepared_folder(folder: Path) -> Path | None:
+    """Return the directory of preprocessed data, ``folder`` or one level below, if there is any."""
+    # A manifest, an index of shards, or arrays that were preprocessed elsewhere.
     one_below = ("finishline-*/*manifest*.json", "finishline-*/*.index.npy")
     for pattern in ("*manifest*.json", "*.npy", *one_below):
-        for path in sorted(place.glob(pattern)) if place.is_dir() else ():
+        for path in sorted(folder.glob(pattern)) if folder.is_dir() else ():
             return path.parent
     return None
 
 
 def _existing(path: Path) -> Path:
-    """The nearest folder upwards that exists."""
+    """Return the nearest existing directory upwards."""
     return next(p for p in (path.absolute(), *path.absolute().parents) if p.is_dir())
 
 
 def _writable(path: Path) -> bool:
-    """Whether a folder can be written, or made; nothing is written to find out."""
+    """Whether a directory can be written or created; nothing is written to find out."""
     inside = path.absolute()
     while not inside.exists():
         inside = inside.parent

@@ -1,4 +1,4 @@
-"""The subcommand ``gtp``: play against a trained network in any Go client."""
+"""The command ``gtp``: play against a trained network in any Go client."""
 
 from __future__ import annotations
 
@@ -11,30 +11,17 @@ from recipes.cli.usage import UsageError
 
 
 class _Parser(argparse.ArgumentParser):
-    """Errors in one line, as those of all other commands."""
-
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"gtp: {message}")
 
 
 def gtp(args: list[str]) -> int:
-    """Speak the Go Text Protocol on standard input and output until ``quit``.
-
-    Args:
-        args: Arguments after ``gtp``.
-
-    Returns:
-        0.
-
-    Raises:
-        ValueError: If the checkpoint holds no dual network, or there is no such device.
-        UsageError: If a flag is wrong.
-    """
+    """Play against a trained network in any Go client (GTP 2 on standard input and output)."""
     parser = _Parser(prog="minigo.py gtp", description=__doc__)
     parser.add_argument("--ckpt_path", type=Path, required=True, help="Checkpoint of a run.")
     parser.add_argument("--readouts", type=int, default=100, help="Searches per move.")
     parser.add_argument("--komi", type=float, default=7.5, help="Points that White gets.")
-    parser.add_argument("--device", default="cpu", help="Where the network runs.")
+    parser.add_argument("--device", default="cpu", help="Device of the network, such as cuda.")
     options = parser.parse_args(args)
     # Imported here: torch and the engine take seconds that --help need not wait for.
     from modules.minigo.gtp import player_of

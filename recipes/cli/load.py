@@ -1,4 +1,4 @@
-"""A finished run's network and data in Python, for notebooks and scripts."""
+"""Load a finished run's network and data in Python, for notebooks and scripts."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 
 def load_run(folder: Path | str) -> tuple[L.LightningModule, L.LightningDataModule]:
-    """Rebuild what a run trained, with its last checkpoint's weights, and what it trained on.
+    """Rebuild a run's module with its last checkpoint's weights, and its data module.
 
     Seeds the random generators as the run did.
 
     Args:
-        folder: A run's folder: ``run.json``, ``config.yaml`` and ``checkpoints/last.ckpt``.
+        folder: A run's directory, with ``run.json``, ``config.yaml``, ``checkpoints/last.ckpt``.
 
     Returns:
         The module in evaluation mode on the CPU, and the data module with its data prepared, so
@@ -39,7 +39,9 @@ def load_run(folder: Path | str) -> tuple[L.LightningModule, L.LightningDataModu
     checkpoint = folder / "checkpoints" / "last.ckpt"
     name = json.loads((folder / "run.json").read_text())["benchmark"]
     if not checkpoint.is_file():
-        raise FileNotFoundError(f"{checkpoint} is missing: the run ended before its first one")
+        raise FileNotFoundError(
+            f"{checkpoint} is missing: the run ended before its first checkpoint"
+        )
     benchmark = importlib.import_module(f"recipes.{name}").BENCHMARK
     cli = RecipeCLI(benchmark, "validate", ["--config", str(folder / "config.yaml")])
     content = torch.load(checkpoint, map_location="cpu", weights_only=True)

@@ -1,4 +1,4 @@
-"""Settings of W&B that a run should have without being told."""
+"""Defaults for W&B: project, group, directory, and offline without a key."""
 
 from __future__ import annotations
 
@@ -13,21 +13,13 @@ from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-LIGHTNING_PROJECT = "lightning_logs"  # WandbLogger's own default, which says nothing
+from callbacks.lightning_private import wandb_settings
+
+LIGHTNING_PROJECT = "lightning_logs"  # WandbLogger's own default
 
 
 def prepare_wandb(config: Any, *, group: str, job_type: str) -> None:
-    """Fill in what the user left open in every ``WandbLogger`` among the trainer's loggers.
-
-    Project ``finishline``, files below the output root, group by benchmark, job type by
-    division; offline where no key is to be found, which is said once. A resumed training run
-    goes on in its W&B run.
-
-    Args:
-        config: Parsed flags; changed in place before anything is built.
-        group: W&B's group.
-        job_type: W&B's job type.
-    """
+    """Fill in what the user left open in every ``WandbLogger``, in place before any is built."""
     loggers = config.trainer.logger
     for logger in loggers if isinstance(loggers, list) else [loggers]:
         if not str(getattr(logger, "class_path", "")).endswith("WandbLogger"):
@@ -42,7 +34,7 @@ def prepare_wandb(config: Any, *, group: str, job_type: str) -> None:
             if given.get(key) is None:
                 settings[key] = value
         if settings.get("id") is None and config.ckpt_path:
-            settings.id = _earlier_run(Path(config.ckpt_path))
+            settings.id = _recorded_run(Path(config.ckpt_path))  # the W&B run is resumed too
         if not settings.offline and not _has_key():
             _go_offline(settings)
             folder = Path(settings.save_dir) / "wandb"
@@ -52,31 +44,27 @@ def prepare_wandb(config: Any, *, group: str, job_type: str) -> None:
             )
 
 
-def spare_warnings(loggers: Iterable[Any]) -> None:
-    """Keep W&B from warning of what Lightning hands it: a setting of old, a folder not yet made.
-
-    Args:
-        loggers: The trainer's loggers, before any of them is used; changed in place.
-    """
+def silence_wandb_warnings(loggers: Iterable[Any]) -> None:
+    """Silence W&B warnings about a deprecated setting and a directory that does not exist yet."""
     for logger in loggers:
-        settings = getattr(logger, "_wandb_init", {})
+        settings = wandb_settings(logger)
         if settings.get("anonymous") is None:
             settings.pop("anonymous", None)
         if settings.get("dir"):
-            with suppress(OSError):  # the run folder's own check names what cannot be written
+            with suppress(OSError):  # the run directory's own check reports what cannot be written
                 Path(settings["dir"]).mkdir(parents=True, exist_ok=True)
 
 
 def _go_offline(settings: Any) -> None:
-    """Lightning refuses ``offline`` with ``log_model``, which W&B itself can do."""
+    # Lightning refuses ``offline`` with ``log_model``; W&B itself supports both together.
     if settings.log_model:
         os.environ["WANDB_MODE"] = "offline"
     else:
         settings.offline = True
 
 
-def _earlier_run(checkpoint: Path) -> str | None:
-    """W&B's identifier in the record of the run that a checkpoint comes from."""
+def _recorded_run(checkpoint: Path) -> str | None:
+    """Return W&B's identifier of the run that wrote a checkpoint."""
     try:
         record = json.loads((checkpoint.parent.parent / "run.json").read_text())
     except (OSError, ValueError):

@@ -1,30 +1,42 @@
-"""The command line that all recipes share: fit, validate, prepare, doctor and speed."""
+"""Entry point of every recipe: pick the command, run it, turn errors into one line and a status."""
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 
+from recipes.cli.arguments import Arguments
 from recipes.cli.benchmark import Benchmark
 from recipes.cli.presets import RECIPES, rank, with_default_preset
-from recipes.cli.screen import fitted
+from recipes.cli.screen import wrap_to_terminal
 from recipes.cli.usage import UsageError
 
 COMMANDS = {
     "fit": "train to the quality target and stop the clock",
     "validate": "evaluate a checkpoint once",
     "prepare": "check and preprocess the real data (off the clock, restartable)",
-    "doctor": "tell what this machine and this data lack, and what to do",
+    "doctor": "list what this machine and this data lack, and what to do",
     "speed": "measure the training step, the data wait and a plain PyTorch loop",
 }
+# Modules are named, not imported: torch and Lightning take seconds that --help need not wait for.
+MODULES = {
+    "fit": "recipes.cli.train",
+    "validate": "recipes.cli.train",
+    "prepare": "recipes.cli.data",
+    "doctor": "recipes.cli.data",
+    "speed": "recipes.cli.speed",
+}
+SEED_VARIABLES = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
 
 
 def main(benchmark: Benchmark, sheet: str | None) -> None:
-    """Run a recipe from the command line and leave with its exit status.
+    """Run a recipe from the command line and exit with its status.
 
     Args:
         benchmark: The recipe's data sheet.
@@ -55,31 +67,29 @@ def run(benchmark: Benchmark, args: Sequence[str], *, sheet: str | None = None) 
         0 target reached or command done, 3 target not reached, 130 interrupted, 2 a wrong
         argument, 1 any other error; errors are printed in one line (traceback with ``--debug``).
     """
-    args = list(args)
-    debug = "--debug" in args
     if not args or args[0] in ("-h", "--help", "help"):
-        print(_sheet(benchmark, sheet))
+        print(_overview(benchmark, sheet))
         return 0
-    if args[0] not in [*COMMANDS, *benchmark.commands]:
-        return _fail(_unknown_command(args[0], [*COMMANDS, *benchmark.commands]), 2)
+    command, arguments = args[0], Arguments(args[1:])
+    if command not in [*COMMANDS, *benchmark.commands]:
+        return _fail(_unknown_command(command, [*COMMANDS, *benchmark.commands]), 2)
     try:
-        with _own_seed():
-            return _dispatch(benchmark, args[0], [a for a in args[1:] if a != "--debug"])
+        with _seed_variables_restored():
+            return _run_command(benchmark, command, arguments.without("--debug"))
     except _usage_errors() as error:
         return _fail(str(error), 2)
     except KeyboardInterrupt:
-        return _fail(_interrupted(args[0]), 130)
+        return _fail(_interrupted(command), 130)
     except Exception as error:
-        if debug:
+        if "--debug" in arguments:
             traceback.print_exc()
-        return _fail(f"{_one_line(error)}", 1)
+        return _fail(_one_line(error), 1)
 
 
 @contextmanager
-def _own_seed() -> Iterator[None]:
-    """Take back what Lightning leaves for a run's children, or the next run here took its seed."""
-    names = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
-    before = {name: os.environ.get(name) for name in names}
+def _seed_variables_restored() -> Iterator[None]:
+    # Lightning sets them for the children of a run; the next run of this process must not see them.
+    before = {name: os.environ.get(name) for name in SEED_VARIABLES}
     try:
         yield
     finally:
@@ -89,21 +99,15 @@ def _own_seed() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _dispatch(benchmark: Benchmark, command: str, args: list[str]) -> int:
-    # Imported here: torch and Lightning take seconds that --help need not wait for.
+def _run_command(benchmark: Benchmark, command: str, arguments: Arguments) -> int:
     if command in benchmark.commands:
-        return benchmark.command(command)(args)
-    if command in ("prepare", "doctor"):
-        from recipes.cli import data
-
-        return getattr(data, command)(benchmark, args)
-    from recipes.cli import train
-
-    return getattr(train, command)(benchmark, with_default_preset(benchmark, command, args))
+        return benchmark.command(command)(list(arguments.words))
+    arguments = with_default_preset(benchmark, command, arguments)
+    return getattr(import_module(MODULES[command]), command)(benchmark, arguments)
 
 
-def _sheet(benchmark: Benchmark, sheet: str | None) -> str:
-    own = {k: (benchmark.command(k).__doc__ or "").partition("\n")[0] for k in benchmark.commands}
+def _overview(benchmark: Benchmark, sheet: str | None) -> str:
+    own = {name: _summary(benchmark.command(name).__doc__) for name in benchmark.commands}
     commands = "\n".join(f"  {name:10}{text}" for name, text in {**COMMANDS, **own}.items())
     facts = (
         f"Target    {benchmark.target_text()} ({benchmark.dataset}, {benchmark.area})\n"
@@ -113,9 +117,12 @@ def _sheet(benchmark: Benchmark, sheet: str | None) -> str:
     return f"{(sheet or facts).strip()}\n\n{facts}\n\nCommands (each has --help)\n{commands}"
 
 
-def _unknown_command(word: str, known: Sequence[str]) -> str:
-    import difflib
+def _summary(docstring: str | None) -> str:
+    line = (docstring or "").partition("\n")[0].rstrip(".")
+    return line[:1].lower() + line[1:]
 
+
+def _unknown_command(word: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(word, known, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     return f"unknown command {word!r}{hint} (commands: {', '.join(known)})"
@@ -123,7 +130,7 @@ def _unknown_command(word: str, known: Sequence[str]) -> str:
 
 def _interrupted(command: str) -> str:
     if command == "prepare":
-        return "interrupted; the same command goes on where it was"
+        return "interrupted; run the same command again to continue"
     return "interrupted before training began" if command == "fit" else "interrupted"
 
 
@@ -135,20 +142,20 @@ def _usage_errors() -> tuple[type[BaseException], ...]:
 
 def _one_line(error: BaseException) -> str:
     text = str(error).strip() or "no message"
-    # Errors made for users are ValueError and OSError; the type of any other helps a bug report.
-    # Lightning's MisconfigurationException is one too, but importing it here would be slow.
     name = type(error).__name__
     if " in DataLoader worker process " in text.partition("\n")[0]:
-        text = text.rpartition(f"\n{name}: ")[2]  # before it stands the worker's traceback
+        text = text.rpartition(f"\n{name}: ")[2]  # the worker's traceback comes first
+    # Errors made for users are ValueError and OSError; the type of any other helps a bug report.
+    # Lightning's MisconfigurationException is one too, but importing it here would be slow.
     if isinstance(error, ValueError | OSError) or name == "MisconfigurationException":
         return text
     return f"{name}: {text}"
 
 
 def _fail(message: str, status: int) -> int:
-    # A wrong flag is wrong on every rank; anything else may be seen by one rank only.
+    # Every rank sees a wrong flag; any other error may occur on one rank only.
     if rank() == 0:
-        print(fitted(f"error: {message}", stream=sys.stderr), file=sys.stderr, flush=True)
+        print(wrap_to_terminal(f"error: {message}", stream=sys.stderr), file=sys.stderr, flush=True)
     elif status == 1:
         print(f"error on rank {rank()}: {message}", file=sys.stderr, flush=True)
     return status

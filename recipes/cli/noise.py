@@ -1,4 +1,4 @@
-"""Library messages that a normal run need not show, each named with the reason."""
+"""Library messages that a normal run does not show, each with the reason."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import warnings
 # (start of the message as a regular expression, why it is silenced)
 SILENCED = (
     (".*does not have many workers.*", "worker count is a flag; small data needs none"),
-    (".*smaller than the logging interval.*", "short epochs are what demos have"),
+    (".*smaller than the logging interval.*", "demos have short epochs"),
     (".*lr_scheduler.step.*before.*optimizer.step.*", "false alarm of LambdaLR with a resumed run"),
     (".*your dataloader is not resumable.*", "our sampler resumes by epoch and batch"),
     (".*ended before the epoch ended.*", "our sampler resumes by epoch and batch"),
@@ -17,17 +17,17 @@ SILENCED = (
     (".*Checkpoint directory .* exists and is not empty.*", "run folders are never used twice"),
     (".*The `srun` command is available.*", "starting without srun is a choice"),
     (".*is ill-defined.*single-element.*", "torchmetrics on tiny demo batches"),
-    (".*Found .* module\\(s\\) in eval mode.*", "frozen layers are meant to be"),
+    (".*Found .* module\\(s\\) in eval mode.*", "frozen layers are in eval mode on purpose"),
     (".*No device id is provided via `init_process_group`.*", "one device per process is set"),
     (".*recommended to use .*sync_dist=True.*", "our metrics are equal on all ranks already"),
     (".*Sparse invariant checks are implicitly disabled.*", "the indices are our own"),
-    (".*Dynamo detected a call to a `functools.lru_cache`.*", "what we cache never changes"),
+    (".*Dynamo detected a call to a `functools.lru_cache`.*", "our cached values never change"),
     (".*deterministic.*non-deterministic.*", "speed is the default; the flag is the trainer's"),
 )
 
 
 def quiet() -> None:
-    """Silence the messages above and Lightning's notes on devices and progress."""
+    """Silence the messages above and Lightning's information about devices."""
     for pattern, _ in SILENCED:
         warnings.filterwarnings("ignore", message=pattern)
     for name in ("lightning.pytorch", "lightning.fabric"):

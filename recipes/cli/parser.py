@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jsonargparse
-import torch
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -20,10 +19,15 @@ from callbacks.evaluation_schedule import EvaluationSchedule
 from callbacks.quality_target import QualityTarget
 from callbacks.run_folder import fresh_seed
 from callbacks.warm_up import WarmUp
+from recipes.cli.arguments import Arguments
 from recipes.cli.benchmark import Benchmark
+from recipes.cli.checks import check_devices, check_metrics
 from recipes.cli.division import violations
+from recipes.cli.help import add_help_all, print_help_if_asked
+from recipes.cli.jsonargparse_private import long_flags
 from recipes.cli.loggers import prepare_wandb
 from recipes.cli.strategy import build_strategy
+from recipes.cli.submission import Submission
 from recipes.cli.usage import UsageError, explain
 
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -37,9 +41,9 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 
 
 class RecipeCLI(LightningCLI):
-    """Parses one command's flags and builds module, datamodule and nothing else.
+    """Parse one command's flags and build the module and the data module.
 
-    The trainer is built by ``recipes.cli.train``, which knows the callbacks.
+    The trainer is built later, with ``build_trainer``, by commands that know the callbacks.
 
     Args:
         benchmark: The data sheet.
@@ -49,9 +53,15 @@ class RecipeCLI(LightningCLI):
     """
 
     def __init__(
-        self, benchmark: Benchmark, command: str, args: list[str], *, build: bool = True
+        self,
+        benchmark: Benchmark,
+        command: str,
+        args: Arguments | Sequence[str],
+        *,
+        build: bool = True,
     ) -> None:
         self.benchmark, self.command, self._build = benchmark, command, build
+        self.arguments = args if isinstance(args, Arguments) else Arguments(args)
         super().__init__(
             benchmark.module_class(),
             benchmark.datamodule_class(),
@@ -64,59 +74,51 @@ class RecipeCLI(LightningCLI):
                 "description": f"{benchmark.area} on {benchmark.dataset}: "
                 f"{benchmark.target_text()}. Defaults are the closed reference.",
             },
-            args=args,
+            args=list(self.arguments.words),
             run=False,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse, and name the nearest flag when one is unknown.
-
-        Args:
-            parser: The parser.
-            args: Arguments after the command.
-
-        Raises:
-            ArgumentError: One line: what, and what was probably meant.
-        """
+        """Parse, name the nearest flag when one is unknown, and give the run its seed."""
+        print_help_if_asked(parser, self.benchmark, self.command, self.arguments)
         try:
             self.config = parser.parse_args(args)
         except jsonargparse.ArgumentError as error:
-            text = explain(str(error), flags(parser), args or [])
+            text = explain(str(error), long_flags(parser), self.arguments)
             raise jsonargparse.ArgumentError(None, text) from error
+        if self.config.seed_everything is None:
+            # A launcher's children inherit the seed that rank 0 drew.
+            self.config.seed_everything = int(os.environ.get("PL_GLOBAL_SEED", fresh_seed()))
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the flags that belong to no group.
-
-        Args:
-            parser: The parser.
-        """
+        """Add the flags that belong to no group."""
         parser.add_argument(
             "--seed_everything",
             type=int | None,
             default=None,
-            help="Seed of the run; a fresh one from the operating system by default.",
+            help="Random seed; a new one by default.",
         )
         parser.add_argument(
             "--output_root",
             type=Path,
             default=Path("runs"),
-            help="Folder of all runs; each makes OUTPUT_ROOT/<benchmark>/<time>-seed<seed>/.",
+            help="Directory of all runs. Each makes <benchmark>/<time>-seed<seed>/ in it.",
         )
         parser.add_argument(
             "--ckpt_path",
             type=str | None,
             default=None,
-            help="Checkpoint to go on from; 'last' resumes the newest unfinished run.",
+            help="Checkpoint to resume from or evaluate. With 'last' the newest unfinished run's.",
         )
+        if self.command == "speed":
+            text = "Optimizer steps in each of 3 rounds."
+            parser.add_argument("--steps", type=int, default=50, help=text)
+        add_help_all(parser)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add our groups: target, evaluation, warmup, checkpoint, submission.
-
-        Args:
-            parser: The parser.
-        """
+        """Add our groups: target, evaluation, warmup, checkpoint, submission."""
         benchmark = self.benchmark
         parser.add_class_arguments(QualityTarget, "target", skip={"state"})
         parser.add_class_arguments(EvaluationSchedule, "evaluation")
@@ -125,29 +127,19 @@ class RecipeCLI(LightningCLI):
             Checkpoint, "checkpoint", skip={"folder", "state", "benchmark"}, instantiate=False
         )
         parser.add_class_arguments(Submission, "submission")
-        if self.command == "speed":
-            parser.add_argument("--steps", type=int, default=50, help="Steps per round, 3 rounds.")
         defaults = {"target.metrics": dict(benchmark.metrics), "target.mode": benchmark.mode}
         defaults |= {f"evaluation.{key}": value for key, value in benchmark.evaluation.items()}
         defaults |= {f"warmup.{key}": value for key, value in benchmark.warmup.items()}
         parser.set_defaults(defaults)
 
-    def _set_seed(self) -> None:
-        from lightning import seed_everything
-
-        if self.config.seed_everything is None:
-            # A launcher's children inherit the seed that rank 0 drew.
-            self.config.seed_everything = int(os.environ.get("PL_GLOBAL_SEED", fresh_seed()))
-        seed_everything(self.config.seed_everything, workers=True, verbose=False)
-
     def before_instantiate_classes(self) -> None:
         """Check the target's names and decide the division, which the loggers' settings name."""
-        known: Any = self.benchmark.module_class()
-        refuse_unknown_metrics(self.config.target.metrics, known.metric_names)
+        module: Any = self.benchmark.module_class()
+        check_metrics(self.config.target.metrics, module.metric_names)
         if self.config.trainer.use_distributed_sampler:
             raise UsageError(
-                "--trainer.use_distributed_sampler: data modules share samples out themselves, so "
-                "each rank would see a share of its share; leave the flag out"
+                "--trainer.use_distributed_sampler: data modules split samples over ranks "
+                "themselves, so each rank would see a share of its share; leave the flag out"
             )
         self.demo = self.config.data.get("root") is None
         self.division = self._decide_division()
@@ -156,138 +148,41 @@ class RecipeCLI(LightningCLI):
     def _decide_division(self) -> str:
         wanted = self.config.submission.division
         defaults = flat(self.parser.get_defaults())
-        found = violations(self.benchmark, flat(self.config), defaults, demo=self.demo)
-        if wanted == "closed" and found:
+        broken = violations(self.benchmark, flat(self.config), defaults, demo=self.demo)
+        if wanted == "closed" and broken:
             if self.demo:
-                found = ["this is demo data; name the real data with --data.root DIR"]
-            raise UsageError("not a closed division run: " + "; ".join(found))
-        return "open" if found or wanted == "open" else "closed"
+                broken = ["this is demo data; name the real data with --data.root DIR"]
+            raise UsageError("not a closed division run: " + "; ".join(broken))
+        return "open" if broken or wanted == "open" else "closed"
 
     def instantiate_classes(self) -> None:
-        """Build module, datamodule and the groups; the trainer comes later."""
+        """Build the module, the data module and the groups; the trainer comes later."""
         if not self._build:
             return
         try:
             self.config_init: Namespace = self.parser.instantiate(self.config)
-        except ValueError as error:  # what a constructor says of its arguments
+        except ValueError as error:  # raised by a constructor about its arguments
             raise UsageError(str(error)) from error
         self.datamodule = self.config_init.data
         self.model = self.config_init.model
 
     def build_trainer(self, **settings: Any) -> Trainer:
-        """Build the trainer.
-
-        Args:
-            **settings: Replace or extend the parsed ``trainer`` flags.
-
-        Returns:
-            The trainer.
-        """
+        """Build the trainer; ``settings`` replace or extend the parsed ``trainer`` flags."""
         given = {**self.config_init.trainer.as_dict(), **settings}
-        refuse_missing_devices(given["accelerator"], given["devices"])
+        check_devices(given["accelerator"], given["devices"])
         chosen = given["strategy"]
         given["strategy"] = build_strategy(chosen, self.model)
         try:
             trainer = Trainer(**given)
             if chosen == "auto" and isinstance(trainer.strategy, DDPStrategy):
-                # Several devices: only Lightning knew, but its own settings would not do.
+                # Only now is it known that there are several devices; ours replaces Lightning's.
                 trainer = Trainer(**{**given, "strategy": build_strategy("ddp", self.model)})
         except (ValueError, MisconfigurationException) as error:
             raise UsageError(f"--trainer: {error}") from error
         return trainer
 
 
-def refuse_missing_devices(accelerator: str, devices: Any) -> None:
-    """Refuse more devices than there are, before processes are started that wait for each other.
-
-    Args:
-        accelerator: ``--trainer.accelerator``.
-        devices: ``--trainer.devices``: a number, a list of numbers, or one of Lightning's words.
-
-    Raises:
-        UsageError: In one line: how many were asked for and how many there are.
-    """
-    wanted = len(devices) if isinstance(devices, list | tuple) else str(devices)
-    gpus = torch.cuda.device_count()
-    if accelerator == "auto" and not gpus and torch.backends.mps.is_available():
-        return  # Lightning knows how many of these there are
-    on_gpu = accelerator in ("cuda", "gpu") or (accelerator == "auto" and gpus > 0)
-    if not (on_gpu or accelerator in ("cpu", "auto")) or not str(wanted).isdigit():
-        return
-    there = gpus if on_gpu else os.cpu_count() or 1
-    if int(wanted) > there:
-        kind = "CUDA devices" if on_gpu else "CPU cores and no CUDA device"
-        raise UsageError(f"--trainer.devices {devices}: this machine has {there} {kind}")
-
-
-def refuse_unknown_metrics(wanted: Iterable[str], known: Sequence[str]) -> None:
-    """Refuse a target on a metric that the benchmark does not measure.
-
-    Args:
-        wanted: Names of ``--target.metrics``.
-        known: Names that the module logs.
-
-    Raises:
-        UsageError: In one line, with the metrics that there are.
-    """
-    unknown = sorted({name.removeprefix("val/") for name in wanted} - set(known))
-    if unknown:
-        raise UsageError(
-            f"--target.metrics: {', '.join(unknown)} does not exist; this benchmark measures: "
-            f"{', '.join(sorted(known))}"
-        )
-
-
-class Submission:
-    """What a submitter says of a run; it only changes the log.
-
-    Args:
-        division: ``auto`` is closed where every rule of it holds, else open. ``closed`` refuses
-            to start where one does not.
-        org: Organisation.
-        platform: Name of the system.
-        status: Availability of the system, in the log's words.
-        clear_cache: Drop the operating system's page cache before the run (needs root).
-
-    Raises:
-        ValueError: If a name is empty.
-    """
-
-    def __init__(
-        self,
-        division: Literal["auto", "closed", "open"] = "auto",
-        *,
-        org: str = "finishline",
-        platform: str = "unnamed",
-        status: Literal["cloud", "onprem", "preview", "research"] = "onprem",
-        clear_cache: bool = False,
-    ) -> None:
-        if not org or not platform:
-            raise ValueError("submission.org and submission.platform must not be empty")
-        self.division, self.clear_cache = division, clear_cache
-        self.names = {"org": org, "platform": platform, "status": status}
-
-
 def flat(config: Namespace) -> dict[str, Any]:
-    """Settings of all groups that the closed division has rules for.
-
-    Args:
-        config: Parsed flags or the parser's defaults.
-
-    Returns:
-        Dotted flag name -> value.
-    """
+    """Return the settings that closed rules may name: dotted flag name -> value."""
     groups = ("model", "data", "trainer", "target", "evaluation")
     return {f"{group}.{k}": v for group in groups for k, v in vars(config[group]).items()}
-
-
-def flags(parser: LightningArgumentParser) -> list[str]:
-    """All long flags of a parser.
-
-    Args:
-        parser: The parser.
-
-    Returns:
-        Flags with their dashes.
-    """
-    return [name for a in parser._actions for name in a.option_strings if name.startswith("--")]

@@ -5,53 +5,32 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from recipes.cli.arguments import Arguments
 from recipes.cli.benchmark import Benchmark
-from recipes.cli.screen import fitted
+from recipes.cli.screen import wrap_to_terminal
 
 RECIPES = Path(__file__).resolve().parents[1]
 PRESETS = RECIPES / "presets"
+# One of these says what to run. `validate` needs a checkpoint, which brings its configuration.
+NO_DEMO = ("--data.root", "--config", "--ckpt_path", "--help", "--help-all", "--print_config")
 
 
-def with_default_preset(benchmark: Benchmark, command: str, args: list[str]) -> list[str]:
-    """Choose the demo when neither data nor a configuration was named.
-
-    Args:
-        benchmark: The data sheet.
-        command: The command, for the line that says so.
-        args: Arguments after the command.
-
-    Returns:
-        The arguments, with the demo preset in front where it applies. ``validate`` has no demo: it
-        needs a checkpoint, which brings its run's configuration along.
-    """
-    if command == "validate":
-        return args
-    names = {arg.partition("=")[0] for arg in args}
-    if names & {"--data.root", "--config", "-c", "--help", "-h", "--ckpt_path", "--print_config"}:
-        return args
+def with_default_preset(benchmark: Benchmark, command: str, arguments: Arguments) -> Arguments:
+    """Put the demo preset first where neither data nor a configuration is named."""
+    if command not in ("fit", "speed") or any(name in arguments for name in NO_DEMO):
+        return arguments
     if rank() == 0:
         real = f"python recipes/{benchmark.name}.py {command} --data.root DIR"
-        print(fitted(f"Demo on generated data (real: {real})"), flush=True)
-    return ["--config", str(demo_preset(benchmark)), *args]
+        print(wrap_to_terminal(f"Demo on generated data (real: {real})"), flush=True)
+    return arguments.with_config(demo_preset(benchmark))
 
 
 def demo_preset(benchmark: Benchmark) -> Path:
-    """Path of the benchmark's demo preset.
-
-    Args:
-        benchmark: The data sheet.
-
-    Returns:
-        A YAML file with the differences from the closed reference.
-    """
+    """Path of the demo preset: a YAML file with the differences from the closed reference."""
     return PRESETS / benchmark.name / "demo.yaml"
 
 
 def rank() -> int:
-    """Rank of this process, before torch is imported.
-
-    Returns:
-        What the launcher (torchrun, Lightning or SLURM) says; 0 without one.
-    """
+    """Rank of this process as the launcher gives it, before torch is imported; 0 without one."""
     names = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
     return int(next((os.environ[name] for name in names if name in os.environ), 0))

@@ -1,4 +1,4 @@
-"""One training run: its callbacks, its trainer, its configuration and its last sentence."""
+"""One training run: its callbacks, trainer, configuration and verdict."""
 
 from __future__ import annotations
 
@@ -23,23 +23,16 @@ from callbacks.run_record import RunRecord
 from callbacks.warm_up import WarmUp
 from recipes.cli.benchmark import Benchmark
 from recipes.cli.division import net_arguments, net_name
-from recipes.cli.loggers import spare_warnings
+from recipes.cli.loggers import silence_wandb_warnings
 from recipes.cli.parser import RecipeCLI
-from recipes.cli.screen import fitted
+from recipes.cli.screen import wrap_to_terminal
 
-# Groups that only one command knows, or that name the run itself: not part of config.yaml.
+# Not in config.yaml: they say what to do now, not how to train.
 NOT_SAVED = ("config", "ckpt_path", "print_config")
 
 
 class Run:
-    """One training run: division, callbacks, trainer and the last sentence.
-
-    Args:
-        benchmark: The data sheet.
-        cli: Parsed flags, module and datamodule.
-        state: The run's shared state.
-        resumed_from: Folder of the run that this one continues.
-    """
+    """One training run; ``resumed_from`` is the directory of the run that it continues."""
 
     def __init__(
         self, benchmark: Benchmark, cli: RecipeCLI, state: RunState, resumed_from: Path | None
@@ -50,7 +43,7 @@ class Run:
         self.folder = RunFolder(cli.config.output_root, benchmark.name, cli.config.seed_everything)
         self.target: QualityTarget = cli.config_init.target
         self.target.state = state
-        self._others_wandb = wandb_run.begun()
+        self._users_wandb_run = wandb_run.current_run()
         self.trainer = self._trainer()
 
     def _trainer(self) -> Trainer:
@@ -84,33 +77,29 @@ class Run:
             state=state,
             benchmark=self.benchmark.name,
         )
-        # Order matters: the folder exists first, the warm-up ends before the target starts the
-        # clock, and everybody after the target reads its decision.
+        # Order matters: the run's directory exists first, the warm-up ends before the target starts
+        # the clock, and those after the target read its decision.
         last = LastCheckpoint(checkpoint)
         ours = [self.folder, schedule, warm_up, self.target, log, last, record, checkpoint]
         settings: dict[str, Any] = {}
         if cli.config.trainer.enable_progress_bar in (None, True):
             ours.append(Progress(self.target, schedule))
         self._ours = ours
-        settings["callbacks"] = [*self._users("callbacks"), *ours]
-        loggers = self._users("logger")
-        spare_warnings(loggers)
+        settings["callbacks"] = [*self._given("callbacks"), *ours]
+        loggers = self._given("logger")
+        silence_wandb_warnings(loggers)
         settings["logger"] = [MetricsCSV(state, folder), *loggers]
         return cli.build_trainer(**settings)
 
-    def _users(self, name: str) -> list[Any]:
-        """Loggers or callbacks that the user asked for, whatever form they came in."""
+    def _given(self, name: str) -> list[Any]:
+        """Return the user's loggers or callbacks as a list."""
         given = self.cli.config_init.trainer[name]
         if given in (None, True, False):
             return []
         return given if isinstance(given, list) else [given]
 
     def facts(self) -> dict[str, Any]:
-        """What the record says of the run beside its measurements.
-
-        Returns:
-            Key -> plain value.
-        """
+        """Return the record's facts that are not measured: key -> plain value."""
         self._save_config()
         return {
             "benchmark": self.benchmark.name,
@@ -126,7 +115,7 @@ class Run:
     def _save_config(self) -> None:
         path = self.folder.path / "config.yaml"
         if self.trainer.is_global_zero and not path.exists():
-            # Rank 0's seed is the run's, whatever each process drew before they met.
+            # The seed of rank 0, which RunFolder gave to every rank.
             self.cli.config.seed_everything = torch.initial_seed() % 2**32
             text = config_text(self.cli)
             path.write_text(
@@ -135,28 +124,16 @@ class Run:
             )
 
     def end_without_a_step(self) -> StopRun | None:
-        """End a run that Lightning left without any hook, as its checkpoint had no budget left.
-
-        Returns:
-            Why it ended; ``None`` for a run that has ended already.
-        """
+        """End a run that Lightning left without any hook: its checkpoint had no budget left."""
         if self.state.stop_reason is not None:
             return None
         for callback in self._ours:
             callback.on_train_end(self.trainer, self.cli.model)
-        reason = "the budget was used up before; a greater --evaluation.limit trains on"
+        reason = "the budget was used up before; raise --evaluation.limit to train further"
         return StopRun(StopReason.BUDGET_EXHAUSTED, reason)
 
     def verdict(self, stopped: StopRun | None) -> int:
-        """Print the last sentence of the run.
-
-        Args:
-            stopped: What left the training loop early, if anything did.
-
-        Returns:
-            Exit status: 0 target reached, 3 not reached, 130 interrupted. It is rank 0's to give:
-            where all ranks end the run together, the others give 0.
-        """
+        """Print the run's last line and return the exit status: 0, 3 or 130."""
         state, name = self.state, self.benchmark.name
         quality = ", ".join(f"{key} {value:.6g}" for key, value in state.quality.items())
         after = f"after {human_time(state.clock.seconds)}"
@@ -178,42 +155,26 @@ class Run:
             best = quality or "no evaluation finished"
             text = f"{name}: target not reached{reason}, {best} {after}; {see}"
             status = 3
-        if self.folder.created:  # else no logger began, and asking for its run would begin one
-            wandb_run.close(self.trainer, status, spared=self._others_wandb)
-        rank_zero_only(print)(fitted(text), flush=True)
+        if self.folder.created:  # otherwise asking a logger for its W&B run would start one
+            wandb_run.close(self.trainer, status, keep=self._users_wandb_run)
+        rank_zero_only(print)(wrap_to_terminal(text), flush=True)
         together = stopped is not None or state.stop_reason is not StopReason.INTERRUPTED
-        return own_status(self.trainer, status) if together else status
+        return rank_zero_exit_code(self.trainer, status) if together else status
 
 
-def own_status(trainer: Trainer, status: int) -> int:
-    """Exit status of this rank when all ranks have come to the end.
-
-    Launchers (Lightning's within five seconds, torchrun at once) kill every process when one ends
-    with another status than 0, and rank 0 may still be writing its record.
-
-    Args:
-        trainer: The trainer.
-        status: What the command as a whole ends with.
-
-    Returns:
-        The status on rank 0, 0 on the others.
-    """
+def rank_zero_exit_code(trainer: Trainer, status: int) -> int:
+    """Return the command's status on rank 0, and 0 on the others."""
+    # Launchers (Lightning's within five seconds, torchrun at once) kill every process when one ends
+    # with another status than 0, and rank 0 may still be writing its record.
     return status if trainer.is_global_zero else 0
 
 
 def config_text(cli: RecipeCLI) -> str:
-    """The resolved configuration.
-
-    Args:
-        cli: Parsed flags.
-
-    Returns:
-        YAML that ``--config`` reads, for ``fit`` as for ``validate``.
-    """
+    """Return the resolved configuration as YAML that ``--config`` reads."""
     text = cli.parser.dump(cli.config, skip_unset=True, skip_validation=True)
     content = {k: v for k, v in yaml.safe_load(text).items() if k not in NOT_SAVED}
     loggers = content.get("trainer", {}).get("logger")
     for logger in loggers if isinstance(loggers, list) else [loggers]:
         if cli.config.ckpt_path and isinstance(logger, dict):
-            logger.get("init_args", {}).pop("id", None)  # only this resumed run goes on in it
+            logger.get("init_args", {}).pop("id", None)  # that W&B run is this resumed run's only
     return yaml.safe_dump(content, sort_keys=False)

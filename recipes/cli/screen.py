@@ -1,4 +1,4 @@
-"""Lines that fit the terminal; a pipe or a file gets them whole, for grep and scripts."""
+"""Lines that fit the terminal; a pipe or a file gets them unbroken, for grep and scripts."""
 
 from __future__ import annotations
 
@@ -8,17 +8,8 @@ import textwrap
 from typing import TextIO
 
 
-def fitted(text: str, *, indent: int = 0, stream: TextIO | None = None) -> str:
-    """Break lines between words where a terminal is narrower.
-
-    Args:
-        text: One or more lines.
-        indent: Blanks before every line after the first of each broken line.
-        stream: Where the text will be printed; standard output by default.
-
-    Returns:
-        The text; unchanged where the stream is no terminal. A word (a path) is never broken.
-    """
+def wrap_to_terminal(text: str, *, indent: int = 0, stream: TextIO | None = None) -> str:
+    """Wrap lines at the terminal's width, never inside a word; a pipe gets them unbroken."""
     if not (sys.stdout if stream is None else stream).isatty():
         return text
     wrapper = textwrap.TextWrapper(

@@ -1,4 +1,4 @@
-"""The ``speed`` command: the training step through Lightning and in a plain loop, in one run."""
+"""The ``speed`` command: time the training step in Lightning and in a plain loop, in one run."""
 
 from __future__ import annotations
 
@@ -19,22 +19,36 @@ from torch.utils.data._utils.pin_memory import pin_memory
 from callbacks.quality_target import RunState
 from callbacks.warm_up import without_logging
 from datamodules.common.base import BenchmarkDataModule
+from recipes.cli.arguments import Arguments
 from recipes.cli.benchmark import Benchmark
+from recipes.cli.noise import quiet
 from recipes.cli.parser import RecipeCLI
+from recipes.cli.run import Run
+from recipes.cli.usage import UsageError
 
-# Dense peak in FLOP/s without sparsity, from the makers' data sheets: (bf16 or fp16, TF32, fp32).
+# Peak FLOP/s without sparsity, from the vendors' data sheets: (bf16 or fp16, TF32, fp32).
 PEAK_FLOPS = {
     "A100": (312e12, 156e12, 19.5e12),
     "H100": (989e12, 494e12, 67e12),
     "H200": (989e12, 494e12, 67e12),
 }
 ROUNDS = 3  # Lightning and the plain loop take turns, so that a busy machine slows both alike
-BATCHES = 4  # real batches that are kept and used again and again
+BATCHES = 4  # real batches that are kept and reused
 SKIPPED = 3  # steps of each round that are not counted
 
 
+def speed(benchmark: Benchmark, arguments: Arguments) -> int:
+    """Measure the training step; return 0."""
+    quiet()
+    cli = RecipeCLI(benchmark, "speed", arguments)
+    if cli.config.steps <= SKIPPED + 1:
+        raise UsageError(f"--steps must be more than {SKIPPED + 1}, got {cli.config.steps}")
+    measure(benchmark, cli, cli.config.steps)
+    return 0
+
+
 class StepTimes(L.Callback):
-    """Notes the end of every step of a Lightning run."""
+    """Record the end of every step of a Lightning run."""
 
     def __init__(self) -> None:
         self.moments: list[float] = []
@@ -45,13 +59,7 @@ class StepTimes(L.Callback):
 
 
 class Replay(BenchmarkDataModule):
-    """Serves a few real batches over and over, so that only the step is measured.
-
-    Args:
-        source: The data module that the batches came from.
-        batches: Batches on the CPU.
-        steps: Length of an epoch.
-    """
+    """Serve a few real batches from the CPU again and again, so that only the step is timed."""
 
     def __init__(self, source: Any, batches: Sequence[Any], steps: int) -> None:
         super().__init__()
@@ -61,50 +69,30 @@ class Replay(BenchmarkDataModule):
         self.synthetic_batch: Callable[[], Any] = source.synthetic_batch
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """The batches, as a loader that collates nothing."""
         many = [self._batches[i % len(self._batches)] for i in range(self._steps)]
         return _loader(many)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """Never iterated: no evaluation is due."""
         return _loader(self._batches[:1])
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, index: int) -> Any:
-        """Move a batch as the source would.
-
-        Args:
-            batch: A batch.
-            device: Where to.
-            index: Number of the loader.
-
-        Returns:
-            The batch on the device.
-        """
         return self._source.transfer_batch_to_device(batch, device, index)
 
 
 def _loader(batches: Sequence[Any]) -> DataLoader[Any]:
-    """Batches as they are: torch would turn their arrays into tensors."""
+    # Batches as they are: torch's collate function would turn their arrays into tensors.
     return DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch)  # type: ignore[arg-type]
 
 
 def synchronize() -> None:
-    """Wait for the GPU, where one is used; asking whether there is one takes a step's part."""
+    """Wait for the GPU, where one is used."""
+    # Not is_available(): querying for a device would cost a measurable share of a step.
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
 
 
 def measure(benchmark: Benchmark, cli: RecipeCLI, steps: int) -> dict[str, Any]:
-    """Measure and print: samples/s, ms/step, data wait, FLOP/s, memory, and the plain loop.
-
-    Args:
-        benchmark: The data sheet.
-        cli: Parsed flags, module and data module.
-        steps: Steps per round, more than those that are skipped.
-
-    Returns:
-        Name -> figure, as printed.
-    """
+    """Measure and print samples/s, ms/step, data wait, FLOP/s, memory and the plain loop."""
     cli.datamodule.prepare_data()
     batches, wait = _read_batches(cli.datamodule, steps)
     lightning_ms: list[float] = []
@@ -117,8 +105,9 @@ def measure(benchmark: Benchmark, cli: RecipeCLI, steps: int) -> dict[str, Any]:
         plain_ms += _milliseconds(_plain_round(cli, trainer, batches, steps))
     figures = _figures(cli, trainer, lightning_ms, plain_ms, wait)
     _show(figures)
-    more = getattr(cli.model, "speed_figures", None)  # what a benchmark does beside its steps
-    others: dict[str, Any] = more(cli.datamodule) if callable(more) else {}
+    # Work beside the steps, such as self-play.
+    own: Any = getattr(cli.model, "speed_figures", None)
+    others: dict[str, Any] = own(cli.datamodule) if callable(own) else {}
     _show(others)
     return figures | others
 
@@ -129,11 +118,11 @@ def _show(figures: dict[str, Any]) -> None:
 
 
 def _read_batches(datamodule: Any, steps: int) -> tuple[list[Any], float]:
-    """Real batches, and the median seconds that the loader takes for one."""
+    """Return real batches and the median seconds that the loader takes for one."""
     loader = datamodule.train_dataloader()
     kept: list[Any] = []
     seconds: list[float] = []
-    # The second pass counts: a run lasts many epochs, and caches are filled in the first.
+    # The second pass counts: a run has many epochs, and caches are filled in the first.
     for _ in range(2):
         kept, seconds = [], []
         start = time.perf_counter()
@@ -142,22 +131,20 @@ def _read_batches(datamodule: Any, steps: int) -> tuple[list[Any], float]:
             kept = kept if len(kept) == BATCHES else [*kept, batch]
             start = time.perf_counter()
     if torch.cuda.is_available():
-        kept = pin_memory(kept)  # as a run's loaders do, beside the step
+        kept = pin_memory(kept)  # as a run's loaders do, during the step
     return kept, statistics.median(seconds[1:] or seconds)
 
 
 def _lightning_round(
-    benchmark: Benchmark, cli: RecipeCLI, batches: list[Any], steps: int, noting: L.Callback
+    benchmark: Benchmark, cli: RecipeCLI, batches: list[Any], steps: int, times: L.Callback
 ) -> L.Trainer:
-    # The same callbacks and loggers as a real run, in a folder that is thrown away.
-    from recipes.cli.run import Run
-
+    # The same callbacks and loggers as a real run, in a directory that is deleted.
     with TemporaryDirectory() as folder:
         cli.config.output_root = Path(folder)
         schedule = cli.config_init.evaluation
         schedule.first = schedule.every = 1e15
         schedule.limit, schedule.unit = 1, "epochs"
-        cli.config_init.trainer.callbacks = [noting]
+        cli.config_init.trainer.callbacks = [times]
         run = Run(benchmark, cli, RunState(), resumed_from=None)
         run.trainer.fit(cli.model, datamodule=Replay(cli.datamodule, batches, steps))
     return run.trainer
@@ -205,7 +192,7 @@ def _figures(
     flops = cli.config_init.warmup.flops_per_sample
     device = trainer.strategy.root_device
     workers = max(1, getattr(cli.datamodule, "num_workers", 0))
-    # With loader processes the next batch is made during the step; only the rest is waited for.
+    # Loader processes make the next batch during the step; only the rest is a wait.
     waited = wait * 1000 if workers == 1 else max(0.0, wait * 1000 / workers - median)
     figures: dict[str, Any] = {
         "device": _device_name(device),

@@ -1,4 +1,4 @@
-"""Settings that our recipes need of Lightning's distributed strategies."""
+"""Lightning's distributed strategies with the settings that the recipes need."""
 
 from __future__ import annotations
 
@@ -10,24 +10,13 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Str
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
 
+from callbacks.lightning_private import set_data_parallel_size
+
 
 def build_strategy(name: str | Strategy, module: L.LightningModule) -> str | Strategy:
-    """Turn a strategy's name into one that works with unequal evaluation shares.
-
-    Args:
-        name: ``--trainer.strategy``: ``ddp``, ``fsdp2`` (FSDP2 through ModelParallelStrategy),
-            another name of Lightning's, or a strategy, which is left as it is.
-        module: The module; ``fsdp2`` shards its ``net``.
-
-    Returns:
-        What the trainer takes.
-
-    Raises:
-        ValueError: If ``fsdp2`` is asked for and the module builds its network by itself, or if
-            another ``ModelParallelStrategy`` is given.
-    """
+    """Build ``ddp`` or ``fsdp2`` for a module; leave Lightning's other strategies as they are."""
     if name == "ddp":
-        # Broadcasting buffers in evaluation would hang ranks with unequal numbers of samples.
+        # Broadcasting buffers in evaluation would deadlock ranks with unequal numbers of samples.
         return DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
     if name == "fsdp2":
         if is_overridden("configure_model", module):
@@ -38,7 +27,7 @@ def build_strategy(name: str | Strategy, module: L.LightningModule) -> str | Str
         module.configure_model = lambda: shard(module)  # type: ignore[method-assign]
         return FSDP2Strategy()
     if isinstance(name, ModelParallelStrategy):
-        # Its defaults make one data-parallel rank of a whole node: gradients would stay apart.
+        # By default a whole node is one data-parallel rank: gradients would not be averaged.
         raise ValueError(
             "--trainer.strategy ModelParallelStrategy splits matrices over devices, which no "
             "network here does; use --trainer.strategy fsdp2"
@@ -47,23 +36,19 @@ def build_strategy(name: str | Strategy, module: L.LightningModule) -> str | Str
 
 
 class FSDP2Strategy(ModelParallelStrategy):
-    """Every rank trains on its own samples and keeps a share of every tensor."""
+    """FSDP2 over all ranks: each trains on its own samples and keeps a share of every tensor."""
 
     def __init__(self) -> None:
         super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False)
 
     def setup_environment(self) -> None:
-        """Make the mesh; how many ranks there are is known only now."""
-        self._data_parallel_size = self.num_nodes * self.num_processes
+        """Set up the mesh; the number of ranks is known only now."""
+        set_data_parallel_size(self, self.num_nodes * self.num_processes)
         super().setup_environment()
 
 
 def shard(module: Any) -> None:
-    """Shard the parameters of ``module.net`` over all ranks, block by block.
-
-    Args:
-        module: A LightningModule whose device mesh is set up.
-    """
+    """Shard the parameters of ``module.net`` over all ranks, block by block."""
     from torch.distributed.fsdp import fully_shard
 
     mesh = module.device_mesh["data_parallel"]
@@ -73,21 +58,15 @@ def shard(module: Any) -> None:
 
 
 def blocks(net: nn.Module) -> Iterator[nn.Module]:
-    """The parts of a network that are worth sharding one by one.
-
-    Args:
-        net: The network. Its own ``blocks_to_shard()`` decides, if it has one: a part whose
-            weights are also used outside of its ``forward`` must not be among them.
-
-    Yields:
-        Children with parameters; lists of modules are opened, as they have no forward of their own.
-    """
+    """Yield the parts of a network to shard one by one."""
+    # A part whose weights are used outside its own ``forward`` must not be among them, so a network
+    # may choose.
     own: Any = getattr(net, "blocks_to_shard", None)
     if own is not None:
         yield from own()
         return
     for child in net.children():
-        if isinstance(child, nn.ModuleList | nn.ModuleDict):
+        if isinstance(child, nn.ModuleList | nn.ModuleDict):  # they have no forward
             yield from blocks(child)
         elif any(parameter.requires_grad for parameter in child.parameters()):
             yield child

@@ -1,56 +1,44 @@
-"""The commands that build a module and a trainer: fit, validate and speed."""
+"""The commands that run a trainer on the data: fit and validate."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from callbacks.checkpoint import read_benchmark
 from callbacks.quality_target import QualityTarget, RunState, StopRun
+from recipes.cli.arguments import Arguments
 from recipes.cli.benchmark import Benchmark
+from recipes.cli.checks import check_checkpoint, check_named_checkpoint, check_weights
 from recipes.cli.division import net_name
 from recipes.cli.noise import quiet
 from recipes.cli.parser import RecipeCLI
 from recipes.cli.presets import demo_preset
-from recipes.cli.resume import find, interrupts_as_stop, option, with_run_config
-from recipes.cli.run import Run, own_status
-from recipes.cli.screen import fitted
+from recipes.cli.resume import exit_suppressed_if_interrupted, find_resume, with_run_config
+from recipes.cli.run import Run, rank_zero_exit_code
+from recipes.cli.screen import wrap_to_terminal
 from recipes.cli.usage import UsageError
 
 
-def fit(benchmark: Benchmark, args: list[str]) -> int:
-    """Train until the target is reached.
-
-    Args:
-        benchmark: The data sheet.
-        args: Arguments after ``fit``.
-
-    Returns:
-        The exit status of DESIGN section 5: 0, 3 or 130.
-
-    Raises:
-        ValueError: For settings or data that cannot work, before training begins.
-    """
+def fit(benchmark: Benchmark, arguments: Arguments) -> int:
+    """Train until the target is reached; return the exit status: 0, 3 or 130."""
     state = RunState()  # first of all: its clock starts with the process
     quiet()
-    refuse_named_checkpoint(benchmark, args)
-    resume = find(benchmark.name, args)
-    cli = RecipeCLI(benchmark, "fit", resume.args)
-    if cli.config.ckpt_path:
-        refuse_foreign_checkpoint(benchmark, Path(cli.config.ckpt_path))
-        refuse_other_weights(cli.model, Path(cli.config.ckpt_path))
+    check_named_checkpoint(benchmark, arguments)
+    resume = find_resume(benchmark.name, arguments)
+    cli = RecipeCLI(benchmark, "fit", resume.arguments)
+    _check_resumed_checkpoint(benchmark, cli)
     check_foreign_net(cli)
-    preset = option(args, "--config")
+    preset = arguments.value("--config")
     if cli.demo and preset not in (None, str(demo_preset(benchmark))):  # that one is announced
         rank_zero_only(print)("No --data.root: training on generated demo data.")
     run = Run(benchmark, cli, state, resumed_from=resume.folder)
     stopped: StopRun | None = None
-    with interrupts_as_stop(state):
+    with exit_suppressed_if_interrupted(state):
         try:
-            # An attribute, as setup() knows it then, where starting weights are loaded or left.
+            # Not an argument of fit(): setup() needs it, to load starting weights or leave them.
             run.trainer.ckpt_path = cli.config.ckpt_path
             run.trainer.fit(cli.model, datamodule=cli.datamodule, weights_only=True)
         except StopRun as stop:
@@ -58,30 +46,18 @@ def fit(benchmark: Benchmark, args: list[str]) -> int:
     return run.verdict(stopped or run.end_without_a_step())
 
 
-def validate(benchmark: Benchmark, args: list[str]) -> int:
-    """Evaluate a checkpoint once and print what it measures.
+def validate(benchmark: Benchmark, arguments: Arguments) -> int:
+    """Evaluate a checkpoint once; return 0 if it reaches the target, else 3.
 
-    A module that starts from given weights may offer ``starting_weights(datamodule)`` and
-    ``judge_start(quality)``; without a checkpoint these weights are evaluated and judged.
-
-    Args:
-        benchmark: The data sheet.
-        args: Arguments after ``validate``.
-
-    Returns:
-        0 if the checkpoint holds the target, else 3; for judged starting weights 0 if they are
-        right, else 1.
-
-    Raises:
-        ValueError: If no checkpoint is named or it belongs to another benchmark.
+    A module that starts from given weights may have ``starting_weights(datamodule)`` and
+    ``judge_start(quality)``. Without a checkpoint these weights are evaluated and judged, and
+    the status is 0 if they are right, else 1.
     """
     quiet()
-    refuse_named_checkpoint(benchmark, args)
-    cli = RecipeCLI(benchmark, "validate", with_run_config(args))
-    if cli.config.ckpt_path:
-        refuse_foreign_checkpoint(benchmark, Path(cli.config.ckpt_path))
-        refuse_other_weights(cli.model, Path(cli.config.ckpt_path))
-    elif given_start(cli) is None:
+    check_named_checkpoint(benchmark, arguments)
+    cli = RecipeCLI(benchmark, "validate", with_run_config(arguments))
+    _check_resumed_checkpoint(benchmark, cli)
+    if not cli.config.ckpt_path and starting_checkpoint(cli) is None:
         raise UsageError("validate needs --ckpt_path FILE (runs/.../checkpoints/last.ckpt)")
     target: QualityTarget = cli.config_init.target
     trainer = cli.build_trainer(logger=False, callbacks=[target], enable_progress_bar=False)
@@ -91,119 +67,39 @@ def validate(benchmark: Benchmark, args: list[str]) -> int:
     quality = target.read(trainer)
     for name, value in sorted(trainer.callback_metrics.items()):
         rank_zero_only(print)(f"{name.removeprefix('val/'):24} {float(value):.6f}")
+    return rank_zero_exit_code(trainer, _judge(cli, trainer, target, quality))
+
+
+def _judge(cli: RecipeCLI, trainer: Trainer, target: QualityTarget, quality: Any) -> int:
+    """Print what the figures mean and return the exit status."""
     reached = target.reached(quality)
     verdict = "reached" if reached else "not reached"
-    weights = cli.config.ckpt_path or f"the starting weights {given_start(cli)}"
-    rank_zero_only(print)(fitted(f"Target {target.text()} {verdict} by {weights}."))
+    weights = cli.config.ckpt_path or f"the starting weights {starting_checkpoint(cli)}"
+    rank_zero_only(print)(wrap_to_terminal(f"Target {target.text()} {verdict} by {weights}."))
     judge: Any = getattr(cli.model, "judge_start", None)
     judgement = judge(quality) if judge and not cli.config.ckpt_path else None
     if judgement is None:
-        return own_status(trainer, 0 if reached else 3)
+        return 0 if reached else 3
     right, sentence = judgement
     rank_zero_only(print)(sentence)
-    return own_status(trainer, 0 if right else 1)
+    return 0 if right else 1
 
 
-def given_start(cli: RecipeCLI) -> Path | None:
-    """The weights that a module starts training from, where it is given some.
-
-    Args:
-        cli: The parsed command line.
-
-    Returns:
-        Their file; None for random ones.
-    """
-    find: Any = getattr(cli.model, "starting_weights", None)
-    return find(cli.datamodule) if find else None
-
-
-def speed(benchmark: Benchmark, args: list[str]) -> int:
-    """Measure the training step; see ``recipes.cli.speed``.
-
-    Args:
-        benchmark: The data sheet.
-        args: Arguments after ``speed``.
-
-    Returns:
-        0.
-    """
-    quiet()
-    from recipes.cli.speed import SKIPPED, measure
-
-    cli = RecipeCLI(benchmark, "speed", args)
-    if cli.config.steps <= SKIPPED + 1:
-        raise UsageError(f"--steps must be more than {SKIPPED + 1}, got {cli.config.steps}")
-    measure(benchmark, cli, cli.config.steps)
-    return 0
+def starting_checkpoint(cli: RecipeCLI) -> Path | None:
+    """Return the file of weights that the module starts training from; ``None``: random ones."""
+    starting_weights: Any = getattr(cli.model, "starting_weights", None)
+    return starting_weights(cli.datamodule) if starting_weights else None
 
 
 def check_foreign_net(cli: RecipeCLI) -> None:
-    """Try a foreign network's shapes before anything is trained.
-
-    Args:
-        cli: Parsed flags and the module, which may offer ``check_net``.
-
-    Raises:
-        ValueError: What shape was expected and what came.
-    """
+    """Check a foreign network's shapes before anything is trained, if the module can."""
     default = cli.parser.get_defaults().model.net
     check = getattr(cli.model, "check_net", None)
     if callable(check) and net_name(cli.config.model.net) != net_name(default):
         check()
 
 
-def refuse_named_checkpoint(benchmark: Benchmark, args: list[str]) -> None:
-    """Look at a checkpoint before its run's settings are read: another benchmark's fit no flag.
-
-    Args:
-        benchmark: The data sheet.
-        args: Arguments after the command.
-
-    Raises:
-        ValueError: In one line: what is wrong with which file.
-    """
-    path = option(args, "--ckpt_path")
-    if path not in (None, "last"):
-        refuse_foreign_checkpoint(benchmark, Path(str(path)))
-
-
-def refuse_foreign_checkpoint(benchmark: Benchmark, path: Path) -> None:
-    """Refuse a checkpoint that is missing, damaged or another benchmark's.
-
-    Args:
-        benchmark: The data sheet.
-        path: The checkpoint.
-
-    Raises:
-        ValueError: In one line: what is wrong with which file.
-    """
-    if not path.is_file():
-        raise UsageError(f"--ckpt_path: no file {path}")
-    writer = read_benchmark(path)
-    if writer != benchmark.name:
-        raise UsageError(
-            f"--ckpt_path: {path} was written by "
-            f"{'another program' if writer is None else writer}, not by {benchmark.name}"
-        )
-
-
-def refuse_other_weights(model: Any, path: Path) -> None:
-    """Refuse a checkpoint whose network has other tensors than the one that is built.
-
-    Args:
-        model: The module. A network that it builds later is not compared.
-        path: The checkpoint.
-
-    Raises:
-        ValueError: In one line: which tensor differs, and what to do.
-    """
-    own = {name: tuple(x.shape) for name, x in model.state_dict().items() if name[:4] == "net."}
-    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    saved = {name: tuple(x.shape) for name, x in content["state_dict"].items()}
-    differ = [name for name, shape in own.items() if saved.get(name) != shape]
-    if differ:
-        name, more = differ[0], f" and {len(differ) - 1} more" if differ[1:] else ""
-        raise ValueError(
-            f"{path} holds weights of another network: {name} is {saved.get(name, 'missing')} "
-            f"instead of {own[name]}{more}; --config FILE names its run's config.yaml"
-        )
+def _check_resumed_checkpoint(benchmark: Benchmark, cli: RecipeCLI) -> None:
+    if cli.config.ckpt_path:
+        check_checkpoint(benchmark, Path(cli.config.ckpt_path))
+        check_weights(cli.model, Path(cli.config.ckpt_path))

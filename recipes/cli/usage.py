@@ -6,9 +6,11 @@ import difflib
 import re
 from collections.abc import Sequence
 
+from recipes.cli.arguments import Arguments
+
 
 class UsageError(ValueError):
-    """A setting that cannot work; the command ends with exit status 2."""
+    """A setting that cannot work; the command exits with status 2."""
 
 
 UNRECOGNISED = re.compile(r"unrecognized arguments: (\S+)", re.IGNORECASE)
@@ -28,53 +30,38 @@ NO_SUBTYPE = re.compile(r"Subtypes: \[(.+?)\] Errors: .*Given value: (.*)")
 WRONG_VALUE = re.compile(r"Expected an? (.+?)\. Got value: (.*)")
 
 
-def explain(message: str, known: Sequence[str], args: Sequence[str]) -> str:
-    """Turn the parser's message into one line that names the nearest valid flag.
-
-    Args:
-        message: The parser's message, possibly over several lines.
-        known: Valid flags, with their dashes.
-        args: What was parsed, to tell a flag from a configuration key.
-
-    Returns:
-        One line: what is wrong, and what was probably meant or is allowed.
-    """
+def explain(message: str, known: Sequence[str], arguments: Arguments) -> str:
+    """Turn the parser's message into one line that names the nearest valid flag."""
     line = " ".join(part.strip() for part in message.splitlines() if part.strip())
     if match := UNRECOGNISED.search(line):
-        return _unrecognised(match[1], known, args)
+        return _unexpected(match[1], known, arguments)
     if match := BROKEN_CONFIG.search(line):
-        return f"--config {_configurations(args)}: {match[1]}"
+        # The parser does not say which of several files it read.
+        return f"--config {' or '.join(arguments.values('--config'))}: {match[1]}"
     if match := IN_GROUP.search(line):
-        return unknown(f"{match[1]}.{match[2]}", known, args)
+        return unknown(f"{match[1]}.{match[2]}", known, arguments)
     if (match := NO_OPTION.search(line)) and "class_path=" not in line:
-        return unknown(match[1], known, args)
+        return unknown(match[1], known, arguments)
     key = re.match(r'Parser key "([\w.]+)":', line)
     return line if key is None else _wrong_value(key[1], line[key.end() :].strip())
 
 
-def _configurations(args: Sequence[str]) -> str:
-    """The configuration files among the arguments; the parser does not say which one it read."""
-    pairs = zip(args, [*args[1:], ""], strict=True)
-    parts = ((arg.partition("="), following) for arg, following in pairs)
-    named = [value or after for (flag, _, value), after in parts if flag in ("--config", "-c")]
-    return " or ".join(named)
-
-
 def _wrong_value(flag: str, text: str) -> str:
-    """What is wrong with the value of a known flag."""
     if match := IN_NET.search(text):
         return f"--{flag}: {match[2]} has no argument {match[1]}"
     if match := OF_FUNCTION.search(text):
         return (
-            f"--{flag}: --{flag}.{match[1]} needs a class, but a function was named; name a "
-            "class, or a function of your own without arguments"
+            f"--{flag}: --{flag}.{match[1]} needs a class, not a function; pass a class, or a "
+            "function of your own that takes no arguments"
         )
     if match := NET_NEEDS.search(text):
         needed = ", ".join(f"--{flag}.{name}" for name in match[1].split(", "))
         return f"--{flag}: {match[2]} needs {needed}"
     if match := NOT_IMPORTED.search(text):
         missing = match[1].startswith("No module")
-        where = "; looked in installed packages, PYTHONPATH and this folder" if missing else ""
+        where = (
+            "; searched installed packages, PYTHONPATH and the current directory" if missing else ""
+        )
         return f"--{flag}: cannot import {match[2]} ({match[1]}){where}"
     if match := NO_SUBTYPE.search(text):
         return f"--{flag}: got {match[2]}, allowed: {_subtypes(match[1])}"
@@ -83,34 +70,26 @@ def _wrong_value(flag: str, text: str) -> str:
     return f"--{flag}: {text}"
 
 
-def _unrecognised(word: str, known: Sequence[str], args: Sequence[str]) -> str:
-    """A flag or key that does not exist, or a word that stands alone."""
-    if word in args and not word.startswith("-"):
-        return f"{word} belongs to no flag; flags begin with --, a value with blanks needs quotes"
-    return unknown(word.partition("=")[0].lstrip("-"), known, args)
+def _unexpected(word: str, known: Sequence[str], arguments: Arguments) -> str:
+    if word in arguments.words and not word.startswith("-"):
+        return (
+            f"unexpected argument {word!r}: options start with --; quote values that contain spaces"
+        )
+    return unknown(word.partition("=")[0].lstrip("-"), known, arguments)
 
 
-def unknown(name: str, known: Sequence[str], args: Sequence[str]) -> str:
-    """Name the nearest valid flag or key.
-
-    Args:
-        name: What was given, without dashes.
-        known: Valid flags, with their dashes.
-        args: What was parsed, to tell a flag from a configuration key.
-
-    Returns:
-        One line.
-    """
-    given = any(arg.partition("=")[0] == f"--{name}" for arg in args)
+def unknown(name: str, known: Sequence[str], arguments: Arguments) -> str:
+    """Name the valid flag, or the configuration key, that is nearest to an unknown one."""
+    given = f"--{name}" in arguments
     what = f"unknown flag --{name}" if given else f"unknown key {name} in the configuration"
     near = difflib.get_close_matches(f"--{name}", known, n=1, cutoff=0.6)
     if not near:
-        return f"{what}; --help lists all"
+        return f"{what}; --help-all lists all"
     return f"{what}; did you mean {near[0] if given else near[0].lstrip('-')}?"
 
 
 def _subtypes(text: str) -> str:
-    """The types of a union in plain words, each once: ``int, None``, or the words themselves."""
+    """Return the members of a union in plain words, each once: ``int, None``."""
     text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text).replace("NoneType", "None")
     text = re.sub(r"typing\.Literal\[([^\]]*)\]", r"\1", text).replace("'", "")
     words = re.sub(r"\b(?:\w+\.)+(\w+)", r"\1", text).split(", ")

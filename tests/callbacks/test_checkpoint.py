@@ -9,15 +9,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from callbacks.checkpoint import (
-    Checkpoint,
-    LastCheckpoint,
-    random_states,
-    read_benchmark,
-    set_random_states,
-)
+from callbacks.checkpoint import Checkpoint, LastCheckpoint, read_benchmark
 from callbacks.evaluation_schedule import EvaluationSchedule
 from callbacks.quality_target import QualityTarget, StopReason, StopRun
+from callbacks.random_states import random_states, set_random_states
 from datamodules.common.sampling import EpochSampler, resume_position
 from modules.common.base import scheduled
 from tests.toy import FakeTime, ToyData, ToyModule, fake_state, toy_trainer
@@ -323,7 +318,7 @@ def test_random_states_survive_a_weights_only_file(tmp_path):
 def test_damaged_and_foreign_checkpoints_are_told_apart(tmp_path):
     damaged = tmp_path / "damaged.ckpt"
     damaged.write_bytes(b"PK\x03\x04 cut short")
-    with pytest.raises(ValueError, match="is cut short or no checkpoint"):
+    with pytest.raises(ValueError, match="is truncated or not a checkpoint"):
         read_benchmark(damaged)
     torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
     assert read_benchmark(tmp_path / "foreign.ckpt") is None

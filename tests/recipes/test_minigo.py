@@ -13,16 +13,16 @@ from callbacks.clock import RunClock
 from datamodules.selfplay import SelfPlayDataModule
 from datamodules.selfplay.go import players
 from datamodules.selfplay.go.records import Examples
-from datamodules.selfplay.window import generation
+from datamodules.selfplay.window import make_generation
 from modules.minigo import MiniGoModule
 from modules.minigo import module as minigo
-from modules.minigo.checkpoint import save_bundle
 from modules.minigo.gtp import read_net
 from modules.minigo.inference import GraphedNets
 from modules.minigo.net import DualNet
 from recipes.cli.main import run
 from recipes.minigo import BENCHMARK
 from tests.closed_log import compliance, write_log
+from tests.tools.tensor_bundle_writer import save_bundle
 
 DEMO = Path(__file__).parents[2] / "recipes/presets/minigo/demo.yaml"
 SMALL = [
@@ -96,7 +96,7 @@ def test_each_generations_games_are_logged_and_enough(finished):
 def test_a_failing_player_ends_the_run_and_a_resumed_one_ends_like_one_never_stopped(
     finished, tmp_path, monkeypatch, capsys
 ):
-    played, calls = players._played, []
+    played, calls = players._play, []
 
     def killed(worker, network, num_games):
         calls.append(num_games)
@@ -106,7 +106,7 @@ def test_a_failing_player_ends_the_run_and_a_resumed_one_ends_like_one_never_sto
         return played(worker, network, num_games)
 
     with monkeypatch.context() as patched:
-        patched.setattr(players, "_played", killed)
+        patched.setattr(players, "_play", killed)
         assert run(BENCHMARK, three_generations(tmp_path / "a")) == 1
     assert "no memory for the games" in capsys.readouterr().err
     checkpoint = only_run(tmp_path / "a") / "checkpoints/last.ckpt"
@@ -162,7 +162,7 @@ def test_a_net_that_knows_nothing_does_not_reach_the_target(tmp_path):
 def test_closed_log_passes_the_official_checker(tmp_path):
     module, data = MiniGoModule(), SelfPlayDataModule(root=tmp_path)
     one = Examples(np.zeros((1, 13, 361)), np.zeros((1, 362)), np.zeros(1))
-    data._generations = [generation(17, [one] * 8192)]
+    data._generations = [make_generation(17, [one] * 8192)]
     path = write_log(
         tmp_path,
         BENCHMARK,
@@ -180,7 +180,7 @@ def test_closed_log_passes_the_official_checker(tmp_path):
         (["--model.eval_readouts", "0"], "eval_readouts"),
         (["--data.size", "9"], "networks are for 5"),
         (["--model.size", "9"], "model.net.size is 5 but model.size is 9"),
-        (["--data.root", "/nowhere/at/all"], "no such folder"),
+        (["--data.root", "/nowhere/at/all"], "is not a directory"),
     ],
 )
 def test_bad_input_gets_one_clear_line(flags, text, capsys, tmp_path):

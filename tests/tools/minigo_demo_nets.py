@@ -1,4 +1,4 @@
-"""Makes the two networks that Mini Go's demo is given: a start, and a target that beats it.
+"""Makes the two networks of Mini Go's demo: a start, and a target that beats it.
 
     python -m tests.tools.minigo_demo_nets [FOLDER]
 
@@ -15,14 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datamodules.common.sampling import SampleKey
-from datamodules.selfplay.datamodule import WindowExamples
 from datamodules.selfplay.demo import NETS, first_games
 from datamodules.selfplay.go.games import MatchRules, SelfPlay, play_match
 from datamodules.selfplay.go.moves import Rules
 from datamodules.selfplay.go.records import Examples, game_examples
-from modules.minigo.checkpoint import save_bundle
+from datamodules.selfplay.window import WindowExamples, concatenate_examples
 from modules.minigo.inference import network_of
 from modules.minigo.net import DualNet
+from tests.tools.tensor_bundle_writer import save_bundle
 
 SIZE, KOMI, GAMES, BATCH, WINDOW = 5, 7.5, 128, 64, 3
 TARGET_GENERATION, SEED = 8, 5
@@ -34,14 +34,7 @@ CPU = torch.device("cpu")
 def train(
     net: DualNet, optimizer: torch.optim.Optimizer, examples: Examples, rng: np.random.Generator
 ) -> None:
-    """One pass over examples.
-
-    Args:
-        net: Trained in place.
-        optimizer: Its optimizer.
-        examples: What to learn from.
-        rng: Order and symmetries.
-    """
+    """Train one pass over examples in random order, each under a random symmetry."""
     order = rng.permutation(len(examples.outcome))
     data = WindowExamples(examples, SIZE, int(rng.integers(2**31)))
     net.train()
@@ -55,39 +48,14 @@ def train(
         optimizer.step()
 
 
-def joined(parts: list[Examples]) -> Examples:
-    """Examples behind one another.
-
-    Args:
-        parts: Examples.
-
-    Returns:
-        All of them.
-    """
-    return Examples(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
-
-
 def win_rate(candidate: DualNet, target: DualNet) -> float:
-    """Share of 128 games that a network wins.
-
-    Args:
-        candidate: Plays Black in every other game.
-        target: The other player.
-
-    Returns:
-        A fraction.
-    """
+    """Return the share of 128 games that the candidate wins, Black in every other one."""
     networks = network_of(candidate, CPU), network_of(target, CPU)
     games = play_match(*networks, range(128), size=SIZE, komi=KOMI, rules=MATCH, seed=SEED)
     return float(np.mean([game.won for game in games]))
 
 
 def make(folder: Path) -> None:
-    """Make both networks.
-
-    Args:
-        folder: Where to write them.
-    """
     torch.manual_seed(SEED)
     rng = np.random.default_rng(SEED)
     net = DualNet(size=SIZE, width=16, blocks=2, fc_width=16)
@@ -105,7 +73,7 @@ def make(folder: Path) -> None:
     for generation in range(1, TARGET_GENERATION + 1):
         games = player.play(network_of(net, CPU), GAMES)
         window = [*window, game_examples(games, SIZE)][-WINDOW:]
-        train(net, optimizer, joined(window), rng)
+        train(net, optimizer, concatenate_examples(window), rng)
         plies = np.mean([len(game.moves) for game in games])
         black = np.mean([game.outcome > 0 for game in games])
         print(f"generation {generation}: {plies:.0f} plies, Black wins {black:.0%}, the start wins "

@@ -1,6 +1,6 @@
 """Mini Go's environment: rules, features, search and games, compiled with numba.
 
-The one part of ``datamodules`` that ``modules/minigo`` may import: the data comes out of it.
+The only part of ``datamodules`` that ``modules/minigo`` may import, because self-play is the data.
 """
 
 import hashlib
@@ -13,10 +13,10 @@ from datamodules.common.cache import cache_dir
 
 
 def _own_cache() -> None:
-    """Give compiled code a folder per state of these sources.
+    """Give compiled code a cache directory per version of these sources.
 
-    numba looks only at the file of a function itself, so code compiled into it from another file
-    would stay old when that file changes.
+    numba watches only the file of the function itself, so code inlined from another file would stay
+    stale when that file changes.
     """
     if os.environ.get("NUMBA_CACHE_DIR"):
         return
@@ -28,11 +28,7 @@ def _own_cache() -> None:
 
 
 def is_compiled() -> bool:
-    """Tell whether the engine was compiled before, by any process.
-
-    Returns:
-        True if compiled code is in numba's cache.
-    """
+    """Return whether any process has compiled the engine before."""
     folder = Path(numba.config.CACHE_DIR)  # type: ignore[attr-defined]
     return any(folder.glob("**/*finish_match_moves*.nbi"))
 

@@ -1,12 +1,15 @@
 """The rules of Go for one board: chains with exact liberties, captures, positional superko.
 
-A position is two arrays, so that many positions lie in one array and a copy is one ``memcpy``:
+A position is two arrays, so that many positions fit in one array and a copy is one ``memcpy``:
 ``board`` (4, C) int16 with the rows COLOUR, HEAD, NEXT, LIBS, and ``info`` (INFO,) int64.
 C cells are the points of an n x n board with a border (row length n + 1), so that neighbours are
 at fixed distances. Actions are 0 .. n*n - 1 in reading order, and n*n is the pass.
 
+The history of positions is an open-addressing hash table, int64, a power of two long; 0 marks a
+free slot.
+
 Facts: mlcommons/training @ 9947bdf2, reinforcement/tensorflow/minigo/cc/position.cc. Differs:
-the history of positions is a hash table that a search may extend and cut back.
+the reference has no table that a search can extend and roll back.
 """
 
 import numpy as np
@@ -17,8 +20,8 @@ COLOUR, HEAD, NEXT, LIBS = 0, 1, 2, 3
 SIZE, HASH, TO_PLAY, PASSES, PLIES, CAPTURES = 0, 1, 2, 3, 4, 5
 INFO = 6
 MIN_SIZE, MAX_SIZE = 5, 19
-MAX_PLIES = 2048  # longest game that self-play and matches may be set to
-# Hash of the empty board: not zero, as zero marks a free place in a history table.
+MAX_PLIES = 2048  # longest game that the settings allow
+# Not zero, which marks a free slot in a history table.
 EMPTY_BOARD = 0x1B873593_5BD1E995
 
 _CELLS = (MAX_SIZE + 2) * (MAX_SIZE + 1) + 1
@@ -26,36 +29,19 @@ ZOBRIST = np.random.default_rng(0x60).integers(-(2**63), 2**63 - 1, (3, _CELLS),
 
 
 def num_cells(size: int) -> int:
-    """Cells of a board with its border.
-
-    Args:
-        size: Points per side, 5 to 19.
-
-    Returns:
-        Length of one row of ``board``.
-
-    Raises:
-        ValueError: If no such board is supported.
-    """
+    """Return the number of cells C of a board with its border, or raise for an unsupported size."""
     if not MIN_SIZE <= size <= MAX_SIZE:
         raise ValueError(f"board size must be {MIN_SIZE} to {MAX_SIZE}, got {size}")
     return (size + 2) * (size + 1) + 1
 
 
 def history_length(size: int) -> int:
-    """Places of a history table: a power of two, at most half full after ``MAX_PLIES`` positions.
-
-    Args:
-        size: Points per side.
-
-    Returns:
-        The length of the table.
-    """
+    """Return a power of two that ``MAX_PLIES`` positions fill at most by half."""
     return 1 << max(16 * size * size - 1, 2 * MAX_PLIES - 1).bit_length()
 
 
 def new_position(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """An empty board with Black to move, and the history that holds it.
+    """Create an empty board with Black to move, and the history that holds it.
 
     Args:
         size: Points per side, 5 to 19.
@@ -64,39 +50,25 @@ def new_position(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         board (4, C) int16, info (INFO,) int64 and the history table, int64.
 
     Raises:
-        ValueError: If no such board is supported.
+        ValueError: If the size is not supported.
     """
     board = np.zeros((4, num_cells(size)), np.int16)
     info = np.zeros(INFO, np.int64)
     history = np.zeros(history_length(size), np.int64)
     clear(board, info, size)
-    remember(history, info[HASH])
+    add_to_history(history, info[HASH])
     return board, info, history
 
 
 @njit(nogil=True, cache=True)
 def cell_of(action: int, size: int) -> int:
-    """Cell of a board point.
-
-    Args:
-        action: Point in reading order, 0 to n*n - 1.
-        size: Points per side.
-
-    Returns:
-        Index into the rows of ``board``.
-    """
+    """Return the index into the rows of ``board`` of an action (not the pass)."""
     return (action // size + 1) * (size + 1) + action % size + 1
 
 
 @njit(nogil=True, cache=True)
 def clear(board: np.ndarray, info: np.ndarray, size: int) -> None:
-    """Make a position the empty board with Black to move.
-
-    Args:
-        board: (4, C), overwritten.
-        info: (INFO,), overwritten.
-        size: Points per side.
-    """
+    """Reset a position to the empty board with Black to move."""
     board[:] = 0
     board[COLOUR, :] = EDGE
     for action in range(size * size):
@@ -108,50 +80,37 @@ def clear(board: np.ndarray, info: np.ndarray, size: int) -> None:
 
 
 @njit(nogil=True, cache=True)
-def known(history: np.ndarray, key: int) -> bool:
-    """Tell whether a position is in a history table.
-
-    Args:
-        history: Open addressing table, int64, a power of two long.
-        key: Hash of the stones, not zero.
-
-    Returns:
-        True if it is there.
-    """
+def in_history(history: np.ndarray, key: int) -> bool:
+    """Return whether a position's hash (not zero) is in a history table."""
     mask = len(history) - 1
-    place = (key ^ (key >> 29)) & mask
-    while history[place] != 0:
-        if history[place] == key:
+    slot = (key ^ (key >> 29)) & mask
+    while history[slot] != 0:
+        if history[slot] == key:
             return True
-        place = (place + 1) & mask
+        slot = (slot + 1) & mask
     return False
 
 
 @njit(nogil=True, cache=True)
-def remember(history: np.ndarray, key: int) -> int:
-    """Put a position into a history table.
+def add_to_history(history: np.ndarray, key: int) -> int:
+    """Insert a position's hash into a history table that is not full.
 
-    Args:
-        history: The table; must not be full.
-        key: Hash of the stones, not zero.
-
-    Returns:
-        The place it took, or -1 if it was there already. Emptying places in the reverse order
-        takes the table back to what it was.
+    Returns the slot, or -1 if the position was there already. Zeroing slots in reverse order
+    restores the table.
     """
     mask = len(history) - 1
-    place = (key ^ (key >> 29)) & mask
-    while history[place] != 0:
-        if history[place] == key:
+    slot = (key ^ (key >> 29)) & mask
+    while history[slot] != 0:
+        if history[slot] == key:
             return -1
-        place = (place + 1) & mask
-    history[place] = key
-    return place
+        slot = (slot + 1) & mask
+    history[slot] = key
+    return slot
 
 
 @njit(nogil=True, cache=True)
 def _chain_hash(board: np.ndarray, head: int, colour: int) -> int:
-    """Zobrist keys of all stones of a chain."""
+    """Combine the Zobrist keys of all stones of a chain."""
     key, stone = np.int64(0), head
     while True:
         key ^= ZOBRIST[colour, stone]
@@ -162,10 +121,11 @@ def _chain_hash(board: np.ndarray, head: int, colour: int) -> int:
 
 @njit(nogil=True, cache=True)
 def _result_hash(board: np.ndarray, info: np.ndarray, cell: int) -> int:
-    """Hash after a move that is no suicide, or 0 if it is one. ``cell`` must be empty."""
+    """Hash the position after a move on an empty cell; 0 if the move is suicide."""
     me, step = info[TO_PLAY], info[SIZE] + 1
     alive = False
     key = info[HASH] ^ ZOBRIST[me, cell]
+    # Of up to four captured neighbours, those seen so far: a chain counts once.
     taken0 = taken1 = taken2 = -1
     for direction in range(4):
         near = cell + (1, -1, step, -step)[direction]
@@ -185,7 +145,7 @@ def _result_hash(board: np.ndarray, info: np.ndarray, cell: int) -> int:
 
 @njit(nogil=True, cache=True)
 def is_legal(board: np.ndarray, info: np.ndarray, history: np.ndarray, action: int) -> bool:
-    """Tell whether a move is legal: empty point, no suicide, no repeated position.
+    """Return whether a move is legal: empty point, no suicide, no repeated position.
 
     Args:
         board: (4, C) int16.
@@ -194,7 +154,7 @@ def is_legal(board: np.ndarray, info: np.ndarray, history: np.ndarray, action: i
         action: 0 to n*n; the pass is always legal.
 
     Returns:
-        True if it is.
+        True if it is legal.
     """
     size = info[SIZE]
     if action == size * size:
@@ -203,7 +163,7 @@ def is_legal(board: np.ndarray, info: np.ndarray, history: np.ndarray, action: i
     if board[COLOUR, cell] != EMPTY:
         return False
     key = _result_hash(board, info, cell)
-    return key != 0 and not known(history, key)
+    return key != 0 and not in_history(history, key)
 
 
 @njit(nogil=True, cache=True)
@@ -220,7 +180,7 @@ def legal_moves(board: np.ndarray, info: np.ndarray, history: np.ndarray, legal:
         Number of legal moves, the pass included.
     """
     size = info[SIZE]
-    # Before the first capture no point was ever emptied, so no position can come again.
+    # Before the first capture no point was ever emptied, so no position can repeat.
     repeats = info[CAPTURES] > 0
     count = 1
     cell = size + 1
@@ -231,7 +191,7 @@ def legal_moves(board: np.ndarray, info: np.ndarray, history: np.ndarray, legal:
             legal[action] = 0
             if board[COLOUR, cell] == EMPTY:
                 key = _result_hash(board, info, cell)
-                if key != 0 and not (repeats and known(history, key)):
+                if key != 0 and not (repeats and in_history(history, key)):
                     legal[action] = 1
                     count += 1
             action += 1
@@ -242,7 +202,7 @@ def legal_moves(board: np.ndarray, info: np.ndarray, history: np.ndarray, legal:
 
 @njit(nogil=True, cache=True)
 def _count_liberties(board: np.ndarray, head: int, step: int) -> int:
-    """Liberties of a chain by walking it. Uses LIBS of empty cells as marks, left at zero."""
+    """Count a chain's liberties, marking empty cells in LIBS on the way and resetting them."""
     count, stone = 0, head
     while True:
         for direction in range(4):
@@ -265,7 +225,7 @@ def _count_liberties(board: np.ndarray, head: int, step: int) -> int:
 
 @njit(nogil=True, cache=True)
 def _touches(board: np.ndarray, cell: int, head: int, me: int, step: int) -> bool:
-    """Whether a cell lies beside a chain."""
+    """Return whether a cell is adjacent to a chain."""
     for direction in range(4):
         near = cell + (1, -1, step, -step)[direction]
         if board[COLOUR, near] == me and board[HEAD, near] == head:
@@ -275,7 +235,7 @@ def _touches(board: np.ndarray, cell: int, head: int, me: int, step: int) -> boo
 
 @njit(nogil=True, cache=True)
 def _join(board: np.ndarray, cell: int, me: int, step: int) -> None:
-    """Put a stone on an empty cell and make it one chain with its neighbours of that colour."""
+    """Put a stone on an empty cell and merge it with the adjacent chains of its colour."""
     first, merged, fresh = -1, False, 0
     for direction in range(4):
         near = cell + (1, -1, step, -step)[direction]
@@ -286,6 +246,7 @@ def _join(board: np.ndarray, cell: int, me: int, step: int) -> None:
             elif head != first:
                 _absorb(board, first, head)
                 merged = True
+    # The usual case, one chain that grows: count its new liberties instead of walking along it.
     if first >= 0 and not merged:
         for direction in range(4):
             near = cell + (1, -1, step, -step)[direction]
@@ -303,12 +264,12 @@ def _join(board: np.ndarray, cell: int, me: int, step: int) -> None:
     if merged:
         board[LIBS, first] = _count_liberties(board, first, step)
     else:
-        board[LIBS, first] += fresh - 1
+        board[LIBS, first] += fresh - 1  # the stone took one of them
 
 
 @njit(nogil=True, cache=True)
 def _absorb(board: np.ndarray, head: int, other: int) -> None:
-    """Make one chain's stones part of another chain; liberties are left to the caller."""
+    """Merge one chain's stones into another; the caller updates the liberties."""
     stone = other
     while True:
         board[HEAD, stone] = head
@@ -320,7 +281,7 @@ def _absorb(board: np.ndarray, head: int, other: int) -> None:
 
 @njit(nogil=True, cache=True)
 def _capture(board: np.ndarray, head: int, me: int, step: int) -> int:
-    """Take a chain of the other colour off the board; gives the number of its stones."""
+    """Remove a chain of the other colour and return the number of its stones."""
     count, stone = 0, head
     while True:
         count += 1
@@ -347,7 +308,7 @@ def play(board: np.ndarray, info: np.ndarray, action: int) -> int:
     Args:
         board: (4, C) int16, changed.
         info: (INFO,) int64, changed.
-        action: A legal action; legality is not tested.
+        action: A legal action; legality is not checked.
 
     Returns:
         Number of stones captured.
@@ -362,6 +323,7 @@ def play(board: np.ndarray, info: np.ndarray, action: int) -> int:
     step = size + 1
     cell = cell_of(action, size)
     info[HASH] = _result_hash_of_legal(board, info[HASH], cell, me, step)
+    # The stone comes first: chains taken off then return their cells to it as liberties.
     _join(board, cell, me, step)
     captured = 0
     lost0 = lost1 = lost2 = -1
@@ -380,7 +342,7 @@ def play(board: np.ndarray, info: np.ndarray, action: int) -> int:
 
 @njit(nogil=True, cache=True)
 def _result_hash_of_legal(board: np.ndarray, key: int, cell: int, me: int, step: int) -> int:
-    """Hash after a legal move, read off before it is played."""
+    """Hash the position after a legal move, before it is played."""
     key ^= ZOBRIST[me, cell]
     taken0 = taken1 = taken2 = -1
     for direction in range(4):
@@ -395,17 +357,7 @@ def _result_hash_of_legal(board: np.ndarray, key: int, cell: int, me: int, step:
 
 @njit(nogil=True, cache=True)
 def splitmix(state: np.ndarray) -> int:
-    """Next number of a small random generator.
-
-    Args:
-        state: (1,) uint64, changed.
-
-    Returns:
-        uint64, uniform.
-
-    Source:
-        Sebastiano Vigna's splitmix64 (public domain), constants only.
-    """
+    """Return the next uint64 of Sebastiano Vigna's splitmix64; state is (1,) uint64."""
     state[0] += np.uint64(0x9E3779B97F4A7C15)
     z = state[0]
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -415,61 +367,5 @@ def splitmix(state: np.ndarray) -> int:
 
 @njit(nogil=True, cache=True)
 def uniform(state: np.ndarray) -> float:
-    """Next random fraction.
-
-    Args:
-        state: (1,) uint64, changed.
-
-    Returns:
-        A float in [0, 1).
-    """
+    """Return the next random float in [0, 1); state is (1,) uint64."""
     return (splitmix(state) >> np.uint64(11)) * (1.0 / 9007199254740992.0)
-
-
-@njit(nogil=True, cache=True)
-def random_games(size: int, moves: int, seed: int) -> tuple[int, int]:
-    """Play uniformly random legal moves (passes only where nothing else is legal).
-
-    Every move computes the full mask of legal moves with superko. A game ends after two passes or
-    3 x n x n moves.
-
-    Args:
-        size: Points per side.
-        moves: Moves to play in all.
-        seed: Random seed.
-
-    Returns:
-        Number of games finished and of stones captured.
-    """
-    cells = (size + 2) * (size + 1) + 1
-    board, info = np.zeros((4, cells), np.int16), np.zeros(INFO, np.int64)
-    length = 64
-    while length < 16 * size * size:
-        length *= 2
-    history = np.zeros(length, np.int64)
-    places = np.zeros(3 * size * size + 2, np.int64)
-    legal = np.zeros(size * size + 1, np.uint8)
-    state = np.full(1, seed, np.uint64)
-    games = captured = used = 0
-    clear(board, info, size)
-    remember(history, info[HASH])
-    for _ in range(moves):
-        count = legal_moves(board, info, history, legal)
-        action = size * size
-        if count > 1:
-            skip = np.int64(splitmix(state) % np.uint64(count - 1))
-            action = -1
-            while skip >= 0:
-                action += 1
-                skip -= legal[action]
-        captured += play(board, info, action)
-        if action < size * size:
-            places[used] = remember(history, info[HASH])
-            used += 1
-        if info[PASSES] >= 2 or info[PLIES] >= 3 * size * size:
-            games += 1
-            while used > 0:
-                used -= 1
-                history[places[used]] = 0
-            clear(board, info, size)
-    return games, captured

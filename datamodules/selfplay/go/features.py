@@ -1,7 +1,7 @@
 """The network's 13 input planes and the 8 symmetries of the board.
 
 Facts: mlcommons/training @ 9947bdf2, reinforcement/tensorflow/minigo/cc/model/features.h
-("mlperf07"); it is the C++ planes that count, not their Python twin. A is n*n + 1 actions.
+("mlperf07"); where its Python twin disagrees, the C++ planes decide. A is n*n + 1 actions.
 """
 
 import numpy as np
@@ -23,8 +23,8 @@ PLANES = 13
 HISTORY = 4  # the current board and three before it
 
 
-def packed(planes: np.ndarray) -> np.ndarray:
-    """Planes as bits: kept games take an eighth of the memory.
+def pack_planes(planes: np.ndarray) -> np.ndarray:
+    """Pack planes into bits, an eighth of the memory.
 
     Args:
         planes: (..., 13, n*n) uint8, 0 or 1.
@@ -35,11 +35,11 @@ def packed(planes: np.ndarray) -> np.ndarray:
     return np.packbits(planes, axis=-1)
 
 
-def unpacked(bits: np.ndarray, size: int) -> np.ndarray:
-    """Planes again.
+def unpack_planes(bits: np.ndarray, size: int) -> np.ndarray:
+    """Undo ``pack_planes``.
 
     Args:
-        bits: What ``packed`` gave.
+        bits: (..., 13, K) uint8.
         size: Points per side, n.
 
     Returns:
@@ -49,14 +49,14 @@ def unpacked(bits: np.ndarray, size: int) -> np.ndarray:
 
 
 def symmetries(size: int) -> np.ndarray:
-    """Index maps of the 8 symmetries, identity first.
+    """Return the index maps of the 8 symmetries, identity first.
 
     Args:
         size: Points per side.
 
     Returns:
-        (8, A) int32: under symmetry s the new board's point i holds the old board's point
-        ``maps[s, i]``; the pass stays where it is.
+        (8, A) int32: under symmetry s the new board's point i is the old board's point
+        ``maps[s, i]``; the pass maps to itself.
     """
     points = np.arange(size * size).reshape(size, size)
     turned = [np.rot90(side, k) for side in (points, points.T) for k in range(4)]
@@ -74,16 +74,10 @@ def write_planes(
     legal: np.ndarray,
     order: np.ndarray,
 ) -> None:
-    """Write the input planes of a position.
+    """Write the 13 input planes of a position.
 
-    Args:
-        planes: (13, n*n) uint8, overwritten.
-        board: (4, C) int16.
-        info: (INFO,) int64.
-        past: (3, C) colours of the boards before this one, newest first.
-        num_past: How many of them exist; planes of missing boards are zero.
-        legal: (A,) uint8 legal moves.
-        order: (A,) row of ``symmetries``.
+    ``past`` is (3, C), the colours of the last boards, newest first, of which ``num_past`` exist
+    (planes of missing boards are zero); ``order`` is a row of ``symmetries``.
     """
     size, me = info[SIZE], info[TO_PLAY]
     step = size + 1

@@ -1,6 +1,6 @@
 """Games of a network against itself, many at once, and matches between two networks.
 
-One worker is one thread: its compiled parts leave the interpreter lock free, so several workers
+One worker is one thread: its compiled parts release the interpreter lock, so several workers
 play at the same time. B positions, A actions.
 """
 
@@ -21,18 +21,18 @@ from datamodules.selfplay.go import board as go
 from datamodules.selfplay.go import is_compiled, search
 from datamodules.selfplay.go import moves as mv
 from datamodules.selfplay.go import tree as mcts
-from datamodules.selfplay.go.features import PLANES, packed
+from datamodules.selfplay.go.features import PLANES, pack_planes
 
 Network = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""planes (B, 13, n, n) uint8 -> priors (B, A) float32 and values (B,) float32, Black's view."""
+"""Maps planes (B, 13, n, n) uint8 to priors (B, A) and values (B,), float32, Black's view."""
 
 Example = tuple[np.ndarray, np.ndarray, float, int]
 """Planes as bits, pi, root value (Black's view) and root visits of one move."""
 
-# Descents of one tree and batch; finished games take no place in it, so they need a bound.
+# Descents of one tree per batch; finished games take no slot in it, so they need a bound.
 MOST_TRIES = 64
 MATCH_TRIES = 8
-# What a running game has beside its tree and moves.
+# State of a running game beyond its tree and moves.
 KEPT = ("target", "slow", "noise", "resign", "random", "passes", "barred")
 
 
@@ -48,7 +48,7 @@ class Game:
     """1.0 if Black won, -1.0 if White did."""
     resigned: bool
     planes: np.ndarray
-    """(E, 13, K) uint8: bits, see ``features.packed``."""
+    """(E, 13, K) uint8: bits, see ``features.pack_planes``."""
     pi: np.ndarray
     """(E, A) float32."""
     q: np.ndarray
@@ -61,37 +61,37 @@ class Game:
 def _select_all(
     trees: mcts.Trees, targets: np.ndarray, num_leaves: int, tries: int, leaves: mcts.Leaves
 ) -> int:
-    """Leaves of all trees whose search is not done; gives their number."""
+    """Select leaves of all trees whose search is not done and return their number."""
     at = 0
     for tree in range(len(targets)):
         at = search.select(trees, tree, targets[tree], num_leaves, tries, leaves, at)
     return at
 
 
-def first_nodes(games_at_once: int, rules: mv.Rules) -> int:
-    """Nodes that a worker's trees begin with; when they run out there are twice as many.
+def initial_nodes(games_at_once: int, rules: mv.Rules) -> int:
+    """Return the number of nodes that a worker's trees start with; it doubles when they run out.
 
     Args:
         games_at_once: Games in progress.
-        rules: Numbers of self-play.
+        rules: Self-play settings.
 
     Returns:
-        The number.
+        The number of nodes.
     """
     return games_at_once * (2 * MOST_TRIES + rules.slow_readouts)
 
 
 class SelfPlay:
-    """One worker's running games.
+    """The running games of one worker.
 
     Args:
         size: Points per side, 5 to 19.
         komi: Points that White gets.
-        games_at_once: Games in progress; their leaves make one batch.
-        rules: Numbers of self-play.
-        seed: Seed of the worker; each game's own comes from it and the game's number.
+        games_at_once: Games in progress; their leaves form one batch.
+        rules: Self-play settings.
+        seed: Seed of the worker; each game derives its own from it and the game's number.
         virtual_losses: Leaves of one game in a batch.
-        allow_pass: False bars passing while there is another legal move.
+        allow_pass: If False, a game passes only when no other move is legal.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class SelfPlay:
     ) -> None:  # fmt: skip
         self.size, self.komi, self.rules = size, komi, rules
         self.virtual_losses = virtual_losses
-        nodes = first_nodes(games_at_once, rules)
+        nodes = initial_nodes(games_at_once, rules)
         self._trees = mcts.make_trees(size, games_at_once, nodes, komi)
         self._trees.allow_pass[0] = allow_pass
         self._games = mv.make_games(games_at_once, rules.max_plies)
@@ -115,11 +115,11 @@ class SelfPlay:
             self._begin(game)
 
     def play(self, network: Network, num_games: int) -> list[Game]:
-        """Play on until some games are finished; the others stay as they are.
+        """Play until a number of games have finished; the others stay as they are.
 
         Args:
-            network: Values positions; may be another one than in the call before.
-            num_games: Games to finish; a few more may come.
+            network: Evaluates positions; may differ from the previous call's.
+            num_games: Games to finish; a few more may be returned.
 
         Returns:
             The finished games, in the order in which they ended.
@@ -134,36 +134,21 @@ class SelfPlay:
         return finished
 
     def play_ahead(self, network: Network, share: float) -> list[Game]:
-        """Play on for a number of batches, whatever comes of them.
-
-        Args:
-            network: Values positions.
-            share: Batches, as a share of those that the last ``play`` took.
-
-        Returns:
-            The games that ended.
-
-        Raises:
-            CancelledError: If ``stopped`` was set meanwhile.
-        """
+        """Play ``share`` times the batches of the last ``play``; return the games that ended."""
         batches = int(share * self.steps)
         return [game for _ in range(batches) for game in self.step(network)]
 
-    def renew(self) -> None:
-        """Let every search in progress begin again, as a new network would else get old values.
+    def restart_searches(self) -> None:
+        """Restart every search in progress, so that no value of an old network remains.
 
-        The games stay where they are. A search still makes as many visits as its goal names.
+        The games keep their positions. A search still makes as many visits as its target.
         """
         for game in range(len(self._examples)):
-            mcts.forget(self._trees, game)
+            mcts.clear_search(self._trees, game)
         self._games.noise[:] = self._games.slow
 
     def state(self) -> dict[str, np.ndarray]:
-        """What it takes to go on with these games after a ``renew``.
-
-        Returns:
-            Arrays by name, the first axis over running games or over their examples.
-        """
+        """Return what ``restore`` needs; first axis over running games or over their examples."""
         plies = self._trees.info[self._trees.root, go.PLIES]
         examples = [example for kept in self._examples for example in kept]
         planes, pi, q, n = _example_arrays(examples, self.size)
@@ -182,11 +167,7 @@ class SelfPlay:
         }
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Go on with other games than those begun.
-
-        Args:
-            state: What ``state`` gave for as many games at once.
-        """
+        """Replace the running games by those of ``state`` from as many games at once."""
         self._seed = int(state["seed"].view(np.uint64)[0])
         self._begun = int(state["begun"][0])
         self._tree_seeds[:] = state["tree_seeds"]
@@ -195,28 +176,20 @@ class SelfPlay:
         names = ("planes", "pi", "q", "n")
         examples = iter(zip(*(state[name] for name in names), strict=True))
         self._examples = [list(islice(examples, int(count))) for count in state["counts"]]
+        # Trees are not kept in a checkpoint: replay the moves, then search anew.
         for game, plies in enumerate(state["plies"]):
             mcts.new_game(self._trees, game, self.size, self._tree_seeds[game])
             self._games.moves[game, :plies] = state["moves"][game, :plies]
             for action in self._games.moves[game, :plies]:
                 mcts.advance(self._trees, game, action)
-        self.renew()
+        self.restart_searches()
 
     def step(self, network: Network) -> list[Game]:
-        """One batch through the network, and the moves that come of it.
-
-        Args:
-            network: Values positions.
-
-        Returns:
-            Games that ended.
-
-        Raises:
-            CancelledError: If ``stopped`` is set, by whichever thread.
-        """
+        """Evaluate one batch, play the moves that it completes, and return the games that ended."""
         if self.stopped:
             raise CancelledError("self-play was stopped")
         self.steps += 1
+        # Each tree may need a node per descent and one for its move.
         while self._trees.top[0] < len(self._examples) * (MOST_TRIES + 1):
             self._trees = mcts.grow(self._trees)
         trees, leaves = self._trees, self._leaves
@@ -236,7 +209,7 @@ class SelfPlay:
     def _keep_examples(self) -> None:
         events = self._events
         for game in np.flatnonzero(events.example):
-            example = (packed(events.planes[game]), events.pi[game].copy())
+            example = (pack_planes(events.planes[game]), events.pi[game].copy())
             self._examples[game].append((*example, float(events.q[game]), int(events.n[game])))
 
     def _end(self, game: int) -> Game:
@@ -262,14 +235,14 @@ class SelfPlay:
         moves_seed, self._tree_seeds[game] = seeds.generate_state(2, np.uint64)
         self._begun += 1
         mcts.new_game(self._trees, game, self.size, self._tree_seeds[game])
-        mv.begin(self._games, game, moves_seed, self.rules)
+        mv.begin_game(self._games, game, moves_seed, self.rules)
         self._examples[game] = []
 
 
 def _example_arrays(
     examples: Sequence[Example], size: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Planes, pi, values and visits of examples, each in one array."""
+    """Stack planes, pi, values and visits of examples, each into one array."""
     return (
         np.array([e[0] for e in examples], np.uint8).reshape(-1, PLANES, -(-size * size // 8)),
         np.array([e[1] for e in examples], np.float32).reshape(-1, size * size + 1),
@@ -279,13 +252,13 @@ def _example_arrays(
 
 
 def _signed(array: np.ndarray) -> np.ndarray:
-    """A copy whose type every file format knows."""
+    """Copy an array as a type that every file format supports."""
     return (array.view(np.int64) if array.dtype == np.uint64 else array).copy()
 
 
 @dataclass(frozen=True)
 class MatchRules:
-    """Numbers of a match; the defaults are the closed reference's."""
+    """Match settings; the defaults are the closed reference's."""
 
     readouts: int = 100
     virtual_losses: int = 4
@@ -305,7 +278,7 @@ class MatchGame:
 
     @property
     def won(self) -> bool:
-        """Whether the candidate has won."""
+        """Whether the candidate won."""
         return (self.outcome > 0) == (self.number % 2 == 0)
 
 
@@ -319,15 +292,15 @@ def play_match(
     rules: MatchRules,
     seed: int,
 ) -> list[MatchGame]:
-    """Play games between two networks, all at once; nothing in them is random but the symmetries.
+    """Play games between two networks, all at once; only the symmetries are random.
 
     Args:
         candidate: Plays Black in even-numbered games.
         target: Plays the other colour.
-        numbers: Which games; each game's symmetries depend on the seed and its number alone.
+        numbers: Numbers of the games; a game's symmetries depend on the seed and its number alone.
         size: Points per side.
         komi: Points that White gets.
-        rules: Numbers of the match.
+        rules: Match settings.
         seed: Seed of the match.
 
     Returns:
@@ -340,14 +313,15 @@ def play_match(
     nodes = 2 * num * (rules.readouts + MATCH_TRIES + 1)
     trees = mcts.make_trees(size, 2 * num, nodes, komi)
     players = np.zeros(2 * num, np.uint8)
-    for place, number in enumerate(numbers):
+    for game, number in enumerate(numbers):
         seeds = np.random.SeedSequence([seed, number]).generate_state(2, np.uint64)
         for colour in range(2):
-            mcts.new_game(trees, 2 * place + colour, size, seeds[colour])
+            mcts.new_game(trees, 2 * game + colour, size, seeds[colour])
             # Black's tree belongs to the candidate in even games, White's in odd ones.
-            players[2 * place + colour] = (number + colour) % 2
+            players[2 * game + colour] = (number + colour) % 2
     goals, ended = np.zeros(2 * num, np.int64), np.zeros(num, np.uint8)
     goals[0::2] = rules.readouts
+    # Only the side to move searches; the other side's tree has target 0 and follows the moves.
     moves, outcome = np.zeros((num, rules.max_plies + 1), np.int16), np.zeros(num)
     leaves = mcts.make_leaves(size, 2 * num * rules.virtual_losses)
     while not ended.all():
@@ -355,7 +329,7 @@ def play_match(
             trees = mcts.grow(trees)
         count = _select_all(trees, goals, rules.virtual_losses, MATCH_TRIES, leaves)
         if count:
-            priors, values = _ask_both(candidate, target, leaves, count, players, size)
+            priors, values = _evaluate_leaves(candidate, target, leaves, count, players, size)
             search.expand(trees, leaves, 0, count, priors, values)
         mv.finish_match_moves(
             trees, goals, moves, ended, outcome,
@@ -368,43 +342,45 @@ def play_match(
     ]
 
 
+def uniform_network(planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Evaluate positions with equal priors and value 0."""
+    actions = planes.shape[2] ** 2 + 1
+    priors = np.full((len(planes), actions), 1.0 / actions, np.float32)
+    return priors, np.zeros(len(planes), np.float32)
+
+
 def compile_search() -> None:
-    """Compile everything that games need, or load it from numba's cache, by playing two of them."""
+    """Compile everything that games need, or load it from numba's cache, by playing two games."""
     if not is_compiled():
         print("Compiling the Go engine (once, about half a minute) ...", flush=True)
 
-    def knows_nothing(planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        actions = planes.shape[2] ** 2 + 1
-        priors = np.full((len(planes), actions), 1.0 / actions, np.float32)
-        return priors, np.zeros(len(planes), np.float32)
-
     rules = mv.Rules(slow_readouts=2, fast_readouts=1, pass_alive_plies=8, max_plies=10)
     match = MatchRules(readouts=2, virtual_losses=1, pass_alive_plies=8, max_plies=10)
-    nets, size = (knows_nothing, knows_nothing), go.MIN_SIZE
+    network, size = uniform_network, go.MIN_SIZE
     with _interruptible():
-        SelfPlay(size, 7.5, 1, rules, seed=0).play(knows_nothing, 1)
-        play_match(*nets, [0], size=size, komi=7.5, rules=match, seed=0)
+        SelfPlay(size, 7.5, 1, rules, seed=0).play(network, 1)
+        play_match(network, network, [0], size=size, komi=7.5, rules=match, seed=0)
 
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Let Ctrl-C end a compilation: what it raises in the compiler's own callbacks gets lost.
+    """Let Ctrl-C end a compilation, where exceptions in the compiler's callbacks get lost.
 
-    Where Ctrl-C does anything else, or is ignored as in a script's background, it stays so.
+    A handler that is not Python's own stays, as does an ignored signal (a script's background job).
     """
-    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if not usual or threading.current_thread() is not threading.main_thread():
+    is_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not is_default or threading.current_thread() is not threading.main_thread():
         yield
         return
     pressed: list[int] = []
 
-    def note(number: int, frame: object) -> None:
+    def on_interrupt(number: int, frame: object) -> None:
         pressed.append(number)
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGINT, note)
+    before = signal.signal(signal.SIGINT, on_interrupt)
     try:
-        with _unseen_lost_interrupts():
+        with _ignore_lost_interrupts():
             yield
     except Exception:
         if not pressed:
@@ -416,22 +392,22 @@ def _interruptible() -> Iterator[None]:
 
 
 @contextmanager
-def _unseen_lost_interrupts() -> Iterator[None]:
-    """Do not print what Ctrl-C raised where Python can only tell of it and go on."""
-    usual = sys.unraisablehook
+def _ignore_lost_interrupts() -> Iterator[None]:
+    """Suppress the report of a KeyboardInterrupt that Python could only ignore."""
+    default_hook = sys.unraisablehook
 
-    def show(lost: Any) -> None:
-        if lost.exc_type is not KeyboardInterrupt:
-            usual(lost)
+    def hook(unraisable: Any) -> None:
+        if unraisable.exc_type is not KeyboardInterrupt:
+            default_hook(unraisable)
 
-    sys.unraisablehook = show
+    sys.unraisablehook = hook
     try:
         yield
     finally:
-        sys.unraisablehook = usual
+        sys.unraisablehook = default_hook
 
 
-def _ask_both(
+def _evaluate_leaves(
     candidate: Network,
     target: Network,
     leaves: mcts.Leaves,
@@ -439,7 +415,7 @@ def _ask_both(
     players: np.ndarray,
     size: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Priors and values of all leaves, each from the network whose tree it lies in."""
+    """Evaluate all leaves, each with the network that owns its tree; returns priors and values."""
     planes = leaves.planes[:count].reshape(count, -1, size, size)
     priors = np.zeros((count, size * size + 1), np.float32)
     values = np.zeros(count, np.float32)

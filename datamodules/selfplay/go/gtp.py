@@ -24,14 +24,14 @@ class Player:
     """One game on one board, played by a search with a network.
 
     Args:
-        network: Values positions of this board size.
-        size: Points per side; no other is accepted.
-        komi: Points that White gets, until the controller names others.
+        network: Evaluates positions of this board size.
+        size: Points per side; no other size is accepted.
+        komi: Points that White gets, until the controller sets them.
         readouts: Searches per move, at least 1.
         virtual_losses: Leaves in one batch of the network.
 
     Raises:
-        ValueError: If there would be no search, or no komi.
+        ValueError: If ``readouts`` is below 1 or ``komi`` is not finite.
     """
 
     def __init__(
@@ -66,14 +66,7 @@ class Player:
         }
 
     def answer(self, line: str) -> str | None:
-        """Answer one line of a controller.
-
-        Args:
-            line: A command, perhaps with a number in front.
-
-        Returns:
-            The answer with its empty line, or None where none is due.
-        """
+        """Answer one line of a controller, or return None if it needs no answer."""
         number, words = _split(line)
         if not number and not words:
             return None
@@ -91,11 +84,11 @@ class Player:
         return f"={number}{' ' if text else ''}{text}\n\n"
 
     def serve(self, lines: Iterable[str], out: TextIO) -> None:
-        """Answer until the controller quits or hangs up.
+        """Answer until the controller quits or closes its stream.
 
         Args:
-            lines: What the controller sends.
-            out: Where answers go.
+            lines: Lines from the controller.
+            out: Stream for the answers.
         """
         for line in lines:
             if (text := self.answer(line)) is not None:
@@ -188,7 +181,7 @@ class Player:
     # The tree.
 
     def _back_to(self, num_moves: int) -> None:
-        """Take back what came after the first moves, passes for the other colour included."""
+        """Undo everything after the first moves; a pass inserted for the other colour counts."""
         moves = self.moves[:num_moves]
         if moves and moves == self.moves:
             return
@@ -198,7 +191,7 @@ class Player:
             self._advance(action)
 
     def _turn_to(self, colour: int) -> None:
-        """Let a colour move out of turn, as GTP allows: the other one passes."""
+        """Let a colour move out of turn, as GTP allows, by passing for the other one."""
         if self._trees.info[self._trees.root[0], go.TO_PLAY] != colour:
             self._advance(self.size * self.size)
 
@@ -206,7 +199,7 @@ class Player:
         self._make_room()
         root = self._trees.root[0]
         if self._trees.state[root] == mcts.OVER:
-            # The protocol goes on after two passes; to the search the game is over.
+            # The protocol continues after two passes; for the search the game is over.
             self._trees.state[root] = mcts.UNEXPANDED
         mcts.advance(self._trees, 0, action)
         self.moves.append(action)
@@ -225,7 +218,7 @@ class Player:
 
 
 def _split(line: str) -> tuple[str, list[str]]:
-    """Number (or nothing) and words of a line, without its comment and control characters."""
+    """Split a line into its number (or "") and words, without comment and control characters."""
     text = "".join(c for c in line.partition("#")[0] if c >= " " or c == "\t")
     words = text.split()
     number = words.pop(0) if words and words[0].isdigit() else ""

@@ -3,6 +3,9 @@
 Facts: mlcommons/training @ 9947bdf2, reinforcement/tensorflow/minigo: cc/concurrent_selfplay.cc,
 cc/eval.cc and cc/mcts_tree.cc (target pruning). Differs: where the reference divides by zero in
 the pruning bound, the bound is 0.
+
+``game`` and ``tree`` are indices; ``random`` is a (1,) uint64 generator state; ``owner`` is (C,)
+from ``pass_alive``.
 """
 
 from typing import Any, NamedTuple
@@ -13,14 +16,14 @@ from numba import njit
 from datamodules.selfplay.go import board as go
 from datamodules.selfplay.go.score import area_score, pass_alive
 from datamodules.selfplay.go.search import exploration, root_planes, side
-from datamodules.selfplay.go.tree import EXPANDED, Trees, advance, forget
+from datamodules.selfplay.go.tree import EXPANDED, Trees, advance, clear_search
 
 RUNNING, SCORED, RESIGNED = 0, 1, 2
 BARRED_AFTER_PASSES = 4
 
 
 class Rules(NamedTuple):
-    """Numbers of self-play; the defaults are the closed reference's for 19 x 19."""
+    """Self-play settings; the defaults are the closed reference's for 19 x 19."""
 
     slow_readouts: int = 800
     fast_readouts: int = 80
@@ -37,7 +40,7 @@ class Rules(NamedTuple):
 
 
 class Games(NamedTuple):
-    """What a running game needs beside its tree."""
+    """State of the running games beyond their trees."""
 
     target: Any  # (T,) int64 visits that end the search
     slow: Any  # (T,) uint8 whether this search makes an example
@@ -50,7 +53,7 @@ class Games(NamedTuple):
 
 
 class Events(NamedTuple):
-    """What ``finish_moves`` reports: at most one example and one ending per game."""
+    """Output of ``finish_moves``: at most one example and one ending per game."""
 
     planes: Any  # (T, 13, n*n) uint8
     pi: Any  # (T, A) float32
@@ -62,15 +65,7 @@ class Events(NamedTuple):
 
 
 def make_games(num: int, max_plies: int) -> Games:
-    """Allocate running games.
-
-    Args:
-        num: Games at once.
-        max_plies: Moves after which a game is scored as it stands.
-
-    Returns:
-        Games; ``begin`` starts each.
-    """
+    """Allocate running games; ``begin_game`` starts each."""
     return Games(
         np.zeros(num, np.int64), np.zeros(num, np.uint8), np.zeros(num, np.uint8),
         np.zeros(num, np.float64), np.zeros((num, 1), np.uint64), np.zeros((num, 2), np.int64),
@@ -79,15 +74,6 @@ def make_games(num: int, max_plies: int) -> Games:
 
 
 def make_events(num: int, size: int) -> Events:
-    """Allocate room for reports.
-
-    Args:
-        num: Games at once.
-        size: Points per side.
-
-    Returns:
-        Events, all zero.
-    """
     return Events(
         np.zeros((num, 13, size * size), np.uint8),
         np.zeros((num, size * size + 1), np.float32),
@@ -97,15 +83,8 @@ def make_events(num: int, size: int) -> Events:
 
 
 @njit(nogil=True, cache=True)
-def begin(games: Games, game: int, seed: int, rules: Rules) -> None:
-    """Start a game's account; its tree is started by ``new_game``.
-
-    Args:
-        games: All games.
-        game: Which one.
-        seed: Seed of everything random in it.
-        rules: Numbers of self-play.
-    """
+def begin_game(games: Games, game: int, seed: int, rules: Rules) -> None:
+    """Reset a game's state and draw its resignation threshold; ``new_game`` resets its tree."""
     games.random[game, 0] = seed
     games.passes[game] = 0
     games.barred[game] = 0
@@ -117,18 +96,11 @@ def begin(games: Games, game: int, seed: int, rules: Rules) -> None:
 
 @njit(nogil=True, cache=True)
 def gamma(random: np.ndarray, shape: float) -> float:
-    """A gamma variate of scale 1.
+    """Draw a gamma variate of scale 1; it may be 0 for small shapes.
 
-    Args:
-        random: (1,) uint64 generator state.
-        shape: Greater than 0.
-
-    Returns:
-        The variate; may be 0 for small shapes.
-
-    Source:
-        G. Marsaglia, W. W. Tsang, "A simple method for generating gamma variables" (2000).
+    Source: G. Marsaglia, W. W. Tsang, "A simple method for generating gamma variables" (2000).
     """
+    # The method needs a shape of at least 1; smaller ones are those of shape + 1, scaled.
     boost = 1.0
     if shape < 1.0:
         boost = (1.0 - go.uniform(random)) ** (1.0 / shape)
@@ -145,15 +117,7 @@ def gamma(random: np.ndarray, shape: float) -> float:
 
 @njit(nogil=True, cache=True)
 def add_noise(trees: Trees, tree: int, random: np.ndarray, alpha: float, mix: float) -> None:
-    """Mix Dirichlet noise into the root's priors.
-
-    Args:
-        trees: All trees; the root must be expanded.
-        tree: Which one.
-        random: (1,) uint64 generator state.
-        alpha: Dirichlet concentration.
-        mix: Share of the noise.
-    """
+    """Mix Dirichlet noise into the priors of an expanded root; ``mix`` is the noise's share."""
     root = trees.root[tree]
     actions = trees.p.shape[1]
     noise = np.zeros(actions)
@@ -170,15 +134,9 @@ def add_noise(trees: Trees, tree: int, random: np.ndarray, alpha: float, mix: fl
 
 @njit(nogil=True, cache=True)
 def most_visited(trees: Trees, tree: int, owner: np.ndarray) -> int:
-    """The most visited move; ties go to the better score, then to the lower number.
+    """Return the most visited legal move; ties go to the better score, then the lower number.
 
-    Args:
-        trees: All trees.
-        tree: Which one.
-        owner: (C,) from ``pass_alive``: marked points are barred. All zero bars nothing.
-
-    Returns:
-        The move; the pass, which is never barred, if no other is legal.
+    Points marked in ``owner`` are barred; the pass never is.
     """
     root, total = trees.root[tree], trees.root_n[tree]
     sign, weight = side(trees, root), exploration(total) * np.sqrt(1.0 + total)
@@ -199,17 +157,7 @@ def most_visited(trees: Trees, tree: int, owner: np.ndarray) -> int:
 
 @njit(nogil=True, cache=True)
 def soft_pick(trees: Trees, tree: int, random: np.ndarray, power: float) -> int:
-    """Draw a board point in proportion to its visits to a power.
-
-    Args:
-        trees: All trees.
-        tree: Which one.
-        random: (1,) uint64 generator state.
-        power: Exponent of the visits.
-
-    Returns:
-        The point; the pass if no point was visited.
-    """
+    """Draw a point in proportion to its visits to a power; the pass if no point was visited."""
     root, last = trees.root[tree], trees.n.shape[1] - 1
     total = 0.0
     for action in range(last):
@@ -230,12 +178,9 @@ def soft_pick(trees: Trees, tree: int, random: np.ndarray, power: float) -> int:
 
 @njit(nogil=True, cache=True)
 def prune(trees: Trees, tree: int, owner: np.ndarray) -> None:
-    """Take away the visits that only exploration or noise gave; edits the live counts.
+    """Remove the visits that only exploration or noise gave, from the live counts.
 
-    Args:
-        trees: All trees.
-        tree: Which one.
-        owner: (C,) points whose visits are dropped, the best move's included.
+    Points marked in ``owner`` lose all their visits, the best move included.
     """
     root, total = trees.root[tree], trees.root_n[tree]
     n, w, p = trees.n[root], trees.w[root], trees.p[root]
@@ -255,7 +200,7 @@ def prune(trees: Trees, tree: int, owner: np.ndarray) -> None:
 
 @njit(nogil=True, cache=True)
 def _write_pi(trees: Trees, tree: int, power: float, pi: np.ndarray) -> None:
-    """Visits to a power, normalised over all actions."""
+    """Write visits to a power, normalised over all actions."""
     root, total = trees.root[tree], 0.0
     for action in range(len(pi)):
         n = trees.n[root, action]
@@ -267,16 +212,9 @@ def _write_pi(trees: Trees, tree: int, power: float, pi: np.ndarray) -> None:
 
 @njit(nogil=True, cache=True)
 def is_over(trees: Trees, tree: int, plies: int, max_plies: int) -> bool:
-    """Tell whether a game is finished at the root.
+    """Return whether a game is to be scored at its root.
 
-    Args:
-        trees: All trees.
-        tree: Which one.
-        plies: Moves from which on a board of pass-alive points alone ends the game.
-        max_plies: Moves that end any game.
-
-    Returns:
-        True if it is to be scored now.
+    From ``plies`` moves on a board of pass-alive points alone ends it, and ``max_plies`` always do.
     """
     root = trees.root[tree]
     info = trees.info[root]
@@ -290,14 +228,14 @@ def is_over(trees: Trees, tree: int, plies: int, max_plies: int) -> bool:
 
 @njit(nogil=True, cache=True)
 def _winner(trees: Trees, tree: int) -> float:
-    """1 if Black has won by area, else -1."""
+    """Return 1 if Black has won by area, else -1."""
     root = trees.root[tree]
     return 1.0 if area_score(trees.board[root], trees.info[root], trees.komi[0]) > 0 else -1.0
 
 
 @njit(nogil=True, cache=True)
 def _choose(trees: Trees, game: int, games: Games, rules: Rules, events: Events, me: int) -> int:
-    """Pick self-play's move and, on slow moves, write the example."""
+    """Choose self-play's move and, on slow moves, write the example."""
     root = trees.root[game]
     soft = trees.info[root, go.PLIES] < rules.soft_plies
     owner = np.zeros(trees.board.shape[2], np.int8)
@@ -311,6 +249,7 @@ def _choose(trees: Trees, game: int, games: Games, rules: Rules, events: Events,
         events.example[game] = 1
         events.q[game] = trees.root_w[game] / (1.0 + trees.root_n[game])
         events.n[game] = trees.root_n[game]
+        # After the move was chosen: pruning changes the live visits, from which pi is written.
         if rules.prune:
             prune(trees, game, owner)
         root_planes(trees, game, events.planes[game])
@@ -320,14 +259,7 @@ def _choose(trees: Trees, game: int, games: Games, rules: Rules, events: Events,
 
 @njit(nogil=True, cache=True)
 def finish_moves(trees: Trees, games: Games, rules: Rules, events: Events) -> None:
-    """Play the move of every game whose search is done, and set up its next search.
-
-    Args:
-        trees: All trees, one per game; one node per game must be free.
-        games: All games.
-        rules: Numbers of self-play.
-        events: Overwritten with examples and endings.
-    """
+    """Play the move of every game whose search is done and start its next search."""
     for game in range(len(games.target)):
         events.example[game] = 0
         events.ended[game] = RUNNING
@@ -356,25 +288,21 @@ def finish_moves(trees: Trees, games: Games, rules: Rules, events: Events) -> No
 
 @njit(nogil=True, cache=True)
 def _next_search(trees: Trees, game: int, games: Games, rules: Rules) -> None:
-    """Draw fast or slow; a slow search's target counts the visits that are then cleared."""
+    """Draw a fast or a slow search; a slow one's target counts the visits cleared here."""
+    # As in the reference, a fast search adds to the visits kept from the last move, while a slow
+    # one has these visits on top of its own number although it starts from nothing.
     fast = go.uniform(games.random[game]) < rules.fast_share
     games.slow[game] = games.noise[game] = 0 if fast else 1
     if fast:
         games.target[game] = trees.root_n[game] + rules.fast_readouts
     else:
         games.target[game] = trees.root_n[game] + rules.slow_readouts
-        forget(trees, game)
+        clear_search(trees, game)
 
 
 @njit(nogil=True, cache=True)
 def inject_noise(trees: Trees, games: Games, rules: Rules) -> None:
-    """Add noise to the roots that wait for it and are expanded by now.
-
-    Args:
-        trees: All trees.
-        games: All games.
-        rules: Numbers of self-play.
-    """
+    """Add noise to the expanded roots that wait for it."""
     for game in range(len(games.noise)):
         if games.noise[game] and trees.state[trees.root[game]] == EXPANDED:
             add_noise(trees, game, games.random[game], rules.noise_alpha, rules.noise_mix)
@@ -388,15 +316,8 @@ def finish_match_moves(
 ) -> None:  # fmt: skip
     """Play the best move of every match game whose search is done; both trees follow.
 
-    Args:
-        trees: Two trees per game: Black's, then White's. One node per tree must be free.
-        target: (T,) int64 visits that end a tree's search; 0 for trees not to move.
-        moves: (T / 2, P) int16, filled.
-        ended: (T / 2,) uint8, set to 1 when a game is over.
-        outcome: (T / 2,) float64, 1 if Black won, else -1.
-        readouts: Searches per move.
-        plies: Moves from which on a board of pass-alive points alone ends the game.
-        max_plies: Moves that end any game.
+    Game g has the trees 2g (Black's) and 2g + 1; ``target`` (T,) holds the visits that end a tree's
+    search, 0 for trees not to move. Fills ``moves`` (T / 2, P), ``ended`` and ``outcome`` (T / 2,).
     """
     owner = np.zeros(trees.board.shape[2], np.int8)
     for game in range(len(ended)):

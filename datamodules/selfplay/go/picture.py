@@ -1,4 +1,4 @@
-"""A board as a picture: stones with the numbers of their moves."""
+"""A board as a picture: stones with their move numbers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,7 +53,6 @@ def draw_board(
 def _draw_stones(
     axes: object, board: np.ndarray, owner: np.ndarray, moves: Sequence[int] | np.ndarray, size: int
 ) -> None:
-    """Draw stones and shaded points."""
     from matplotlib.patches import Circle, Rectangle
 
     number = {int(action): i + 1 for i, action in enumerate(moves)}

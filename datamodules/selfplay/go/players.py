@@ -1,8 +1,8 @@
 """Workers that play in threads of their own while the network is evaluated and trained.
 
 A round is a generation: with new weights every worker plays its share of the games, then a little
-more with the same weights, while the next ones are trained. All of it is counted in batches, never
-in seconds, so the games do not depend on which thread is faster.
+more with the same weights while the next ones are trained. Both are counted in batches, never
+in seconds, so the games do not depend on thread speed.
 """
 
 import time
@@ -27,7 +27,7 @@ class PlayersState(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """What one worker does in a round, in this order."""
+    """One worker's tasks in a round, in this order."""
 
     state: "Future[WorkerState]"
     games: "Future[list[Examples]]"
@@ -35,20 +35,20 @@ class _Part(NamedTuple):
 
 
 class Players:
-    """Workers of one process, one thread each.
+    """The workers of one process, one thread each.
 
     Args:
-        workers: Who plays; not to be touched by others before ``stop``.
-        ahead: Batches that a worker plays after its share, in units of those that the share took.
+        workers: The workers; only this object may use them until ``stop``.
+        ahead: Batches that a worker plays after its share, as a multiple of those the share took.
 
     Attributes:
-        playing: Whether a round was begun and not collected yet.
+        playing: Whether a round has begun and was not collected yet.
 
     Source:
         mlcommons/training @ 9947bdf2, reinforcement/tensorflow/minigo/ml_perf/train_loop.py and
         cc/concurrent_selfplay.cc: games run on through training and change weights midway.
-        Differs: how long they run on is counted, not timed, and with new weights the searches in
-        progress begin again, so that a resumed run plays the same games.
+        Differs: how long they run on is counted, not timed, and new weights restart the searches in
+        progress, so that a resumed run plays the same games.
     """
 
     def __init__(self, workers: Sequence[SelfPlay], *, ahead: float = 0.0) -> None:
@@ -59,18 +59,18 @@ class Players:
         self._after: list[Future[list[Examples]]] = []
 
     def begin(self, network: Network, num_games: int) -> None:
-        """Start a round in the background; it waits for the last one's surplus games.
+        """Start a round in the background, after the last round's surplus games.
 
         Args:
-            network: Values positions; called from all threads.
+            network: Evaluates positions; called from all threads.
             num_games: Games to finish in all; a few more may come.
         """
         share = -(-num_games // len(self.workers))
         self._round = [
             _Part(
-                pool.submit(_renewed_state, worker),
-                pool.submit(_played, worker, network, share),
-                pool.submit(_played_ahead, worker, network, self.ahead),
+                pool.submit(_restart_searches, worker),
+                pool.submit(_play, worker, network, share),
+                pool.submit(_play_ahead, worker, network, self.ahead),
             )
             for worker, pool in zip(self.workers, self._pools, strict=True)
         ]
@@ -78,41 +78,42 @@ class Players:
         self.playing = True
 
     def collect(self) -> tuple[list[Examples], list[Examples]]:
-        """Wait for the round's games; whatever ended a worker is raised here.
+        """Wait for the round's games; an exception of a worker is raised here.
 
         Returns:
-            Examples per game: the surplus games of the round before, and the games of this one.
+            Examples per game: the surplus games of the previous round, and the games of this one.
         """
-        games = _all_of([part.games for part in self._round])
-        surplus = _all_of(self._before)
+        games = _concatenate_results([part.games for part in self._round])
+        surplus = _concatenate_results(self._before)
         self.playing = False
         return surplus, games
 
     def state(self) -> PlayersState:
-        """Games to go on with. While a round is played it is their state at its beginning.
+        """Copy the games to resume with; during a round, their state at its beginning.
 
         Returns:
-            Copies; what is still running is waited for.
+            Running and surplus games; waits for surplus games that are still being played.
         """
-        surplus = _all_of(self._before if self.playing else self._after)
+        surplus = _concatenate_results(self._before if self.playing else self._after)
         if self.playing:
             return PlayersState([part.state.result() for part in self._round], surplus)
         return PlayersState([worker.state() for worker in self.workers], surplus)
 
     def restore(self, state: PlayersState) -> None:
-        """Go on with the games of an earlier run; call before the first round.
+        """Resume the games of an earlier run; call before the first round.
 
         Args:
-            state: What ``state`` gave for as many workers.
+            state: A ``state`` of as many workers.
         """
         for worker, kept in zip(self.workers, state.workers, strict=True):
             worker.restore(kept)
+        # As if they had just been played: the next round collects them.
         surplus: Future[list[Examples]] = Future()
         surplus.set_result(state.surplus)
         self._after = [surplus]
 
     def stop(self) -> None:
-        """End all threads at once; the running games are lost."""
+        """Stop all threads; the running games are lost."""
         for worker in self.workers:
             worker.stopped = True
         for pool in self._pools:
@@ -120,15 +121,15 @@ class Players:
 
 
 def playing_speed(workers: Sequence[SelfPlay], network: Network, seconds: float) -> float:
-    """Let workers play at the same time, first untimed, as fresh memory is slow.
+    """Measure how fast workers play at the same time, after an untimed start (memory is cold).
 
     Args:
-        workers: Who plays, one thread each.
-        network: Values positions.
-        seconds: How long, twice.
+        workers: The workers, one thread each.
+        network: Evaluates positions.
+        seconds: Duration of the untimed and of the timed part.
 
     Returns:
-        Readouts per second, of all together.
+        Readouts per second, all workers together.
     """
 
     def play(worker: SelfPlay) -> None:
@@ -145,27 +146,23 @@ def playing_speed(workers: Sequence[SelfPlay], network: Network, seconds: float)
     return (sum(worker.readouts for worker in workers) - before) / passed
 
 
-def _renewed_state(worker: SelfPlay) -> WorkerState:
-    """Begin the searches again and give the state from which the round starts."""
-    worker.renew()
+def _restart_searches(worker: SelfPlay) -> WorkerState:
+    """Restart the searches and return the state from which the round starts."""
+    worker.restart_searches()
     return worker.state()
 
 
-def _played(worker: SelfPlay, network: Network, num_games: int) -> list[Examples]:
-    """A worker's share of a round."""
+def _play(worker: SelfPlay, network: Network, num_games: int) -> list[Examples]:
     return _examples(worker, worker.play(network, num_games))
 
 
-def _played_ahead(worker: SelfPlay, network: Network, share: float) -> list[Examples]:
-    """What a worker plays until the next weights come."""
+def _play_ahead(worker: SelfPlay, network: Network, share: float) -> list[Examples]:
     return _examples(worker, worker.play_ahead(network, share))
 
 
 def _examples(worker: SelfPlay, games: list[Game]) -> list[Examples]:
-    """Examples, game by game."""
     return [game_examples([game], worker.size) for game in games]
 
 
-def _all_of(parts: "list[Future[list[Examples]]]") -> list[Examples]:
-    """What all workers have finished, in their order."""
+def _concatenate_results(parts: "list[Future[list[Examples]]]") -> list[Examples]:
     return [game for part in parts for game in part.result()]

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from datamodules.selfplay.go.features import PLANES, packed, unpacked
+from datamodules.selfplay.go.features import PLANES, pack_planes, unpack_planes
 from datamodules.selfplay.go.games import Game
 
 
@@ -21,7 +21,7 @@ class Examples(NamedTuple):
     """Examples of one or more games; E of them."""
 
     planes: np.ndarray
-    """(E, 13, K) uint8: bits, see ``features.packed``."""
+    """(E, 13, K) uint8: bits, see ``features.pack_planes``."""
     pi: np.ndarray
     """(E, A) float32."""
     outcome: np.ndarray
@@ -39,14 +39,15 @@ def read_game(path: Path, size: int) -> Examples:
         The examples, in the order of play.
 
     Raises:
-        ValueError: If the file is cut off, damaged or of another board size; one line.
+        ValueError: If the file is truncated, damaged or of another board size; one line.
     """
     try:
         records = [_features(m) for m in _messages(zlib.decompress(path.read_bytes()))]
+        # A packed list and a single float both end with the four bytes.
         outcome = [struct.unpack("<f", record["outcome"][-4:])[0] for record in records]
         planes, pi = ([record[name] for record in records] for name in ("x", "pi"))
     except KeyError as error:
-        raise ValueError(f"{path}: not a record of a game: it has no {error}") from error
+        raise ValueError(f"{path}: not a record of a game: {error} is missing") from error
     except (zlib.error, struct.error, IndexError, StopIteration, ValueError) as error:
         raise ValueError(
             f"{path}: not a readable record of a game: {error}; unpack checkpoint.tar.gz again"
@@ -58,28 +59,22 @@ def read_game(path: Path, size: int) -> Examples:
             raise ValueError(f"{path}: its board is {side:g} x {side:g} but data.size is {size}")
         if len(p) != 4 * (points + 1):
             raise ValueError(
-                f"{path}: its pi has {len(p) / 4:g} numbers, but there are {points + 1} moves"
+                f"{path}: its pi has {len(p) / 4:g} values but the board has {points + 1} moves"
             )
     whole = np.frombuffer(b"".join(planes), np.uint8).reshape(-1, PLANES, points)
     if whole.max(initial=0) > 1:
-        raise ValueError(f"{path}: its planes hold {whole.max()}, not only 0 and 1")
+        raise ValueError(f"{path}: its planes contain {whole.max()}; only 0 and 1 are valid")
     return Examples(
-        packed(whole),
+        pack_planes(whole),
         np.frombuffer(b"".join(pi), "<f4").astype(np.float32).reshape(-1, points + 1),
         np.array(outcome, np.float32),
     )
 
 
 def write_game(path: Path, game: Game) -> None:
-    """Write the examples of one game.
-
-    Args:
-        path: File to write.
-        game: A finished game.
-    """
     content = bytearray()
     for i in range(len(game.n)):
-        planes = unpacked(game.planes[i], game.size)
+        planes = unpack_planes(game.planes[i], game.size)
         message = _example(
             {
                 "x": _bytes(planes.tobytes()),
@@ -97,7 +92,7 @@ def write_game(path: Path, game: Game) -> None:
 
 
 def game_examples(games: list[Game], size: int) -> Examples:
-    """The examples of games in memory.
+    """Join the examples of games in memory.
 
     Args:
         games: Finished games of one board size.
@@ -106,7 +101,7 @@ def game_examples(games: list[Game], size: int) -> Examples:
     Returns:
         All their examples, game by game.
     """
-    none = packed(np.zeros((0, PLANES, size * size), np.uint8))
+    none = pack_planes(np.zeros((0, PLANES, size * size), np.uint8))
     return Examples(
         np.concatenate([none, *(g.planes for g in games)]),
         np.concatenate([np.zeros((0, size * size + 1), np.float32), *(g.pi for g in games)]),
@@ -117,36 +112,36 @@ def game_examples(games: list[Game], size: int) -> Examples:
 
 
 def _messages(content: bytes) -> Iterator[bytes]:
-    """Records of an uncompressed TFRecord file."""
+    """Yield the records of an uncompressed TFRecord file."""
     at = 0
     while at < len(content):
         length = struct.unpack_from("<Q", content, at)[0]
         message = content[at + 12 : at + 12 + length]
         check = struct.unpack_from("<I", content, at + 12 + length)[0]
         if len(message) != length or masked_crc(message) != check:
-            raise ValueError("a record is cut off or its checksum is wrong")
+            raise ValueError("a record is truncated or its checksum is wrong")
         yield message
         at += 16 + length
 
 
 def _features(example: bytes) -> dict[str, bytes]:
-    """Name -> content of the first value of each feature of a ``tf.Example``."""
-    found = {}
+    """Return the first value of each feature of a ``tf.Example`` by name."""
+    first_values = {}
     for _, features in _fields(example):
         for _, entry in _fields(features):
             parts = dict(_fields(entry))
             name, kind = parts[1].decode(), next(_fields(parts[2]))[1]
-            found[name] = next(_fields(kind))[1] if kind else b""
-    return found
+            first_values[name] = next(_fields(kind))[1] if kind else b""
+    return first_values
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
-    """Fields of a protocol buffer; numbers are given as their bytes."""
+    """Yield the fields of a protocol buffer; numbers as their bytes."""
     at = 0
     while at < len(message):
         tag, at = _varint(message, at)
         kind = tag & 7
-        if kind == 0:
+        if kind == 0:  # varint; 1 and 5 are fixed widths, 2 has a length
             start = at
             _, at = _varint(message, at)
             yield tag >> 3, message[start:at]
@@ -162,7 +157,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _varint(content: bytes, at: int) -> tuple[int, int]:
-    """A number of variable length and the place after it."""
+    """Read a number of variable length; returns it and the offset after it."""
     value = shift = 0
     while True:
         byte = content[at]
@@ -173,12 +168,12 @@ def _varint(content: bytes, at: int) -> tuple[int, int]:
 
 
 def _tagged(field: int, content: bytes) -> bytes:
-    """A field with bytes in it."""
+    """Encode a length-delimited field."""
     return bytes([field << 3 | 2]) + _number(len(content)) + content
 
 
 def _number(value: int) -> bytes:
-    """A number of variable length."""
+    """Encode a number of variable length."""
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
@@ -188,22 +183,21 @@ def _number(value: int) -> bytes:
 
 
 def _bytes(content: bytes) -> bytes:
-    """A feature with one string of bytes."""
+    """Encode a feature with one byte string."""
     return _tagged(1, _tagged(1, content))
 
 
 def _float(value: float) -> bytes:
-    """A feature with one float."""
+    """Encode a feature with one float."""
     return _tagged(2, _tagged(1, struct.pack("<f", value)))
 
 
 def _int(value: int) -> bytes:
-    """A feature with one integer."""
+    """Encode a feature with one integer."""
     return _tagged(3, _tagged(1, _number(value)))
 
 
 def _example(features: dict[str, bytes]) -> bytes:
-    """A ``tf.Example``."""
     entries = (_tagged(1, k.encode()) + _tagged(2, v) for k, v in features.items())
     return _tagged(1, b"".join(_tagged(1, entry) for entry in entries))
 
@@ -216,14 +210,7 @@ def _crc_table() -> np.ndarray:
 
 
 def masked_crc(content: bytes) -> int:
-    """Checksum of a record: CRC-32C, turned and shifted.
-
-    Args:
-        content: What to check.
-
-    Returns:
-        32 bits.
-    """
+    """Compute a record's checksum: CRC-32C, rotated and offset as TFRecord defines it."""
     crc = int(_crc(np.frombuffer(content, np.uint8), _TABLE))
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
@@ -233,7 +220,6 @@ _TABLE = _crc_table()
 
 @njit(nogil=True, cache=True)
 def _crc(content: np.ndarray, table: np.ndarray) -> int:
-    """CRC-32C, byte by byte."""
     crc = np.uint32(0xFFFFFFFF)
     for byte in content:
         crc = table[(crc ^ byte) & np.uint32(0xFF)] ^ (crc >> np.uint32(8))

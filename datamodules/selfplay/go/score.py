@@ -12,7 +12,7 @@ from datamodules.selfplay.go.board import BLACK, COLOUR, EDGE, EMPTY, HEAD, SIZE
 
 @njit(nogil=True, cache=True)
 def pass_alive(board: np.ndarray, info: np.ndarray, owner: np.ndarray) -> bool:
-    """Find the regions that belong to a colour whatever the other one plays.
+    """Find the regions that belong to a colour no matter how the other one plays.
 
     Args:
         board: (4, C) int16.
@@ -21,7 +21,7 @@ def pass_alive(board: np.ndarray, info: np.ndarray, owner: np.ndarray) -> bool:
             of the other colour included), else 0.
 
     Returns:
-        True if every empty point lies in such a region.
+        True if every empty point is in such a region.
     """
     owner[:] = 0
     for colour in (BLACK, WHITE):
@@ -63,8 +63,8 @@ def _label_regions(
 @njit(nogil=True, cache=True)
 def _borders(
     board: np.ndarray, size: int, colour: int, label: np.ndarray, regions: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Which chains border which region, and how many of its empty points each of them touches."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Find which chains border which region, and how many of its empty points each touches."""
     step = size + 1
     chain_of = np.zeros(board.shape[1], np.int32)
     chains = 0
@@ -82,23 +82,23 @@ def _borders(
         if region == 0:
             continue
         is_empty = board[COLOUR, cell] == EMPTY
-        beside0 = beside1 = beside2 = 0
+        next0 = next1 = next2 = 0
         for direction in range(4):
             near = cell + (1, -1, step, -step)[direction]
             if board[COLOUR, near] == colour:
                 chain = chain_of[board[HEAD, near]]
                 border[region, chain] = 1
-                if chain not in (beside0, beside1, beside2):
-                    beside0, beside1, beside2 = chain, beside0, beside1
+                if chain not in (next0, next1, next2):
+                    next0, next1, next2 = chain, next0, next1
                     touched[region, chain] += is_empty
         empties[region] += is_empty
-        lonely[region] += is_empty and beside0 == 0
-    return border, touched, empties, lonely, chain_of
+        lonely[region] += is_empty and next0 == 0
+    return border, touched, empties, lonely
 
 
 @njit(nogil=True, cache=True)
 def _sound_regions(border: np.ndarray, touched: np.ndarray, empties: np.ndarray) -> np.ndarray:
-    """Drop chains with less than two vital regions, and the regions beside them, until none is."""
+    """Drop chains with fewer than two vital regions, and their regions, until none is left."""
     regions, chains = border.shape[0] - 1, border.shape[1] - 1
     alive, sound = np.ones(chains + 1, np.uint8), np.ones(regions + 1, np.uint8)
     changed = True
@@ -123,7 +123,7 @@ def _pass_alive_of(board: np.ndarray, size: int, colour: int, owner: np.ndarray)
     label = np.zeros(board.shape[1], np.int32)
     stack = np.zeros(board.shape[1], np.int32)
     regions = _label_regions(board, size, colour, label, stack)
-    border, touched, empties, lonely, _ = _borders(board, size, colour, label, regions)
+    border, touched, empties, lonely = _borders(board, size, colour, label, regions)
     sound = _sound_regions(border, touched, empties)
     for action in range(size * size):
         cell = cell_of(action, size)
@@ -141,7 +141,7 @@ def _flood(
     reached: np.ndarray,
     stack: np.ndarray,
 ) -> tuple[int, int]:
-    """Points of an unowned region, and the colours beside it (BLACK, WHITE or both bits)."""
+    """Return the size of an unowned region and the colours that border it, as bits."""
     step = size + 1
     reached[start] = 1
     stack[0], top, points, seen = start, 1, 0, 0
@@ -154,7 +154,7 @@ def _flood(
             if board[COLOUR, near] == EDGE or reached[near]:
                 continue
             if owner[near] != EMPTY:
-                seen |= owner[near]
+                seen |= owner[near]  # BLACK is 1 and WHITE 2, so 3 means both: nobody's points
             else:
                 reached[near] = 1
                 stack[top] = near
@@ -164,7 +164,7 @@ def _flood(
 
 @njit(nogil=True, cache=True)
 def area_score(board: np.ndarray, info: np.ndarray, komi: float) -> float:
-    """Black's points minus White's, after pass-alive regions went to their owners.
+    """Return Black's points minus White's; pass-alive regions count for their owners.
 
     Args:
         board: (4, C) int16.
@@ -182,6 +182,7 @@ def area_score(board: np.ndarray, info: np.ndarray, komi: float) -> float:
         cell = cell_of(action, size)
         if owner[cell] == 0:
             owner[cell] = board[COLOUR, cell]
+    # From here on a stone inside the other colour's pass-alive region is a point of that colour.
     score = -komi
     for action in range(size * size):
         cell = cell_of(action, size)

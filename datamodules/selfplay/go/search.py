@@ -1,4 +1,4 @@
-"""Search in the trees: which leaf to look at next, and what the network's answer changes.
+"""Search in the trees: which leaf to evaluate next, and how the network's output changes a tree.
 
 Shapes: M nodes, T trees, A actions, C cells, L leaves of one batch.
 
@@ -26,16 +26,7 @@ from datamodules.selfplay.go.tree import (
 
 @njit(nogil=True, cache=True)
 def visits(trees: Trees, tree: int, node: int) -> int:
-    """Visits of a node.
-
-    Args:
-        trees: All trees.
-        tree: Which one.
-        node: A node of it.
-
-    Returns:
-        N, from the edge above it.
-    """
+    """Return the visits of a node."""
     if trees.parent[node] < 0:
         return trees.root_n[tree]
     return np.int64(trees.n[trees.parent[node], trees.move[node]])  # type: ignore[return-value]
@@ -43,48 +34,24 @@ def visits(trees: Trees, tree: int, node: int) -> int:
 
 @njit(nogil=True, cache=True)
 def exploration(n: float) -> float:
-    """Weight of the prior in the choice of an edge.
-
-    Args:
-        n: Visits of the parent.
-
-    Returns:
-        c(N) = 2 (ln((1 + N + 19652) / 19652) + 1.25).
-    """
+    """Return the prior's weight c(N) = 2 (ln((1 + N + 19652) / 19652) + 1.25)."""
     return 2.0 * (np.log((1.0 + n + PUCT_BASE) / PUCT_BASE) + PUCT_INIT)
 
 
 @njit(nogil=True, cache=True)
 def side(trees: Trees, node: int) -> float:
-    """Sign that turns Black's value into that of the player to move.
-
-    Args:
-        trees: All trees.
-        node: A node.
-
-    Returns:
-        1.0 if Black is to move, else -1.0.
-    """
+    """Return the sign that turns Black's value into that of the player to move."""
     return 1.0 if trees.info[node, go.TO_PLAY] == go.BLACK else -1.0
 
 
 @njit(nogil=True, cache=True)
 def best_edge(trees: Trees, tree: int, node: int) -> int:
-    """The edge that a descent takes.
-
-    Args:
-        trees: All trees.
-        tree: Which one.
-        node: An expanded node.
-
-    Returns:
-        The action with the highest score, the lowest number among equals.
-    """
+    """Return the action with the highest score, the lowest number among equals."""
     total = visits(trees, tree, node)
     weight = exploration(total) * np.sqrt(max(1.0, total - 1.0))
     sign = side(trees, node)
     n, w, p, legal = trees.n[node], trees.w[node], trees.p[node], trees.legal[node]
-    # Scores that are no numbers, of a network that diverged, must not end on an occupied point.
+    # NaN scores of a diverged network must not choose an occupied point, so start at the pass.
     best, best_score = len(n) - 1, -1e9
     for action in range(len(n)):
         score = (w[action] * sign + weight * p[action]) / (1.0 + n[action])
@@ -97,7 +64,7 @@ def best_edge(trees: Trees, tree: int, node: int) -> int:
 
 @njit(nogil=True, cache=True)
 def _add(trees: Trees, tree: int, node: int, visits_added: int, value: float) -> None:
-    """Add visits and value to a node and all above it."""
+    """Add visits and value to a node and all nodes above it."""
     while trees.parent[node] >= 0:
         above, action = trees.parent[node], trees.move[node]
         trees.n[above, action] += visits_added
@@ -109,7 +76,7 @@ def _add(trees: Trees, tree: int, node: int, visits_added: int, value: float) ->
 
 @njit(nogil=True, cache=True)
 def _virtual_loss(trees: Trees, tree: int, node: int, sign: float) -> None:
-    """Make (1) or unmake (-1) a path unattractive, without touching visits."""
+    """Apply (1) or undo (-1) a virtual loss on a path, without changing visits."""
     while trees.parent[node] >= 0:
         above, action = trees.parent[node], trees.move[node]
         trees.w[above, action] += sign * side(trees, node)
@@ -119,7 +86,7 @@ def _virtual_loss(trees: Trees, tree: int, node: int, sign: float) -> None:
 
 @njit(nogil=True, cache=True)
 def _symmetry(trees: Trees, tree: int, node: int) -> int:
-    """One of 8 symmetries, from the stones and the game's seed."""
+    """Return one of 8 symmetries, chosen by the stones and the game's seed."""
     key = np.uint64(trees.info[node, go.HASH]) ^ trees.seed[tree]
     key *= np.uint64(0xBF58476D1CE4E5B9)
     return np.int64(key >> np.uint64(61))  # type: ignore[return-value]
@@ -127,7 +94,7 @@ def _symmetry(trees: Trees, tree: int, node: int) -> int:
 
 @njit(nogil=True, cache=True)
 def _planes(trees: Trees, tree: int, node: int, order: np.ndarray, planes: np.ndarray) -> None:
-    """Input planes of a node, its earlier boards from the path and from the game."""
+    """Write a node's input planes, its earlier boards taken from the path and the game."""
     past = np.zeros((3, trees.board.shape[2]), np.int16)
     plies = trees.info[node, go.PLIES]
     count, above, from_game = 0, trees.parent[node], 0
@@ -144,13 +111,7 @@ def _planes(trees: Trees, tree: int, node: int, order: np.ndarray, planes: np.nd
 
 @njit(nogil=True, cache=True)
 def root_planes(trees: Trees, tree: int, planes: np.ndarray) -> None:
-    """Input planes of a tree's root, unturned: what a training example holds.
-
-    Args:
-        trees: All trees.
-        tree: Which one.
-        planes: (13, n*n) uint8, overwritten.
-    """
+    """Write the input planes of a root, not rotated: the input of a training example."""
     _planes(trees, tree, trees.root[tree], trees.sym[0], planes)
 
 
@@ -158,24 +119,13 @@ def root_planes(trees: Trees, tree: int, planes: np.ndarray) -> None:
 def select(
     trees: Trees, tree: int, target: int, num_leaves: int, most_tries: int, leaves: Leaves, at: int
 ) -> int:
-    """Descend to leaves of one tree until a batch's share is full.
+    """Descend to leaves of one tree until its share of a batch is full; return the next free slot.
 
-    Finished games are backed up at once and take no place.
-
-    Args:
-        trees: All trees; ``most_tries`` nodes must be free.
-        tree: Which one.
-        target: Visits of the root that end its search.
-        num_leaves: Places of this tree in the batch.
-        most_tries: Descents at most.
-        leaves: Filled from ``at`` on.
-        at: First free place of the batch.
-
-    Returns:
-        The next free place.
+    Needs ``most_tries`` free nodes. Finished games are backed up at once and take no slot. ``at``
+    is the first free slot in ``leaves``.
     """
     end, root = at + num_leaves, trees.root[tree]
-    # Backed-up visits grow in here only by finished games, which else might never fill the batch.
+    # Visits grow in this loop only by finished games, which might never fill the batch.
     while at < end and most_tries > 0 and trees.root_n[tree] < target:
         most_tries -= 1
         node = root
@@ -190,7 +140,7 @@ def select(
         _virtual_loss(trees, tree, node, 1.0)
         at += 1
         if node == root:
-            break
+            break  # not expanded yet: further descents would only find it again
     return at
 
 
@@ -198,29 +148,25 @@ def select(
 def expand(
     trees: Trees, leaves: Leaves, first: int, last: int, priors: np.ndarray, values: np.ndarray
 ) -> None:
-    """Give leaves what the network said of them, and back it up to their roots.
+    """Expand the leaves ``first`` to ``last`` and back their values up to the roots.
 
-    Args:
-        trees: All trees.
-        leaves: What ``select`` filled.
-        first: First leaf to take.
-        last: The leaf after the last one.
-        priors: (last - first, A) float32 softmax output in the turned board.
-        values: (last - first,) float32 in [-1, 1], Black's view.
+    ``priors`` (last - first, A) are softmax outputs on the rotated board; ``values``
+    (last - first,) are in [-1, 1], Black's view.
     """
-    for place in range(first, last):
-        node, tree = leaves.node[place], leaves.tree[place]
+    for leaf in range(first, last):
+        node, tree = leaves.node[leaf], leaves.tree[leaf]
         _virtual_loss(trees, tree, node, -1.0)
+        # Two descents of one batch can end at the same leaf; the first of them expands it.
         if trees.state[node] == UNEXPANDED:
-            order = trees.sym[leaves.turn[place]]
-            value = np.float64(values[place - first])
-            _open(trees, node, order, priors[place - first], value)
+            order = trees.sym[leaves.turn[leaf]]
+            value = np.float64(values[leaf - first])
+            _open(trees, node, order, priors[leaf - first], value)
             _add(trees, tree, node, 1, value)
 
 
 @njit(nogil=True, cache=True)
 def _open(trees: Trees, node: int, order: np.ndarray, priors: np.ndarray, value: float) -> None:
-    """Set priors over legal moves and first-play values; the node is expanded then."""
+    """Set priors over legal moves and first-play values of a node, which then is expanded."""
     total, count = 0.0, 0
     for point in range(len(priors)):
         action = order[point]
@@ -234,6 +180,6 @@ def _open(trees: Trees, node: int, order: np.ndarray, priors: np.ndarray, value:
         elif total > 0:
             trees.p[node, action] = priors[point] / total
         else:
-            trees.p[node, action] = 1.0 / count
+            trees.p[node, action] = 1.0 / count  # a network without any mass on legal moves
     trees.w[node] += min(1.0, max(-1.0, value - FPU_PENALTY * side(trees, node)))
     trees.state[node] = EXPANDED

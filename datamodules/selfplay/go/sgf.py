@@ -1,4 +1,4 @@
-"""Games as SGF text (FF[4]) and as a list of vertex names."""
+"""Games as SGF text (FF[4]), and names of moves."""
 
 from collections.abc import Sequence
 
@@ -13,61 +13,31 @@ LETTERS = "abcdefghijklmnopqrs"
 
 
 def vertex(action: int, size: int) -> str:
-    """Name of a move, as people and GTP write it.
-
-    Args:
-        action: 0 to n*n.
-        size: Points per side.
-
-    Returns:
-        Such as ``D4``, counted from the lower left corner, or ``PASS``.
-    """
+    """Return a move as people and GTP write it: ``D4`` from the lower left corner, or ``PASS``."""
     if action == size * size:
         return "PASS"
     return f"{COLUMNS[action % size]}{size - action // size}"
 
 
 def action_of(name: str, size: int) -> int:
-    """Move of a name.
-
-    Args:
-        name: Such as ``d4`` or ``pass``.
-        size: Points per side.
-
-    Returns:
-        The action.
-
-    Raises:
-        ValueError: If the name is no point of the board.
-    """
+    """Parse a move such as ``d4`` or ``pass``; a ValueError if it is not on the board."""
     word = name.upper()
     if word == "PASS":
         return size * size
     column, row = COLUMNS.find(word[:1] or "?"), word[1:]
     if not 0 <= column < size or not row.isdigit() or not 1 <= int(row) <= size:
-        raise ValueError(f"{name!r} is no point of a {size} x {size} board")
+        raise ValueError(f"{name!r} is not a point of a {size} x {size} board")
     return (size - int(row)) * size + column
 
 
 def replay(moves: Sequence[int] | np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The position after some moves.
-
-    Args:
-        moves: Legal actions from the empty board on.
-        size: Points per side.
-
-    Returns:
-        board (4, C) and info (INFO,), see ``datamodules.selfplay.go.board``.
-
-    Raises:
-        ValueError: If a move is illegal.
-    """
+    """Return board (4, C) and info (INFO,) after some moves; ValueError if one is illegal."""
     board, info, history = go.new_position(size)
     for number, action in enumerate(moves):
         if not go.is_legal(board, info, history, int(action)):
             raise ValueError(f"move {number + 1} ({vertex(int(action), size)}) is illegal")
         go.play(board, info, int(action))
-        go.remember(history, info[go.HASH])
+        go.add_to_history(history, info[go.HASH])
     return board, info
 
 
@@ -75,14 +45,14 @@ def result_text(
     moves: Sequence[int] | np.ndarray, size: int, komi: float, *, outcome: float,
     resigned: bool = False,
 ) -> str:  # fmt: skip
-    """Who has won a finished game and by how much, as SGF writes it.
+    """Return a finished game's result as SGF writes it.
 
     Args:
         moves: Actions from the empty board on.
         size: Points per side.
         komi: Points that White gets.
         outcome: 1.0 if Black won, -1.0 if White did.
-        resigned: Whether the other side gave up; else the score is counted.
+        resigned: Whether the loser resigned; else the score is counted.
 
     Returns:
         For example ``W+7.5`` or ``B+R``.
@@ -100,7 +70,7 @@ def game_text(
     outcome: float,
     resigned: bool = False,
 ) -> str:
-    """Write a game as SGF.
+    """Return a game as SGF.
 
     Args:
         moves: Actions, Black's first.
@@ -108,7 +78,7 @@ def game_text(
         komi: Points that White gets.
         players: Names of Black and White.
         outcome: 1.0 if Black won, -1.0 if White did.
-        resigned: Whether the other side gave up; else the score is counted.
+        resigned: Whether the loser resigned; else the score is counted.
 
     Returns:
         Text of one game.
@@ -124,7 +94,7 @@ def game_text(
 
 
 def clearest_win(games: Sequence[MatchGame], size: int, komi: float) -> MatchGame | None:
-    """The game that the candidate won by the most points.
+    """Return the game that the candidate won by the most points.
 
     Args:
         games: Games of a match.
@@ -132,7 +102,7 @@ def clearest_win(games: Sequence[MatchGame], size: int, komi: float) -> MatchGam
         komi: Points that White gets.
 
     Returns:
-        The game; if none was won, the one lost by the fewest points; None without games.
+        The game; the narrowest loss if none was won; None without games.
     """
 
     def lead(game: MatchGame) -> float:
@@ -143,7 +113,7 @@ def clearest_win(games: Sequence[MatchGame], size: int, komi: float) -> MatchGam
 
 
 def _point(action: int, size: int) -> str:
-    """A move in SGF's letters; empty for a pass."""
+    """Return a move in SGF's letters; empty for a pass."""
     if action == size * size:
         return ""
     return LETTERS[action % size] + LETTERS[action // size]

@@ -1,7 +1,8 @@
-"""Many search trees in flat arrays: select leaves, expand them, move the roots.
+"""Many search trees in flat arrays: allocate nodes, make children, move the roots.
 
-All trees of one worker share one pool of nodes. Values are Black's. ``n`` and ``w`` of a node lie
-on the edge from its parent; those of a root lie in ``root_n`` and ``root_w``.
+All trees of one worker share one pool of nodes. Values are Black's. ``n`` and ``w`` of a node are
+stored on the edge from its parent; those of a root in ``root_n`` and ``root_w``. ``tree``, ``node``
+and ``action`` are indices.
 
 Shapes: M nodes, T trees, A actions, C cells, L leaves of one batch.
 
@@ -64,20 +65,7 @@ NODE_FIELDS = (
 
 
 def make_trees(size: int, num_trees: int, num_nodes: int, komi: float) -> Trees:
-    """Allocate trees with empty boards.
-
-    Args:
-        size: Points per side, 5 to 19.
-        num_trees: Number of trees.
-        num_nodes: Nodes to begin with; ``grow`` adds more.
-        komi: Points that White gets.
-
-    Returns:
-        The trees; call ``new_game`` on each before use.
-
-    Raises:
-        ValueError: If no such board is supported.
-    """
+    """Allocate trees with empty boards and at least ``num_nodes`` nodes; ``grow`` adds more."""
     cells = go.num_cells(size)
     m, t = max(num_nodes, 2 * num_trees), num_trees
     trees = Trees(
@@ -99,19 +87,10 @@ def make_trees(size: int, num_trees: int, num_nodes: int, komi: float) -> Trees:
 
 
 def node_bytes(size: int) -> int:
-    """Memory of one node.
-
-    Args:
-        size: Points per side, 5 to 19.
-
-    Returns:
-        Bytes.
-    """
     return sum(array.nbytes for array in _node_arrays(size, 1).values())
 
 
 def _node_arrays(size: int, m: int) -> dict[str, np.ndarray]:
-    """The fields of nodes, by name."""
     actions = size * size + 1
     return {
         "board": np.zeros((m, 4, go.num_cells(size)), np.int16),
@@ -130,29 +109,14 @@ def _node_arrays(size: int, m: int) -> dict[str, np.ndarray]:
 
 
 def make_leaves(size: int, length: int) -> Leaves:
-    """Allocate room for one batch of leaves.
-
-    Args:
-        size: Points per side.
-        length: Most leaves of a batch.
-
-    Returns:
-        Arrays that ``select`` fills.
-    """
+    """Allocate a batch of up to ``length`` leaves."""
     number = np.zeros(length, np.int32)
     planes = np.zeros((length, PLANES, size * size), np.uint8)
     return Leaves(planes, number, number.copy(), number.copy())
 
 
 def grow(trees: Trees) -> Trees:
-    """Double the nodes.
-
-    Args:
-        trees: The trees; not to be used afterwards.
-
-    Returns:
-        The same trees with room for more.
-    """
+    """Return the trees with twice the nodes; the argument must not be used afterwards."""
     old = len(trees.parent)
     bigger = {}
     for name in NODE_FIELDS:
@@ -168,31 +132,24 @@ def grow(trees: Trees) -> Trees:
 
 @njit(nogil=True, cache=True)
 def new_game(trees: Trees, tree: int, size: int, seed: int) -> None:
-    """Begin a game: an empty board, an empty tree.
-
-    Args:
-        trees: All trees.
-        tree: Which one.
-        size: Points per side.
-        seed: Chooses the symmetries under which the network sees this game.
-    """
+    """Reset a tree to an empty board; the seed chooses the symmetries of its evaluations."""
     if trees.root[tree] >= 0:
         _free_below(trees, trees.root[tree], -1)
-        _release(trees, trees.root[tree])
+        _free_node(trees, trees.root[tree])
     trees.history[tree] = 0
     trees.past[tree] = 0
     trees.seed[tree] = seed
-    root = _take(trees)
+    root = _allocate_node(trees)
     trees.root[tree], trees.root_n[tree], trees.root_w[tree] = root, 0, 0.0
     go.clear(trees.board[root], trees.info[root], size)
-    go.remember(trees.history[tree], trees.info[root, go.HASH])
+    go.add_to_history(trees.history[tree], trees.info[root, go.HASH])
     go.legal_moves(trees.board[root], trees.info[root], trees.history[tree], trees.legal[root])
     _bar_pass(trees, root)
 
 
 @njit(nogil=True, cache=True)
-def _take(trees: Trees) -> int:
-    """A fresh node from the pool."""
+def _allocate_node(trees: Trees) -> int:
+    """Take a node from the pool and reset it."""
     trees.top[0] -= 1
     node = trees.free[trees.top[0]]
     trees.n[node] = 0
@@ -204,15 +161,14 @@ def _take(trees: Trees) -> int:
 
 
 @njit(nogil=True, cache=True)
-def _release(trees: Trees, node: int) -> None:
-    """Give a node back to the pool."""
+def _free_node(trees: Trees, node: int) -> None:
     trees.free[trees.top[0]] = node
     trees.top[0] += 1
 
 
 @njit(nogil=True, cache=True)
 def _free_below(trees: Trees, node: int, keep: int) -> None:
-    """Free all nodes below one, but for the branch of one child."""
+    """Free all nodes below one, except the branch of one child."""
     # The stack of free nodes is the queue of nodes whose children are still to be freed: numba
     # cannot load recursive functions from its cache.
     at = trees.top[0]
@@ -224,11 +180,11 @@ def _free_below(trees: Trees, node: int, keep: int) -> None:
 
 @njit(nogil=True, cache=True)
 def _release_children(trees: Trees, node: int, keep: int) -> None:
-    """Give the children of a node back to the pool, but for one."""
+    """Return a node's children to the pool, except one."""
     for action in range(trees.child.shape[1]):
         child = trees.child[node, action]
         if child >= 0 and child != keep:
-            _release(trees, child)
+            _free_node(trees, child)
     trees.child[node] = -1
 
 
@@ -242,20 +198,10 @@ def _bar_pass(trees: Trees, node: int) -> None:
 
 @njit(nogil=True, cache=True)
 def make_child(trees: Trees, tree: int, node: int, action: int) -> int:
-    """The node after a move; made if it does not exist.
-
-    Args:
-        trees: All trees; one node must be free.
-        tree: Which one.
-        node: A node of it.
-        action: A legal move there.
-
-    Returns:
-        The child.
-    """
+    """Return the node after a legal move; creates it if needed, so one node must be free."""
     if trees.child[node, action] >= 0:
         return trees.child[node, action]
-    child = _take(trees)
+    child = _allocate_node(trees)
     trees.child[node, action] = child
     trees.parent[child], trees.move[child] = node, action
     trees.board[child] = trees.board[node]
@@ -273,36 +219,30 @@ def make_child(trees: Trees, tree: int, node: int, action: int) -> int:
 
 @njit(nogil=True, cache=True)
 def _find_legal(trees: Trees, tree: int, node: int) -> None:
-    """Legal moves of a node, superko over the game and the way from the root."""
+    """Find a node's legal moves, with superko over the game and the path from the root."""
     history = trees.history[tree]
-    places = np.empty(64, np.int64)
+    slots = np.empty(64, np.int64)
     used, above = 0, node
     if trees.info[node, go.CAPTURES] > 0:
         while trees.parent[above] >= 0:
-            place = go.remember(history, trees.info[above, go.HASH])
-            if place >= 0:
-                if used == len(places):
+            slot = go.add_to_history(history, trees.info[above, go.HASH])
+            if slot >= 0:
+                if used == len(slots):
                     longer = np.empty(2 * used, np.int64)
-                    longer[:used] = places
-                    places = longer
-                places[used] = place
+                    longer[:used] = slots
+                    slots = longer
+                slots[used] = slot
                 used += 1
             above = trees.parent[above]
     go.legal_moves(trees.board[node], trees.info[node], history, trees.legal[node])
     while used > 0:
         used -= 1
-        history[places[used]] = 0
+        history[slots[used]] = 0
 
 
 @njit(nogil=True, cache=True)
 def advance(trees: Trees, tree: int, action: int) -> None:
-    """Play a move in the game: the child becomes the root, all other branches are freed.
-
-    Args:
-        trees: All trees; one node must be free.
-        tree: Which one.
-        action: A legal move at the root.
-    """
+    """Play a legal move in the game: the child becomes the root, all other branches are freed."""
     old = trees.root[tree]
     child = make_child(trees, tree, old, action)
     trees.root_n[tree] = trees.n[old, action]
@@ -312,19 +252,14 @@ def advance(trees: Trees, tree: int, action: int) -> None:
     trees.past[tree, 2] = trees.past[tree, 1]
     trees.past[tree, 1] = trees.past[tree, 0]
     trees.past[tree, 0] = trees.board[old, go.COLOUR]
-    go.remember(trees.history[tree], trees.info[child, go.HASH])
+    go.add_to_history(trees.history[tree], trees.info[child, go.HASH])
     trees.root[tree] = child
-    _release(trees, old)
+    _free_node(trees, old)
 
 
 @njit(nogil=True, cache=True)
-def forget(trees: Trees, tree: int) -> None:
-    """Clear the search below a root, and the root's own statistics.
-
-    Args:
-        trees: All trees.
-        tree: Which one.
-    """
+def clear_search(trees: Trees, tree: int) -> None:
+    """Clear the search below a root, and the root's own statistics."""
     root = trees.root[tree]
     _free_below(trees, root, -1)
     trees.n[root] = 0

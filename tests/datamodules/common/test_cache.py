@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.common.cache import atomic_folder, build_once, cache_dir, demo_folder
+from datamodules.common.atomic import atomic_folder
+from datamodules.common.cache import build_once, cache_dir, demo_folder
 
 
 def test_cache_dir_environment_variable_wins(

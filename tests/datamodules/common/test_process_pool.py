@@ -29,7 +29,7 @@ def job(item):
 SCRIPT = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run unattended
-from datamodules._process_pool import outcomes
+from datamodules.common.process_pool import outcomes
 from jobs import job
 
 print(sorted(outcomes(job, sys.argv[1:], 2, "test", show_progress=False)))

@@ -13,24 +13,30 @@ import torch.multiprocessing as mp
 from datamodules.common.sampling import SampleKey
 from datamodules.selfplay import SelfPlayDataModule
 from datamodules.selfplay import check as selfplay_check
-from datamodules.selfplay.datamodule import _on_all_ranks, find_files
+from datamodules.selfplay.datamodule import _gather_from_all_ranks, find_files
 from datamodules.selfplay.go.board import MAX_PLIES, history_length
-from datamodules.selfplay.go.features import packed, symmetries
+from datamodules.selfplay.go.features import pack_planes, symmetries
 from datamodules.selfplay.go.records import Examples
 from datamodules.selfplay.go.tree import NODE_FIELDS, make_trees, node_bytes
 from datamodules.selfplay.memory import GIB, memory_plan
-from datamodules.selfplay.window import WINDOW_STREAM, WindowExamples, choose, extended, generation
+from datamodules.selfplay.window import (
+    WINDOW_STREAM,
+    WindowExamples,
+    choose_examples,
+    extend_generation,
+    make_generation,
+)
 
 
 def games_of(model: int, num: int, length: int = 4):
     """Games whose examples are marked with model and game."""
     parts = []
     for game in range(num):
-        planes = packed(np.zeros((length, 13, 25), np.uint8))
+        planes = pack_planes(np.zeros((length, 13, 25), np.uint8))
         pi = np.zeros((length, 26), np.float32)
         pi[:, game % 26] = 1
         parts.append(Examples(planes, pi, np.full(length, model * 1000 + game, np.float32)))
-    return generation(model, parts)
+    return make_generation(model, parts)
 
 
 def small(**settings) -> SelfPlayDataModule:
@@ -45,15 +51,15 @@ def small(**settings) -> SelfPlayDataModule:
 
 def test_window_takes_exactly_the_wanted_games_of_each_generation():
     window = [games_of(1, 8), games_of(2, 11), games_of(3, 30)]
-    marks = choose(window, 8, 1.0, seed=1, epoch=1).outcome.astype(int)
+    marks = choose_examples(window, 8, 1.0, seed=1, epoch=1).outcome.astype(int)
     assert len(marks) == 3 * 8 * 4
     for model in (1, 2, 3):
         games = [m % 1000 for m in marks if m // 1000 == model]
         assert len(set(games)) == 8
         assert all(games.count(game) == 4 for game in games)
     assert (marks != np.sort(marks)).any()
-    assert (choose(window, 8, 1.0, seed=1, epoch=1).outcome == marks).all()
-    assert (choose(window, 8, 1.0, seed=1, epoch=2).outcome != marks).any()
+    assert (choose_examples(window, 8, 1.0, seed=1, epoch=1).outcome == marks).all()
+    assert (choose_examples(window, 8, 1.0, seed=1, epoch=2).outcome != marks).any()
 
 
 def test_a_choice_is_the_kept_games_joined_and_put_in_random_order():
@@ -65,32 +71,32 @@ def test_a_choice_is_the_kept_games_joined_and_put_in_random_order():
         rows = rows[rng.random(len(rows)) < 0.5]
         kept.append(Examples(*(array[rows] for array in examples)))
     order = rng.permutation(sum(len(part.outcome) for part in kept))
-    chosen = choose(window, 8, 0.5, seed=4, epoch=2)
+    chosen = choose_examples(window, 8, 0.5, seed=4, epoch=2)
     for ours, parts in zip(chosen, zip(*kept, strict=True), strict=True):
         assert (ours == np.concatenate(parts)[order]).all()
 
 
 def test_filter_keeps_each_example_with_its_probability():
-    kept = choose([games_of(1, 400)], 400, 0.3, seed=1, epoch=1)
+    kept = choose_examples([games_of(1, 400)], 400, 0.3, seed=1, epoch=1)
     assert 0.25 < len(kept.outcome) / 1600 < 0.35
 
 
 def test_too_few_games_are_refused():
     with pytest.raises(ValueError, match="model 4 has 7 games but a generation needs 8"):
-        choose([games_of(4, 7)], 8, 1.0, seed=1, epoch=0)
+        choose_examples([games_of(4, 7)], 8, 1.0, seed=1, epoch=0)
 
 
 def test_surplus_games_are_added_to_their_generation():
-    more = extended(games_of(3, 2), [games_of(3, 1, length=7).examples])
+    more = extend_generation(games_of(3, 2), [games_of(3, 1, length=7).examples])
     assert more.starts.tolist() == [0, 4, 8, 15]
-    assert extended(more, []) is more
+    assert extend_generation(more, []) is more
 
 
 def test_a_batch_is_turned_alike_in_planes_and_policy():
     rng = np.random.default_rng(0)
     planes = rng.integers(0, 2, (40, 13, 25)).astype(np.uint8)
     pi = np.concatenate([planes[:, 3].astype(np.float32), np.full((40, 1), 7.0, np.float32)], 1)
-    data = WindowExamples(Examples(packed(planes), pi, np.ones(40, np.float32)), 5, seed=3)
+    data = WindowExamples(Examples(pack_planes(planes), pi, np.ones(40, np.float32)), 5, seed=3)
     batch = data.__getitems__([SampleKey(i, 2, 0) for i in range(40)])
     turned = batch["planes"].numpy().reshape(40, 13, 25)
     assert (batch["pi"].numpy()[:, :25] == turned[:, 3]).all()
@@ -188,8 +194,8 @@ def on_a_rank(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
     told = ""
     try:
-        answers = _on_all_ranks(lambda: answer(False))
-        _on_all_ranks(lambda: answer(True))
+        answers = _gather_from_all_ranks(lambda: answer(False))
+        _gather_from_all_ranks(lambda: answer(True))
     except RuntimeError as error:
         told = str(error)
     dist.destroy_process_group()
@@ -229,7 +235,7 @@ def cut(data: SelfPlayDataModule, model: int, games: range) -> list[Path]:
     return files
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_prepare_names_every_game_that_is_cut_off(tmp_path, monkeypatch, capsys, processes):
     monkeypatch.setattr(selfplay_check, "SERIAL_FILES", 100 if processes == 1 else 0)
     monkeypatch.setattr(selfplay_check, "processes_for", lambda items, memory: processes)
@@ -282,7 +288,7 @@ def test_the_doctor_counts_games_and_names_prepare_for_reading_them(tmp_path):
     assert data.problems() == []
     counted, few, _ = data.notes()
     assert "8 games were counted, not read; prepare reads them" in counted
-    assert "games of 3 models (data.window), here are those of 1" in few
+    assert "games of 3 models (data.window) but the root has games of 1" in few
     assert len(small(root=data.root, window=1).notes()) == 2
     (memory,) = small(root=data.root, games_per_generation=9).notes()
     assert memory.startswith("memory: about 0.0 GiB per device")
@@ -293,11 +299,11 @@ def test_memory_is_told_before_the_start_and_its_lack_is_a_warning(tmp_path, mon
     # 5 x 8,192 games of 50.6 examples of 2,050 bytes; 2 x 256 trees of 2 x 928 nodes of 11,039.
     assert plan.games == pytest.approx(2.3 * 5 * 8192 * 50.64 * 2050, rel=1e-3)
     assert plan.trees == 2 * 256 * 2 * 928 * 11_039
-    many, few = plan._replace(here=18 * GIB).text(2), plan._replace(here=36 * GIB).text(2)
-    assert many.endswith("this machine has 18 GiB for 2 devices; fewer --data.workers or "
-                         "--data.games_at_once need less")  # fmt: skip
-    assert "need less" in few
-    assert "need less" not in plan._replace(here=38 * GIB).text(2)
+    many, few = plan._replace(total=18 * GIB).text(2), plan._replace(total=36 * GIB).text(2)
+    assert many.endswith("this machine has 18 GiB for 2 devices; reduce --data.workers or "
+                         "--data.games_at_once")  # fmt: skip
+    assert "reduce --data" in few
+    assert "reduce --data" not in plan._replace(total=38 * GIB).text(2)
     data = given(tmp_path)
     data.prepare_data()
     assert "Warning" not in capsys.readouterr().out
@@ -317,8 +323,8 @@ def test_missing_data_of_a_checkpoint_is_named(tmp_path):
     (data.root / "work_dir/model.ckpt-0.data-00000-of-00001").unlink()
     (data.root / "target.data-00000-of-00001").unlink()
     first, second = data.problems()
-    assert f"{data.root}/work_dir/model.ckpt-0.data-00000-of-00001: missing" in first
-    assert f"{data.root}/target.data-00000-of-00001: missing" in second
+    assert f"{data.root}/work_dir/model.ckpt-0.data-00000-of-00001 is missing" in first
+    assert f"{data.root}/target.data-00000-of-00001 is missing" in second
 
 
 def test_bad_numbers_are_refused_all_at_once():

@@ -282,7 +282,7 @@ def test_mostly_repeated_articles_are_refused(root):
         mixed = articles * 20
         random.Random(seed).shuffle(mixed)
         path.write_text("\n\n".join(mixed) + "\n")
-    with pytest.raises(ValueError, match="articles are repetitions"):
+    with pytest.raises(ValueError, match="articles are repeated"):
         module(root).prepare_data()
 
 
@@ -303,7 +303,7 @@ def test_either_published_checkpoint_will_do(root, monkeypatch):
     assert data.checkpoint == root / "tf2_ckpt" / "model.ckpt-28252"
     assert data.problems() == []
     assert module(root, published_text=True).problems() == [
-        f"{root}/tf2_ckpt/model.ckpt-28252{ending}: 0 bytes, the published file has {size}; "
+        f"{root}/tf2_ckpt/model.ckpt-28252{ending} has 0 bytes but the published file has {size}; "
         "fetch it again"
         for ending, size in ((".index", "6,420"), (".data-00000-of-00001", "1,344,982,997"))
     ]
@@ -330,7 +330,7 @@ def test_prepare_says_which_parts_could_not_be_compared(root, monkeypatch, capsy
 
 
 def test_too_few_evaluation_samples_name_the_flag(root):
-    with pytest.raises(ValueError, match=r"eval.txt: gives \d+ samples, 9999 .*num_eval_samples"):
+    with pytest.raises(ValueError, match=r"eval.txt yields \d+ samples but 9999 .*num_eval"):
         module(root, num_eval_samples=9999).prepare_data()
 
 
@@ -380,11 +380,11 @@ def test_other_text_or_settings_are_refused_also_once_they_are_prepared(root, mo
     data.prepare_data()
     source = replace(data._text_source(root / "results4"), checksums=published)
     shards = data._manifest["shards"]
-    builder.refuse_others(source, data._prepared, shards)
+    builder.check_shards_match(source, data._prepared, shards)
     name = data._train_names[0]
     changed = {**shards, name: {**shards[name], "md5": "0" * 32}}
-    with pytest.raises(ValueError, match=rf"{name}.safetensors was prepared from another text"):
-        builder.refuse_others(source, data._prepared, changed)
+    with pytest.raises(ValueError, match=rf"{name}.safetensors was prepared from other text"):
+        builder.check_shards_match(source, data._prepared, changed)
     with pytest.raises(ValueError, match="vocab.txt: MD5 .* the published file has 64800d5d"):
         module(root, published_text=True).prepare_data()
     with pytest.raises(ValueError, match="was prepared with other settings"):
@@ -402,7 +402,7 @@ def test_another_vocabulary_of_the_same_size_is_not_the_published_one(root):
 
 def test_missing_vocabulary_says_where_to_get_it(root):
     (root / "vocab.txt").unlink()
-    with pytest.raises(FileNotFoundError, match="vocab.txt: missing; see 'Data' in docs/bert.md"):
+    with pytest.raises(FileNotFoundError, match="vocab.txt is missing; see 'Data' in docs/bert.md"):
         module(root).prepare_data()
 
 

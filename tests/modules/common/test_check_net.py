@@ -18,7 +18,7 @@ def test_check_net_right_shape_returns_nothing():
 
 
 def test_check_net_wrong_shape_says_expected_and_got():
-    message = r"Linear must turn an input of shape \(3, 4\) .* \(3, 5\), but it gave shape \(3, 2\)"
+    message = r"Linear must map an input of shape \(3, 4\) .* \(3, 5\), but returned shape \(3, 2\)"
     with pytest.raises(ValueError, match=message):
         check_net(nn.Linear(4, 2), input_shape=(3, 4), output_shape=(3, 5))
 
@@ -28,7 +28,7 @@ def test_check_net_several_outputs_says_their_type():
         def forward(self, x):
             return x, x
 
-    with pytest.raises(ValueError, match=r"Two must turn .* but it gave tuple"):
+    with pytest.raises(ValueError, match=r"Two must map .* but returned tuple"):
         check_net(Two(), input_shape=(1, 2), output_shape=(1, 2))
 
 

@@ -9,10 +9,11 @@ from torch import nn
 from modules.common.tensor_bundle import TensorBundle
 from modules.minigo import MiniGoModule
 from modules.minigo import module as minigo
-from modules.minigo.checkpoint import load_bundle, save_bundle
+from modules.minigo.checkpoint import load_bundle
 from modules.minigo.inference import GraphedNets, network_of
 from modules.minigo.module import WinRate, reference_net
 from modules.minigo.net import DualNet
+from tests.tools.tensor_bundle_writer import save_bundle
 
 CPU = torch.device("cpu")
 

@@ -70,7 +70,7 @@ def test_rate_without_a_warm_up_starts_at_the_base() -> None:
 
 def test_rate_follows_optimizer_steps_of_all_ranks() -> None:
     made = module(train=393 * 3264, batch=51, ranks=8, accumulate=8)
-    assert made.steps_per_epoch() == 393
+    assert made.steps_per_epoch == 393
     scheduler = made.configure_optimizers()["lr_scheduler"]["scheduler"]
     optimizer = scheduler.optimizer
     seen = []
@@ -189,6 +189,7 @@ def _on_a_rank(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_ranks_average_statistics_and_add_up_counts(tmp_path: Path) -> None:
     mp.spawn(_on_a_rank, args=(str(tmp_path),), nprocs=2)
     for rank in range(2):

@@ -191,12 +191,14 @@ def batch_of(B=3, N=9000):
 def test_hearing_in_training_is_a_function_of_the_seed():
     module = RNNTModule(net=lambda: RNNT(**SMALL))
     batch = batch_of()
-    once, lengths = module.hear(batch, augment=True)
-    again, _ = module.hear(batch, augment=True)
+    once, lengths = module.extract_features(batch, augment=True)
+    again, _ = module.extract_features(batch, augment=True)
     assert torch.equal(once, again)
-    other, other_lengths = module.hear({**batch, "seed": batch["seed"] + 9}, augment=True)
+    other, other_lengths = module.extract_features(
+        {**batch, "seed": batch["seed"] + 9}, augment=True
+    )
     assert not torch.equal(lengths, other_lengths)
-    plain, plain_lengths = module.hear(batch, augment=False)
+    plain, plain_lengths = module.extract_features(batch, augment=False)
     assert plain_lengths.tolist() == [19, 18, 10]
     assert once.shape != plain.shape or not torch.equal(once, plain)
 
@@ -215,7 +217,7 @@ def test_hearing_is_in_float32_whatever_the_precision(monkeypatch):
     try:
         torch.set_float32_matmul_precision("high")
         with torch.autocast("cpu", torch.bfloat16):
-            module.hear(batch_of(), augment=True)
+            module.extract_features(batch_of(), augment=True)
             assert torch.is_autocast_enabled("cpu")
         assert torch.get_float32_matmul_precision() == "high"
     finally:
@@ -223,17 +225,17 @@ def test_hearing_is_in_float32_whatever_the_precision(monkeypatch):
     assert seen == [("highest", False)]
 
 
-def test_evaluation_hears_the_same_whatever_is_in_the_batch(monkeypatch):
+def test_evaluation_does_not_depend_on_the_batch(monkeypatch):
     module = RNNTModule(net=lambda: RNNT(**SMALL))
     module._trainer = SimpleNamespace(datamodule=SimpleNamespace(decode=str))
-    heard = []
+    encodings = []
 
     def record(net, encoded, frames, **settings):
-        heard.append((encoded, frames))
+        encodings.append((encoded, frames))
         return [[]] * len(frames)
 
     monkeypatch.setattr("modules.rnnt.module.greedy_decode", record)
-    lengths = torch.tensor([9000, 4100, 2500])  # 19, 9 and 6 frames: the odd ones hear further
+    lengths = torch.tensor([9000, 4100, 2500])  # 19, 9 and 6 frames: the odd ones read further
     batch = {**batch_of(), "audio_lengths": lengths}
     alone = [{key: value[row : row + 1] for key, value in batch.items()} for row in range(3)]
     for row, length in enumerate(lengths.tolist()):
@@ -242,9 +244,9 @@ def test_evaluation_hears_the_same_whatever_is_in_the_batch(monkeypatch):
     with torch.no_grad():
         for some in (batch, *alone):
             module.validation_step(some, 0)
-    together, frames = heard[0]
+    together, frames = encodings[0]
     assert frames.tolist() == [10, 5, 3]
-    for row, (encoded, count) in enumerate(heard[1:]):
+    for row, (encoded, count) in enumerate(encodings[1:]):
         torch.testing.assert_close(together[row, : frames[row]], encoded[0, : int(count)])
 
 
@@ -252,7 +254,7 @@ def test_speed_lies_in_the_closed_range():
     module = RNNTModule(net=lambda: RNNT(**SMALL))
     batch = {k: v[:1].repeat(64, *[1] * (v.dim() - 1)) for k, v in batch_of().items()}
     batch["seed"] = torch.arange(64)
-    _, lengths = module.hear(batch, augment=True)
+    _, lengths = module.extract_features(batch, augment=True)
     spread = lengths / 19
     assert spread.min() >= 0.84
     assert spread.max() <= 1.2

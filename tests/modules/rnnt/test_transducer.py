@@ -3,7 +3,6 @@
 import itertools
 import time
 
-import jiwer
 import pytest
 import torch
 from torchaudio.functional import rnnt_loss
@@ -11,7 +10,6 @@ from torchaudio.functional import rnnt_loss
 from modules.rnnt.greedy_decoding import greedy_decode
 from modules.rnnt.net import RNNT
 from modules.rnnt.transducer import node_log_probs, plan_groups, transducer_loss
-from modules.rnnt.word_errors import word_errors
 
 TINY = {
     "input_size": 12, "num_labels": 5, "encoder_size": 8, "pre_layers": 1, "post_layers": 1,
@@ -258,25 +256,3 @@ def test_batched_decoding_is_10_times_faster_than_the_loop():
     print(f"decoding: {ratio:.1f} times the loop, {sum(map(len, found)) / 3840:.2f} labels/frame")
     assert found == wanted
     assert ratio >= 10
-
-
-@pytest.mark.parametrize(
-    ("heard", "said", "errors"),
-    [
-        ("a b c", "a b c", 0), ("a x c", "a b c", 1), ("a c", "a b c", 1), ("a b b c", "a b c", 1),
-        ("", "a b c", 3), ("x y z w", "a b", 4), ("b c a", "a b c", 2), ("a", "", 1),
-    ],
-)  # fmt: skip
-def test_word_errors_of_known_pairs(heard, said, errors):
-    assert word_errors(heard, said) == (errors, len(said.split()))
-
-
-def test_word_errors_equal_jiwer():
-    generator = torch.Generator().manual_seed(0)
-    texts = [
-        " ".join("abcdef"[i] for i in torch.randint(0, 6, (n,), generator=generator))
-        for n in torch.randint(1, 12, (200,), generator=generator).tolist()
-    ]
-    pairs = [word_errors(h, r) for h, r in zip(texts[:100], texts[100:], strict=True)]
-    rate = sum(e for e, _ in pairs) / sum(n for _, n in pairs)
-    assert rate == pytest.approx(jiwer.wer(texts[100:], texts[:100]), abs=1e-12)

@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from monai.losses import DiceCELoss
+from monai.metrics import compute_dice
 
 from modules.unet3d.dice import dice_ce_loss, dice_from_counts, overlap_counts, soft_dice_per_class
 
@@ -42,10 +44,11 @@ def test_loss_equals_voxel_by_voxel_formula(seed):
     )
 
 
-def test_loss_equals_monai_in_its_matching_configuration():
-    losses = pytest.importorskip("monai.losses")
-    logits, label = case(7)
-    monai_loss = losses.DiceCELoss(
+@pytest.mark.parametrize("seed", range(7, 12))
+def test_loss_and_gradient_equal_monai_in_its_matching_configuration(seed):
+    logits, label = case(seed, batch=1 + seed % 2, shape=(9, 10, 11))
+    logits.requires_grad_()
+    monai_loss = DiceCELoss(
         include_background=False,
         to_onehot_y=True,
         softmax=True,
@@ -54,7 +57,10 @@ def test_loss_equals_monai_in_its_matching_configuration():
         lambda_dice=0.5,
         lambda_ce=0.5,
     )
-    torch.testing.assert_close(dice_ce_loss(logits, label), monai_loss(logits, label))
+    ours, theirs = dice_ce_loss(logits, label), monai_loss(logits, label)
+    torch.testing.assert_close(ours, theirs, rtol=2e-7, atol=0)  # equal, or one bit apart
+    gradients = [torch.autograd.grad(loss, logits)[0] for loss in (ours, theirs)]
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-10)
 
 
 def test_loss_gradient_equals_finite_differences():
@@ -112,16 +118,23 @@ def test_score_known_overlap_is_exact():
 
 
 def test_score_equals_monai_where_no_class_is_absent():
-    metrics = pytest.importorskip("monai.metrics")
     logits, label = case(11, shape=(6, 7, 8))
     got = dice_from_counts(overlap_counts(logits, label))
     one_hot = torch.nn.functional.one_hot
-    expected = metrics.compute_dice(
+    expected = compute_dice(
         one_hot(logits.argmax(1), 3).movedim(-1, 1),
         one_hot(label[:, 0].long(), 3).movedim(-1, 1),
         include_background=False,
     )
     torch.testing.assert_close(got.float(), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_counts_of_tied_and_nan_logits_are_those_of_argmax():
+    logits, label = case(13)
+    logits[:, 1, 0], logits[:, 2, 1] = logits[:, 0, 0], float("nan")
+    predicted = logits.argmax(1)
+    counts = overlap_counts(logits, label)[..., 1]
+    assert counts.tolist() == [[int((p == c).sum()) for c in (1, 2)] for p in predicted]
 
 
 def test_counts_equal_loop_over_voxels():

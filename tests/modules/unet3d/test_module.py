@@ -3,6 +3,7 @@
 import functools
 import logging
 import multiprocessing
+import sys
 
 import lightning as L
 import pytest
@@ -193,6 +194,12 @@ def test_validate_does_not_depend_on_the_window_batch():
     assert dices[0] == pytest.approx(dices[2], rel=1e-5)
 
 
+def test_setup_imports_monai_before_the_clock(monkeypatch):
+    monkeypatch.setitem(sys.modules, "monai.inferers", None)
+    with pytest.raises(ImportError):
+        make_module().setup("fit")
+
+
 def test_warm_up_traces_a_compiled_net_for_every_number_of_windows():
     module, graphs = make_module(validation_batch_size=8), []
 
@@ -357,7 +364,7 @@ def test_foreign_net_trains_and_is_evaluated(net, side):
 def test_check_net_wrong_class_count_says_both_shapes():
     module = make_module(net=functools.partial(UNet3D, num_classes=5, filters=(2, 4)))
     with pytest.raises(
-        ValueError, match=r"\(1, 3, 16, 16, 16\), but it gave .*\(1, 5, 16, 16, 16\)"
+        ValueError, match=r"\(1, 3, 16, 16, 16\), but returned .*\(1, 5, 16, 16, 16\)"
     ):
         module.check_net()
 

@@ -14,9 +14,10 @@ from callbacks.clock import process_start
 from datamodules.common.sampling import run_seed
 from modules.unet3d import UNet3DModule
 from modules.unet3d.net import UNet3D
+from recipes.cli.arguments import Arguments
 from recipes.cli.main import _one_line, run
 from recipes.cli.parser import RecipeCLI
-from recipes.cli.resume import find, newest_unfinished, option, without
+from recipes.cli.resume import find_resume, newest_unfinished
 from recipes.cli.usage import explain
 from recipes.unet3d import BENCHMARK
 
@@ -28,7 +29,11 @@ DEMO = ["--config", str(Path(__file__).parents[3] / "recipes/presets/unet3d/demo
     [
         (["fti"], 2, "unknown command 'fti'; did you mean fit?"),
         (["fit", "--model.learning_rat", "3"], 2, "did you mean --model.learning_rate?"),
-        (["fit", "learning_rate=3"], 2, "learning_rate=3 belongs to no flag"),
+        (
+            ["fit", "learning_rate=3"],
+            2,
+            "unexpected argument 'learning_rate=3': options start with --",
+        ),
         (["fit", "--model.learning_rate", "abc"], 2, "--model.learning_rate: got abc"),
         (["fit", "--model.net", "my.Net"], 2, "cannot import my.Net (No module named 'my')"),
         (
@@ -119,7 +124,7 @@ def test_checkpoint_in_the_run_folder_of_another_benchmark(tmp_path, capsys):
         assert "was written by rnnt, not by unet3d" in capsys.readouterr().err
     checkpoint.write_bytes(checkpoint.read_bytes()[:100])
     assert run(BENCHMARK, ["validate", "--ckpt_path", str(checkpoint)]) == 1
-    assert "is cut short or no checkpoint" in capsys.readouterr().err
+    assert "is truncated or not a checkpoint" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["fit", "validate"])
@@ -130,15 +135,18 @@ def test_checkpoint_of_another_network_is_named_in_one_line(command, tmp_path, c
     args = [command, *DEMO, "--ckpt_path", str(checkpoint), "--output_root", str(tmp_path)]
     assert run(BENCHMARK, args) == 1
     (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error")]
-    assert "copied.ckpt holds weights of another network: net." in line
-    assert "--config FILE names its run's config.yaml" in line
+    assert "copied.ckpt holds the weights of another network: net." in line
+    assert "pass its run's config.yaml with --config FILE" in line
 
 
 def test_checkpoint_outside_of_a_run_folder_is_told(tmp_path, capsys):
     checkpoint = tmp_path / "copied.ckpt"
     torch.save({"finishline_benchmark": "unet3d", "state_dict": {}}, checkpoint)
     assert run(BENCHMARK, ["validate", "--ckpt_path", str(checkpoint)]) == 1
-    assert "its run's settings are not known; --config FILE" in capsys.readouterr().out
+    assert (
+        "its run's settings are unknown; pass its config.yaml with --config FILE"
+        in capsys.readouterr().out
+    )
 
 
 def test_unwritable_output_root_says_what_to_do(tmp_path, capsys):
@@ -146,7 +154,7 @@ def test_unwritable_output_root_says_what_to_do(tmp_path, capsys):
     blocker.write_text("")
     status = run(BENCHMARK, ["fit", *DEMO, "--output_root", str(blocker)])
     assert status == 1
-    assert "choose a writable place with --output_root" in capsys.readouterr().err
+    assert "choose a writable directory with --output_root" in capsys.readouterr().err
 
 
 def test_interrupted_preparation_says_that_nothing_is_lost(monkeypatch, capsys):
@@ -155,7 +163,7 @@ def test_interrupted_preparation_says_that_nothing_is_lost(monkeypatch, capsys):
 
     monkeypatch.setattr(BENCHMARK.datamodule_class(), "prepare", stop)
     assert run(BENCHMARK, ["prepare"]) == 130
-    assert capsys.readouterr().err == "error: interrupted; the same command goes on where it was\n"
+    assert capsys.readouterr().err == "error: interrupted; run the same command again to continue\n"
 
 
 def test_debug_shows_the_traceback(capsys, tmp_path):
@@ -221,7 +229,9 @@ def test_a_run_goes_on_with_its_own_seed_also_where_a_configuration_is_named(tmp
         "seed_everything: 7\nmodel:\n  momentum: 0.5\n  learning_rate: 3.0\n"
     )
     again = [*DEMO, "--ckpt_path", "last", "--output_root", str(tmp_path)]
-    config = RecipeCLI(BENCHMARK, "fit", find("unet3d", again).args, build=False).config
+    config = RecipeCLI(
+        BENCHMARK, "fit", find_resume("unet3d", Arguments(again)).arguments, build=False
+    ).config
     assert config.seed_everything == 7
     assert config.model.momentum == 0.5
     assert config.model.learning_rate == 0.4, "the preset named now wins"
@@ -248,16 +258,8 @@ def test_several_devices_without_a_strategy_get_our_ddp():
     assert trainer.strategy._ddp_kwargs["broadcast_buffers"] is False
 
 
-def test_flags_are_found_in_both_spellings():
-    args = ["--a", "1", "--b=2", "--a=3"]
-    assert option(args, "--a") == "3"
-    assert option(args, "--c") is None
-    assert without(args, "--a") == ["--b=2"]
-    assert without(["--a", "--a", "x"], "--a") == ["x"]
-
-
 def test_explain_leaves_other_messages_in_one_line():
-    assert explain("some\n  thing else", [], []) == "some thing else"
+    assert explain("some\n  thing else", [], Arguments([])) == "some thing else"
 
 
 class _Refuses(torch.utils.data.Dataset):

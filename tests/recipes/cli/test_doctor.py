@@ -105,7 +105,7 @@ def test_an_unwritable_prepared_folder_is_named(tmp_path):
     blocker = tmp_path / "file"
     blocker.write_text("")
     found = findings(data(tmp_path, prepared_dir=blocker / "prepared"))
-    wanted = f"{blocker / 'prepared'} cannot be written: name a folder that can be"
+    wanted = f"{blocker / 'prepared'} cannot be written: choose a writable directory"
     assert ("lacks", f"{wanted} (--data.prepared_dir)") in found
 
 

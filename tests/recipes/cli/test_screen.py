@@ -3,7 +3,7 @@
 import io
 
 from recipes.cli.doctor import Finding
-from recipes.cli.screen import fitted
+from recipes.cli.screen import wrap_to_terminal
 
 
 class Terminal(io.StringIO):
@@ -15,7 +15,7 @@ class Terminal(io.StringIO):
 
 def test_a_pipe_gets_one_line(monkeypatch):
     monkeypatch.setattr("sys.stdout", io.StringIO())
-    assert fitted("word " * 60) == "word " * 60
+    assert wrap_to_terminal("word " * 60) == "word " * 60
     assert str(Finding("note", "word " * 60)).count("\n") == 0
 
 
@@ -23,7 +23,7 @@ def test_a_terminal_gets_lines_that_fit_and_whole_paths(monkeypatch):
     monkeypatch.setattr("sys.stdout", Terminal())
     monkeypatch.setenv("COLUMNS", "80")
     path = "/a/long-path/" + "x-" * 45
-    lines = fitted(f"{'word ' * 30}see {path}\nanother line").splitlines()
+    lines = wrap_to_terminal(f"{'word ' * 30}see {path}\nanother line").splitlines()
     assert [line for line in lines if len(line) >= 80] == [path]
     assert lines[-1] == "another line"
     lines = str(Finding("lacks", "word " * 60)).splitlines()
@@ -35,5 +35,5 @@ def test_a_terminal_gets_lines_that_fit_and_whole_paths(monkeypatch):
 def test_errors_and_output_are_judged_apart(monkeypatch):
     monkeypatch.setattr("sys.stdout", io.StringIO())
     monkeypatch.setenv("COLUMNS", "40")
-    assert "\n" in fitted("word " * 20, stream=Terminal())
-    assert "\n" not in fitted("word " * 20)
+    assert "\n" in wrap_to_terminal("word " * 20, stream=Terminal())
+    assert "\n" not in wrap_to_terminal("word " * 20)

@@ -97,7 +97,7 @@ def may_play(plain, trial, history, cell, me, step, label, stack, seen):
         return False
     trial[:] = plain
     lives = put(trial, cell, me, step, label, stack, seen) >= 0
-    return lives and not go.known(history, hash_of(trial))
+    return lives and not go.in_history(history, hash_of(trial))
 
 
 @njit(nogil=True, cache=True)
@@ -124,7 +124,7 @@ def fuzz(board, info, history, legal, moves, seed):
             go.clear(board, info, size)
             plain[:] = board[go.COLOUR]
             history[:] = 0
-            go.remember(history, info[go.HASH])
+            go.add_to_history(history, info[go.HASH])
         go.legal_moves(board, info, history, legal)
         me, action = info[go.TO_PLAY], np.int64(go.splitmix(state) % np.uint64(points))
         cell = go.cell_of(action, size)
@@ -138,7 +138,7 @@ def fuzz(board, info, history, legal, moves, seed):
             expected = put(plain, go.cell_of(action, size), me, step, label, stack, seen)
             if expected != taken or (plain != board[go.COLOUR]).any():
                 return CAPTURED, captures
-            if go.remember(history, info[go.HASH]) < 0:
+            if go.add_to_history(history, info[go.HASH]) < 0:
                 return REPEATED, captures
         wrong = HASH if hash_of(plain) != info[go.HASH] else RIGHT
         wrong = max(wrong, wrong_chains(board, size, label, stack, seen))

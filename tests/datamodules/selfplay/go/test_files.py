@@ -71,9 +71,9 @@ def test_damaged_record_is_refused_in_one_line(game, tmp_path, damage):
 
 
 def test_a_record_whose_planes_are_no_bits_is_refused(game, tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "unpacked", lambda bits, size: np.full((13, 25), 7, np.uint8))
+    monkeypatch.setattr(records, "unpack_planes", lambda bits, size: np.full((13, 25), 7, np.uint8))
     write_game(tmp_path / "a.tfrecord.zz", game)
-    with pytest.raises(ValueError, match="a.tfrecord.zz: its planes hold 7, not only 0 and 1"):
+    with pytest.raises(ValueError, match="a.tfrecord.zz: its planes contain 7; only 0 and 1"):
         read_game(tmp_path / "a.tfrecord.zz", 5)
 
 
@@ -83,13 +83,13 @@ def test_a_record_of_another_board_or_of_no_game_is_refused(game, tmp_path):
     with pytest.raises(ValueError, match="its board is 5 x 5 but data.size is 9"):
         read_game(path, 9)
     write_game(path, replace(game, pi=game.pi[:, 1:]))
-    with pytest.raises(ValueError, match="its pi has 25 numbers, but there are 26 moves"):
+    with pytest.raises(ValueError, match="its pi has 25 values but the board has 26 moves"):
         read_game(path, 5)
     message = records._example({"label": records._int(3)})
     length = struct.pack("<Q", len(message))
     checks = (struct.pack("<I", masked_crc(part)) for part in (length, message))
     path.write_bytes(zlib.compress(length + next(checks) + message + next(checks)))
-    with pytest.raises(ValueError, match="not a record of a game: it has no 'outcome'"):
+    with pytest.raises(ValueError, match="not a record of a game: 'outcome' is missing"):
         read_game(path, 5)
 
 
@@ -104,7 +104,7 @@ def test_vertex_names(size, action, name):
 
 @pytest.mark.parametrize("name", ["I5", "F1", "A6", "A0", "5A", ""])
 def test_bad_vertex_is_refused(name):
-    with pytest.raises(ValueError, match="no point of a 5 x 5 board"):
+    with pytest.raises(ValueError, match="not a point of a 5 x 5 board"):
         action_of(name, 5)
 
 

@@ -13,6 +13,7 @@ from datamodules.selfplay.go import board as go
 from datamodules.selfplay.go.games import SelfPlay
 from datamodules.selfplay.go.moves import Rules
 from datamodules.selfplay.go.score import area_score, pass_alive
+from tests.datamodules.selfplay.go.random_games import random_games
 
 pyspiel = pytest.importorskip("pyspiel")
 
@@ -45,12 +46,12 @@ def test_random_games_are_the_same_games(size, games, least_scored):
             for action in other - ours:  # only what comes back to an earlier position
                 again, place = board.copy(), info.copy()
                 go.play(again, place, action)
-                assert go.known(history, place[go.HASH])
+                assert go.in_history(history, place[go.HASH])
                 repeats += 1
             moves = sorted(ours - {size * size})
             action = int(rng.choice(moves)) if moves else size * size
             captured += go.play(board, info, action)
-            go.remember(history, info[go.HASH])
+            go.add_to_history(history, info[go.HASH])
             state.apply_action(action)
         if not strangers_at_home(board, info):
             scored += 1
@@ -71,9 +72,9 @@ def test_engine_is_not_slower_than_open_spiels_played_from_python():
         if state.is_terminal():
             state = theirs(19)
     other = moves / (time.thread_time() - start)
-    go.random_games(19, 1000, 1)
+    random_games(19, 1000, 1)
     start = time.thread_time()
-    go.random_games(19, 100_000, 2)
+    random_games(19, 100_000, 2)
     ours = 100_000 / (time.thread_time() - start)
     print(f"moves/s: ours {ours:.0f} with superko, open_spiel {other:.0f}: {ours / other:.1f} x")
     assert ours > other

@@ -8,6 +8,7 @@ from datamodules.selfplay.go.features import symmetries, write_planes
 from datamodules.selfplay.go.score import area_score, pass_alive
 from datamodules.selfplay.go.sgf import action_of, replay
 from tests.datamodules.selfplay.go.fuzz import RIGHT, WORDS, fuzz
+from tests.datamodules.selfplay.go.random_games import random_games
 from tests.datamodules.selfplay.go.slow_go import SlowGo
 
 
@@ -22,7 +23,7 @@ def set_up(picture: str, to_play: int = go.BLACK) -> tuple[np.ndarray, np.ndarra
                 info[go.TO_PLAY] = colour
                 assert go.is_legal(board, info, history, action)
                 go.play(board, info, action)
-                go.remember(history, info[go.HASH])
+                go.add_to_history(history, info[go.HASH])
     info[go.TO_PLAY] = to_play
     return board, info, history
 
@@ -34,7 +35,7 @@ def try_move(position: tuple[np.ndarray, np.ndarray, np.ndarray], name: str) -> 
     if not go.is_legal(board, info, history, action):
         return -1
     captured = go.play(board, info, action)
-    go.remember(history, info[go.HASH])
+    go.add_to_history(history, info[go.HASH])
     return captured
 
 
@@ -111,7 +112,7 @@ def test_no_position_comes_twice_in_a_long_game():
         if action < 25:
             assert stones not in seen
             seen.add(stones)
-            go.remember(history, info[go.HASH])
+            go.add_to_history(history, info[go.HASH])
 
 
 @pytest.mark.parametrize(
@@ -172,7 +173,7 @@ def test_random_games_agree_with_plain_sets(size, games):
             moves = np.flatnonzero(legal[:-1])
             action = int(rng.choice(moves)) if len(moves) and rng.random() > 0.01 else size * size
             go.play(board, info, action)
-            go.remember(history, info[go.HASH])
+            go.add_to_history(history, info[go.HASH])
             slow.play(action)
         assert area_score(board, info, 7.5) == slow.score(7.5)
 
@@ -187,7 +188,7 @@ def test_counts_of_move_sequences_equal_plain_ones():
         for action in np.flatnonzero(legal):
             b, i, h = board.copy(), info.copy(), history.copy()
             go.play(b, i, int(action))
-            go.remember(h, i[go.HASH])
+            go.add_to_history(h, i[go.HASH])
             total += fast(b, i, h, depth - 1)
         return total
 
@@ -209,7 +210,7 @@ def test_counts_of_move_sequences_equal_plain_ones():
         action = int(rng.choice([a for a in range(25) if game.legal(a)] or [25]))
         game.play(action)
         go.play(board, info, action)
-        go.remember(history, info[go.HASH])
+        go.add_to_history(history, info[go.HASH])
     assert info[go.CAPTURES] > 5
     assert fast(board, info, history, 3) == slow(game, 3)
 
@@ -242,7 +243,7 @@ def test_chains_and_hash_stay_true_in_long_random_games(size):
         moves = np.flatnonzero(legal[:-1])
         action = int(rng.choice(moves)) if len(moves) else size * size
         go.play(board, info, action)
-        go.remember(history, info[go.HASH])
+        go.add_to_history(history, info[go.HASH])
         if ply % (size * 4) == 0:
             recomputed(board, info)
 
@@ -267,11 +268,11 @@ def test_the_plain_board_notices_a_wrong_engine():
 def test_engine_plays_100000_moves_a_second_on_19x19():
     import time
 
-    go.random_games(19, 100, 1)
+    random_games(19, 100, 1)
     best = 0.0
     for seed in range(3):
         start = time.thread_time()
-        games, captured = go.random_games(19, 100_000, seed + 2)
+        games, captured = random_games(19, 100_000, seed + 2)
         best = max(best, 100_000 / (time.thread_time() - start))
     assert games > 50
     assert captured > 10_000

@@ -181,7 +181,7 @@ def test_where_no_score_is_a_number_no_stone_is_played_upon():
 def test_a_slow_search_counts_the_cleared_visits():
     trees, games = mcts.make_trees(SIZE, 1, 4000, KOMI), mv.make_games(1, 100)
     rules = RULES._replace(fast_share=0.0, resign_low=-2.0, resign_high=-2.0)
-    mv.begin(games, 0, 1, rules)
+    mv.begin_game(games, 0, 1, rules)
     events = mv.make_events(1, SIZE)
     run(trees, 32, 1, 8)
     root = trees.root[0]
@@ -200,7 +200,7 @@ def after_search(moves: list[int], visited: dict[int, int], value: float):
     root, total = trees.root[0], sum(visited.values())
     trees.n[root, list(visited)] = list(visited.values())
     trees.root_n[0], trees.root_w[0] = total, value * (1 + total)
-    mv.begin(games, 0, 1, RULES)
+    mv.begin_game(games, 0, 1, RULES)
     games.target[0] = total
     return trees, games, events
 
@@ -455,7 +455,7 @@ def test_new_weights_begin_searches_again_but_not_games():
         player.step(fast_network)
     plies = player.state()["plies"]
     assert plies.sum() > 8
-    player.renew()
+    player.restart_searches()
     assert (player._trees.root_n == 0).all()
     assert (player.state()["plies"] == plies).all()
     assert (player._games.noise == player._games.slow).all()

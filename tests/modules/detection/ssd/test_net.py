@@ -202,7 +202,7 @@ def test_damaged_backbone_file_is_named_and_nothing_in_it_is_run(fault, tmp_path
     }[fault]
     path.write_bytes(content)
     with pytest.raises(
-        ValueError, match=r"resnet34\.pth is cut short or no file of weights"
+        ValueError, match=r"resnet34\.pth is truncated or not a weights file"
     ) as error:
         SSDModule(net=lambda: SSD300(4, 8)).read_weights(path)
     assert len(str(error.value).splitlines()) == 1
@@ -227,6 +227,7 @@ def test_a_small_batch_is_learnt():
     assert F.relu(torch.tensor(losses)).isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_warm_up_traces_a_compiled_net_for_every_batch(size):
     """Numbers of boxes, of candidates and of detections change from batch to batch."""

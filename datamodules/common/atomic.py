@@ -1,0 +1,111 @@
+"""Files and folders that appear complete or not at all, and locks between processes."""
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+    """Open a temporary file that replaces ``path`` on success and is removed on an error.
+
+    Args:
+        path: The file to write; its folder exists.
+
+    Yields:
+        The temporary file, open for writing bytes.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file atomically.
+
+    Args:
+        path: The file to write; its folder exists.
+        content: Anything that JSON can hold.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    with atomic_file(path) as file:
+        file.write(json.dumps(content, indent=1).encode())
+
+
+@contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """Make a temporary folder that is renamed to ``target`` on success and removed on an error.
+
+    If another process finishes ``target`` first, its folder stays and ours is dropped.
+
+    Args:
+        target: The folder to create; its parents are made.
+
+    Yields:
+        The temporary folder to write into.
+
+    Raises:
+        OSError: If the parent folder cannot be written.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
+    try:
+        partial.chmod(0o777 & ~_umask())  # mkdtemp makes it private; data sets are often shared
+        yield partial
+        try:
+            partial.rename(target)
+        except OSError:
+            if not target.is_dir():
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock file; say so on standard error while another process holds it.
+
+    Args:
+        path: The lock file; its folder exists.
+
+    Yields:
+        Nothing; the lock is held meanwhile.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"waiting for the process that holds {path}", file=sys.stderr)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _umask() -> int:
+    mask = os.umask(0)  # it can only be read by setting it
+    os.umask(mask)
+    return mask

@@ -1,0 +1,203 @@
+"""Manifest and records of a prepared folder: how it was made, and from which raw files."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from datamodules.common.atomic import write_json
+
+MANIFEST, RECORDS = "manifest.json", "records.jsonl"
+HASH_DIGITS = 32  # of 64: notices changes, and keeps the records of a million files small
+Content = dict[str, Any]
+Upgrade = Callable[[Content], Content | None]
+
+
+class OutdatedError(ValueError):
+    """A folder that an earlier version prepared and that this one cannot read."""
+
+
+class RawFile(NamedTuple):
+    """A raw file as it was when it was read."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    sha256: str  # the first 32 hexadecimal digits
+
+
+def raw_file(path: Path, sha256: str = "") -> RawFile:
+    """Record a raw file.
+
+    Args:
+        path: The file.
+        sha256: Its hash where the caller has hashed what it read; else the file is read here.
+
+    Returns:
+        Path, size, modification time and hash.
+
+    Raises:
+        OSError: If it cannot be read.
+    """
+    facts = path.stat()
+    digest = (sha256 or _sha256(path))[:HASH_DIGITS]
+    return RawFile(str(path), facts.st_size, facts.st_mtime_ns, digest)
+
+
+def read_manifest(
+    folder: Path,
+    dataset: str,
+    *,
+    version: int,
+    upgrade: Upgrade | None = None,
+    replace: bool = False,
+) -> Content | None:
+    """Read the manifest of a prepared folder; opens no other file.
+
+    Args:
+        folder: Prepared folder; may not exist.
+        dataset: Data set that it must belong to.
+        version: Format that it must have.
+        upgrade: Turns a manifest of an earlier format into today's; None where that cannot be.
+        replace: Whether a folder of another version is to be prepared again: gives None.
+
+    Returns:
+        Its content, with ``settings``; None if there is no manifest or it is damaged.
+
+    Raises:
+        OutdatedError: If the folder has to be prepared again by this version.
+        ValueError: If it belongs to another data set.
+    """
+    path = folder / MANIFEST
+    try:
+        content = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):
+        return None
+    if not isinstance(content, dict) or not (upgrade or "format" in content):
+        return None
+    if (owner := content.get("dataset", dataset)) != dataset:
+        raise ValueError(
+            f"{path} belongs to {owner}: give another directory with --data.prepared_dir"
+        )
+    if content.get("dataset") and content.get("format") == version:
+        return content if isinstance(content.get("settings"), dict) else None
+    if upgrade and (upgraded := upgrade(content)) is not None:
+        return upgraded
+    if replace:
+        return None
+    raise OutdatedError(
+        f"{folder} was prepared by another version of finishline: run the recipe's prepare "
+        "command, which prepares it again"
+    )
+
+
+def write_manifest(
+    folder: Path, dataset: str, version: int, settings: Mapping[str, Any], facts: Mapping[str, Any]
+) -> Content:
+    """Write a folder's manifest, which makes it readable.
+
+    Args:
+        folder: The prepared folder; made if missing.
+        dataset: Name of the data set.
+        version: Format of the prepared files.
+        settings: What they depend on besides the raw files.
+        facts: What a reader needs to know; values that JSON can hold.
+
+    Returns:
+        Its content.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"dataset": dataset, "format": version, "settings": settings, **facts}
+    write_json(folder / MANIFEST, content)
+    return plain(content)
+
+
+def check_settings(folder: Path, actual: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Check that a folder was prepared with the settings of this run.
+
+    Args:
+        folder: The prepared folder, for the message.
+        actual: Settings that it was prepared with.
+        wanted: Settings of this run.
+
+    Raises:
+        ValueError: If they differ; one line that names each difference.
+    """
+    different = [
+        f"{name} {actual.get(name)}, this run needs {value}"
+        for name, value in plain(wanted).items()
+        if actual.get(name) != value
+    ]
+    if different:
+        raise ValueError(
+            f"{folder} was prepared with {'; '.join(different)}: give another directory with "
+            "--data.prepared_dir, or delete this one"
+        )
+
+
+def read_records(folder: Path) -> dict[str, Content]:
+    """Read the records of finished units.
+
+    Args:
+        folder: Prepared folder, finished or not; may not exist.
+
+    Returns:
+        By unit name, ``result``, ``files`` (sizes by name), ``fingerprint`` and ``raw``. The entry
+        "" holds data set, format and settings.
+    """
+    try:
+        lines = (folder / RECORDS).read_text().splitlines()
+    except OSError:
+        return {}
+    records: dict[str, Content] = {}
+    for line in lines:
+        with suppress(ValueError, KeyError, TypeError):  # half a line of a killed run
+            record = json.loads(line)
+            records[record["unit"]] = record
+    return records
+
+
+def changed_units(folder: Path, root: Path) -> dict[str, str]:
+    """Find the units whose raw files have changed since; absent raw files are no change.
+
+    Args:
+        folder: Prepared folder.
+        root: Folder of the raw files.
+
+    Returns:
+        One line by unit name.
+    """
+    lines = {}
+    for unit, record in read_records(folder).items():
+        raw = [RawFile(*entry) for entry in record.get("raw", ())]
+        if changed := [root / file.path for file in raw if _has_changed(root, file)]:
+            more = f" and {len(changed) - 1} more files have" if changed[1:] else " has"
+            lines[unit] = f"{changed[0]}{more} changed since {unit} was prepared"
+    return lines
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON gives it back: lists for tuples."""
+    return json.loads(json.dumps(value))
+
+
+def _has_changed(root: Path, file: RawFile) -> bool:
+    """Another size is a change; another time alone is settled by the hash."""
+    path = root / file.path
+    try:
+        facts = path.stat()
+    except OSError:
+        return False
+    if facts.st_size != file.size or facts.st_mtime_ns == file.mtime_ns:
+        return facts.st_size != file.size
+    return _sha256(path)[:HASH_DIGITS] != file.sha256
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

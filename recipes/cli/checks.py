@@ -1,0 +1,73 @@
+"""Checks of single settings, each with an error of one line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from callbacks.checkpoint import read_benchmark
+from recipes.cli.arguments import Arguments
+from recipes.cli.benchmark import Benchmark
+from recipes.cli.usage import UsageError
+
+
+def check_devices(accelerator: str, devices: Any) -> None:
+    """Raise if there are too few devices, before processes start that wait for each other."""
+    wanted = len(devices) if isinstance(devices, list | tuple) else str(devices)
+    gpus = torch.cuda.device_count()
+    if accelerator == "auto" and not gpus and torch.backends.mps.is_available():
+        return  # Lightning knows how many of these there are
+    on_gpu = accelerator in ("cuda", "gpu") or (accelerator == "auto" and gpus > 0)
+    if not (on_gpu or accelerator in ("cpu", "auto")) or not str(wanted).isdigit():
+        return
+    available = gpus if on_gpu else os.cpu_count() or 1
+    if int(wanted) > available:
+        kind = "CUDA devices" if on_gpu else "CPU cores and no CUDA device"
+        raise UsageError(f"--trainer.devices {devices}: this machine has {available} {kind}")
+
+
+def check_metrics(wanted: Iterable[str], measured: Sequence[str]) -> None:
+    """Raise if the target names a metric that the benchmark does not measure."""
+    unknown = sorted({name.removeprefix("val/") for name in wanted} - set(measured))
+    if unknown:
+        raise UsageError(
+            f"--target.metrics: {', '.join(unknown)} does not exist; this benchmark measures: "
+            f"{', '.join(sorted(measured))}"
+        )
+
+
+def check_named_checkpoint(benchmark: Benchmark, arguments: Arguments) -> None:
+    """Check a checkpoint before its run's configuration is parsed, which may not fit."""
+    path = arguments.value("--ckpt_path")
+    if path not in (None, "last"):
+        check_checkpoint(benchmark, Path(str(path)))
+
+
+def check_checkpoint(benchmark: Benchmark, path: Path) -> None:
+    """Raise if a checkpoint is missing, damaged or another benchmark's."""
+    if not path.is_file():
+        raise UsageError(f"--ckpt_path: no file {path}")
+    writer = read_benchmark(path)
+    if writer != benchmark.name:
+        raise UsageError(
+            f"--ckpt_path: {path} was written by "
+            f"{'another program' if writer is None else writer}, not by {benchmark.name}"
+        )
+
+
+def check_weights(model: Any, path: Path) -> None:
+    """Raise if a checkpoint's tensors are not the network's. One that is built later is skipped."""
+    own = {name: tuple(x.shape) for name, x in model.state_dict().items() if name[:4] == "net."}
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    saved = {name: tuple(x.shape) for name, x in content["state_dict"].items()}
+    differ = [name for name, shape in own.items() if saved.get(name) != shape]
+    if differ:
+        name, more = differ[0], f" and {len(differ) - 1} more" if differ[1:] else ""
+        raise ValueError(
+            f"{path} holds the weights of another network: {name} is {saved.get(name, 'missing')} "
+            f"instead of {own[name]}{more}; pass its run's config.yaml with --config FILE"
+        )
