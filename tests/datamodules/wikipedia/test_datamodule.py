@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 from collections import Counter
 from dataclasses import replace
 
@@ -24,16 +25,21 @@ SMALL = {"max_seq_length": 64, "max_predictions": 10, "dupe_factor": 2, "num_par
          "published_text": False}  # fmt: skip
 
 
-@pytest.fixture
-def root(tmp_path):
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
     """A small data set in the published layout."""
-    folder = tmp_path / "data"
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp("wikipedia")
     write_text(folder)
     for path in (folder / "results4").glob("part-*"):
         articles = path.read_text().split("\n\n")[:20]
         path.write_text("\n\n".join(articles) + "\n")
     return folder
+
+
+@pytest.fixture
+def root(original, tmp_path):
+    """A copy of the data set, to be changed."""
+    return shutil.copytree(original, tmp_path / "data")
 
 
 def module(root, **settings):
