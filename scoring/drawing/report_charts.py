@@ -38,8 +38,7 @@ def curves(result: ResultSet, item: Score, rules: Round) -> str:
     parts = []
     for metric in _metrics(runs):
         target = _target(result, bench, metric)
-        is_scalar = metric == "value" and bench is not None
-        label = next(iter(bench.target), metric) if is_scalar and bench else metric
+        label = next(iter(bench.target), metric) if bench and metric == "value" else metric
         parts += _pair(runs, item, metric, label, target)
     return "<h3>Curves</h3>" + "".join(parts) if parts else ""
 
