@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from datamodules.common.sampling import SampleKey, sample_rng
 from datamodules.common.shards import ShardSet
-from datamodules.librispeech.build import DATASET, Manifest
+from datamodules.librispeech.manifest import DATASET, Manifest
 from datamodules.librispeech.recordings import decode
 
 _EVALUATION_STREAM = 4  # keeps evaluation seeds apart from all draws of datamodules.common.sampling
