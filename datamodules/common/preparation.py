@@ -52,7 +52,7 @@ LOG = "prepare.log"
 
 
 class Done(NamedTuple):
-    """What a job returns: a result that JSON can hold, and the raw files it was made from."""
+    """A job's return value: a result that JSON can hold, and the raw files it was made from."""
 
     result: Any
     raw: Sequence[RawFile] = ()

@@ -210,7 +210,6 @@ def _hash_problem(folder: Path, shard: Mapping[str, Any]) -> str:
         return line
     path = folder / shard["name"]
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found == shard["sha256"]:
-        return ""
+        if hashlib.file_digest(file, "sha256").hexdigest() == shard["sha256"]:
+            return ""
     return f"{path} has changed since it was written ({shard['samples']} samples)"

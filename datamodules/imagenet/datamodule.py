@@ -100,11 +100,11 @@ class ImageNetDataModule(BenchmarkDataModule):
         """Check every image and write shards, or check those that are there by their hashes."""
         self._write_demo()
         options: dict[str, Any] = {"processes": self.prepare_processes, "show_progress": True}
-        place = (self._source, self._prepared, self.counts)
+        arguments = (self._source, self._prepared, self.counts)
         redo = units_to_redo(self._prepared, self._source)
-        intact = builder.drop_damaged(*place, **options)
-        if redo or not intact or builder.shards_outdated(*place):
-            encoded_anew = builder.write_all_shards(*place, redo=redo, **options)
+        intact = builder.drop_damaged(*arguments, **options)
+        if redo or not intact or builder.shards_outdated(*arguments):
+            encoded_anew = builder.write_all_shards(*arguments, redo=redo, **options)
             print(f"{encoded_anew} images are not plain JPEGs (PNG, CMYK) and were re-encoded")
         print(
             f"ImageNet{' demo' if self.demo else ''} is ready in {self._prepared}: "

@@ -68,8 +68,8 @@ class Utterances(Dataset[Sample]):
 
     def __getitem__(self, key: SampleKey | int) -> Sample:
         """Return one utterance; its seed depends on a key's epoch, and is fixed for a number."""
-        place = key.index if isinstance(key, SampleKey) else key
-        number = int(place if self.numbers is None else self.numbers[place])
+        position = key.index if isinstance(key, SampleKey) else key
+        number = int(position if self.numbers is None else self.numbers[position])
         if isinstance(key, SampleKey):
             rng = sample_rng(self.seed, key.epoch, number, key.repeat)
         else:

@@ -198,8 +198,8 @@ class LibriSpeechDataModule(BenchmarkDataModule):
     def synthetic_batch(self) -> Batch:
         """Return a random training batch on the CPU whose lengths are spread like the data's."""
         lengths = np.sort(self._num_samples("train")[self._train_numbers])
-        places = np.linspace(0, len(lengths) - 1, self.batch_size).round().astype(int)
-        audio_lengths = torch.from_numpy(lengths[places])
+        positions = np.linspace(0, len(lengths) - 1, self.batch_size).round().astype(int)
+        audio_lengths = torch.from_numpy(lengths[positions])
         share = audio_lengths / audio_lengths.max()
         label_lengths = (share * self._manifest.most_labels).long().clamp(min=1)
         shape = (self.batch_size, int(audio_lengths.max()))

@@ -206,7 +206,7 @@ def test_truncated_and_foreign_files_are_all_named_by_prepare(root: Path) -> Non
     first, second = str(error.value).splitlines()
     assert "n00000001_2.JPEG cannot be decoded" in first
     assert first.endswith("; extract it from its archive again")
-    assert "ILSVRC2012_val_00000012.JPEG is no readable image" in second
+    assert "ILSVRC2012_val_00000012.JPEG is not a readable image" in second
     assert second.endswith("; extract it from its archive again")
 
 
