@@ -117,7 +117,8 @@ class Preparation:
             (folder / RECORDS).unlink()
         else:
             check_settings(folder, earlier["settings"], header["settings"])
-        self.is_new, self._used = not records, dict[str, None]()
+        self.is_new = not (folder / RECORDS).is_file()
+        self._used: dict[str, None] = {}
         self._records = {name: each for name, each in records.items() if name not in redo}
         if redo:  # on disk too: a run that is killed now must not leave them finished
             (folder / MANIFEST).unlink(missing_ok=True)
@@ -300,6 +301,11 @@ def units_to_redo(folder: Path, root: Path) -> set[str]:
     for line in lines.values():
         print(f"{line}; preparing it again")
     return set(lines)
+
+
+def was_interrupted(folder: Path) -> bool:
+    """Return whether a folder has records of units but no manifest."""
+    return (folder / RECORDS).is_file() and not (folder / MANIFEST).is_file()
 
 
 def unwritable(folder: Path, error: OSError) -> ValueError:
