@@ -19,7 +19,7 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
         with partial.open("wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(file.fileno())  # else a power cut could leave the name without the content
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

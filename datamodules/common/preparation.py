@@ -171,6 +171,7 @@ class Preparation:
                 kept.
         """
         self._used |= dict.fromkeys(unit.name for unit in units)
+        # The largest first, so that the workers finish together.
         todo = sorted(self.unfinished(units), key=lambda unit: -unit.num_bytes)
         needed = sum(unit.num_bytes for unit in todo)
         if todo:
@@ -184,6 +185,7 @@ class Preparation:
                 problems.append(outcome)
                 self.log(outcome)
                 continue
+            # This process writes the records, one by one: no two lines ever mix.
             unit = by_name[outcome[0]]
             self.remember(unit, outcome[1])
             self.log(f"{title}: {unit.name} done ({count + 1} of {len(todo)})")

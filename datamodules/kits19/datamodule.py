@@ -161,6 +161,7 @@ class KiTS19DataModule(BenchmarkDataModule):
         )
         sampler = self.epoch_sampler(len(cases))
         if self.device_cache:
+            # The loader then gives indices and draws; transfer_batch_to_device makes the crops.
             self._train_volumes = DeviceVolumes(self._prepared, cases, torch.float16)
         return DataLoader(
             dataset,

@@ -87,6 +87,7 @@ def build(
         _remove_old_format(out)
         # None trains a vocabulary on the training transcripts.
         tokenizer = _write_tokenizer(out, splits["train"], vocab_size, tokenizer_model)
+        # Before the shards: a bad transcript is to be named within seconds.
         labels = {name: _labels(tokenizer, split) for name, split in splits.items()}
         index = write_shards(
             preparation,
