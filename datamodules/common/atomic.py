@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+SILENT_SECONDS = 5.0  # demo data is ready by then
+
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
@@ -62,12 +64,12 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a lock file; say so on standard error while another process holds it."""
+    """Hold a lock file; say so on standard error if another process holds it for long."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(path)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=SILENT_SECONDS)
     except Timeout:
         print(f"waiting for the process that holds {path}", file=sys.stderr)
         lock.acquire()
