@@ -161,7 +161,7 @@ def _leave(status: Any) -> NoReturn:
     if status is not None and not isinstance(status, int):
         print(status, file=sys.stderr)
         status = 1
-    threading._shutdown()  # type: ignore[attr-defined]
+    threading._shutdown()
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -171,8 +171,9 @@ def _leave(status: Any) -> NoReturn:
 if __name__ == "__main__":
     for module in PRELOADED:
         importlib.import_module(module)
-    # The fork has one thread, whatever this process has: another's lock would stay closed in it.
-    assert os.listdir("/proc/self/task") == [str(os.getpid())], "imports started threads"
+    # A fork keeps one thread only: a lock that another one held would stay closed in it.
+    threads = Path("/proc/self/task")
+    assert not threads.exists() or len(list(threads.iterdir())) == 1, "an import started threads"
     if request := serve(Connection(int(sys.argv[1]))):
         become(**request)
     _leave(0)

@@ -16,8 +16,8 @@ from datamodules.coco.annotations import Annotations, load_annotations, parse, r
 from datamodules.coco.image_check import unusable_images
 from datamodules.common import records
 from datamodules.common.atomic import atomic_file
-from datamodules.common.preparation import Done, Unit, preparing
-from datamodules.common.records import OutdatedError, changed_units, raw_file
+from datamodules.common.preparation import Done, Unit, preparing, units_to_redo
+from datamodules.common.records import changed_units, raw_file
 
 SPLITS = ("train", "val")
 PREPARED = "finishline-coco"
@@ -53,18 +53,17 @@ def missing_parts(root: Path) -> list[str]:
     ]
 
 
-def read_manifest(root: Path, prepared: Path) -> dict[str, Any] | None:
+def read_manifest(root: Path, prepared: Path, *, replace: bool = False) -> dict[str, Any] | None:
     """Return the manifest of a prepared directory, or None."""
     upgrade = partial(_upgrade, root)
-    return records.read_manifest(prepared, DATASET, version=VERSION, upgrade=upgrade)
+    return records.read_manifest(
+        prepared, DATASET, version=VERSION, upgrade=upgrade, replace=replace
+    )
 
 
 def ready_manifest(root: Path, prepared: Path) -> dict[str, Any] | None:
     """Return the manifest if the annotation files have not changed since, else None."""
-    try:
-        manifest = read_manifest(root, prepared)
-    except OutdatedError:
-        return None
+    manifest = read_manifest(root, prepared, replace=True)
     return None if changed_units(prepared, root) else manifest
 
 
@@ -96,9 +95,7 @@ def prepare(root: Path, prepared: Path, *, show_progress: bool = False) -> dict[
         raise FileNotFoundError("\n".join(lines))
     if manifest := ready_manifest(root, prepared):
         return manifest
-    changed = changed_units(prepared, root)
-    for line in changed.values():
-        print(f"{line}; preparing it again")
+    redo = units_to_redo(prepared, root)
     parsed = check(root, show_progress=show_progress)
     with preparing(
         prepared,
@@ -106,7 +103,7 @@ def prepare(root: Path, prepared: Path, *, show_progress: bool = False) -> dict[
         {},
         version=VERSION,
         root=root,
-        redo=changed,
+        redo=redo,
         upgrade=partial(_upgrade, root),
         show_progress=show_progress,
     ) as preparation:

@@ -51,14 +51,7 @@ class Plan:
     sizes: Sequence[int] = ()
 
     def fingerprint(self, samples: slice = slice(None)) -> str:
-        """Hash everything but the samples' bytes; equal plans can take over each other's work.
-
-        Args:
-            samples: The samples to include.
-
-        Returns:
-            64 hexadecimal digits.
-        """
+        """Hash everything but the samples' bytes; equal plans can take over each other's work."""
         head = [FORMAT, self.dataset, self.split, list(self.fields), self.samples_per_shard]
         digest = hashlib.sha256(json.dumps([*head, dict(self.facts)], sort_keys=True).encode())
         for line in (*self.keys[samples], *self.texts[samples]):

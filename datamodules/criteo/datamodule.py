@@ -121,7 +121,7 @@ class CriteoDataModule(BenchmarkDataModule):
             FileNotFoundError: If days are missing.
             ValueError: If the text has another format or the directory other settings.
         """
-        self._prepare(renew=self.demo, show_progress=not self.demo)
+        self._prepare(replace=self.demo, show_progress=not self.demo)
 
     def prepare(self) -> None:
         """Prepare with a progress bar, verify all bytes, and print a summary.
@@ -131,7 +131,7 @@ class CriteoDataModule(BenchmarkDataModule):
             ValueError: If the text has another format, the directory has other settings, or bytes
                 are not those that were written.
         """
-        manifest = self._prepare(renew=True, show_progress=True)
+        manifest = self._prepare(replace=True, show_progress=True)
         for line in changed_units(self._prepared, self._source).values():
             print(f"{line}; delete {self._prepared / MANIFEST} and run prepare to use the new data")
         size = ROW_BYTES * sum(manifest.rows.values())
@@ -237,7 +237,7 @@ class CriteoDataModule(BenchmarkDataModule):
         name = f"finishline-dlrm-{s.num_days}days-{s.max_ind_range}"
         return self.prepared_dir or self._source / name
 
-    def _prepare(self, *, renew: bool, show_progress: bool) -> Manifest:
+    def _prepare(self, *, replace: bool, show_progress: bool) -> Manifest:
         if self.demo:
             from datamodules.criteo.demo import write_logs
 
@@ -246,7 +246,7 @@ class CriteoDataModule(BenchmarkDataModule):
             self._source,
             self._prepared,
             self.settings,
-            renew=renew,
+            replace=replace,
             processes=self.prepare_processes,
             show_progress=show_progress,
         )

@@ -21,7 +21,7 @@ import shutil
 import zlib
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -30,7 +30,7 @@ import numpy as np
 from datamodules.common.atomic import atomic_file, write_json
 from datamodules.common.preparation import Done, Preparation, Unit, preparing
 from datamodules.common.process_pool import processes_for
-from datamodules.common.records import OutdatedError, raw_file, read_records
+from datamodules.common.records import raw_file, read_records
 from datamodules.criteo.checksums import CHECKSUMS, Block
 from datamodules.criteo.store import (
     COLUMNS,
@@ -107,7 +107,7 @@ def prepare(
     out: Path,
     settings: Settings,
     *,
-    renew: bool = False,
+    replace: bool = False,
     processes: int = 0,
     show_progress: bool = False,
 ) -> Manifest:
@@ -117,7 +117,7 @@ def prepare(
         root: Directory with ``day_0`` ... or ``day_0.gz`` ...
         out: The prepared directory.
         settings: Number of days and index range.
-        renew: Prepare a directory of another version again instead of raising.
+        replace: Prepare a directory of another version again instead of raising.
         processes: Worker processes; 0 chooses by cores and memory.
         show_progress: Draw progress bars.
 
@@ -129,12 +129,8 @@ def prepare(
         ValueError: If a day's text has another format, or the directory other settings or
             another version.
     """
-    try:
-        if done := read_manifest(out, settings):
-            return done
-    except OutdatedError:
-        if not renew:
-            raise
+    if done := read_manifest(out, settings, replace=replace):
+        return done
     work = Work(root, out, settings)
     # Before anything is created: the root may be mistyped.
     if lines := missing_days(root, unparsed_days(work)):
@@ -192,7 +188,7 @@ def space_needed(root: Path, days: Iterable[int]) -> int:
 
 def _build(work: Work, preparation: Preparation, processes: int) -> None:
     """Run all stages, each skipping what is done."""
-    if not work.folder.is_dir() or not read_records(work.out):
+    if preparation.is_new or not work.folder.is_dir():
         # Records are of no use without the intermediate files, nor these without records.
         preparation.discard_records()
         shutil.rmtree(work.folder, ignore_errors=True)
@@ -201,7 +197,7 @@ def _build(work: Work, preparation: Preparation, processes: int) -> None:
     space = space_needed(work.root, work.days) // len(work.days)
     days = [Unit(f"parse_{day:02d}", day, num_bytes=space) for day in work.days]
     rows = run("parsing days", partial(parse_day, work), days)
-    work = replace(work, rows=tuple(rows.values()))
+    work = Work(work.root, work.out, work.settings, tuple(rows.values()))
     columns = [
         Unit(f"number_{column:02d}", column, (_dictionary(column),)) for column in range(NUM_TABLES)
     ]

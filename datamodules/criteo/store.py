@@ -49,11 +49,13 @@ class Manifest:
     """Distinct categories of each of the 26 columns over all days."""
 
 
-def read_manifest(folder: Path, settings: Settings) -> Manifest | None:
+def read_manifest(folder: Path, settings: Settings, *, replace: bool = False) -> Manifest | None:
     """Return a finished directory's manifest, else None; ValueError for other settings or sizes."""
     path = folder / MANIFEST
-    content = records.read_manifest(folder, DATASET, version=VERSION, upgrade=upgrade)
-    if content is None and not path.is_file():
+    content = records.read_manifest(
+        folder, DATASET, version=VERSION, upgrade=upgrade, replace=replace
+    )
+    if content is None and (replace or not path.is_file()):
         return None
     if content is None or "rows" not in content:
         raise ValueError(

@@ -102,7 +102,9 @@ class _Hashed:
 
 def _plain(file: _Hashed, path: Path) -> Any:
     """Decompress a file if its name says so."""
-    return gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else nullcontext(file)  # type: ignore[arg-type]
+    if path.suffix != ".gz":
+        return nullcontext(file)
+    return gzip.GzipFile(fileobj=file, mode="rb")  # type: ignore[call-overload]
 
 
 def _parse(text: np.ndarray, max_ind_range: int) -> tuple[Rows, int, int, int]:

@@ -49,18 +49,10 @@ class Manifest:
 
 
 def read_manifest(folder: Path, vocab_size: int, *, replace: bool = False) -> Manifest | None:
-    """Read the manifest of a complete prepared folder; opens nothing else.
+    """Read the manifest of a complete prepared folder; None if it has to be prepared.
 
-    Args:
-        folder: Prepared folder; may not exist.
-        vocab_size: Pieces that the vocabulary must have.
-        replace: Whether a folder of another version is to be prepared again: gives None.
-
-    Returns:
-        The manifest, or None if there is none, it is damaged or a file is missing.
-
-    Raises:
-        ValueError: If it has to be prepared again, or has another vocabulary size.
+    Opens nothing else. Raises a ValueError if the folder has another vocabulary size, or was
+    prepared by another version and is not to be replaced.
     """
     content = read_common_manifest(folder, DATASET, version=FORMAT, replace=replace)
     try:
@@ -98,23 +90,10 @@ def build(
     redo: Collection[str] = (),
     show_progress: bool = False,
 ) -> Manifest:
-    """Prepare a folder; finished shards of an earlier run are kept.
+    """Prepare a folder; finished shards of an earlier run are kept, but those in ``redo``.
 
-    Args:
-        root: Folder with the raw data.
-        out: Prepared folder; made if missing.
-        vocab_size: Pieces of the vocabulary.
-        tokenizer_model: A vocabulary to use; None trains one on the training transcripts.
-        processes: Worker processes; 0 chooses by cores and memory.
-        redo: Shards to write again.
-        show_progress: Draw a progress bar.
-
-    Returns:
-        The manifest.
-
-    Raises:
-        FileNotFoundError: If the root or the vocabulary is missing.
-        ValueError: One line per problem: bad raw files, unknown characters, no space.
+    Raises a FileNotFoundError if the root or the vocabulary is missing, and a ValueError with one
+    line per problem: bad raw files, unknown characters, no space.
     """
     subsets, problems = scan(find_data(root))
     if problems:
@@ -135,6 +114,7 @@ def build(
         if ready and (done := read_manifest(out, vocab_size)) is not None:
             return done
         _remove_old_format(out)
+        # None trains a vocabulary on the training transcripts.
         tokenizer = _write_tokenizer(out, splits["train"], vocab_size, tokenizer_model)
         labels = {name: _labels(tokenizer, split) for name, split in splits.items()}
         index = write_shards(
@@ -156,7 +136,7 @@ def build(
 
 
 def _files(out: Path) -> list[str]:
-    """Names of all files that a reader needs."""
+    """Name all files that a reader needs."""
     names = [TOKENIZER]
     for split in SPLITS:
         shards = read_shard_manifest(out, split, DATASET)["shards"]
@@ -191,7 +171,7 @@ def _write_tokenizer(
 
 
 def _labels(tokenizer: Tokenizer, split: Sequence[Utterance]) -> list[list[int]]:
-    """Label ids of every transcript."""
+    """Return the label ids of every transcript."""
     labels = [tokenizer.encode(utterance.text) for utterance in split]
     unknown = [
         f"{utterance.path}: its transcript has characters outside of the vocabulary"

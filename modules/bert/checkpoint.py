@@ -61,7 +61,7 @@ LEAVES = {"kernel": "weight", "gamma": "weight", "beta": "bias", "weights": "wei
 
 
 def our_name(name: str) -> str | None:
-    """Translate a tensor's published name to ours; None for optimizer state and duplicates."""
+    """Translate a published tensor name to ours; None for optimizer state and duplicates."""
     # TensorFlow 1 writes bert/encoder/layer_0/..., transformers bert.encoder.layer.0...
     path = re.sub(r"/layer/(\d+)/", r"/layer_\1/", name.replace(".", "/"))
     if OPTIMIZER.search(path) or REDUNDANT.search(path):
@@ -98,7 +98,7 @@ def load_checkpoint(net: nn.Module, path: Path) -> None:
 
 
 def _sources(path: Path) -> Mapping[str, Callable[[], Tensor]]:
-    """Readers of a checkpoint's weights, by our name."""
+    """Find readers of a checkpoint's weights, by our name."""
     if path.suffix == ".safetensors":
         return _renamed(_read_safetensors(path))
     # A TensorFlow prefix may end in .ckpt too.
@@ -157,6 +157,5 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
 
 
 def _renamed(state: Mapping[str, Tensor]) -> Mapping[str, Callable[[], Tensor]]:
-    """Readers of weights that are already in memory."""
     named = {name: our_name(name) for name in state}
     return {ours: partial(state.__getitem__, n) for n, ours in named.items() if ours is not None}

@@ -11,7 +11,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 
 def masked_lm_loss(logits_MV: Tensor, labels_M: Tensor) -> Tensor:
-    """Mean cross-entropy of the masked positions, in single precision.
+    """Compute the mean cross-entropy of the masked positions, in single precision.
 
     Source:
         mlcommons/training @ 9947bdf2, language_model/tensorflow/bert/run_pretraining.py, with its
@@ -66,7 +66,7 @@ class MaskedAccuracy(Metric):
         self.loss.append(empty.double())
 
     def compute(self) -> dict[str, Tensor]:
-        """All values as float64 scalars on the CPU, accuracies in [0, 1]; NaN without samples."""
+        """Return float64 scalars on the CPU, accuracies in [0, 1]; NaN without samples."""
         index = dim_zero_cat(self.index).cpu()
         counts, loss = dim_zero_cat(self.counts).cpu(), dim_zero_cat(self.loss).cpu()
         ordered, order = torch.sort(index, stable=True)

@@ -150,7 +150,7 @@ class BertModule(BenchmarkModule):
             )
 
     def starting_weights(self, datamodule: Any) -> Path | None:
-        """Path of the weights that training starts from; None for random ones."""
+        """Return the path of the weights that training starts from; None for random ones."""
         if self.from_scratch:
             return None
         path = self.checkpoint
@@ -189,7 +189,7 @@ class BertModule(BenchmarkModule):
             ) from error
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Sum of masked-word and next-sentence loss, a float32 scalar."""
+        """Add masked-word and next-sentence loss; return a float32 scalar."""
         word_logits, next_logits = self._forward(batch)
         loss = masked_lm_loss(word_logits, batch["masked_labels"])
         if next_logits is not None:
@@ -233,7 +233,7 @@ class BertModule(BenchmarkModule):
         return scheduled(optimizer, self.step_learning_rate)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Matrices and tables; and biases and norms, which LAMB neither decays nor rescales."""
+        """Separate biases and norms, which LAMB neither decays nor rescales, from the rest."""
         weights = [w for w in self.net.parameters() if w.requires_grad]
         return [
             {"params": [w for w in weights if w.ndim > 1], "weight_decay": self.weight_decay},
@@ -283,7 +283,7 @@ class BertModule(BenchmarkModule):
             )
 
     def train_flops(self, batch: Batch) -> int:
-        """Floating-point operations of a training step on real tokens; 0 for a foreign network."""
+        """Count the operations of a training step on its real tokens; 0 for a foreign network."""
         if not isinstance(self.net, Bert):
             return 0
         starts = batch["cu_seqlens"].tolist()
@@ -292,7 +292,7 @@ class BertModule(BenchmarkModule):
         )
 
     def mllog_facts(self) -> dict[str, object]:
-        """Hyperparameters under the names of the v1.0 compliance checker."""
+        """Return hyperparameters under the names of the v1.0 compliance checker."""
         return {
             "opt_name": "lamb",
             "opt_base_learning_rate": self.learning_rate,
@@ -309,7 +309,7 @@ class BertModule(BenchmarkModule):
         }
 
     def mllog_tensors(self) -> Sequence[str]:
-        """Tensor names for the ``weights_initialization`` events; none for a foreign network."""
+        """Name the tensors for ``weights_initialization`` events; none for a foreign network."""
         return list(self.net.tensor_names()) if isinstance(self.net, Bert) else ()
 
     def write_artifacts(self, folder: Path) -> None:

@@ -150,7 +150,7 @@ class Bert(nn.Module):
         return word_logits_MV, self.next_sentence(pooled_BC)
 
     def train_flops(self, lengths: Sequence[int], num_masked: int) -> int:
-        """Floating-point operations of a forward and backward pass, matrix products only."""
+        """Count the operations of a forward and backward pass, matrix products only."""
         layer: Layer = self.layers[0]  # type: ignore[assignment]
         hidden, wide = layer.down.weight.shape
         tokens, pairs = sum(lengths), sum(length**2 for length in lengths)
@@ -159,11 +159,10 @@ class Bert(nn.Module):
         return 3 * 2 * (layers + heads)  # backward is twice forward; multiply and add are two
 
     def blocks_to_shard(self) -> Iterator[nn.Module]:
-        """Parts for FSDP2 to shard: the layers, without the word table, which the head uses too."""
+        """Yield the layers for FSDP2 to shard, without the word table: the head uses it too."""
         yield from self.layers
 
     def tensor_names(self) -> Iterator[str]:
-        """Names of all weights, for the log."""
         for name, _ in self.named_parameters():
             yield name
 

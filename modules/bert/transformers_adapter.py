@@ -96,7 +96,7 @@ class MaskedLMAdapter(nn.Module):
 
 
 def _special_words(known: Any, settings: dict[str, Any]) -> dict[str, int | None]:
-    """Special words of a configuration that lie beyond the vocabulary: the data has its own."""
+    """Override special words that lie beyond the vocabulary: the data has its own."""
     usual = known.to_dict()
     size = settings.get("vocab_size", usual.get("vocab_size"))
     beyond = [

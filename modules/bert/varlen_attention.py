@@ -61,7 +61,7 @@ def plan_attention(cu_seqlens: Tensor, max_length: int, *, nested: bool | None =
 def varlen_attention(
     query_THD: Tensor, key_THD: Tensor, value_THD: Tensor, plan: Plan, *, dropout: float = 0.0
 ) -> Tensor:
-    """Softmax attention within each sequence, scores divided by the root of D."""
+    """Compute softmax attention within each sequence, scores divided by the root of D."""
     if plan.places is None:
         fits = query_THD.device.type != "cpu" and query_THD.shape[-1] in range(8, 257, 8)
         return (_fused if fits else _nested)(query_THD, key_THD, value_THD, plan, dropout)
@@ -90,7 +90,6 @@ def _fused(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, plan: Plan, dropout: flo
 
 
 def _nested(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, plan: Plan, dropout: float) -> Tensor:
-    """The same through nested tensors."""
     q, k, v = (
         torch.nested.nested_tensor_from_jagged(
             each, plan.cu_seqlens, min_seqlen=1, max_seqlen=plan.max_length
@@ -111,12 +110,11 @@ def _group(starts: list[int], lengths: list[int], each: list[int], device: torch
 
 
 def _all_real(group: Group) -> Tensor:
-    """Mask of the positions that are not padding."""
+    """Mark the positions that are not padding."""
     if group.real is None:
         return torch.ones_like(group.rows, dtype=torch.bool)
     return group.real
 
 
 def _gather(rows_THD: Tensor, index_GS: Tensor) -> Tensor:
-    """Rows (G, S, H, D)."""
     return rows_THD.index_select(0, index_GS.flatten()).unflatten(0, index_GS.shape)

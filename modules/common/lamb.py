@@ -93,7 +93,7 @@ class Lamb(Optimizer):
         return loss
 
     def _shrink(self) -> Tensor | None:
-        """The divisor, at least 1, that scales gradients down to the largest norm allowed."""
+        """Return the divisor, at least 1, that scales gradients down to the greatest norm."""
         if self.max_grad_norm is None:
             return None
         groups = self.param_groups
@@ -125,7 +125,7 @@ class Lamb(Optimizer):
         torch._foreach_add_(weights, update, alpha=-group["lr"])
 
     def _moments(self, weights: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """First and second moments, zero before a tensor's first step."""
+        """Return first and second moments, which are zero before a tensor's first step."""
         for weight in weights:
             state = self.state[weight]
             if not state:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def global_norm(tensors: Iterable[Tensor]) -> Tensor:
-    """L2 norm of all numbers of several tensors together, as a 0-dim tensor."""
+    """Compute the L2 norm of all numbers of several tensors together, a 0-dim tensor."""
     return torch.linalg.vector_norm(_norms(list(tensors)))
 
 

@@ -32,7 +32,7 @@ def decompress(data: bytes) -> bytes:
 
 
 def _size(data: bytes) -> tuple[int, int]:
-    """Decompressed size, and offset of the stream's first element."""
+    """Read the decompressed size and the offset of the stream's first element."""
     value = 0
     for at, byte in enumerate(data[:5]):
         value |= (byte & 0x7F) << 7 * at
@@ -42,7 +42,7 @@ def _size(data: bytes) -> tuple[int, int]:
 
 
 def _literal_length(data: bytes, code: int, at: int) -> tuple[int, int]:
-    """Number of literal bytes, and their offset."""
+    """Read the number of literal bytes and their offset."""
     if code < 60:
         return code + 1, at
     width = code - 59

@@ -122,7 +122,6 @@ class TensorBundle:
 
 
 def _table(content: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """All keys and values of a table."""
     footer = content[-FOOTER_BYTES:]
     if len(footer) < FOOTER_BYTES or struct.unpack("<Q", footer[-8:])[0] != MAGIC:
         raise ValueError("wrong magic number")
@@ -134,7 +133,7 @@ def _table(content: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _block(content: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]:
-    """Keys and values of one block; a key leaves out the prefix it shares with the one before."""
+    """Yield keys and values of a block; a key omits the prefix shared with the one before."""
     block = content[offset : offset + size]
     if compression := content[offset + size]:
         if compression != 1:
@@ -153,14 +152,14 @@ def _block(content: bytes, offset: int, size: int) -> Iterator[tuple[bytes, byte
 
 
 def _handle(content: bytes, at: int) -> tuple[int, int]:
-    """Offset and size of a block."""
+    """Read the offset and size of a block."""
     offset, at = _varint(content, at)
     size, _ = _varint(content, at)
     return offset, size
 
 
 def _varint(content: bytes, at: int) -> tuple[int, int]:
-    """A number of variable length, and the offset after it."""
+    """Read a number of variable length and the offset after it."""
     value = shift = 0
     while True:
         byte = content[at]
@@ -171,7 +170,7 @@ def _varint(content: bytes, at: int) -> tuple[int, int]:
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Numbers and values of a protocol buffer's fields."""
+    """Yield numbers and values of a protocol buffer's fields."""
     at = 0
     while at < len(message):
         tag, at = _varint(message, at)
@@ -191,7 +190,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
 
 
 def _variables(graph: bytes) -> Iterator[tuple[str, str]]:
-    """Names and keys in a description of objects (TensorFlow's TrackableObjectGraph)."""
+    """Yield names and keys from a description of objects (TensorFlow's TrackableObjectGraph)."""
     for number, node in _fields(graph):
         if number != 1 or not isinstance(node, bytes):
             continue

@@ -29,7 +29,7 @@ def pack(scores_N: Tensor, labels_N: Tensor) -> Tensor:
 
 
 def auc_from_keys(keys_N: Tensor) -> float:
-    """Probability that a positive scores above a negative, ties counting half; NaN if one lacks."""
+    """Compute the chance that a positive outscores a negative, a tie counting one half."""
     # All sums are of integers, so the result is exact but for the last division.
     double_area, positives = _double_area(_sorted(keys_N), None)
     return _area(double_area, positives, len(keys_N) - positives)
@@ -57,7 +57,7 @@ def auc_over_ranks(keys_N: Tensor) -> float:
 
 
 def _sorted(keys_N: Tensor) -> Tensor:
-    """Keys in rising order; numpy sorts integers several times faster than torch does on CPUs."""
+    """Sort keys; numpy sorts integers several times faster than torch does on CPUs."""
     if keys_N.device.type != "cpu":
         return keys_N.sort().values
     keys_N = keys_N.contiguous()
@@ -86,7 +86,7 @@ def _exchange_ranges(runs_N: Tensor) -> Tensor:
 
 
 def _double_area(keys_N: Tensor, counts_N: Tensor | None) -> tuple[int, int]:
-    """Twice the number of correctly ranked pairs (ties half), and the positives, of sorted keys."""
+    """Count correctly ranked pairs of sorted keys twice (ties once), and the positives."""
     double_area, positives, rows = 0, 0, 0
     ended_positives, ended = 0, 0
     size = CPU_CHUNK if keys_N.device.type == "cpu" else CHUNK
@@ -121,7 +121,7 @@ def _area(double_area: int, positives: int, negatives: int) -> float:
 
 
 def chance_margin(positives: int, negatives: int) -> float:
-    """Standard deviation of the area around 0.5 when scores say nothing about labels.
+    """Compute the standard deviation of the area around 0.5 if scores say nothing about labels.
 
     Source:
         Mann and Whitney (1947), variance of U without ties.
@@ -151,7 +151,7 @@ class ExactAUC(Metric):
         self.keys.append(pack(scores_N, labels_N))
 
     def compute(self) -> Tensor:
-        """The area over all ranks, as a float64 scalar on the CPU; every rank has to call it."""
+        """Return the area over all ranks, float64 on the CPU; every rank has to call it."""
         several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
         bad = self.bad.clone()
         if several:
@@ -162,6 +162,6 @@ class ExactAUC(Metric):
         return torch.tensor(value, dtype=torch.float64)
 
     def chance(self) -> float:
-        """Standard deviation of a chance area, by this rank's rows; too high with several ranks."""
+        """Return ``chance_margin`` of this rank's rows; too high with several ranks."""
         positives = sum(int((keys & 1).sum()) for keys in self.keys)
         return chance_margin(positives, sum(map(len, self.keys)) - positives)

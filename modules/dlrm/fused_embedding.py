@@ -125,7 +125,7 @@ class FusedEmbedding(nn.Module):
             self.weight[local] = ((2 * values - 1) * bound)[mine].to(self.dtype)
 
     def memory_plan(self) -> str:
-        """Rows and bytes of all tables and of this rank, in one line."""
+        """Describe rows and bytes of all tables and of this rank, in one line."""
         size = self.num_rows * self.width * self.dtype.itemsize
         dtype = str(self.dtype).removeprefix("torch.")
         plan = f"embedding tables: {self.num_rows:,} rows x {self.width} {dtype} = {_human(size)}"
@@ -154,17 +154,17 @@ class FusedEmbedding(nn.Module):
         return whole if self.rank == 0 else None
 
     def share(self, weight_RD: Tensor) -> Tensor:
-        """This rank's rows of the whole weight."""
+        """Take this rank's rows of the whole weight."""
         return weight_RD[self.rank :: self.world_size].clone()
 
 
 def fused_embeddings(module: nn.Module) -> dict[str, FusedEmbedding]:
-    """All fused tables inside a module, by dotted name."""
+    """Find all fused tables inside a module, by dotted name."""
     return {n: m for n, m in module.named_modules() if isinstance(m, FusedEmbedding)}
 
 
 def parameters_to_ignore(module: nn.Module) -> list[str]:
-    """Names of weights that DDP must not reduce, for ``_ddp_params_and_buffers_to_ignore``."""
+    """Name the weights that DDP must not reduce, for ``_ddp_params_and_buffers_to_ignore``."""
     return [f"{name}.weight" for name in fused_embeddings(module)]
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 
 def dot_interaction(features_BFD: Tensor) -> Tensor:
-    """Dot products of all pairs of features i > j, row by row of the lower triangle.
+    """Compute dot products of all pairs of features i > j, row by row of the lower triangle.
 
     Source:
         facebookresearch/dlrm @ 6d75c84d, dlrm_s_pytorch.py, interact_features. Differs: no index
@@ -26,7 +26,7 @@ def dot_interaction(features_BFD: Tensor) -> Tensor:
 
 @cache
 def pair_positions(num_features: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Flat position of each pair in the square of products, and pair of each position (P: none)."""
+    """Return each pair's flat position in the square of products, and each position's pair."""
     i, j = torch.tril_indices(num_features, num_features, -1, device=device)
     lower_P = i * num_features + j
     # The diagonal belongs to no pair: it takes the extra column of zeros behind the last one.

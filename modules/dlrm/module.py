@@ -103,7 +103,7 @@ class DLRMModule(BenchmarkModule):
         self._check_shapes()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Mean cross-entropy of a batch, a float32 scalar."""
+        """Compute the mean cross-entropy of a batch, a float32 scalar."""
         logits_B = self._logits(batch)
         loss = F.binary_cross_entropy_with_logits(logits_B, batch["label"].float())
         self.log_loss(loss)
@@ -170,7 +170,7 @@ class DLRMModule(BenchmarkModule):
             checkpoint["state_dict"][f"{name}.weight"] = table.share(weight)
 
     def num_parameters(self) -> int:
-        """Parameters over all ranks, although the tables' rows are sharded."""
+        """Count the parameters over all ranks, although the tables' rows are sharded."""
         shared = {id(table.weight): table for table in fused_embeddings(self).values()}
         return sum(
             shared[id(p)].num_rows * shared[id(p)].width if id(p) in shared else p.numel()
@@ -178,7 +178,7 @@ class DLRMModule(BenchmarkModule):
         )
 
     def mllog_facts(self) -> dict[str, object]:
-        """Hyperparameters under the names of the v1.0 compliance checker."""
+        """Return hyperparameters under the names of the v1.0 compliance checker."""
         return {
             "opt_name": "sgd",
             "opt_base_learning_rate": self.learning_rate,
@@ -190,7 +190,7 @@ class DLRMModule(BenchmarkModule):
         }
 
     def _logits(self, batch: Batch) -> Tensor:
-        """Log-odds in fp32; the integers' logarithm is taken here, on the device."""
+        """Compute log-odds in fp32; the integers' logarithm is taken here, on the device."""
         return self.net(batch["dense"].float().log1p(), batch["sparse"]).float()
 
     def _check_table_sizes(self) -> None:
@@ -221,7 +221,7 @@ class DLRMModule(BenchmarkModule):
         check_net(kind(self.net, self._data_sizes()), input_shape=(2, NUM_DENSE), output_shape=(2,))
 
     def _data_sizes(self) -> Sequence[int] | None:
-        """Categories of each column, if the data is known."""
+        """Return the categories of each column, if the data is known."""
         return getattr(getattr(self._trainer, "datamodule", None), "table_sizes", None)
 
 

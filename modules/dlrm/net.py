@@ -72,7 +72,7 @@ class DLRM(nn.Module):
 
 
 def _mlp(widths: Sequence[int]) -> nn.Sequential:
-    """Linear layers with ReLU between them, weights and biases drawn as the reference does."""
+    """Build linear layers with ReLU between them, initialised as the reference does."""
     layers: list[nn.Module] = []
     for inputs, outputs in zip(widths, widths[1:], strict=False):
         linear = nn.Linear(inputs, outputs)

@@ -15,8 +15,6 @@ from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
 from modules.common.base import BenchmarkModule, scheduled
 from modules.common.check_net import dry_run
@@ -30,7 +28,7 @@ from modules.rnnt.sample_noise import uniform_numbers
 from modules.rnnt.spec_augment import spec_augment
 from modules.rnnt.speed_perturbation import change_speed
 from modules.rnnt.transducer import transducer_loss
-from modules.rnnt.word_errors import word_errors
+from modules.rnnt.word_errors import WordErrorRate, word_errors
 
 NUM_FILTERS, SPLICED = 80, 3
 SPEED_STREAM = 201
@@ -47,32 +45,6 @@ class Batch(TypedDict):
     label_lengths: Tensor
     seed: Tensor
     index: Tensor
-
-
-class WordErrorRate(Metric):
-    """Word errors over reference words, equal to the bit for any number of ranks.
-
-    Each utterance counts once, whichever ranks transcribed it, and only integers are added.
-    """
-
-    full_state_update = False
-    counts: list[Tensor]
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("counts", default=[], dist_reduce_fx="cat")
-
-    def update(self, counts_B3: Tensor) -> None:
-        """Add utterances, each by its index, word errors and reference words, all int64."""
-        self.counts.append(counts_B3)
-
-    def compute(self) -> Tensor:
-        """Return all ranks' rate in float64 on the CPU; may exceed 1, NaN without words."""
-        counts_B3 = torch.unique(dim_zero_cat(self.counts).cpu(), dim=0)
-        first = torch.ones(len(counts_B3), dtype=torch.bool)
-        first[1:] = counts_B3[1:, 0] != counts_B3[:-1, 0]
-        _, errors, words = counts_B3[first].sum(0).double()
-        return errors / words
 
 
 class RNNTModule(BenchmarkModule):

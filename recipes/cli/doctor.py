@@ -82,8 +82,8 @@ def _devices(benchmark: Benchmark) -> Iterator[Finding]:
     if count and least and memory < least:
         yield Finding(
             "note",
-            f"the closed settings need {least:g} GiB of GPU memory, available: {memory:.0f} GiB; "
-            f"use more GPUs, or a preset in recipes/presets/{benchmark.name}/",
+            f"the closed settings need {least:g} GiB of GPU memory, {memory:.0f} GiB are "
+            f"available; use more GPUs, or a preset in recipes/presets/{benchmark.name}/",
         )
 
 

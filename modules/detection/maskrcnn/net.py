@@ -42,9 +42,10 @@ class MaskRCNN(nn.Module):
         box_features: Width of the box head's two layers.
         mask_channels: Channels of the mask head.
         anchor_sizes: Side of the square anchor of every level, in pixels.
-        proposals: Maximum per image and level in training, before and after suppression; of a batch
-            remain half of it per image (two at least), over all levels and images together.
-        evaluation_proposals: The same maximum in evaluation, per image also over all levels.
+        proposals: Maximum per image and level in training, before and after suppression. A batch
+            then keeps the best of all its levels and images, half this number per image (counting
+            at least two images).
+        evaluation_proposals: Maximum in evaluation, per image and level and per image.
         anchors_per_image: Anchors sampled for the proposal loss.
         regions_per_image: Regions sampled for the heads' losses.
 

@@ -220,7 +220,7 @@ def test_half_made_folder_of_version_1_is_begun_anew(logs, tmp_path):
     assert digests(tmp_path / "cut") == digests(tmp_path / "whole")
 
 
-def test_folder_of_another_version_gets_one_line_and_prepare_renews_it(logs, tmp_path):
+def test_folder_of_another_version_gets_one_line_and_prepare_replaces_it(logs, tmp_path):
     preparation.prepare(logs, tmp_path, SETTINGS)
     before = digests(tmp_path)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
@@ -228,7 +228,7 @@ def test_folder_of_another_version_gets_one_line_and_prepare_renews_it(logs, tmp
     with pytest.raises(ValueError, match="another version .* run the recipe's prepare") as error:
         preparation.prepare(logs, tmp_path, SETTINGS)
     assert "\n" not in str(error.value)
-    preparation.prepare(logs, tmp_path, SETTINGS, renew=True)
+    preparation.prepare(logs, tmp_path, SETTINGS, replace=True)
     assert digests(tmp_path) == before
 
 

@@ -129,7 +129,7 @@ def test_gpus_are_listed_and_too_little_memory_is_said(monkeypatch):
     dlrm = importlib.import_module("recipes.dlrm").BENCHMARK
     found = [tuple(f) for f in doctor_command._devices(dlrm)]
     assert found.count(("has", "A Card, 40 GiB")) == 2
-    assert "need 89.5 GiB of GPU memory, here are 80 GiB" in found[-1][1]
+    assert "need 89.5 GiB of GPU memory, 80 GiB are available" in found[-1][1]
     assert not any("GPU memory" in text for _, text in doctor_command._devices(UNET3D))
 
 

@@ -349,7 +349,7 @@ def test_diverged_network_has_no_loss_and_detects_nothing_quietly(part):
         net.eval()(image, torch.tensor([[90, 128]]))
 
 
-def test_mask_is_not_placed_in_a_box_that_is_no_box():
+def test_mask_in_a_box_that_is_not_finite_is_an_error():
     with pytest.raises(ValueError, match="not finite"):
         place_mask(torch.ones(28, 28), [0.0, math.nan, 5.0, 5.0], 20, 20)
 
