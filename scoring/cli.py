@@ -1,17 +1,16 @@
-"""The command line: each command's module is imported only when it is used, so help is quick."""
+"""The command line; a command's module is imported only when it is used, so help is fast."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-EPILOG = "Exit status: 0 passes, 1 fails the rules or could not be done, 2 wrong use."
+EPILOG = "Exit status: 0 passes, 1 breaks the rules or failed, 2 usage error."
 # Command -> the module that holds run(args) -> int.
 COMMANDS = {
     "collect": "scoring.commands.collect",
@@ -24,9 +23,13 @@ COMMANDS = {
 
 
 def parser() -> argparse.ArgumentParser:
-    """Build the argument parser of all commands."""
+    """Build the argument parser of all commands.
+
+    Returns:
+        The parser, with one subparser per command.
+    """
     top = argparse.ArgumentParser(
-        prog="python -m scoring", description=__doc__ and "From runs to a result.", epilog=EPILOG
+        prog="python -m scoring", description="From runs to a result.", epilog=EPILOG
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _collect(commands)
@@ -53,7 +56,9 @@ def _command(commands: Any, name: str, text: str, details: str = "") -> argparse
 
 
 def _round(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--round", default="v1.0", help="whose rules to apply (default: v1.0)")
+    command.add_argument(
+        "--round", default="v1.0", help="MLPerf round whose rules to apply (default: v1.0)"
+    )
 
 
 def _paths(command: argparse.ArgumentParser, name: str, text: str, nargs: str = "+") -> None:
@@ -65,16 +70,18 @@ def _collect(commands: Any) -> None:
         commands,
         "collect",
         "Make N runs, each in its own process with its own seed",
-        "Killed and started again with the same arguments it goes on where it was. A failed run "
-        "is kept and counts as not converged; an interrupted one is made again, and so is, twice "
-        "at most, one that was killed. What stands after -- is handed to the recipe's fit.",
+        "The same command resumes a collection that was killed. A failed run is kept and counts "
+        "as not converged; an interrupted run is repeated, and a killed one up to twice. Arguments "
+        "after -- are passed to the recipe's fit.",
     )
     command.usage = "python -m scoring collect RECIPE --runs N [options] [-- fit arguments]"
     command.add_argument("recipe", type=Path, help="the recipe, such as recipes/unet3d.py")
-    command.add_argument("--runs", type=int, required=True, metavar="N", help="runs wanted in all")
+    command.add_argument(
+        "--runs", type=int, required=True, metavar="N", help="total number of runs"
+    )
     command.add_argument("--parallel", type=int, default=1, metavar="P", help="runs at a time (1)")
     command.add_argument(
-        "--output_root", type=Path, help="where to put them (default: runs/collect-<recipe>)"
+        "--output_root", type=Path, help="output directory (default: runs/collect-<recipe>)"
     )
     _round(command)
 
@@ -84,10 +91,10 @@ def _check(commands: Any) -> None:
         commands,
         "check",
         "The official compliance checker's verdict per run, in plain words",
-        "Also checks what the official tools leave out: evaluation schedule, stopping at target, "
-        "unique seeds. Works on anybody's logs.",
+        "Also checks what the official tools leave out: evaluation schedule, stopping at the "
+        "target, unique seeds. Works on logs of any program.",
     )
-    _paths(command, "run", "run folders, folders of them, or log files")
+    _paths(command, "run", "run directories, directories of them, or log files")
     _round(command)
 
 
@@ -96,11 +103,11 @@ def _score(commands: Any) -> None:
         commands,
         "score",
         "Drop-and-mean score, spread and convergence test",
-        "Reads run folders, results/SYSTEM/BENCHMARK/result_*.txt trees and plain logs.",
+        "Reads run directories, results/SYSTEM/BENCHMARK/result_*.txt trees and plain logs.",
     )
     _paths(command, "folder", "what to score")
     command.add_argument(
-        "--official", action="store_true", help="ask the official tools for a second opinion"
+        "--official", action="store_true", help="also score with the official tools"
     )
     _round(command)
 
@@ -110,23 +117,23 @@ def _compare(commands: Any) -> None:
         commands,
         "compare",
         "Results side by side: your own, published systems, or two rounds",
-        "\n\n  compare A B               two of your results, with the chance that A is faster\n"
-        "  compare A --round v1.0    yours among the published systems\n"
-        "  compare v0.7 v1.0         two rounds: the best of each benchmark\n\n"
+        "\n\n  compare A B               two of your results, and whether one is faster\n"
+        "  compare A --round v1.0    your result among the published systems\n"
+        "  compare v0.7 v1.0         two rounds: the best result of each benchmark\n\n"
         "Runs of one benchmark with different networks get a scoreboard of the networks.",
     )
-    _paths(command, "result", "one or two folders, or two rounds")
+    _paths(command, "result", "one or two directories, or two rounds")
     command.add_argument("--round", help="compare with this published round")
     command.add_argument("--markdown", action="store_true", help="print Markdown")
     command.add_argument("--csv", action="store_true", help="print CSV")
-    command.add_argument("--plot", type=Path, metavar="FILE", help="also draw it: .png or .svg")
+    command.add_argument("--plot", type=Path, metavar="FILE", help="also draw bars: .png or .svg")
 
 
 def _package(commands: Any) -> None:
     command = _command(
         commands,
         "package",
-        "The official submission tree, passed by the official checkers",
+        "Write the official submission tree and run the official checkers on it",
         "\n\nDivisions: closed (the reference's model, data and rules) and open (anything else).\n"
         "Availability:\n"
         "  cloud     available: rented by others today, on released software\n"
@@ -134,15 +141,18 @@ def _package(commands: Any) -> None:
         "  preview   will be available within 180 days or by the next round, and resubmitted then\n"
         "  research  anything else (RDI): research, development or internal",
     )
-    _paths(command, "folder", "scored runs")
-    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
+    _paths(command, "folder", "directories of scored runs")
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new directory")
     command.add_argument("--org", required=True, help="the submitting organisation")
     command.add_argument("--system", required=True, help="short name of the system, no spaces")
     command.add_argument(
         "--availability", choices=["cloud", "onprem", "preview", "research"], default="research"
     )
     command.add_argument(
-        "--system_json", type=Path, metavar="FILE", help="fields of the system description to set"
+        "--system_json",
+        type=Path,
+        metavar="FILE",
+        help="JSON of system description fields",
     )
     command.add_argument(
         "--source", type=Path, metavar="DIR", help="code to include (default: this checkout)"
@@ -155,20 +165,13 @@ def _report(commands: Any) -> None:
         commands,
         "report",
         "One self-contained HTML page",
-        "Needs no network and no script; light and dark, for a phone, a screen or paper.",
+        "It loads nothing and has no script; light and dark, for phone, screen or paper.",
     )
     _paths(command, "folder", "what to report on")
-    command.add_argument("--out", type=Path, metavar="FILE", help="default: FOLDER/report.html")
+    command.add_argument(
+        "--out", type=Path, metavar="FILE", help="output file (default: FOLDER/report.html)"
+    )
     _round(command)
-
-
-def print_json(value: Any) -> None:
-    """Print one JSON document.
-
-    Args:
-        value: Plain JSON values.
-    """
-    print(json.dumps(value, indent=2, allow_nan=False))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -178,10 +181,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments; those of the process by default.
 
     Returns:
-        Exit status: 0 passes, 1 fails the rules, 2 wrong use, 130 interrupted.
+        Exit status: 0 passes, 1 breaks the rules or failed, 2 usage error, 130 interrupted.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    # argparse cannot tell the recipe's arguments from ours, so they are cut off first.
+    # argparse cannot separate the recipe's arguments from ours, so they are split off first.
     cut = arguments.index("--") if arguments[:1] == ["collect"] and "--" in arguments else None
     args = parser().parse_args(arguments[:cut])
     args.fit_arguments = [] if cut is None else arguments[cut + 1 :]
@@ -189,19 +192,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = importlib.import_module(COMMANDS[args.command])
         return int(command.run(args))
     except BrokenPipeError:
-        # The reader (head, less) went away: nothing is wrong, and nothing may be flushed to it.
+        # The reader (head, less) exited: not an error, but nothing may be flushed to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
         print(f"scoring {args.command}: interrupted", file=sys.stderr)
         return 130
     except (ValueError, OSError) as error:
-        print(f"scoring {args.command}: {_in_words(error)}", file=sys.stderr)
+        print(f"scoring {args.command}: {_describe(error)}", file=sys.stderr)
         return 2
 
 
-def _in_words(error: Exception) -> str:
-    """An error's own words; those of the operating system without their number."""
+def _describe(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return str(error)

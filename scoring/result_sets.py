@@ -1,10 +1,7 @@
-"""Old path of ``scoring.runs.result_sets``, which older notebooks import; it works until 0.4."""
+"""Old path of ``scoring.runs.run``, which older notebooks import; it works until 0.4."""
 
 import sys
 
-from scoring.runs.result_sets import find_runs as find_runs
+from scoring.runs.run import find_runs as find_runs
 
-print(
-    "scoring.result_sets is now scoring.runs.result_sets; the old name works until 0.4",
-    file=sys.stderr,
-)
+print("scoring.result_sets is now scoring.runs.run; the old name works until 0.4", file=sys.stderr)

@@ -36,7 +36,7 @@ BATCH_SIZES = {
 OWN_FLAGS = {
     "minigo": ("--data.overlap=false", "--data.games_per_generation=16", "--data.eval_games=8")
 }
-# What may differ: (stem, row) -> by how much of the value, and why.
+# What may differ: (stem, row) -> by which share of the value (inf for a hash), and why.
 EXCEPTIONS: dict[tuple[str, str], tuple[float, str]] = {}
 
 
@@ -113,8 +113,9 @@ def report(stem: str, old: dict[str, str], new: dict[str, str]) -> bool:
         before, after = old.get(name, "missing"), new.get(name, "missing")
         verdict = "equal" if before == after else f"DIFFERS: {after}"
         if before != after:
-            allowed, reason = EXCEPTIONS.get((stem, name), (0.0, ""))
-            close = "missing" not in (before, after) and near(before, after, allowed)
+            allowed, reason = EXCEPTIONS.get((stem, name), (None, ""))
+            known = allowed is not None and "missing" not in (before, after)
+            close = known and near(before, after, allowed)
             verdict += f" (within {allowed:g}: {reason})" if close else ""
             good &= close
         print(f"{stem:9} {name:27} {before:40} {verdict}", flush=True)
@@ -122,9 +123,7 @@ def report(stem: str, old: dict[str, str], new: dict[str, str]) -> bool:
 
 
 def near(before: str, after: str, allowed: float) -> bool:
-    """Whether a figure moved by no more than an exception allows; a hash never does."""
-    if not allowed:
-        return False
+    """Whether a figure moved by no more than an exception allows."""
     x, y = (float.fromhex(text.partition(" ")[0]) for text in (before, after))
     return abs(x - y) <= allowed * max(abs(x), abs(y))
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -60,6 +60,7 @@ class Annotations:
 
     def polygons(self, index: int) -> list[Polygons]:
         """Return per annotation of an image a list of (corners, 2) float32 arrays, in pixels."""
+        # Computed on first use: only Mask R-CNN needs it. The dataclass is frozen.
         if not hasattr(self, "_ring_offset"):
             ring = np.concatenate([[0], np.cumsum(self.ring_count)])
             corner = np.concatenate([[0], np.cumsum(self.ring_length)])
@@ -73,10 +74,10 @@ class Annotations:
             for a in range(*self.of_image(index).indices(len(self.label)))
         ]
 
-    def save(self, path: Path) -> None:
-        """Write everything into one ``.npz`` file."""
+    def save(self, file: IO[bytes] | Path) -> None:
+        """Write everything to one ``.npz`` file."""
         arrays = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        np.savez(path, **arrays | {"file_name": np.array(self.file_name)})
+        np.savez(file, **arrays | {"file_name": np.array(self.file_name)})
 
 
 def load_annotations(path: Path) -> Annotations:

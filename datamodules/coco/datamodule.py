@@ -105,12 +105,12 @@ class COCODataModule(BenchmarkDataModule):
             ValueError: One line per problem in annotations or images.
         """
         self.prepare_data()
-        facts = self._manifest
+        counts = self._manifest
         print(
             f"COCO{' demo' if self.demo else ''} is ready in {self.folder}: "
-            f"{self.num_train_samples} of {facts['train']['images']} training images, "
-            f"{facts['val']['images']} evaluation "
-            f"images, {len(facts['categories'])} categories"
+            f"{self.num_train_samples} of {counts['train']['images']} training images, "
+            f"{counts['val']['images']} evaluation "
+            f"images, {len(counts['categories'])} categories"
         )
         for line in self.notes():
             print(line)
@@ -133,18 +133,21 @@ class COCODataModule(BenchmarkDataModule):
         if self.root is None or store.missing_parts(self.root):
             return [] if self.root is None else store.missing_parts(self.root)
         try:
-            facts = store.ready_manifest(self.root, self._prepared)
-            return self.unfit(facts or store.facts(store.check(self.root)))
+            counts = store.ready_manifest(self.root, self._prepared)
+            if counts is None:
+                parsed = store.check(self.root)
+                counts = {split: store.count(parsed[split], split) for split in store.SPLITS}
+            return self.unfit(counts)
         except ValueError as error:
             return str(error).splitlines()
 
-    def unfit(self, facts: Mapping[str, Any]) -> list[str]:
+    def unfit(self, counts: Mapping[str, Any]) -> list[str]:
         """List why valid annotations are unusable for this benchmark, from their counts."""
         return [
             f"{store.annotation_file(self.folder, split)} contains no object to {what}; use "
             "COCO's own file, or annotate your images"
             for split, what in (("train", "learn from"), ("val", "find"))
-            if not facts[split]["objects"]
+            if not counts[split]["objects"]
         ]
 
     def setup(self, stage: str) -> None:
@@ -212,7 +215,7 @@ class COCODataModule(BenchmarkDataModule):
     def _manifest(self) -> dict[str, Any]:
         """Counts of the prepared data set; read once."""
         if self._facts is None:
-            self._facts = store.ready_manifest(self.folder, self._prepared)
+            self._facts = store.read_manifest(self.folder, self._prepared)
         if self._facts is None:
             raise ValueError(f"{self.folder} is not prepared; run the recipe's prepare command")
         return self._facts

@@ -63,13 +63,13 @@ class COCOMaskDataModule(COCODataModule):
         self.image_size = masks.ImageSize(min_image_size, max_image_size)
         self.evaluation_batch_size = evaluation_batch_size
 
-    def unfit(self, facts: Mapping[str, Any]) -> list[str]:
+    def unfit(self, counts: Mapping[str, Any]) -> list[str]:
         """Add objects without masks to the reasons."""
-        return super().unfit(facts) + [
-            f"{store.annotation_file(self.folder, split)}: {facts[split]['without_mask']} objects "
+        return super().unfit(counts) + [
+            f"{store.annotation_file(self.folder, split)}: {counts[split]['without_mask']} objects "
             f"have no {what}; Mask R-CNN needs annotations with outlines (SSD does not)"
             for split, what in (("train", "polygons"), ("val", "mask"))
-            if facts[split]["without_mask"]
+            if counts[split]["without_mask"]
         ]
 
     @property

@@ -58,6 +58,7 @@ class TrainingImages(Dataset[dict[str, Any]]):
     def __getitem__(self, key: SampleKey) -> dict[str, Any]:
         """Return ``image`` (3, H, W) uint8, ``boxes`` (G, 4), ``labels`` (G,) and ``polygons``."""
         index = int(self.samples[key.index])
+        # The key's epoch is the sampler's pass over the data.
         flip = sample_rng(self.seed, key.epoch, key.index, key.repeat).random() < 0.5
         image = open_rgb(self.folder / self.annotations.file_name[index])
         height, width = self.size.of(image.height, image.width)

@@ -1,13 +1,12 @@
-"""A COCO folder: what must lie in it, and the compact annotations that ``prepare_data`` makes.
+"""A COCO directory: its layout, and the compact annotations that ``prepare_data`` makes.
 
 The rules time everything that touches the data, but parsing text into arrays beforehand is free:
-training starts from ``finishline-coco/*.npz`` and ``prepare_data`` of a ready folder opens nothing
-but its manifest.
+training starts from ``finishline-coco/*.npz``.
 """
 
-import json
 import os
-import tempfile
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,14 @@ import numpy as np
 
 from datamodules.coco.annotations import Annotations, load_annotations, parse, read_json
 from datamodules.coco.image_check import unusable_images
+from datamodules.common import records
+from datamodules.common.atomic import atomic_file
+from datamodules.common.preparation import Done, Unit, preparing, units_to_redo
+from datamodules.common.records import changed_units, raw_file
 
 SPLITS = ("train", "val")
 PREPARED = "finishline-coco"
-FORMAT = 3  # raise when the prepared files or the checks change
+DATASET, VERSION = "coco", 4  # increase it when the prepared files or the checks change
 _ARCHIVES = {
     "train": "http://images.cocodataset.org/zips/train2017.zip (19.3 GB)",
     "val": "http://images.cocodataset.org/zips/val2017.zip (816 MB)",
@@ -26,42 +29,17 @@ _ARCHIVES = {
 
 
 def image_folder(root: Path, split: str) -> Path:
-    """Where a split's images lie.
-
-    Args:
-        root: The COCO folder.
-        split: ``train`` or ``val``.
-
-    Returns:
-        The folder.
-    """
     return root / f"{split}2017"
 
 
 def annotation_file(root: Path, split: str) -> Path:
-    """A split's annotation file.
-
-    Args:
-        root: The COCO folder.
-        split: ``train`` or ``val``.
-
-    Returns:
-        The file.
-    """
     return root / "annotations" / f"instances_{split}2017.json"
 
 
 def missing_parts(root: Path) -> list[str]:
-    """Folders and files that a COCO folder lacks, without opening any.
-
-    Args:
-        root: The COCO folder.
-
-    Returns:
-        One line each, with where to get it.
-    """
+    """Return one line per part that a COCO directory lacks, without opening any."""
     if not root.is_dir():
-        return [f"{root} is no folder; make it and unpack COCO 2017 there (cocodataset.org, 21 GB)"]
+        return [f"{root} is not a directory; unpack COCO 2017 there (cocodataset.org, 21 GB)"]
     lines = [
         f"{image_folder(root, split)} is missing; unpack {_ARCHIVES[split]} in {root}"
         for split in SPLITS
@@ -75,33 +53,35 @@ def missing_parts(root: Path) -> list[str]:
     ]
 
 
+def read_manifest(root: Path, prepared: Path, *, replace: bool = False) -> dict[str, Any] | None:
+    """Return the manifest of a prepared directory, or None."""
+    upgrade = partial(_upgrade, root)
+    return records.read_manifest(
+        prepared, DATASET, version=VERSION, upgrade=upgrade, replace=replace
+    )
+
+
 def ready_manifest(root: Path, prepared: Path) -> dict[str, Any] | None:
-    """The manifest, if the prepared files belong to the annotation files as they are now.
+    """Return the manifest if the annotation files have not changed since, else None."""
+    manifest = read_manifest(root, prepared, replace=True)
+    return None if changed_units(prepared, root) else manifest
 
-    Args:
-        root: The COCO folder.
-        prepared: Folder of the prepared files.
 
-    Returns:
-        Its content, or None if something has to be prepared first.
-    """
-    path = prepared / "manifest.json"
-    if not path.is_file():
+def _upgrade(root: Path, content: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Read a manifest of version 3, which has size and time of the annotation files."""
+    stats = {split: annotation_file(root, split).stat() for split in SPLITS}
+    sources = {split: [stat.st_size, stat.st_mtime_ns] for split, stat in stats.items()}
+    if content.get("format") != 3 or content.get("sources") != sources:
         return None
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text())
-    except ValueError:  # damaged: make it again
-        return None
-    fresh = manifest.get("format") == FORMAT and manifest.get("sources") == _sources(root)
-    return manifest if fresh else None
+    return {**content, "dataset": DATASET, "format": VERSION, "settings": {}}
 
 
 def prepare(root: Path, prepared: Path, *, show_progress: bool = False) -> dict[str, Any]:
-    """Check a COCO folder and write the compact annotations; does nothing when that is done.
+    """Check a COCO directory and write the compact annotations; does nothing if that is done.
 
     Args:
-        root: The COCO folder.
-        prepared: Folder to make; its manifest says that the images were checked.
+        root: The COCO directory.
+        prepared: Directory to make; its manifest means that the images were checked.
         show_progress: Draw a progress bar.
 
     Returns:
@@ -115,31 +95,40 @@ def prepare(root: Path, prepared: Path, *, show_progress: bool = False) -> dict[
         raise FileNotFoundError("\n".join(lines))
     if manifest := ready_manifest(root, prepared):
         return manifest
+    redo = units_to_redo(prepared, root)
     parsed = check(root, show_progress=show_progress)
-    manifest = {"format": FORMAT, "sources": _sources(root)} | facts(parsed)
-    try:
-        _write(prepared, parsed, manifest)
-    except OSError as error:
-        raise ValueError(
-            f"{prepared} cannot be written ({error.strerror or error}); name another folder with "
-            "--data.prepared_dir"
-        ) from error
-    return manifest
+    with preparing(
+        prepared,
+        DATASET,
+        {},
+        version=VERSION,
+        root=root,
+        redo=redo,
+        upgrade=partial(_upgrade, root),
+        show_progress=show_progress,
+    ) as preparation:
+        if preparation.manifest is not None:
+            return preparation.manifest
+        units = [_unit(root, split) for split in SPLITS]
+        job = partial(_write_split, root, prepared, parsed)
+        # In this process, which has the annotations already.
+        counts = preparation.run("writing annotations", job, units, processes=1)
+        return preparation.finish({"categories": parsed["train"].category_id.tolist(), **counts})
+
+
+def _unit(root: Path, split: str) -> Unit:
+    size = annotation_file(root, split).stat().st_size
+    return Unit(split, split, files=(f"{split}.npz",), num_bytes=size)
+
+
+def _write_split(root: Path, prepared: Path, parsed: Mapping[str, Annotations], split: str) -> Done:
+    with atomic_file(prepared / f"{split}.npz") as file:
+        parsed[split].save(file)
+    return Done(count(parsed[split], split), [raw_file(annotation_file(root, split))])
 
 
 def check(root: Path, *, show_progress: bool = False) -> dict[str, Annotations]:
-    """Read both annotation files, compare them with the images that are there, and check those.
-
-    Args:
-        root: The COCO folder, with no part missing.
-        show_progress: Draw a progress bar.
-
-    Returns:
-        Split -> annotations.
-
-    Raises:
-        ValueError: One line per problem.
-    """
+    """Read both annotation files and check them and the images; one line per problem."""
     parsed, problems = {}, []
     for split in SPLITS:
         path = annotation_file(root, split)
@@ -147,9 +136,9 @@ def check(root: Path, *, show_progress: bool = False) -> dict[str, Annotations]:
             parsed[split] = parse(read_json(path), path)
             problems += unmatched_images(root, split, parsed[split])
             folder = image_folder(root, split)
-            there = set(os.listdir(folder))
+            existing = set(os.listdir(folder))
             sizes = zip(parsed[split].file_name, parsed[split].size.tolist(), strict=True)
-            listed = sorted((name, tuple(size)) for name, size in sizes if name in there)
+            listed = sorted((name, tuple(size)) for name, size in sizes if name in existing)
             problems += unusable_images(folder, listed, show_progress=show_progress)
         except ValueError as error:
             problems += str(error).splitlines()
@@ -161,94 +150,44 @@ def check(root: Path, *, show_progress: bool = False) -> dict[str, Annotations]:
 
 
 def unmatched_images(root: Path, split: str, annotations: Annotations) -> list[str]:
-    """Images without an entry in the annotation file, and entries without an image.
-
-    Args:
-        root: The COCO folder.
-        split: ``train`` or ``val``.
-        annotations: The split's annotations.
-
-    Returns:
-        At most one line for each of the two.
-    """
+    """Name images without an annotation entry and entries without an image, one line each."""
     folder = image_folder(root, split)
-    there = set(os.listdir(folder))
+    existing = set(os.listdir(folder))
     listed = set(annotations.file_name)
     lines = []
-    if lost := sorted(listed - there):
+    if lost := sorted(listed - existing):
         lines.append(
             f"{folder}: {len(lost)} annotated images are missing, e.g. {lost[0]}; "
             f"unpack {_ARCHIVES[split]} again"
         )
-    # Hidden files are other programs' leavings.
-    visible = (name for name in there - listed if not name.startswith("."))
+    # Hidden files are left by other programs.
+    visible = (name for name in existing - listed if not name.startswith("."))
     if extra := sorted(name for name in visible if name.endswith(".jpg")):
         lines.append(
             f"{folder}: {len(extra)} images are not in {annotation_file(root, split).name}, e.g. "
-            f"{extra[0]}; remove them or take the annotation file they belong to"
+            f"{extra[0]}; remove them or use the annotation file they belong to"
         )
     return lines
 
 
 def load(prepared: Path, split: str) -> Annotations:
-    """The prepared annotations of one split.
-
-    Args:
-        prepared: Folder of the prepared files.
-        split: ``train`` or ``val``.
-
-    Returns:
-        The annotations.
-    """
     return load_annotations(prepared / f"{split}.npz")
 
 
-def facts(parsed: dict[str, Annotations]) -> dict[str, Any]:
-    """Counts of a data set.
-
-    Args:
-        parsed: Split -> annotations.
-
-    Returns:
-        Per split the numbers of images, annotations, images with any, images with a box above a
-        pixel, objects (no crowds), and objects that cannot be learned or found as masks; and the
-        category ids.
-    """
-    found: dict[str, Any] = {"categories": parsed["train"].category_id.tolist()}
-    for split, annotations in parsed.items():
-        boxes = annotations.box
-        usable = (boxes[:, 2] > 1) & (boxes[:, 3] > 1)
-        objects = ~annotations.crowd
-        # Training draws polygons; evaluation takes any mask, and needs those of crowds too.
-        masked = annotations.ring_count > 0 if split == "train" else annotations.has_mask
-        needs_mask = objects if split == "train" else np.ones_like(objects)
-        found[split] = {
-            "images": len(annotations),
-            "annotations": len(boxes),
-            "annotated_images": int((annotations.count() > 0).sum()),
-            "images_with_usable_box": len(
-                {int(i) for i in annotations.offset.searchsorted(usable.nonzero()[0], "right")}
-            ),
-            "objects": int(objects.sum()),
-            "without_mask": int((needs_mask & ~masked).sum()),
-        }
-    return found
-
-
-def _write(prepared: Path, parsed: dict[str, Annotations], manifest: dict[str, Any]) -> None:
-    """Write arrays and manifest; other files in the folder are none of our business."""
-    prepared.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".partial-", dir=prepared) as folder:
-        partial = Path(folder)
-        for split, annotations in parsed.items():
-            annotations.save(partial / f"{split}.npz")
-        (partial / "manifest.json").write_text(json.dumps(manifest, indent=1))
-        # The manifest comes last: until then an older one tells that something has to be done.
-        for name in (*(f"{split}.npz" for split in parsed), "manifest.json"):
-            (partial / name).replace(prepared / name)
-
-
-def _sources(root: Path) -> dict[str, list[int]]:
-    """Size and time of both annotation files, to notice when they change."""
-    stats = {split: annotation_file(root, split).stat() for split in SPLITS}
-    return {split: [stat.st_size, stat.st_mtime_ns] for split, stat in stats.items()}
+def count(annotations: Annotations, split: str) -> dict[str, int]:
+    """Count images, those of use to either benchmark, objects, and objects without a mask."""
+    boxes = annotations.box
+    usable = (boxes[:, 2] > 1) & (boxes[:, 3] > 1)
+    objects = ~annotations.crowd
+    # Training draws polygons; evaluation takes any mask, and needs those of crowds too.
+    masked = annotations.ring_count > 0 if split == "train" else annotations.has_mask
+    needs_mask = objects if split == "train" else np.ones_like(objects)
+    owners = annotations.offset.searchsorted(usable.nonzero()[0], "right")
+    return {
+        "images": len(annotations),
+        "annotations": len(boxes),
+        "annotated_images": int((annotations.count() > 0).sum()),
+        "images_with_usable_box": len(np.unique(owners)),
+        "objects": int(objects.sum()),
+        "without_mask": int((needs_mask & ~masked).sum()),
+    }

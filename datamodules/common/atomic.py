@@ -13,17 +13,7 @@ from typing import IO, Any
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """Open a temporary file that replaces ``path`` on success and is removed on an error.
-
-    Args:
-        path: The file to write; its folder exists.
-
-    Yields:
-        The temporary file, open for writing bytes.
-
-    Raises:
-        OSError: If it cannot be written.
-    """
+    """Open a temporary file that replaces ``path`` on success and is removed on an error."""
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         with partial.open("wb") as file:
@@ -36,15 +26,7 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file atomically.
-
-    Args:
-        path: The file to write; its folder exists.
-        content: Anything that JSON can hold.
-
-    Raises:
-        OSError: If it cannot be written.
-    """
+    """Write a JSON file atomically."""
     with atomic_file(path) as file:
         file.write(json.dumps(content, indent=1).encode())
 
@@ -80,17 +62,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a lock file; say so on standard error while another process holds it.
-
-    Args:
-        path: The lock file; its folder exists.
-
-    Yields:
-        Nothing; the lock is held meanwhile.
-
-    Raises:
-        OSError: If the file cannot be written.
-    """
+    """Hold a lock file; say so on standard error while another process holds it."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(path)

@@ -18,33 +18,34 @@ A data set declares its units and calls::
 
 The job runs in a worker process (import no torch there), writes its files with ``atomic_file`` and
 returns ``Done(result, raw files)``, or raises a ValueError of one line that names the bad file.
-``records.read_manifest`` tells a reader whether a folder is ready; ``records.changed_units`` tells
-``prepare`` which units' raw files have changed since, to be passed to ``preparing`` as ``redo``.
+``records.read_manifest`` tells a reader whether a folder is ready. The ``prepare`` command passes
+``units_to_redo(out, root)`` to ``preparing`` as ``redo``.
 """
 
 import json
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datamodules.common.atomic import atomic_file, locked, write_json
+from datamodules.common.atomic import atomic_file, locked
 from datamodules.common.process_pool import outcomes, processes_for
 from datamodules.common.records import (
     MANIFEST,
     RECORDS,
     Content,
-    OutdatedError,
     RawFile,
     Upgrade,
+    changed_units,
     check_settings,
     plain,
     read_manifest,
     read_records,
+    write_manifest,
 )
 
 LOG = "prepare.log"
@@ -77,15 +78,7 @@ class Unit:
 
 
 def space_problem(folder: Path, num_bytes: int) -> str | None:
-    """Compare the disk space needed with the space that is free.
-
-    Args:
-        folder: Folder to write; it or a parent exists.
-        num_bytes: Bytes to be written.
-
-    Returns:
-        One line, or None if there is room.
-    """
+    """Return one line if a folder, which may not exist yet, has less free space than needed."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
     free = shutil.disk_usage(existing).free
     if num_bytes < free:
@@ -97,12 +90,12 @@ def space_problem(folder: Path, num_bytes: int) -> str | None:
 
 
 class Preparation:
-    """A folder in preparation, locked by this process.
+    """A folder in preparation, locked by this process: what ``preparing`` yields."""
 
-    Attributes:
-        folder: The folder.
-        manifest: Its manifest if it is ready, else None.
-    """
+    manifest: Content | None
+    """Its manifest if it is ready, else None."""
+    is_new: bool
+    """Whether it has no records yet; an earlier version may have prepared it."""
 
     def __init__(
         self,
@@ -121,10 +114,14 @@ class Preparation:
         earlier = records.pop("", header)
         if any(earlier[key] != header[key] for key in ("dataset", "format")):
             records = {}
+            (folder / RECORDS).unlink()
         else:
             check_settings(folder, earlier["settings"], header["settings"])
+        self.is_new, self._used = not records, dict[str, None]()
         self._records = {name: each for name, each in records.items() if name not in redo}
-        self._used: dict[str, None] = {}
+        if redo:  # on disk too: a run that is killed now must not leave them finished
+            (folder / MANIFEST).unlink(missing_ok=True)
+            self._write_records(self._records)
 
     def unfinished(self, units: Sequence[Unit]) -> list[Unit]:
         """Return the units that have no record, another fingerprint or a bad file."""
@@ -142,6 +139,11 @@ class Preparation:
         with (self.folder / RECORDS).open("a") as file:
             # A line of its own, even behind half a line of a killed run.
             file.writelines(f"\n{json.dumps(line)}" for line in lines)
+
+    def discard_records(self) -> None:
+        """Start from the beginning, as files that the finished units left are of no use."""
+        self._records = {}
+        (self.folder / RECORDS).unlink(missing_ok=True)
 
     def run(
         self,
@@ -196,20 +198,10 @@ class Preparation:
         return {unit.name: self._records[unit.name]["result"] for unit in units}
 
     def finish(self, facts: Mapping[str, Any]) -> Content:
-        """Write the manifest, which makes the folder readable; records of other units are dropped.
-
-        Args:
-            facts: What a reader needs to know; values that JSON can hold.
-
-        Returns:
-            The manifest.
-        """
-        records = [self._header, *(self._records[name] for name in self._used)]
-        with atomic_file(self.folder / RECORDS) as file:
-            file.writelines(json.dumps(record).encode() + b"\n" for record in records)
-        header = {key: self._header[key] for key in ("dataset", "format", "settings")}
-        self.manifest = plain(header | dict(facts))
-        write_json(self.folder / MANIFEST, self.manifest)
+        """Write the manifest, which makes the folder readable, and drop other units' records."""
+        self._write_records(self._used)
+        dataset, version, settings = (self._header[k] for k in ("dataset", "format", "settings"))
+        self.manifest = write_manifest(self.folder, dataset, version, settings, facts)
         self.log("ready")
         return self.manifest
 
@@ -219,6 +211,11 @@ class Preparation:
             stamp = time.strftime("%Y-%m-%d %H:%M:%S")
             with suppress(OSError), (self.folder / LOG).open("a") as file:
                 file.writelines(f"{stamp} {line}\n" for line in text.splitlines())
+
+    def _write_records(self, names: Iterable[str]) -> None:
+        records = [self._header, *(self._records[name] for name in names)]
+        with atomic_file(self.folder / RECORDS) as file:
+            file.writelines(json.dumps(record).encode() + b"\n" for record in records)
 
     def _begin(self, text: str, needed: int) -> None:
         """Check the space, then close the folder for readers."""
@@ -258,8 +255,8 @@ def preparing(
         folder: The prepared folder; made if missing.
         dataset: Name of the data set.
         settings: What the prepared files depend on besides the raw files; values for JSON.
-        version: Format of the prepared files; raise it when they change. What an earlier version
-            prepared is then done again.
+        version: Format of the prepared files; raise it when they change. A folder of another
+            format is prepared again.
         root: Folder of the raw files.
         redo: Names of units to do again.
         upgrade: As in ``read_manifest``.
@@ -276,11 +273,11 @@ def preparing(
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / ".lock"):
             for stale in folder.glob(".*.partial-*"):  # of a killed run, as we hold the lock
-                stale.unlink()
-            try:
-                manifest = read_manifest(folder, dataset, version=version, upgrade=upgrade)
-            except OutdatedError:
-                manifest = None
+                if stale.is_file():
+                    stale.unlink()
+            manifest = read_manifest(
+                folder, dataset, version=version, upgrade=upgrade, replace=True
+            )
             if manifest is not None:
                 check_settings(folder, manifest["settings"], settings)
             preparation = Preparation(
@@ -299,10 +296,31 @@ def preparing(
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise ValueError(
-            f"{folder}: cannot be written ({error.strerror or error}); finished work is kept; free "
-            "some space or give another directory with --data.prepared_dir"
-        ) from error
+        raise unwritable(folder, error) from error
+
+
+def units_to_redo(folder: Path, root: Path) -> set[str]:
+    """Print which raw files have changed since; return the units made from them, for ``redo``."""
+    lines = changed_units(folder, root)
+    for line in lines.values():
+        print(f"{line}; preparing it again")
+    return set(lines)
+
+
+def unwritable(folder: Path, error: OSError) -> ValueError:
+    """Return the error to raise when a prepared folder cannot be written: one line."""
+    return ValueError(
+        f"{folder}: cannot be written ({error.strerror or error}); finished work is kept; free "
+        "some space or give another directory with --data.prepared_dir"
+    )
+
+
+def shorten(lines: Sequence[str], most_named: int | None) -> list[str]:
+    """Return at most ``most_named`` lines, and how many more there are; None returns all."""
+    if most_named is None or len(lines) <= most_named:
+        return list(lines)
+    more = len(lines) - most_named
+    return [*lines[:most_named], f"... and {more} more like the last line"]
 
 
 def _run_unit(job: Callable[[Any], Done], unit: Unit) -> tuple[str, Done]:

@@ -7,6 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from datamodules.common.atomic import write_json
+
 MANIFEST, RECORDS = "manifest.json", "records.jsonl"
 HASH_DIGITS = 32  # of 64: notices changes, and keeps the records of a million files small
 Content = dict[str, Any]
@@ -27,25 +29,19 @@ class RawFile(NamedTuple):
 
 
 def raw_file(path: Path, sha256: str = "") -> RawFile:
-    """Record a raw file.
-
-    Args:
-        path: The file.
-        sha256: Its hash where the caller has hashed what it read; else the file is read here.
-
-    Returns:
-        Path, size, modification time and hash.
-
-    Raises:
-        OSError: If it cannot be read.
-    """
+    """Record a raw file; its content is read here unless the caller has hashed what it read."""
     facts = path.stat()
     digest = (sha256 or _sha256(path))[:HASH_DIGITS]
     return RawFile(str(path), facts.st_size, facts.st_mtime_ns, digest)
 
 
 def read_manifest(
-    folder: Path, dataset: str, *, version: int, upgrade: Upgrade | None = None
+    folder: Path,
+    dataset: str,
+    *,
+    version: int,
+    upgrade: Upgrade | None = None,
+    replace: bool = False,
 ) -> Content | None:
     """Read the manifest of a prepared folder; opens no other file.
 
@@ -54,6 +50,7 @@ def read_manifest(
         dataset: Data set that it must belong to.
         version: Format that it must have.
         upgrade: Turns a manifest of an earlier format into today's; None where that cannot be.
+        replace: Whether a folder of another version is to be prepared again: gives None.
 
     Returns:
         Its content, with ``settings``; None if there is no manifest or it is damaged.
@@ -74,26 +71,29 @@ def read_manifest(
             f"{path} belongs to {owner}: give another directory with --data.prepared_dir"
         )
     if content.get("dataset") and content.get("format") == version:
-        return content
+        return content if isinstance(content.get("settings"), dict) else None
     if upgrade and (upgraded := upgrade(content)) is not None:
         return upgraded
+    if replace:
+        return None
     raise OutdatedError(
         f"{folder} was prepared by another version of finishline: run the recipe's prepare "
         "command, which prepares it again"
     )
 
 
+def write_manifest(
+    folder: Path, dataset: str, version: int, settings: Mapping[str, Any], facts: Mapping[str, Any]
+) -> Content:
+    """Write a folder's manifest, which makes it readable, and return its content."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"dataset": dataset, "format": version, "settings": settings, **facts}
+    write_json(folder / MANIFEST, content)
+    return plain(content)
+
+
 def check_settings(folder: Path, actual: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Check that a folder was prepared with the settings of this run.
-
-    Args:
-        folder: The prepared folder, for the message.
-        actual: Settings that it was prepared with.
-        wanted: Settings of this run.
-
-    Raises:
-        ValueError: If they differ; one line that names each difference.
-    """
+    """Raise a ValueError that names each difference between a folder's settings and a run's."""
     different = [
         f"{name} {actual.get(name)}, this run needs {value}"
         for name, value in plain(wanted).items()
@@ -107,14 +107,10 @@ def check_settings(folder: Path, actual: Mapping[str, Any], wanted: Mapping[str,
 
 
 def read_records(folder: Path) -> dict[str, Content]:
-    """Read the records of finished units.
+    """Read the records of a folder, which may be unfinished or not exist, by unit name.
 
-    Args:
-        folder: Prepared folder, finished or not; may not exist.
-
-    Returns:
-        By unit name, ``result``, ``files`` (sizes by name), ``fingerprint`` and ``raw``. The entry
-        "" holds data set, format and settings.
+    A record has ``result``, ``files`` (sizes by name), ``fingerprint`` and ``raw``. The one named
+    "" has data set, format and settings.
     """
     try:
         lines = (folder / RECORDS).read_text().splitlines()
@@ -129,15 +125,7 @@ def read_records(folder: Path) -> dict[str, Content]:
 
 
 def changed_units(folder: Path, root: Path) -> dict[str, str]:
-    """Find the units whose raw files have changed since; absent raw files are no change.
-
-    Args:
-        folder: Prepared folder.
-        root: Folder of the raw files.
-
-    Returns:
-        One line by unit name.
-    """
+    """Return a line for each unit whose raw files have changed; absent files are no change."""
     lines = {}
     for unit, record in read_records(folder).items():
         raw = [RawFile(*entry) for entry in record.get("raw", ())]

@@ -1,33 +1,30 @@
-"""Writes one uncompressed tar file whose bytes depend on its content only."""
+"""Tar shards whose bytes depend on their content only, written with webdataset's TarWriter."""
 
 import hashlib
-import os
+import multiprocessing
+import sys
 import tarfile
-from pathlib import Path
+from collections.abc import Mapping
 from types import TracebackType
+from typing import IO, Any
 
 BLOCK = tarfile.BLOCKSIZE
 
 
 class TarShard:
-    """A tar file in the making; it takes its name when the block ends without an error.
-
-    Owner, mode and time of every member are fixed, so the same samples give the same hash.
+    """A shard in the making; owner, mode and time of every member are fixed.
 
     Args:
-        target: The file wanted.
-
-    Raises:
-        OSError: If the folder cannot be written.
+        file: Open file to write to.
     """
 
-    def __init__(self, target: Path) -> None:
-        self.target = target
-        self._partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
-        self._file = self._partial.open("wb")
-        self._digest = hashlib.sha256()
-        self._dropped = False
-        self.size = 0
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._digest, self.size = file, hashlib.sha256(), 0
+        self._tar = _tar_writer_class()(
+            self, user="", group="", mode=0o644, mtime=0, encoder=False, compress=False
+        )
+        # One header block per member, whatever its name; a name above 256 bytes is an error.
+        self._tar.tarstream.format = tarfile.USTAR_FORMAT
 
     def __enter__(self) -> "TarShard":
         return self
@@ -38,44 +35,38 @@ class TarShard:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is not None or self._dropped:
-            self._file.close()
-            self._partial.unlink(missing_ok=True)
-            return
-        self._write(b"\0" * (2 * BLOCK))  # the end mark of the format
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        self._partial.replace(self.target)
+        self._tar.close()
 
-    def add(self, name: str, data: bytes) -> int:
-        """Append one member.
-
-        Args:
-            name: Its name, at most 100 bytes.
-            data: Its content.
-
-        Returns:
-            Where the content starts, in bytes from the start of the file.
-        """
-        member = tarfile.TarInfo(name)
-        member.size = len(data)
-        self._write(member.tobuf(tarfile.USTAR_FORMAT))
-        offset = self.size
-        self._write(data)
-        self._write(b"\0" * (-len(data) % BLOCK))
-        return offset
-
-    def drop(self) -> None:
-        """Let the block end without a file."""
-        self._dropped = True
+    def add(self, key: str, parts: Mapping[str, bytes]) -> dict[str, int]:
+        """Append a sample; return where each part's content starts in the file."""
+        offset, offsets = self._tar.tarstream.offset, {}
+        for ending in sorted(parts):  # the order in which TarWriter writes them
+            offsets[ending] = offset + BLOCK
+            offset += BLOCK + -(-len(parts[ending]) // BLOCK) * BLOCK
+        self._tar.write({"__key__": key, **parts})
+        assert self._tar.tarstream.offset == offset
+        return offsets
 
     @property
     def sha256(self) -> str:
-        """Hash of all bytes written so far, in hexadecimal."""
+        """Hash of all bytes once the block has ended, in hexadecimal."""
         return self._digest.hexdigest()
 
-    def _write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> None:
+        """Take bytes from TarWriter."""
         self._file.write(data)
         self._digest.update(data)
         self.size += len(data)
+
+
+def _tar_writer_class() -> Any:
+    # webdataset imports torch if it can, and works without. A preparation worker needs none.
+    hide = multiprocessing.parent_process() is not None and "torch" not in sys.modules
+    if hide:
+        sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        from webdataset.writer import TarWriter
+    finally:
+        if hide:
+            del sys.modules["torch"]
+    return TarWriter

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from datamodules.common.process_pool import outcomes
-from datamodules.criteo.store import MANIFEST
+from datamodules.common.records import MANIFEST
 
 CHECKSUMS = "checksums.json"
 READ_BYTES = 1 << 24

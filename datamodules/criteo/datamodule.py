@@ -13,15 +13,16 @@ from torch.utils.data import DataLoader
 
 from datamodules.common.base import BenchmarkDataModule
 from datamodules.common.cache import build_once, demo_folder
+from datamodules.common.preparation import space_problem
+from datamodules.common.records import MANIFEST, changed_units
 from datamodules.common.sampling import padded_length, ranks
 from datamodules.criteo import prepare as preparation
 from datamodules.criteo.batches import Batch, BlockSampler, CriteoBlocks, evaluation_blocks
 from datamodules.criteo.checksums import verify
 from datamodules.criteo.store import REFERENCE_ROWS, ROW_BYTES, Manifest, Settings, read_manifest
-from datamodules.criteo.text import NUM_DENSE, NUM_FIELDS, day_file
+from datamodules.criteo.text import NUM_DENSE, day_file
 
 REFERENCE = Settings(num_days=24, max_ind_range=40_000_000)
-TEXT_BYTES_PER_ROW = 230  # about, in the real logs; to estimate the space needed
 
 
 class CriteoDataModule(BenchmarkDataModule):
@@ -120,7 +121,7 @@ class CriteoDataModule(BenchmarkDataModule):
             FileNotFoundError: If days are missing.
             ValueError: If the text has another format or the directory other settings.
         """
-        self._prepare(show_progress=not self.demo)
+        self._prepare(replace=self.demo, show_progress=not self.demo)
 
     def prepare(self) -> None:
         """Prepare with a progress bar, verify all bytes, and print a summary.
@@ -130,7 +131,9 @@ class CriteoDataModule(BenchmarkDataModule):
             ValueError: If the text has another format, the directory has other settings, or bytes
                 are not those that were written.
         """
-        manifest = self._prepare(show_progress=True)
+        manifest = self._prepare(replace=True, show_progress=True)
+        for line in changed_units(self._prepared, self._source).values():
+            print(f"{line}; delete {self._prepared / MANIFEST} and run prepare to use the new data")
         size = ROW_BYTES * sum(manifest.rows.values())
         processes = self.prepare_processes or preparation.choose_processes(size)
         if problems := verify(self._prepared, processes, show_progress=True):
@@ -175,12 +178,14 @@ class CriteoDataModule(BenchmarkDataModule):
         except ValueError as error:
             return str(error).splitlines()
         work = preparation.Work(self.root, self._prepared, self.settings)
-        lines = preparation.missing_days(self.root, work.unparsed_days)
-        for day in work.unparsed_days:
+        days = preparation.unparsed_days(work)
+        lines = preparation.missing_days(self.root, days)
+        for day in days:
             file = day_file(self.root, day)
             if file is not None and not file.stat().st_size:
                 lines.append(f"{file} is empty; download this day again")
-        return lines + self._space_problem()
+        needed = preparation.space_needed(self.root, days)
+        return [*lines, *filter(None, [space_problem(self._prepared, needed)])]
 
     def mllog_facts(self) -> dict[str, object]:
         """Return the log's data keys, from the manifest."""
@@ -232,7 +237,7 @@ class CriteoDataModule(BenchmarkDataModule):
         name = f"finishline-dlrm-{s.num_days}days-{s.max_ind_range}"
         return self.prepared_dir or self._source / name
 
-    def _prepare(self, *, show_progress: bool) -> Manifest:
+    def _prepare(self, *, replace: bool, show_progress: bool) -> Manifest:
         if self.demo:
             from datamodules.criteo.demo import write_logs
 
@@ -241,25 +246,11 @@ class CriteoDataModule(BenchmarkDataModule):
             self._source,
             self._prepared,
             self.settings,
+            replace=replace,
             processes=self.prepare_processes,
             show_progress=show_progress,
         )
         return self._manifest
-
-    def _space_problem(self) -> list[str]:
-        """Return a line if the disk cannot hold intermediate and final columns at once."""
-        assert self.root is not None
-        import shutil
-
-        folder = next(p for p in (self._prepared, *self._prepared.parents) if p.is_dir())
-        rows = preparation.text_bytes(self.root, self.settings.num_days) / TEXT_BYTES_PER_ROW
-        needed, free = int(rows * (ROW_BYTES + 4 * NUM_FIELDS)), shutil.disk_usage(folder).free
-        if needed <= free:
-            return []
-        return [
-            f"{folder}: preparing needs about {needed / 1e9:,.0f} GB while it runs, "
-            f"{free / 1e9:,.0f} GB are free; name another disk with --data.prepared_dir"
-        ]
 
 
 class _Listed(torch.utils.data.Sampler[Any]):

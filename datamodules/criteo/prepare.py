@@ -6,41 +6,44 @@
 buckets), which together is a uniformly random order. The last day keeps its order: its first half
 is the test split, its second half the validation split, which nothing reads.
 
-A unit of work that is done leaves a marker, so a killed run goes on with the next one; every unit
-writes to places known beforehand, so the bytes do not depend on kills or on the number of
-processes. Memory: at most about 0.7 GB per process, under 4 GB with as many as are chosen here.
-Checksums are taken of what is written, as it is written.
+Every unit of work writes to offsets known beforehand, so the bytes do not depend on kills or on the
+number of processes. Memory: at most about 0.7 GB per process, under 4 GB in all with the number
+chosen here. Checksums are computed while the data is written.
 
 Source: facebookresearch/dlrm @ 6d75c84d, data_utils.py. Differs: buckets are small and the shuffle
 has a fixed seed.
 """
 
-import json
+import hashlib
 import math
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from datamodules.common.process_pool import outcomes, processes_for
+from datamodules.common.atomic import atomic_file, write_json
+from datamodules.common.preparation import Done, Preparation, Unit, preparing
+from datamodules.common.process_pool import processes_for
+from datamodules.common.records import raw_file, read_records
 from datamodules.criteo.checksums import CHECKSUMS, Block
 from datamodules.criteo.store import (
     COLUMNS,
+    DATASET,
     HEADER_BYTES,
+    ROW_BYTES,
+    VERSION,
     Manifest,
     Settings,
-    check_settings,
     create_split,
     open_split,
     read_manifest,
-    write_json,
-    write_manifest,
+    upgrade,
 )
 from datamodules.criteo.text import (
     NUM_DENSE,
@@ -53,8 +56,9 @@ from datamodules.criteo.text import (
 )
 
 WORKER_BYTES = 800_000_000
-ALL_BYTES = 4_000_000_000  # what preparation keeps below, this process (one more share) included
-SERIAL_BYTES = 1_000_000_000  # below this much text a process's start costs more than the work
+ALL_BYTES = 4_000_000_000  # limit for all processes, this one (one more share) included
+SERIAL_BYTES = 1_000_000_000  # for less text, starting a process costs more than the work
+TEXT_BYTES_PER_ROW = 230  # about, in the real logs; to estimate the space needed
 CHUNK_ROWS = 1 << 19
 BUCKET_ROWS = 1 << 20
 SHUFFLE_SEED = 20210630
@@ -67,48 +71,45 @@ WHERE = (
 
 @dataclass(frozen=True)
 class Work:
-    """Folders and settings of one preparation; small, as it travels to every worker."""
+    """Directories and settings of one preparation; small, as every worker gets a copy."""
 
     root: Path
     out: Path
     settings: Settings
+    rows: tuple[int, ...] = ()
+    """Rows of each day, once all are parsed."""
+
+    @property
+    def folder(self) -> Path:
+        """Directory of everything intermediate."""
+        return self.out / "work"
 
     @property
     def days(self) -> range:
-        """All days."""
         return range(self.settings.num_days)
 
     @property
     def train_days(self) -> range:
-        """All days but the last."""
         return range(self.settings.num_days - 1)
 
-    @property
-    def unparsed_days(self) -> list[int]:
-        """Days whose text is still needed."""
-        return [day for day in self.days if not self.marker("parse", day).is_file()]
-
     def day(self, day: int) -> Path:
-        """Folder of a day's intermediate columns."""
-        return self.out / "work" / f"day_{day:02d}"
-
-    def marker(self, stage: str, unit: int) -> Path:
-        """The file that says a unit of work is done."""
-        return self.out / "work" / f"{stage}_{unit:05d}.done"
-
-    def rows(self, day: int) -> int:
-        """Rows of a parsed day."""
-        return int(json.loads(self.marker("parse", day).read_text()))
+        """Directory of a day's intermediate columns."""
+        return self.folder / f"day_{day:02d}"
 
     def column(self, day: int, name: str, dtype: type, width: int = 1) -> np.ndarray:
-        """An intermediate column of a day, mapped for reading."""
-        path = self.day(day) / name
-        shape = (self.rows(day), width) if width > 1 else (self.rows(day),)
-        return np.memmap(path, dtype, "r", shape=shape)
+        """Map an intermediate column of a day for reading."""
+        shape = (self.rows[day], width) if width > 1 else (self.rows[day],)
+        return np.memmap(self.day(day) / name, dtype, "r", shape=shape)
 
 
 def prepare(
-    root: Path, out: Path, settings: Settings, *, processes: int = 0, show_progress: bool = False
+    root: Path,
+    out: Path,
+    settings: Settings,
+    *,
+    replace: bool = False,
+    processes: int = 0,
+    show_progress: bool = False,
 ) -> Manifest:
     """Prepare a directory, or finish one that a killed run left.
 
@@ -116,6 +117,7 @@ def prepare(
         root: Directory with ``day_0`` ... or ``day_0.gz`` ...
         out: The prepared directory.
         settings: Number of days and index range.
+        replace: Prepare a directory of another version again instead of raising.
         processes: Worker processes; 0 chooses by cores and memory.
         show_progress: Draw progress bars.
 
@@ -124,21 +126,35 @@ def prepare(
 
     Raises:
         FileNotFoundError: If days are missing.
-        ValueError: If a day's text has another format, or the directory other settings.
+        ValueError: If a day's text has another format, or the directory other settings or
+            another version.
     """
-    if done := read_manifest(out, settings):
+    if done := read_manifest(out, settings, replace=replace):
         return done
-    from filelock import FileLock
-
     work = Work(root, out, settings)
-    # Before anything is made: the root may be a typing error.
-    if lines := missing_days(root, work.unparsed_days):
+    # Before anything is created: the root may be mistyped.
+    if lines := missing_days(root, unparsed_days(work)):
         raise FileNotFoundError("\n".join(lines))
-    (out / "work").mkdir(parents=True, exist_ok=True)
-    with FileLock(out / "work.lock"):
-        if done := read_manifest(out, settings):
-            return done
-        return _build(work, processes, show_progress)
+    with preparing(
+        out,
+        DATASET,
+        asdict(settings),
+        version=VERSION,
+        root=root,
+        upgrade=upgrade,
+        show_progress=show_progress,
+    ) as preparation:
+        if preparation.manifest is None:
+            _build(work, preparation, processes or choose_processes(text_bytes(root, work.days)))
+    manifest = read_manifest(out, settings)
+    assert manifest is not None
+    return manifest
+
+
+def unparsed_days(work: Work) -> list[int]:
+    """Return the days whose text is still needed."""
+    done = read_records(work.out) if work.folder.is_dir() else {}
+    return [day for day in work.days if f"parse_{day:02d}" not in done]
 
 
 def missing_days(root: Path, days: Sequence[int]) -> list[str]:
@@ -147,7 +163,7 @@ def missing_days(root: Path, days: Sequence[int]) -> list[str]:
     if not missing:
         return []
     if not any(root.glob("day_*")):
-        return [f"{root} holds no day of the click logs; {WHERE}"]
+        return [f"{root} contains no day of the click logs; {WHERE}"]
     return [f"{root}: {', '.join(missing)} (or .gz) missing; {WHERE}"]
 
 
@@ -158,81 +174,77 @@ def choose_processes(num_bytes: int) -> int:
     return min(processes_for(NUM_TABLES, WORKER_BYTES), ALL_BYTES // WORKER_BYTES - 1)
 
 
-def text_bytes(root: Path, num_days: int) -> int:
+def text_bytes(root: Path, days: Iterable[int]) -> int:
     """Estimate the bytes of text from file sizes; compressed files count threefold."""
-    files = [path for day in range(num_days) if (path := day_file(root, day))]
+    files = [path for day in days if (path := day_file(root, day))]
     return sum(path.stat().st_size * (3 if path.suffix == ".gz" else 1) for path in files)
 
 
-def _build(work: Work, processes: int, show_progress: bool) -> Manifest:
+def space_needed(root: Path, days: Iterable[int]) -> int:
+    """Estimate the bytes of intermediate and final columns, which exist at the same time."""
+    rows = text_bytes(root, days) / TEXT_BYTES_PER_ROW
+    return int(rows * (ROW_BYTES + 4 * NUM_FIELDS))
+
+
+def _build(work: Work, preparation: Preparation, processes: int) -> None:
     """Run all stages, each skipping what is done."""
-    note = work.out / "work" / "settings.json"
-    if note.is_file():
-        check_settings(work.out, json.loads(note.read_text()), work.settings)
-    write_json(note, vars(work.settings))
-    processes = processes or choose_processes(text_bytes(work.root, work.settings.num_days))
-    run = partial(_stage, work, processes=processes, show_progress=show_progress)
-    run("parse", parse_day, work.days)
-    run("number", number_column, range(NUM_TABLES))
+    if preparation.is_new or not work.folder.is_dir():
+        # Records are of no use without the intermediate files, nor these without records.
+        preparation.discard_records()
+        shutil.rmtree(work.folder, ignore_errors=True)
+    work.folder.mkdir(exist_ok=True)
+    run = partial(preparation.run, processes=processes)
+    space = space_needed(work.root, work.days) // len(work.days)
+    days = [Unit(f"parse_{day:02d}", day, num_bytes=space) for day in work.days]
+    rows = run("parsing days", partial(parse_day, work), days)
+    work = Work(work.root, work.out, work.settings, tuple(rows.values()))
+    columns = [
+        Unit(f"number_{column:02d}", column, (_dictionary(column),)) for column in range(NUM_TABLES)
+    ]
+    number, drop = partial(number_column, work), partial(_drop_hashes, work)
+    sizes = run("numbering columns", number, columns, after=drop)
     _plan_buckets(work)
-    run("scatter", scatter_day, work.train_days)
-    _split_last_day(work)
-    run("permute", permute_bucket, range(len(_bucket_counts(work)[0])))
-    return _finish(work)
+    scattered = [Unit(f"scatter_{day:02d}", day) for day in work.train_days]
+    run("scattering days", partial(scatter_day, work), scattered, after=partial(_drop_day, work))
+    split = run("splitting the last day", partial(split_last_day, work), [Unit("split")])
+    num_buckets = _bucket_counts(work).shape[1]
+    buckets = [Unit(f"permute_{bucket:05d}", bucket) for bucket in range(num_buckets)]
+    blocks = run("permuting buckets", partial(permute_bucket, work), buckets)
+    _finish(work, preparation, list(sizes.values()), [*split.values(), *blocks.values()])
 
 
-def _stage(
-    work: Work,
-    stage: str,
-    job: Callable[[Work, int], Any],
-    units: Sequence[int],
-    *,
-    processes: int,
-    show_progress: bool,
-) -> None:
-    """Run a stage's unfinished units and mark each as done."""
-    todo = [unit for unit in units if not work.marker(stage, unit).is_file()]
-    runner = partial(_unit, work, stage, job)
-    workers = min(processes, max(1, len(todo)))
-    results = outcomes(runner, todo, workers, stage, show_progress=show_progress)
-    if problems := [result for result in results if isinstance(result, str)]:
-        raise ValueError("\n".join(sorted(problems)))
+def _drop_hashes(work: Work, unit: Unit) -> None:
+    """Remove a column's hash values, once it has ids."""
+    for day in work.days:
+        (work.day(day) / f"hash_{unit.item:02d}").unlink(missing_ok=True)
 
 
-def _unit(work: Work, stage: str, job: Callable[[Work, int], Any], unit: int) -> None:
-    """Run one unit of a stage; its marker comes last."""
-    write_json(work.marker(stage, unit), job(work, unit))
-    if stage == "number":
-        for day in work.days:
-            (work.day(day) / f"hash_{unit:02d}").unlink(missing_ok=True)
-    if stage == "scatter":
-        shutil.rmtree(work.day(unit), ignore_errors=True)
+def _drop_day(work: Work, unit: Unit) -> None:
+    """Remove a day's columns, once its rows are in their buckets."""
+    shutil.rmtree(work.day(unit.item), ignore_errors=True)
 
 
-def parse_day(work: Work, day: int) -> int:
-    """Stage 1: convert one day's text to columns; returns its rows."""
-    source, folder = day_file(work.root, day), work.day(day)
-    assert source is not None, "missing days were refused before"
+def parse_day(work: Work, day: int) -> Done:
+    """Stage 1: convert one day's text to columns; results in its rows."""
+    source, folder, digest = day_file(work.root, day), work.day(day), hashlib.sha256()
+    assert source is not None, "missing days were named before"
     folder.mkdir(exist_ok=True)
     names = ["label", "dense", *(f"hash_{column:02d}" for column in range(NUM_TABLES))]
-    files = [(folder / name).open("wb") for name in names]
     num_rows = 0
-    try:
-        for rows in read_day(source, work.settings.max_ind_range):
+    with ExitStack() as stack:
+        files = [stack.enter_context((folder / name).open("wb")) for name in names]
+        for rows in read_day(source, work.settings.max_ind_range, digest=digest):
             num_rows += len(rows.label)
             for file, values in zip(files, [rows.label, rows.dense, *rows.sparse], strict=True):
                 values.tofile(file)
-    finally:
-        for file in files:
-            file.close()
-    return num_rows
+    return Done(num_rows, [raw_file(source, digest.hexdigest())])
 
 
-def number_column(work: Work, column: int) -> list[int]:
+def number_column(work: Work, column: int) -> Done:
     """Stage 2: replace a column's hash values by ids in order of first appearance, over all days.
 
     As hash values are below ``max_ind_range``, a direct table (160 MB at 40 million) is the whole
-    dictionary. Returns the distinct categories and the dictionary's checksum.
+    dictionary. Results in the distinct categories and the dictionary's checksum.
     """
     table = np.full(work.settings.max_ind_range, -1, np.int32)
     order = np.empty(work.settings.max_ind_range, np.int32)
@@ -246,14 +258,19 @@ def number_column(work: Work, column: int) -> list[int]:
                 num_known = assign(chunk, table, order, num_known, ids)
                 ids.tofile(file)
     # Element i is the hash value with id i: what raw text needs to be read with these tables.
-    path = work.out / f"dictionary_{column:02d}.npy"
+    path = work.out / _dictionary(column)
     np.save(path, order[:num_known])
-    return [int(num_known), zlib.crc32(path.read_bytes())]
+    return Done([int(num_known), zlib.crc32(path.read_bytes())])
 
 
-def scatter_day(work: Work, day: int) -> int:
-    """Stage 3: write a training day's rows to their buckets; returns their number."""
+def _dictionary(column: int) -> str:
+    return f"dictionary_{column:02d}.npy"
+
+
+def scatter_day(work: Work, day: int) -> Done:
+    """Stage 3: write a training day's rows to their buckets."""
     counts_DK = _bucket_counts(work)
+    # Within a bucket the days follow one another: this day's rows come after those before it.
     starts_K = np.concatenate([[0], counts_DK.sum(0).cumsum()])[:-1] + counts_DK[:day].sum(0)
     num_buckets, read = counts_DK.shape[1], DayReader(work, day)
     file = os.open(_bucket_file(work), os.O_WRONLY)
@@ -261,6 +278,7 @@ def scatter_day(work: Work, day: int) -> int:
         for chunk, start in enumerate(range(0, read.num_rows, CHUNK_ROWS)):
             rows_NF = read(start, start + CHUNK_ROWS)
             bucket_N = _buckets(day, chunk, len(rows_NF), num_buckets)
+            # A stable sort keeps rows in order, so the bytes do not depend on the implementation.
             rows_NF = rows_NF[np.argsort(bucket_N, kind="stable")]
             count_K = np.bincount(bucket_N, minlength=num_buckets)
             for bucket, part in enumerate(np.split(rows_NF, count_K.cumsum()[:-1])):
@@ -268,24 +286,24 @@ def scatter_day(work: Work, day: int) -> int:
             starts_K += count_K
     finally:
         os.close(file)
-    return read.num_rows
+    return Done(read.num_rows)
 
 
-def permute_bucket(work: Work, bucket: int) -> list[Block]:
-    """Stage 4: write a bucket's rows in random order to the training split; returns checksums."""
+def permute_bucket(work: Work, bucket: int) -> Done:
+    """Stage 4: write a bucket's rows in random order to the training split."""
     count_K = _bucket_counts(work).sum(0)
     start, count = int(count_K[:bucket].sum()), int(count_K[bucket])
     offset = start * NUM_FIELDS * 4
     flat = np.fromfile(_bucket_file(work), np.int32, count * NUM_FIELDS, offset=offset)
     order = np.random.default_rng([_PERMUTE_STREAM, SHUFFLE_SEED, bucket]).permutation(count)
-    return _store(work.out, "train", start, flat.reshape(-1, NUM_FIELDS)[order])
+    return Done(_store(work.out, "train", start, flat.reshape(-1, NUM_FIELDS)[order]))
 
 
 class DayReader:
     """Rows of a parsed and numbered day."""
 
     def __init__(self, work: Work, day: int) -> None:
-        self.num_rows = work.rows(day)
+        self.num_rows = work.rows[day]
         self._label = work.column(day, "label", np.uint8)
         self._dense = work.column(day, "dense", np.int32, NUM_DENSE)
         self._ids = [work.column(day, f"id_{j:02d}", np.int32) for j in range(NUM_TABLES)]
@@ -322,37 +340,33 @@ def _buckets(day: int, chunk: int, num_rows: int, num_buckets: int) -> np.ndarra
 
 def _plan_buckets(work: Work) -> None:
     """Count the rows of each day per bucket, and create the files."""
-    rows_D = [work.rows(day) for day in work.train_days]
+    rows_D = [work.rows[day] for day in work.train_days]
     num_buckets = max(1, math.ceil(sum(rows_D) / BUCKET_ROWS))
-    plan = work.out / "work" / "buckets.npy"
+    plan = work.folder / "buckets.npy"
     if not plan.is_file():
         counts_DK = np.zeros((len(rows_D), num_buckets), np.int64)
         for day, num_rows in enumerate(rows_D):
             for chunk, start in enumerate(range(0, num_rows, CHUNK_ROWS)):
                 bucket_N = _buckets(day, chunk, min(CHUNK_ROWS, num_rows - start), num_buckets)
                 counts_DK[day] += np.bincount(bucket_N, minlength=num_buckets)
-        fresh = plan.with_name("fresh.npy")
-        np.save(fresh, counts_DK)
         with _bucket_file(work).open("wb") as file:
             file.truncate(sum(rows_D) * NUM_FIELDS * 4)
-        os.replace(fresh, plan)
+        with atomic_file(plan) as file:
+            np.save(file, counts_DK)
     create_split(work.out, "train", sum(rows_D))
 
 
 def _bucket_counts(work: Work) -> np.ndarray:
     """Return counts_DK: int64 rows that each training day sends to each bucket."""
-    return np.load(work.out / "work" / "buckets.npy")
+    return np.load(work.folder / "buckets.npy")
 
 
 def _bucket_file(work: Work) -> Path:
-    return work.out / "work" / "buckets.bin"
+    return work.folder / "buckets.bin"
 
 
-def _split_last_day(work: Work) -> None:
+def split_last_day(work: Work, _: None) -> Done:
     """Copy the last day in order: first half, rounded up, test; the rest validation."""
-    marker = work.marker("split", 0)
-    if marker.is_file():
-        return
     day = DayReader(work, work.days[-1])
     half, blocks = math.ceil(day.num_rows / 2), []
     for split, first, last in (("test", 0, half), ("validation", half, day.num_rows)):
@@ -360,26 +374,19 @@ def _split_last_day(work: Work) -> None:
         for start in range(first, last, CHUNK_ROWS):
             rows_NF = day(start, min(start + CHUNK_ROWS, last))
             blocks += _store(work.out, split, start - first, rows_NF)
-    write_json(marker, blocks)
+    return Done(blocks)
 
 
-def _finish(work: Work) -> Manifest:
-    """Write the manifest and remove everything intermediate."""
-    last = work.rows(work.days[-1])
-    rows = {
-        "train": sum(work.rows(day) for day in work.train_days),
-        "test": math.ceil(last / 2),
-        "validation": last // 2,
-    }
-    known = [json.loads(work.marker("number", j).read_text()) for j in range(NUM_TABLES)]
-    manifest = Manifest(work.settings, rows, tuple(size for size, _ in known))
-    blocks = json.loads(work.marker("split", 0).read_text())
-    for bucket in range(len(_bucket_counts(work)[0])):
-        blocks += json.loads(work.marker("permute", bucket).read_text())
-    for column, (_, checksum) in enumerate(known):
-        path = work.out / f"dictionary_{column:02d}.npy"
-        blocks.append((path.name, 0, path.stat().st_size, checksum))
-    write_json(work.out / CHECKSUMS, blocks)
-    write_manifest(work.out, manifest)
-    shutil.rmtree(work.out / "work", ignore_errors=True)
-    return manifest
+def _finish(
+    work: Work, preparation: Preparation, sizes: list[list[int]], blocks: list[list[Block]]
+) -> None:
+    """Write checksums and manifest, and remove everything intermediate."""
+    checksums = [block for part in blocks for block in part]
+    for column, (_, checksum) in enumerate(sizes):
+        name = _dictionary(column)
+        checksums.append((name, 0, (work.out / name).stat().st_size, checksum))
+    write_json(work.out / CHECKSUMS, checksums)
+    *train, last = work.rows
+    rows = {"train": sum(train), "test": math.ceil(last / 2), "validation": last // 2}
+    preparation.finish({"rows": rows, "table_sizes": [size for size, _ in sizes]})
+    shutil.rmtree(work.folder, ignore_errors=True)

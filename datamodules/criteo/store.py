@@ -4,19 +4,19 @@ A split is three ``.npy`` files, ``<split>_label`` (N,) uint8, ``<split>_dense``
 ``<split>_sparse`` (N, 26) int32: a step's column groups are contiguous, and offsets have 64 bits.
 """
 
-import json
 import math
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
+from datamodules.common import records
+from datamodules.common.records import MANIFEST
 from datamodules.criteo.text import NUM_DENSE, NUM_TABLES
 
-FORMAT = 1
-MANIFEST = "manifest.json"
+DATASET, VERSION = "criteo", 2
 COLUMNS = {
     "label": (np.uint8, ()),
     "dense": (np.int32, (NUM_DENSE,)),
@@ -36,7 +36,6 @@ class Settings:
     """Days used; the last one is the evaluation day."""
     max_ind_range: int
     """Categories are taken modulo this before they are numbered."""
-    format: int = FORMAT
 
 
 @dataclass(frozen=True)
@@ -50,53 +49,38 @@ class Manifest:
     """Distinct categories of each of the 26 columns over all days."""
 
 
-def read_manifest(folder: Path, settings: Settings) -> Manifest | None:
+def read_manifest(folder: Path, settings: Settings, *, replace: bool = False) -> Manifest | None:
     """Return a finished directory's manifest, else None; ValueError for other settings or sizes."""
     path = folder / MANIFEST
-    if not path.is_file():
+    content = records.read_manifest(
+        folder, DATASET, version=VERSION, upgrade=upgrade, replace=replace
+    )
+    if content is None and (replace or not path.is_file()):
         return None
-    try:
-        content = json.loads(path.read_text())
-        found, rows, sizes = (content[key] for key in ("settings", "rows", "table_sizes"))
-    except (ValueError, KeyError, TypeError) as error:
+    if content is None or "rows" not in content:
         raise ValueError(
-            f"{path} is not of prepared Criteo data; name another folder with --data.prepared_dir"
-        ) from error
-    check_settings(folder, found, settings)
-    manifest = Manifest(settings, rows, tuple(sizes))
+            f"{path} is not of prepared Criteo data; pass another directory with "
+            "--data.prepared_dir"
+        )
+    records.check_settings(folder, content["settings"], asdict(settings))
+    manifest = Manifest(settings, content["rows"], tuple(content["table_sizes"]))
     lines = [
-        f"{file} should have {wanted:,} bytes, but {_size(file)}; delete {path} and run prepare"
-        for file, wanted in file_sizes(folder, manifest).items()
-        if not file.is_file() or file.stat().st_size != wanted
+        f"{file} should have {size:,} bytes, but {_size(file)}; delete {path} and run prepare"
+        for file, size in file_sizes(folder, manifest).items()
+        if not file.is_file() or file.stat().st_size != size
     ]
     if lines:
         raise ValueError("\n".join(lines))
     return manifest
 
 
-def check_settings(folder: Path, found: dict[str, int], wanted: Settings) -> None:
-    """Raise if a directory was prepared with other settings."""
-    different = [
-        f"{name} {found.get(name)} instead of {value}"
-        for name, value in asdict(wanted).items()
-        if found.get(name) != value
-    ]
-    if different:
-        raise ValueError(
-            f"{folder} was prepared with {', '.join(different)}: give another folder with "
-            "--data.prepared_dir, or delete this one"
-        )
-
-
-def write_manifest(folder: Path, manifest: Manifest) -> None:
-    write_json(folder / MANIFEST, asdict(manifest))
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write a JSON file atomically."""
-    fresh = path.with_name(path.name + ".new")
-    fresh.write_text(json.dumps(content, indent=1))
-    os.replace(fresh, path)
+def upgrade(content: dict[str, Any]) -> dict[str, Any] | None:
+    """Read a manifest of version 1, which has the same files."""
+    if "dataset" in content:
+        return None
+    settings = dict(content.get("settings", {}))
+    settings.pop("format", None)
+    return content | {"dataset": DATASET, "format": VERSION, "settings": settings}
 
 
 def file_sizes(folder: Path, manifest: Manifest) -> dict[Path, int]:

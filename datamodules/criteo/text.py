@@ -10,6 +10,7 @@ Letters: N rows of a block.
 import gzip
 import zlib
 from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -47,13 +48,16 @@ def day_file(root: Path, day: int) -> Path | None:
     return next(paths, None)
 
 
-def read_day(path: Path, max_ind_range: int, block_bytes: int = BLOCK_BYTES) -> Iterator[Rows]:
+def read_day(
+    path: Path, max_ind_range: int, block_bytes: int = BLOCK_BYTES, digest: Any = None
+) -> Iterator[Rows]:
     """Parse one day in blocks, so that memory does not depend on the day's size.
 
     Raises a ValueError that names the line if the format is wrong or the gzip stream is broken.
+    ``digest`` (of hashlib) is updated with the file's bytes.
     """
     lines_done = 0
-    for text in _whole_lines(path, block_bytes):
+    for text in _whole_lines(path, block_bytes, digest):
         rows, problem, line, field = _parse(text, max_ind_range)
         if problem:
             what = PROBLEMS[problem].format(field=field + 1)
@@ -64,11 +68,11 @@ def read_day(path: Path, max_ind_range: int, block_bytes: int = BLOCK_BYTES) -> 
         raise ValueError(f"{path} is empty; download this day again")
 
 
-def _whole_lines(path: Path, block_bytes: int) -> Iterator[np.ndarray]:
+def _whole_lines(path: Path, block_bytes: int, digest: Any) -> Iterator[np.ndarray]:
     """Yield the file's bytes in blocks that end with a line."""
-    rest = b""
+    rest = b""  # the start of a line whose end is in the next block
     try:
-        with _open(path) as file:
+        with path.open("rb") as raw, _plain(_Hashed(raw, digest), path) as file:
             while block := file.read(block_bytes):
                 block = rest + block
                 end = block.rfind(b"\n") + 1
@@ -83,8 +87,24 @@ def _whole_lines(path: Path, block_bytes: int) -> Iterator[np.ndarray]:
         yield np.frombuffer(rest + b"\n", np.uint8)
 
 
-def _open(path: Path) -> BinaryIO:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore
+class _Hashed:
+    """A file whose bytes are hashed as they are read, which saves reading them twice."""
+
+    def __init__(self, file: BinaryIO, digest: Any) -> None:
+        self._file, self._digest = file, digest
+
+    def read(self, size: int = -1) -> bytes:
+        block = self._file.read(size)
+        if self._digest is not None:
+            self._digest.update(block)
+        return block
+
+
+def _plain(file: _Hashed, path: Path) -> Any:
+    """Decompress a file if its name says so."""
+    if path.suffix != ".gz":
+        return nullcontext(file)
+    return gzip.GzipFile(fileobj=file, mode="rb")  # type: ignore[call-overload]
 
 
 def _parse(text: np.ndarray, max_ind_range: int) -> tuple[Rows, int, int, int]:
@@ -138,6 +158,7 @@ def _parse_lines(  # noqa: C901  (one state machine, one pass)
                 if negative:
                     value = 0
             else:
+                # At most 8 hexadecimal digits fit in 32 bits, so the value cannot overflow.
                 while True:
                     byte = text[position]
                     if ZERO <= byte <= NINE:

@@ -1,23 +1,20 @@
-"""From a file's bytes to a training or evaluation image: odd formats, crop window, decode, resize.
+"""From a JPEG's bytes to a training or evaluation image: crop window, decode, resize.
 
 Shapes: S side of the square output, H W pixels of the original. Pixels are uint8 RGB in 0..255.
 """
 
-import io
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from datamodules.imagenet.jpeg import Header, jpeg_header, open_image
+
 # The reference's crop: aspect and area of a window, and how much of the image it must cover.
 ASPECT, AREA, LEAST_COVERED, ATTEMPTS = (0.75, 1.33), (0.05, 1.0), 0.1, 100
 EVALUATION_RESIZE = 256 / 224  # short side before the centre crop, in units of the crop
-REENCODE_QUALITY = 100
-# Marker segments without a length, and the frame headers that hold the size.
-_BARE = {0x01, *range(0xD0, 0xD9)}
-_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 
 
 class Box(NamedTuple):
@@ -29,79 +26,11 @@ class Box(NamedTuple):
     bottom: int
 
 
-class Header(NamedTuple):
-    """What a JPEG file says of its image; 3 components are colour, 1 grey, 4 CMYK."""
-
-    width: int
-    height: int
-    components: int
-
-
-def jpeg_header(data: bytes) -> Header | None:
-    """Read size and colour components, some ten times faster than opening the image.
-
-    Args:
-        data: A file's bytes.
-
-    Returns:
-        The header, or None if these are not the bytes of a JPEG file.
-    """
-    if data[:2] != b"\xff\xd8":
-        return None
-    place, end = 2, len(data) - 9
-    while place < end and data[place] == 0xFF:
-        marker = data[place + 1]
-        if marker in _FRAME:
-            height = int.from_bytes(data[place + 5 : place + 7], "big")
-            width = int.from_bytes(data[place + 7 : place + 9], "big")
-            return Header(width, height, data[place + 9])
-        if marker == 0xFF:  # padding
-            place += 1
-        elif marker in _BARE:
-            place += 2
-        else:
-            place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
-    return None
-
-
-def standard_jpeg(data: bytes) -> bytes:
-    """Bytes of a JPEG in colour or grey; anything else is encoded anew as RGB of quality 100.
-
-    ImageNet's training set has one PNG and 22 CMYK files named ``.JPEG``.
-
-    Args:
-        data: An image file's bytes, in any format that Pillow reads.
-
-    Returns:
-        The same bytes for a plain JPEG.
-
-    Raises:
-        ValueError: If it is no readable image.
-
-    Source:
-        tensorflow/tpu, tools/datasets/imagenet_to_gcs.py.
-    """
-    header = jpeg_header(data)
-    if header is not None and header.components in (1, 3):
-        return data
-    buffer = io.BytesIO()
-    _open(data).convert("RGB").save(buffer, "JPEG", quality=REENCODE_QUALITY)
-    return buffer.getvalue()
-
-
 def distorted_box(rng: np.random.Generator, width: int, height: int) -> Box:
-    """Draw the window of a training crop.
+    """Draw the window of a training crop; the whole image after 100 failed attempts.
 
     Aspect is uniform, then the window's height is uniform between the bounds that the areas give;
     windows below a tenth of the image are drawn again.
-
-    Args:
-        rng: The sample's generator.
-        width: W of the image, >= 1.
-        height: H of the image, >= 1.
-
-    Returns:
-        The window; the whole image after 100 attempts in vain.
 
     Source:
         tensorflow, core/kernels/image/sample_distorted_bounding_box_op.cc, as called by
@@ -124,7 +53,7 @@ def distorted_box(rng: np.random.Generator, width: int, height: int) -> Box:
 def _window(
     aspect: float, draw: float, width: int, height: int, least: float, most: float
 ) -> tuple[int, int] | None:
-    """Width and height of a window of one aspect, or None if rounding puts it out of bounds."""
+    """Return a window's width and height, or None if rounding puts it out of bounds."""
     h = round(math.sqrt(least / aspect))
     highest = min(round(math.sqrt(most / aspect)), height)
     while highest > 0 and round(highest * aspect) > width:
@@ -140,19 +69,7 @@ def _window(
 
 
 def training_image(data: bytes, rng: np.random.Generator, side: int) -> np.ndarray:
-    """A random window of an image, resized and flipped half of the time.
-
-    Args:
-        data: A JPEG's bytes, as ``standard_jpeg`` gives them.
-        rng: The sample's generator.
-        side: S.
-
-    Returns:
-        image_SS3: uint8.
-
-    Raises:
-        ValueError: If the image cannot be decoded.
-    """
+    """Return image_SS3, uint8: a random window, resized and flipped half of the time."""
     header = jpeg_header(data)
     if header is None:
         raise ValueError("is not a JPEG file")
@@ -164,23 +81,11 @@ def training_image(data: bytes, rng: np.random.Generator, side: int) -> np.ndarr
 
 
 def cropped(data: bytes, header: Header, box: Box, side: int) -> torch.Tensor:
-    """A window of an image, resized to a square.
+    """Resize a window of an image to a square: image_3SS, uint8, channels innermost in memory.
 
     Where the window has at least twice the pixels wanted on both axes, the file is decoded at a
     half, a quarter or an eighth of its size, which skips most of the work and smooths about as the
     resizing would.
-
-    Args:
-        data: A JPEG's bytes.
-        header: Its header.
-        box: The window.
-        side: S.
-
-    Returns:
-        image_3SS: uint8, channels innermost in memory.
-
-    Raises:
-        ValueError: If the image cannot be decoded.
     """
     shrink = min(box.right - box.left, box.bottom - box.top) // side
     if shrink >= 2:
@@ -191,17 +96,7 @@ def cropped(data: bytes, header: Header, box: Box, side: int) -> torch.Tensor:
 
 
 def evaluation_image(data: bytes, side: int) -> np.ndarray:
-    """The centre of an image whose short side was resized to 256/224 of the crop.
-
-    Args:
-        data: A JPEG's bytes, as ``standard_jpeg`` gives them.
-        side: S.
-
-    Returns:
-        image_SS3: uint8.
-
-    Raises:
-        ValueError: If the image cannot be decoded.
+    """Return image_SS3, uint8: the centre, the short side resized to 256/224 of the crop.
 
     Source:
         mlcommons/training, image_classification/tensorflow2/imagenet_preprocessing.py (v1.0).
@@ -219,17 +114,7 @@ def evaluation_image(data: bytes, side: int) -> np.ndarray:
 
 
 def decode(data: bytes) -> torch.Tensor:
-    """Decode a whole JPEG.
-
-    Args:
-        data: Its bytes.
-
-    Returns:
-        image_3HW: uint8 RGB, channels innermost in memory.
-
-    Raises:
-        ValueError: If it is damaged or cut short.
-    """
+    """Decode a JPEG to image_3HW, uint8 RGB, channels innermost; ValueError if it is damaged."""
     from torchvision.io import ImageReadMode, decode_jpeg
 
     bytes_N = torch.frombuffer(bytearray(data), dtype=torch.uint8)
@@ -240,7 +125,7 @@ def decode(data: bytes) -> torch.Tensor:
 
 
 def _resize(image_3HW: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Bilinear with smoothing; equals Pillow's BILINEAR within one level of 255."""
+    """Resize, bilinear with smoothing; equals Pillow's BILINEAR within one level of 255."""
     # A window of an image is neither layout; copied, it takes the fast path and keeps its layout.
     image_13HW = image_3HW[None].contiguous(memory_format=torch.channels_last)
     return F.interpolate(image_13HW, (height, width), mode="bilinear", antialias=True)[0]
@@ -250,7 +135,7 @@ def _shrunk(data: bytes, header: Header, box: Box, side: int, shrink: int) -> to
     """Decode at a fraction of the size, then resize the window."""
     from PIL.Image import Resampling
 
-    image = _open(data)
+    image = open_image(data)
     image.draft("RGB", (header.width // shrink, header.height // shrink))
     x, y = image.width / header.width, image.height / header.height
     window = (box.left * x, box.top * y, box.right * x, box.bottom * y)
@@ -260,13 +145,3 @@ def _shrunk(data: bytes, header: Header, box: Box, side: int, shrink: int) -> to
         raise ValueError(f"cannot be decoded: {error}") from error
     resized = rgb.resize((side, side), Resampling.BILINEAR, box=window)
     return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
-
-
-def _open(data: bytes) -> Any:
-    """A Pillow image; its pixels are not decoded yet."""
-    from PIL import Image
-
-    try:
-        return Image.open(io.BytesIO(data))
-    except (OSError, SyntaxError) as error:
-        raise ValueError("is no readable image") from error

@@ -1,19 +1,19 @@
-"""Brings ImageNet into the form that training reads: shards, or a listing of plain files."""
+"""Prepare ImageNet for training: shards, or a listing of plain files."""
 
-import errno
 import hashlib
-import os
-from collections.abc import Sequence
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from datamodules.common.cache import build_once
-from datamodules.common.shards import Plan, damaged_shards, has_shards, read_manifest, write_shards
-from datamodules.imagenet.files import Counts, labelling, scan
-from datamodules.imagenet.images import decode, standard_jpeg
-from datamodules.imagenet.samples import (
+from datamodules.common.preparation import preparing, unwritable
+from datamodules.common.records import raw_file
+from datamodules.common.shard_writer import Loaded, Plan, write_shards
+from datamodules.common.shards import damaged_shards, has_shards, read_manifest
+from datamodules.imagenet.files import Counts, Files, labels_of_flat_val, scan
+from datamodules.imagenet.jpeg import check_decodable, standard_jpeg
+from datamodules.imagenet.sources import (
     DATASET,
     FIELDS,
     FileSource,
@@ -23,44 +23,21 @@ from datamodules.imagenet.samples import (
 )
 
 SPLITS = ("train", "val")
+FORMAT = 1
 SAMPLES_PER_SHARD = 10_000  # about 1.1 GB
 
 
 def open_source(root: Path, prepared: Path, split: str, counts: Counts) -> ImageSource:
-    """The images of a split: from shards where there are any, else from the files.
-
-    Args:
-        root: Folder with ``train`` and ``val``.
-        prepared: Folder of shards or listing.
-        split: ``train`` or ``val``.
-        counts: What must be there.
-
-    Returns:
-        The images.
-
-    Raises:
-        ValueError: One line per problem.
-    """
+    """Open a split's images: from shards where there are any, else from the files."""
     if has_shards(prepared, split):
         return ShardSource(prepared, split, counts)
     return FileSource(root, listing_folder(root, prepared, counts), split)
 
 
 def make_readable(root: Path, prepared: Path, counts: Counts) -> None:
-    """See to it that ``open_source`` works; with shards or a listing there, opens no image.
-
-    Args:
-        root: Folder with ``train`` and ``val``, or with shards.
-        prepared: Folder of shards or listing.
-        counts: What must be there.
-
-    Raises:
-        FileNotFoundError: If the root does not exist.
-        ValueError: One line per problem.
-    """
+    """Prepare for ``open_source``; opens no image. Raises one line per problem."""
     if any(has_shards(prepared, split) for split in SPLITS):
-        problems = shard_problems(prepared, counts)
-        if problems:
+        if problems := shard_problems(prepared, counts):
             raise ValueError("\n".join(problems))
         return
     target = listing_folder(root, prepared, counts)
@@ -69,26 +46,11 @@ def make_readable(root: Path, prepared: Path, counts: Counts) -> None:
         try:
             build_once(target, lambda folder: write_listing(folder, files))
         except OSError as error:
-            raise _unwritable(prepared, error) from error
-
-
-def _unwritable(prepared: Path, error: OSError) -> ValueError:
-    return ValueError(
-        f"{prepared} cannot be written ({error.strerror or error}); name another folder with "
-        "--data.prepared_dir"
-    )
+            raise unwritable(prepared, error) from error
 
 
 def shard_problems(prepared: Path, counts: Counts) -> list[str]:
-    """What is wrong with a folder of shards, without reading any image.
-
-    Args:
-        prepared: The folder.
-        counts: What must be there.
-
-    Returns:
-        One line per problem.
-    """
+    """Check a folder of shards without reading an image; return one line per problem."""
     lines: list[str] = []
     for split in SPLITS:
         try:
@@ -99,18 +61,9 @@ def shard_problems(prepared: Path, counts: Counts) -> list[str]:
 
 
 def listing_folder(root: Path, prepared: Path, counts: Counts) -> Path:
-    """Where the listing of plain files is; another data set or file of labels has another one.
-
-    Args:
-        root: Folder with ``train`` and ``val``.
-        prepared: Folder for prepared data.
-        counts: What must be there.
-
-    Returns:
-        The folder.
-    """
+    """Return the listing's folder; another data set or file of labels has another one."""
     name = f"files-{counts.classes}-{counts.train}-{counts.val}"
-    if labels := labelling(root):
+    if labels := labels_of_flat_val(root):
         name += f"-{hashlib.sha256(labels).hexdigest()[:8]}"
     return prepared / name
 
@@ -122,58 +75,33 @@ def write_all_shards(
     *,
     processes: int = 0,
     samples_per_shard: int = SAMPLES_PER_SHARD,
+    redo: Collection[str] = (),
     show_progress: bool = False,
-) -> None:
-    """Check every image and write the shards of both splits; finished shards are kept.
+) -> int:
+    """Check every image and write both splits' shards, keeping finished ones but those to redo.
 
-    Args:
-        root: Folder with ``train`` and ``val``.
-        prepared: Where the shards go.
-        counts: What must be there.
-        processes: Writers; 0 chooses by cores and memory.
-        samples_per_shard: Images per tar file.
-        show_progress: Draw a progress bar on standard error.
-
-    Raises:
-        FileNotFoundError: If the root does not exist.
-        ValueError: One line per missing part or unreadable image.
+    Returns the number of images that were not plain JPEGs: their bytes in the shards have another
+    length (23 in ImageNet).
     """
-    files = scan(root, counts)
-    try:
-        prepared.mkdir(parents=True, exist_ok=True)
-        if not os.access(prepared, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    except OSError as error:
-        raise _unwritable(prepared, error) from error
-    for split in SPLITS:
-        images = files.train if split == "train" else files.val
-        write_shards(
-            prepared,
-            _plan(split, images, files.synsets, samples_per_shard),
-            partial(_load, root, [name for name, _ in images], [c for _, c in images]),
-            processes=processes,
-            show_progress=show_progress,
-        )
+    plans = _plans(root, scan(root, counts), samples_per_shard, measure=True)
+    options: dict[str, Any] = {
+        "version": FORMAT,
+        "root": root,
+        "redo": redo,
+        "show_progress": show_progress,
+    }
+    with preparing(prepared, DATASET, {}, **options) as preparation:
+        index = write_shards(preparation, plans, partial(_load, root), processes=processes)
+        preparation.finish(vars(counts))
+    return sum(int((index[plan.split][:, 2] != plan.sizes).sum()) for plan in plans)
 
 
 def drop_damaged(
     root: Path, prepared: Path, counts: Counts, *, processes: int, show_progress: bool
 ) -> bool:
-    """Read whole shards against their hashes and remove the bad ones, if they can be replaced.
+    """Compare whole shards with their hashes and remove bad ones if they can be written again.
 
-    Args:
-        root: Folder with ``train`` and ``val``.
-        prepared: Folder of shards.
-        counts: What must be there.
-        processes: Readers; 0 chooses.
-        show_progress: Draw a progress bar on standard error.
-
-    Returns:
-        True if everything is there and whole.
-
-    Raises:
-        FileNotFoundError: If there are bad shards, but no root.
-        ValueError: If there are bad shards, but not the images to write them again.
+    Returns whether everything is there and intact.
     """
     bad: dict[Path, str] = {}
     for split in SPLITS:
@@ -190,61 +118,39 @@ def drop_damaged(
 
 
 def shards_outdated(root: Path, prepared: Path, counts: Counts) -> bool:
-    """Whether images were renamed or labelled anew since the shards were written.
-
-    Args:
-        root: Folder with ``train`` and ``val``; where they are gone, shards are good as they are.
-        prepared: Folder of finished shards.
-        counts: What must be there.
-
-    Returns:
-        True if writing them now would give other names or classes.
-    """
+    """Return whether images were renamed or relabelled since the shards were written."""
     try:
         files = scan(root, counts)
     except (FileNotFoundError, ValueError):
-        return False
+        return False  # the raw images are gone: the shards are good as they are
     return any(
-        read_manifest(prepared, split, DATASET)["fingerprint"]
-        != _plan(split, images, files.synsets, SAMPLES_PER_SHARD).fingerprint()
-        for split, images in (("train", files.train), ("val", files.val))
+        read_manifest(prepared, plan.split, DATASET)["fingerprint"] != plan.fingerprint()
+        for plan in _plans(root, files, SAMPLES_PER_SHARD)
     )
 
 
-def count_encoded_anew(root: Path, prepared: Path, counts: Counts) -> int:
-    """How many images were no plain JPEG: their bytes in the shards have another length.
-
-    Args:
-        root: Folder with ``train`` and ``val``.
-        prepared: Folder of shards.
-        counts: What must be there.
-
-    Returns:
-        The number; 23 in ImageNet.
-    """
-    files = scan(root, counts)
-    changed = 0
+def _plans(
+    root: Path, files: Files, samples_per_shard: int, *, measure: bool = False
+) -> list[Plan]:
+    """Plan both splits' shards; the files' sizes cost a system call each."""
+    plans = []
     for split, images in (("train", files.train), ("val", files.val)):
-        index = np.load(prepared / f"{split}.index.npy")
-        pairs = zip(images, index[:, 2], strict=True)
-        changed += sum((root / name).stat().st_size != size for (name, _), size in pairs)
-    return changed
+        # The class folder is part of the key, as file names need not differ between classes.
+        keys = [f"{files.synsets[c]}/{Path(name).stem.replace('.', '_')}" for name, c in images]
+        sizes = [(root / name).stat().st_size for name, _ in images] if measure else []
+        facts = {"synsets": list(files.synsets)}
+        plan = Plan(DATASET, split, FIELDS, keys, images, samples_per_shard, facts, sizes=sizes)
+        plans.append(plan)
+    return plans
 
 
-def _plan(
-    split: str, images: Sequence[tuple[str, int]], synsets: Sequence[str], samples_per_shard: int
-) -> Plan:
-    # The class folder is part of the key, as file names need not differ between classes.
-    keys = [f"{synsets[c]}/{Path(name).stem.replace('.', '_')}" for name, c in images]
-    facts = {"synsets": list(synsets)}
-    return Plan(DATASET, split, FIELDS, keys, samples_per_shard, facts)
-
-
-def _load(root: Path, names: list[str], labels: list[int], number: int) -> tuple[bytes, bytes]:
-    path = root / names[number]
+def _load(root: Path, image: tuple[str, int]) -> Loaded:
+    path, label = root / image[0], image[1]
     try:
-        data = standard_jpeg(path.read_bytes())
-        decode(data)  # an image that cannot be decoded is to be found now
+        content = path.read_bytes()
+        data = standard_jpeg(content)
+        check_decodable(data)
+        raw = raw_file(path, hashlib.sha256(content).hexdigest())
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} {error}; {FileSource.remedy}") from error
-    return data, str(labels[number]).encode()
+    return Loaded((data, str(label).encode()), [raw])

@@ -15,11 +15,12 @@ from torch.utils.data import DataLoader
 
 from datamodules.common.base import BenchmarkDataModule
 from datamodules.common.cache import build_once, demo_folder
+from datamodules.common.preparation import units_to_redo
 from datamodules.common.sampling import evaluation_indices, padded_length, run_seed
 from datamodules.kits19 import build as builder
+from datamodules.kits19.cases import Cases, PreparedCase, read_cases
 from datamodules.kits19.checksums import checksum_verdict, reference_checksums
-from datamodules.kits19.prepare import PreparedCase
-from datamodules.kits19.raw import CaseSplit, find_data, kits19_split, scan_cases
+from datamodules.kits19.raw import CaseSplit, find_data, kits19_split
 from datamodules.kits19.transforms import BrightnessForm
 from datamodules.kits19.volumes import (
     Batch,
@@ -57,7 +58,7 @@ class KiTS19DataModule(BenchmarkDataModule):
         """Defaults are the closed reference on one device.
 
         Args:
-            root: Folder with the raw ``case_XXXXX`` folders, a ``kits19`` clone, or a folder with
+            root: Directory with the raw ``case_XXXXX`` directories, a ``kits19`` clone, or one with
                 files that are already preprocessed. None generates the demo data.
             prepared_dir: Where preprocessed files go; default ``finishline-unet3d`` in the root.
             batch_size: Samples per device and step.
@@ -71,7 +72,7 @@ class KiTS19DataModule(BenchmarkDataModule):
                 half precision) and crop and augment there.
 
         Raises:
-            ValueError: If a number lies outside its range; one line each.
+            ValueError: If a number is out of range; one line each.
         """
         super().__init__()
         problems = [
@@ -106,22 +107,12 @@ class KiTS19DataModule(BenchmarkDataModule):
         return padded_length(len(self._split.train), self.global_batch_size)
 
     def prepare_data(self) -> None:
-        """Make the preprocessed files; when they are there, only the manifest is read.
-
-        Raises:
-            FileNotFoundError: If the root is missing or is not the data's folder.
-            ValueError: One line per problem in the data.
-        """
+        """Make the preprocessed files; if they are there, only the manifest is read."""
         self._prepare(show_progress=not self.demo)
 
     def prepare(self) -> None:
-        """The same with a progress bar and a verdict, for the ``prepare`` command.
-
-        Raises:
-            FileNotFoundError: If the root is missing or is not the data's folder.
-            ValueError: One line per problem in the data.
-        """
-        cases = self._prepare(show_progress=True)
+        """Prepare with a progress bar and a verdict; what changed since is prepared again."""
+        cases = self._prepare(show_progress=True, check_raw=True)
         split = self._split
         print(
             f"KiTS19{' demo' if self.demo else ''} is ready in {self._prepared}: "
@@ -131,16 +122,12 @@ class KiTS19DataModule(BenchmarkDataModule):
             print(line)
 
     def problems(self) -> list[str]:
-        """What keeps this root from being used, without reading or writing any volume.
-
-        Returns:
-            One line per problem: what, where, what to do; empty when all is well.
-        """
+        """Return one line per problem of this root, without reading or writing any volume."""
         if self.root is None:
             return []
         try:
             folder = find_data(self.root)
-            done = builder.finished_cases(self._prepared, self.crop_size)
+            done = read_cases(self._prepared, self.crop_size)
         except (FileNotFoundError, ValueError) as error:
             return str(error).splitlines()
         todo = [case for case in self._split.cases if case not in done]
@@ -148,17 +135,10 @@ class KiTS19DataModule(BenchmarkDataModule):
             return builder.missing_files(folder, todo)
         if not todo:
             return []
-        raws, lines = scan_cases(folder, todo)
-        needed = sum(builder.prepared_bytes(raw, self.crop_size) for raw in raws)
-        lack_of_space = builder.space_problem(self._prepared, needed)
-        return lines + [lack_of_space] if lack_of_space else lines
+        return builder.raw_problems(folder, self._prepared, todo, self.crop_size)
 
     def mllog_facts(self) -> dict[str, object]:
-        """The log's data keys, from the split and the arguments.
-
-        Returns:
-            Values by key.
-        """
+        """Return the log's data keys, from the split and the arguments."""
         return {
             "train_samples": len(self._split.train),
             "eval_samples": len(self._split.evaluation),
@@ -168,11 +148,7 @@ class KiTS19DataModule(BenchmarkDataModule):
         }
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Shuffled crops of this rank, from where a resumed run stopped.
-
-        Returns:
-            The loader; iterating it gives training batches.
-        """
+        """Return shuffled crops of this rank, from the resume position on."""
         cases = self._cases(self._split.train)
         dataset = TrainingVolumes(
             self._prepared,
@@ -194,11 +170,7 @@ class KiTS19DataModule(BenchmarkDataModule):
         )
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """Whole evaluation volumes of this rank, each exactly once over all ranks.
-
-        Returns:
-            The loader; iterating it gives one volume at a time.
-        """
+        """Return whole evaluation volumes of this rank, each exactly once over all ranks."""
         cases = self._cases(self._split.evaluation)
         indices = evaluation_indices(len(cases), self.trainer)
         if not self.device_cache:
@@ -212,16 +184,7 @@ class KiTS19DataModule(BenchmarkDataModule):
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int
     ) -> Any:
-        """Move a batch, or with ``device_cache`` make it on the device, without waiting for it.
-
-        Args:
-            batch: What the loader gave.
-            device: Where the model is.
-            dataloader_idx: Number of the loader.
-
-        Returns:
-            The batch on the device.
-        """
+        """Move a batch, or with ``device_cache`` make it on the device, without synchronising."""
         if not isinstance(batch, DeviceOrder):
             return super().transfer_batch_to_device(batch, device, dataloader_idx)
         volumes = self._evaluation_volumes if batch.draws is None else self._train_volumes
@@ -229,11 +192,7 @@ class KiTS19DataModule(BenchmarkDataModule):
         return volumes.batch(batch, self.crop_size, device)
 
     def synthetic_batch(self) -> Batch:
-        """A random training batch on the CPU, for warm-up and speed tests.
-
-        Returns:
-            A batch with the keys, shapes and types of a training batch.
-        """
+        """Return a random training batch on the CPU, for warm-up and speed tests."""
         shape = (self.batch_size, 1, *self.crop_size)
         return {
             "image": torch.randn(shape),
@@ -270,16 +229,17 @@ class KiTS19DataModule(BenchmarkDataModule):
         options = super().loader_options
         return options | {"pin_memory": options["pin_memory"] and not self.device_cache}
 
-    def _prepare(self, *, show_progress: bool) -> builder.Cases:
-        """Bring the prepared folder into being and give its cases."""
+    def _prepare(self, *, show_progress: bool, check_raw: bool = False) -> Cases:
+        """Prepare the folder if need be, and return its cases."""
         if self.demo:
             from datamodules.kits19.demo import write_phantoms
 
             build_once(self._source, write_phantoms)
         folder = find_data(self._source)
-        done = builder.finished_cases(self._prepared, self.crop_size)
-        if all(case in done for case in self._split.cases):
-            return done
+        redo = units_to_redo(self._prepared, folder) if check_raw else set()
+        cases = read_cases(self._prepared, self.crop_size)
+        if not redo and all(case in cases for case in self._split.cases):
+            return cases
         options: dict[str, Any] = {
             "checksums": self._checksums,
             "processes": self.prepare_processes,
@@ -287,11 +247,11 @@ class KiTS19DataModule(BenchmarkDataModule):
         }
         if _is_preprocessed(folder):
             return builder.adopt(folder, self._split, self.crop_size, **options)
-        return builder.build(folder, self._prepared, self._split, self.crop_size, **options)
+        out = self._prepared
+        return builder.build(folder, out, self._split, self.crop_size, redo=redo, **options)
 
     def _cases(self, wanted: tuple[str, ...]) -> list[PreparedCase]:
-        """The manifest's records of some cases."""
-        done = builder.finished_cases(self._prepared, self.crop_size)
+        done = read_cases(self._prepared, self.crop_size)
         if lost := [case for case in wanted if case not in done]:
             raise ValueError(
                 f"{self._prepared}: {len(lost)} cases are not preprocessed (case_{lost[0]}, ...); "
@@ -306,7 +266,6 @@ def _is_preprocessed(folder: Path) -> bool:
 
 
 def _demo_split() -> CaseSplit:
-    """The generated cases, 6 of them held out."""
     from datamodules.kits19.demo import EVALUATION, NUM_CASES
 
     every = tuple(f"{number:05d}" for number in range(NUM_CASES))

@@ -5,79 +5,26 @@ Letters: D H W voxels, before or after resampling.
 
 import hashlib
 import math
-import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from datamodules.kits19.raw import RawCase, read_case
+from datamodules.common.atomic import atomic_file
+from datamodules.common.preparation import Done
+from datamodules.common.records import raw_file
+from datamodules.kits19.cases import PreparedCase, image_path, label_path
+from datamodules.kits19.raw import IMAGE, LABEL, RawCase, read_case
 
 TARGET_SPACING_MM = (1.6, 1.2, 1.2)
 CLIP_HU = (-79.0, 304.0)
 MEAN_HU, STD_HU = 101.0, 76.9
 
 
-@dataclass(frozen=True)
-class PreparedCase:
-    """One preprocessed case as the manifest records it.
-
-    Attributes:
-        case: 5-digit id.
-        shape: Size in voxels (D, H, W).
-        md5_x: MD5 of ``case_XXXXX_x.npy``.
-        md5_y: MD5 of ``case_XXXXX_y.npy``.
-    """
-
-    case: str
-    shape: tuple[int, int, int]
-    md5_x: str
-    md5_y: str
-
-    def as_json(self) -> dict[str, object]:
-        """The record as plain JSON values."""
-        return asdict(self)
-
-
-def image_path(folder: Path, case: str) -> Path:
-    """The preprocessed image of a case.
-
-    Args:
-        folder: Prepared folder.
-        case: 5-digit id.
-
-    Returns:
-        The reference's file name.
-    """
-    return folder / f"case_{case}_x.npy"
-
-
-def label_path(folder: Path, case: str) -> Path:
-    """The preprocessed label of a case.
-
-    Args:
-        folder: Prepared folder.
-        case: 5-digit id.
-
-    Returns:
-        The reference's file name.
-    """
-    return folder / f"case_{case}_y.npy"
-
-
 def resampled_shape(shape: Sequence[int], spacing: Sequence[float]) -> list[int]:
-    """Size at the target spacing, truncated; unchanged only if the spacing is exactly the target.
-
-    A float32 header never equals 1.6 exactly, so in practice every case is resampled.
-
-    Args:
-        shape: Size in voxels (D, H, W).
-        spacing: Voxel size in mm, > 0.
-
-    Returns:
-        New size.
-    """
+    """Return the size (D, H, W) at the target spacing, truncated."""
+    # Unchanged only if the spacing is exactly the target. A float32 header never equals 1.6, so
+    # in practice every case is resampled.
     if list(spacing) == list(TARGET_SPACING_MM):
         return list(shape)
     return [
@@ -87,28 +34,12 @@ def resampled_shape(shape: Sequence[int], spacing: Sequence[float]) -> list[int]
 
 
 def padded_shape(shape: Sequence[int], minimum: Sequence[int]) -> tuple[int, ...]:
-    """Size after padding.
-
-    Args:
-        shape: Size in voxels (D, H, W).
-        minimum: Least size of each axis.
-
-    Returns:
-        The larger of the two, per axis.
-    """
+    """Return the larger of size and minimum, per axis."""
     return tuple(max(pair) for pair in zip(shape, minimum, strict=True))
 
 
 def prepared_bytes(raw: RawCase, minimum: Sequence[int]) -> int:
-    """Disk space of one preprocessed case: float32 image and uint8 label.
-
-    Args:
-        raw: The case's headers.
-        minimum: Least size of each axis.
-
-    Returns:
-        Bytes.
-    """
+    """Return the disk space of a preprocessed case: float32 image and uint8 label."""
     return 5 * math.prod(padded_shape(resampled_shape(raw.shape, raw.spacing), minimum))
 
 
@@ -120,14 +51,8 @@ def preprocess(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Resample to 1.6 x 1.2 x 1.2 mm, clip and normalise the image, pad both by repeating the edge.
 
-    Args:
-        image_1DHW: float32 in Hounsfield units.
-        label_1DHW: uint8 class ids, same size.
-        spacing: Voxel size in mm (D, H, W).
-        minimum: Least size of each axis afterwards (128 each in the reference).
-
-    Returns:
-        Image, float32 in about [-2.341, 2.640], and label, uint8, of one new size.
+    Takes float32 Hounsfield units and uint8 classes; gives float32 in about [-2.341, 2.640] and
+    uint8, at least ``minimum`` voxels (D, H, W).
 
     Source:
         mlcommons/training @ 9947bdf2, image_segmentation/pytorch/preprocess_dataset.py.
@@ -140,7 +65,7 @@ def preprocess(
         image_1DHW = F.interpolate(
             from_numpy(image_1DHW)[None], size=size, mode="trilinear", align_corners=True
         )[0].numpy()
-        # The older "nearest" (floor of the scaled index), not "nearest-exact".
+        # "nearest" floors the scaled index, as the reference does; "nearest-exact" would not.
         small = from_numpy(label_1DHW)[None]
         label_1DHW = F.interpolate(small, size=size, mode="nearest")[0].numpy()
     image_1DHW = (np.clip(image_1DHW, *CLIP_HU) - MEAN_HU) / STD_HU
@@ -149,81 +74,34 @@ def preprocess(
     return np.pad(image_1DHW, pads, mode="edge"), np.pad(label_1DHW, pads, mode="edge")
 
 
-def prepare_case(raw: RawCase, out: Path, minimum: Sequence[int]) -> PreparedCase:
-    """Preprocess one raw case into two ``.npy`` files that appear whole or not at all.
-
-    Args:
-        raw: The case.
-        out: Existing prepared folder.
-        minimum: Least size of each axis.
-
-    Returns:
-        The case's record.
-
-    Raises:
-        ValueError: If the raw data is bad (one line).
-        OSError: If the files cannot be written.
-    """
+def prepare_case(raw: RawCase, out: Path, minimum: Sequence[int]) -> Done:
+    """Preprocess one raw case into two ``.npy`` files; the result is its record."""
     image, label = read_case(raw)
     image, label = preprocess(image, label, raw.spacing, minimum)
     md5_y = save_npy(label_path(out, raw.case), label)
     md5_x = save_npy(image_path(out, raw.case), image)
     depth, height, width = image.shape[1:]
-    return PreparedCase(raw.case, (depth, height, width), md5_x, md5_y)
+    case = PreparedCase(raw.case, (depth, height, width), md5_x, md5_y)
+    return Done(vars(case), [raw_file(raw.folder / name) for name in (IMAGE, LABEL)])
 
 
 def save_npy(path: Path, array: np.ndarray) -> str:
-    """Write an array under a temporary name, then give it its own.
-
-    Args:
-        path: File to write.
-        array: What to write.
-
-    Returns:
-        MD5 of the file.
-
-    Raises:
-        OSError: If it cannot be written; nothing is left behind then.
-    """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            np.save(file, np.ascontiguousarray(array), allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-        digest = md5_of(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return digest
+    """Write an array atomically; return the file's MD5."""
+    with atomic_file(path) as file:
+        np.save(file, np.ascontiguousarray(array), allow_pickle=False)
+    return md5_of(path)
 
 
 def md5_of(path: Path) -> str:
-    """MD5 of a file.
-
-    Args:
-        path: File to read.
-
-    Returns:
-        Hexadecimal digest.
-    """
+    """Return the MD5 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "md5").hexdigest()
 
 
 def inspect_case(folder: Path, case: str, minimum: Sequence[int]) -> PreparedCase:
-    """Check one case that was preprocessed elsewhere.
+    """Check one case that was preprocessed elsewhere and return its record.
 
-    Args:
-        folder: Folder with the ``.npy`` files.
-        case: 5-digit id.
-        minimum: Least size of each axis.
-
-    Returns:
-        The case's record.
-
-    Raises:
-        ValueError: If a file is missing or damaged, or shapes, types or labels are wrong.
+    Raises a ValueError if a file is missing or damaged, or shapes, types or labels are wrong.
     """
     arrays = []
     for path, dtype in ((image_path(folder, case), "float32"), (label_path(folder, case), "uint8")):

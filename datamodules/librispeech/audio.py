@@ -15,8 +15,9 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from datamodules.common.sampling import SampleKey, sample_rng
-from datamodules.librispeech.build import Manifest
-from datamodules.librispeech.shards import ShardReader
+from datamodules.common.shards import ShardSet
+from datamodules.librispeech.build import DATASET, Manifest
+from datamodules.librispeech.recordings import decode
 
 _EVALUATION_STREAM = 4  # keeps evaluation seeds apart from all draws of datamodules.common.sampling
 
@@ -33,33 +34,18 @@ class Batch(TypedDict):
 
 
 class Sample(NamedTuple):
-    """One utterance.
+    """One utterance."""
 
-    Attributes:
-        audio: int16 samples.
-        labels: int64 ids.
-        seed: Seed of its augmentation and dither.
-        number: Its number in the manifest.
-    """
-
-    audio: Tensor
-    labels: Tensor
-    seed: int
-    number: int
+    audio: Tensor  # int16
+    labels: Tensor  # int64 ids
+    seed: int  # of its augmentation and dither
+    number: int  # in the manifest
 
 
 class Utterances(Dataset[Sample]):
-    """Utterances of one split, by their numbers.
+    """Utterances of one split, by number; ``numbers`` selects those that indices count, None all.
 
-    Args:
-        folder: Prepared folder.
-        split: ``train`` or ``dev``.
-        manifest: The folder's manifest.
-        seed: Run seed.
-        numbers: Utterance numbers that indices count; None for all.
-
-    Raises:
-        ValueError: If a table of the folder is damaged.
+    Raises a ValueError if a table of the folder is damaged.
     """
 
     def __init__(
@@ -71,25 +57,17 @@ class Utterances(Dataset[Sample]):
         seed: int,
         numbers: np.ndarray | None = None,
     ) -> None:
-        index = _table(folder / f"{split}-index.npz")
-        self.reader = ShardReader(folder, index, manifest.shards[split])
+        self.shards = ShardSet(folder, split, dataset=DATASET)
+        self.num_samples = manifest.num_samples[split]
         labels = _table(folder / f"{split}-labels.npz")
         self.ids, self.ends, self.keys = labels["ids"], labels["ends"], labels["keys"]
         self.seed, self.numbers = seed, numbers
 
     def __len__(self) -> int:
-        """Utterances."""
         return len(self.ends) if self.numbers is None else len(self.numbers)
 
     def __getitem__(self, key: SampleKey | int) -> Sample:
-        """One utterance; a key trains with its epoch's seed, a plain number always with the same.
-
-        Args:
-            key: From a sampler.
-
-        Returns:
-            The sample.
-        """
+        """Return one utterance; its seed depends on a key's epoch, and is fixed for a number."""
         place = key.index if isinstance(key, SampleKey) else key
         number = int(place if self.numbers is None else self.numbers[place])
         if isinstance(key, SampleKey):
@@ -99,22 +77,24 @@ class Utterances(Dataset[Sample]):
         first = int(self.ends[number - 1]) if number else 0
         labels_U = self.ids[first : int(self.ends[number])].astype(np.int64)
         return Sample(
-            torch.from_numpy(self.reader.read(number)),
+            torch.from_numpy(self._audio(number)),
             torch.from_numpy(labels_U),
             int(rng.integers(2**63 - 1)),
             number,
         )
 
+    def _audio(self, number: int) -> np.ndarray:
+        """Decode a recording to audio_N, int16."""
+        audio_N = decode(self.shards.read(number)[0])
+        if len(audio_N) != self.num_samples[number]:
+            raise ValueError(
+                f"{self.shards.name(number)} is damaged; delete the shard and run prepare again"
+            )
+        return audio_N
+
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Pad samples to one batch.
-
-    Args:
-        samples: Utterances.
-
-    Returns:
-        The batch.
-    """
+    """Pad samples to one batch."""
     audio = [sample.audio for sample in samples]
     labels = [sample.labels for sample in samples]
     return {
@@ -128,22 +108,13 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 
 def batches_by_length(numbers: Sequence[int], lengths: np.ndarray, size: int) -> list[list[int]]:
-    """Evaluation batches of similar length, the longest first.
-
-    Args:
-        numbers: Utterances to evaluate, each once.
-        lengths: Audio samples of every utterance.
-        size: Utterances per batch.
-
-    Returns:
-        Batches of utterance numbers.
-    """
+    """Return batches of utterances of similar length, the longest first."""
     ordered = sorted(numbers, key=lambda number: (-int(lengths[number]), number))
     return [ordered[first : first + size] for first in range(0, len(ordered), size)]
 
 
 def _table(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of a file that the build wrote."""
+    """Read all arrays of a file that the preparation wrote."""
     try:
         with np.load(path) as arrays:
             return dict(arrays)

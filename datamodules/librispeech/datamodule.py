@@ -7,7 +7,7 @@ mlcommons/training @ 9947bdf2, rnn_speech_recognition/pytorch.
 Letters: B batch, N audio samples, U labels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,13 @@ from torch.utils.data import DataLoader
 
 from datamodules.common.base import BenchmarkDataModule
 from datamodules.common.cache import build_once, demo_folder
+from datamodules.common.preparation import units_to_redo
 from datamodules.common.sampling import evaluation_indices, ranks, run_seed
 from datamodules.librispeech import build as builder
 from datamodules.librispeech.audio import Batch, Utterances, batches_by_length, collate
 from datamodules.librispeech.raw import find_data, scan
-from datamodules.librispeech.sampler import BucketSampler, refuse_too_few, rows_per_epoch
-from datamodules.librispeech.shards import SAMPLE_RATE
+from datamodules.librispeech.recordings import SAMPLE_RATE
+from datamodules.librispeech.sampler import BucketSampler, check_fills_a_step, rows_per_epoch
 from datamodules.librispeech.text import Tokenizer
 
 REFERENCE_VOCABULARY = 1023
@@ -54,8 +55,8 @@ class LibriSpeechDataModule(BenchmarkDataModule):
         """Defaults are the closed reference on one device with 8 accumulated micro-steps.
 
         Args:
-            root: Folder with the subsets, or with ``LibriSpeech`` in it. None generates the demo
-                data.
+            root: Directory with the subsets, or with ``LibriSpeech`` in it. None generates the
+                demo data.
             prepared_dir: Where shards go; default ``finishline-rnnt`` in the root.
             batch_size: Utterances per device and micro-step.
             max_duration: Longest training utterance in seconds; longer ones are left out.
@@ -67,7 +68,7 @@ class LibriSpeechDataModule(BenchmarkDataModule):
             prepare_processes: Processes for preprocessing; 0 chooses by cores and memory.
 
         Raises:
-            ValueError: If a number lies outside its range; one line each.
+            ValueError: If a number is out of range; one line each.
         """
         super().__init__()
         least = {
@@ -102,34 +103,18 @@ class LibriSpeechDataModule(BenchmarkDataModule):
         return rows_per_epoch(len(self._train_numbers), row, accumulation) * row
 
     def prepare_data(self) -> None:
-        """Make vocabulary and shards; when they are there, only the manifest is read.
-
-        Raises:
-            FileNotFoundError: If the root is missing or is not the data's folder.
-            ValueError: One line per problem in the data.
-        """
-        self._prepare(show_progress=not self.demo)
+        """Make vocabulary and shards; if they are there, only the manifest is read."""
+        self._prepare(show_progress=not self.demo, replace=self.demo)
 
     def setup(self, stage: str) -> None:
-        """Refuse, before anything takes long, a batch that all utterances together do not fill.
-
-        Args:
-            stage: Only ``fit`` needs a batch.
-
-        Raises:
-            ValueError: If there are too few utterances for one optimizer step.
-        """
+        """Check, before anything takes long, that the utterances fill one optimizer step."""
         if stage == "fit":
-            refuse_too_few(len(self._train_numbers), self._row_size, self.accumulation)
+            check_fills_a_step(len(self._train_numbers), self._row_size, self.accumulation)
 
     def prepare(self) -> None:
-        """The same with a progress bar and a verdict, for the ``prepare`` command.
-
-        Raises:
-            FileNotFoundError: If the root is missing or is not the data's folder.
-            ValueError: One line per problem in the data.
-        """
-        manifest = self._prepare(show_progress=True)
+        """Prepare with a progress bar and a verdict; what changed since is prepared again."""
+        redo = units_to_redo(self._prepared, self._source)
+        manifest = self._prepare(show_progress=True, replace=True, redo=redo)
         print(
             f"LibriSpeech{' demo' if self.demo else ''} is ready in {self._prepared}: "
             f"{len(manifest.num_samples['train'])} training utterances, "
@@ -138,11 +123,7 @@ class LibriSpeechDataModule(BenchmarkDataModule):
         )
 
     def problems(self) -> list[str]:
-        """What keeps this root from being used, without opening any recording.
-
-        Returns:
-            One line per problem: what, where, what to do; empty when all is well.
-        """
+        """Return one line per problem of this root, without opening any recording."""
         if self.root is None:
             return []
         try:
@@ -153,11 +134,7 @@ class LibriSpeechDataModule(BenchmarkDataModule):
             return str(error).splitlines()
 
     def mllog_facts(self) -> dict[str, object]:
-        """The log's data keys, from the manifest and the arguments.
-
-        Returns:
-            Values by key.
-        """
+        """Return the log's data keys, from the manifest and the arguments."""
         row = self._row_size
         return {
             "train_samples": len(self._train_numbers) // row * row,
@@ -167,11 +144,7 @@ class LibriSpeechDataModule(BenchmarkDataModule):
         }
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Rows of similar length, this rank's share, from where a resumed run stopped.
-
-        Returns:
-            The loader; iterating it gives training batches.
-        """
+        """Return this rank's share of rows of similar length, from the resume position on."""
         numbers = self._train_numbers
         utterances = Utterances(
             self._prepared, "train", self._manifest, seed=run_seed(), numbers=numbers
@@ -188,11 +161,7 @@ class LibriSpeechDataModule(BenchmarkDataModule):
         )
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """All evaluation utterances whatever their length, each exactly once over all ranks.
-
-        Returns:
-            The loader; iterating it gives evaluation batches.
-        """
+        """Return all evaluation utterances, each exactly once over all ranks."""
         utterances = Utterances(self._prepared, "dev", self._manifest, seed=run_seed())
         self._names = utterances.keys.tolist()
         batches = batches_by_length(
@@ -204,18 +173,18 @@ class LibriSpeechDataModule(BenchmarkDataModule):
         return DataLoader(utterances, batch_sampler=plan, collate_fn=collate, **self.loader_options)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of label ids.
+        """Return the text of label ids.
 
         Args:
             ids: Label ids in ``[0, vocab_size)``.
 
         Returns:
-            Words with single blanks between them.
+            Words separated by single spaces.
         """
         return self._tokenizer.decode(ids)
 
     def utterance_name(self, number: int) -> str:
-        """Name of an evaluation utterance.
+        """Return the name of an evaluation utterance.
 
         Args:
             number: ``index`` of the batch.
@@ -226,11 +195,7 @@ class LibriSpeechDataModule(BenchmarkDataModule):
         return self._names[number]
 
     def synthetic_batch(self) -> Batch:
-        """A random training batch on the CPU whose lengths are spread as those of the data.
-
-        Returns:
-            A batch with the keys, shapes and types of a training batch.
-        """
+        """Return a random training batch on the CPU whose lengths are spread like the data's."""
         lengths = np.sort(self._num_samples("train")[self._train_numbers])
         places = np.linspace(0, len(lengths) - 1, self.batch_size).round().astype(int)
         audio_lengths = torch.from_numpy(lengths[places])
@@ -262,7 +227,6 @@ class LibriSpeechDataModule(BenchmarkDataModule):
 
     @cached_property
     def _manifest(self) -> builder.Manifest:
-        """The manifest of the prepared folder."""
         manifest = builder.read_manifest(self._prepared, self.vocab_size)
         if manifest is None:
             raise ValueError(f"{self._prepared} is not prepared; run the recipe's prepare command")
@@ -270,11 +234,10 @@ class LibriSpeechDataModule(BenchmarkDataModule):
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:
-        """The vocabulary of the prepared folder."""
         return Tokenizer(self._prepared / builder.TOKENIZER, self.vocab_size)
 
     def _num_samples(self, split: str) -> np.ndarray:
-        """Audio samples of every utterance of a split."""
+        """Return the audio samples of every utterance of a split."""
         return np.array(self._manifest.num_samples[split])
 
     @cached_property
@@ -287,22 +250,25 @@ class LibriSpeechDataModule(BenchmarkDataModule):
         """Utterances per micro-step over all ranks."""
         return self.batch_size * ranks(self.trainer)[1]
 
-    def _prepare(self, *, show_progress: bool) -> builder.Manifest:
-        """Bring the prepared folder into being and give its manifest."""
+    def _prepare(
+        self, *, show_progress: bool, replace: bool, redo: Collection[str] = ()
+    ) -> builder.Manifest:
+        """Prepare the folder if need be, and return its manifest."""
         if self.demo:
             from datamodules.librispeech.demo import write_corpus
 
             build_once(self._source, write_corpus)
-        manifest = builder.read_manifest(self._prepared, self.vocab_size)
+        manifest = builder.read_manifest(self._prepared, self.vocab_size, replace=replace)
         if manifest is not None and self.tokenizer_model is not None:
-            builder.refuse_other_vocabulary(self._prepared, self.tokenizer_model, self.vocab_size)
-        if manifest is None:
-            manifest = builder.build(
-                self._source,
-                self._prepared,
-                vocab_size=self.vocab_size,
-                tokenizer_model=self.tokenizer_model,
-                processes=self.prepare_processes,
-                show_progress=show_progress,
-            )
-        return manifest
+            builder.check_same_vocabulary(self._prepared, self.tokenizer_model, self.vocab_size)
+        if manifest is not None and not redo:
+            return manifest
+        return builder.build(
+            self._source,
+            self._prepared,
+            vocab_size=self.vocab_size,
+            tokenizer_model=self.tokenizer_model,
+            processes=self.prepare_processes,
+            redo=redo,
+            show_progress=show_progress,
+        )

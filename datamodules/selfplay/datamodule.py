@@ -265,6 +265,7 @@ class SelfPlayDataModule(BenchmarkDataModule):
         if not self._generations:
             self._generations = self._given_generations()
         model = max(self._files.games) + epoch
+        # A resumed run has the epoch's games in its checkpoint.
         if epoch and self._generations[-1].model < model:
             self._collect(model)
         chosen = choose_examples(

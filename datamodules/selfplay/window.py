@@ -47,6 +47,7 @@ class WindowExamples(Dataset[Any]):
         """
         rows = np.array([key.index for key in keys])
         drawn = np.random.default_rng([SYMMETRY_STREAM, self.seed, keys[0].epoch])
+        # One draw per example of the epoch, so that a batch does not depend on the ones before it.
         turn = drawn.integers(8, size=len(self))[rows]
         points = self.size * self.size
         planes = np.empty((len(rows), PLANES, points), np.uint8)
@@ -108,6 +109,7 @@ def choose_examples(
         picked = rng.permutation(len(starts) - 1)[:num_games]
         rows = np.concatenate([np.arange(starts[game], starts[game + 1]) for game in picked])
         drawn.append(rows[rng.random(len(rows)) < keep])
+    # The inverse of the shuffle: where each row goes, so that rows are copied once only.
     positions = np.argsort(rng.permutation(sum(map(len, drawn))))
     parts = np.split(positions, np.cumsum([len(rows) for rows in drawn])[:-1])
     arrays = zip(*(generation.examples for generation in window), strict=True)

@@ -103,6 +103,7 @@ def pack(samples: Sequence[Sample], indices: Sequence[int]) -> PackedBatch:
         "input_ids": _long(np.concatenate([s["tokens"] for s in samples])),
         "segment_ids": _long(position_T >= first_T),
         "position_ids": _long(position_T),
+        # int32, as flash attention wants it.
         "cu_seqlens": torch.from_numpy(starts.astype(np.int32)),
         "masked_index": _long(positions_M + starts[sample_M]),
         "masked_labels": _long(np.concatenate([s["labels"] for s in samples])),

@@ -1,87 +1,57 @@
-"""Preparation of cleaned Wikipedia text: each text file becomes one shard of samples.
-
-Facts: the manifest is all that a later run reads.
-"""
+"""Preparation of cleaned Wikipedia text: each text file becomes one shard of samples."""
 
 import hashlib
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from datamodules.common.process_pool import outcomes, processes_for
-from datamodules.wikipedia.samples import Recipe, Samples, SpecialIds, make_samples
+from datamodules.common import records
+from datamodules.common.preparation import Done, Preparation, Unit, preparing
+from datamodules.common.records import raw_file
+from datamodules.wikipedia.samples import Samples, SpecialIds, make_samples
 from datamodules.wikipedia.shards import open_shard, read_facts, write_shard
+from datamodules.wikipedia.source import EVALUATION, Source, check_evaluation, check_vocabulary
 from datamodules.wikipedia.text import read_text, split_articles, tokenise
 from datamodules.wikipedia.tokens import Vocabulary, WordPieces
 
-FORMAT = 1
-MANIFEST = "manifest.json"
-MD5_LIST = "bert_reference_results_text_md5.txt"
-EVALUATION = "eval"
+DATASET, VERSION = "wikipedia", 2
 # 27 MB of text as Python strings, then about 300,000 samples in 32 bits, three times.
 WORKER_BYTES = 3_000_000_000
-# For less text, starting a process costs more than the work.
-SERIAL_BYTES = 20_000_000
+BYTES_PER_TEXT_BYTE = 10  # of a shard, about
+# For smaller shards, starting a process costs more than the work.
+SERIAL_BYTES = 200_000_000
 REPEATED_SHARE_LIMIT = 0.5
 
 
-@dataclass(frozen=True)
-class Source:
-    vocab_path: Path
-    vocab_size: int
-    train: Mapping[int, Path]
-    """Part number -> file."""
-    evaluation: Path
-    evaluation_md5s: Path
-    num_eval_samples: int
-    recipe: Recipe
-    checksums: Mapping[str, str]
-    """File name -> required MD5; empty accepts any text."""
-
-    def fingerprint(self) -> str:
-        """Hash everything besides the text that the shards depend on."""
-        words = hashlib.md5(self.vocab_path.read_bytes()).hexdigest()
-        parts = [FORMAT, asdict(self.recipe), words, self.num_eval_samples]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-    def files(self) -> dict[str, Path]:
-        """Return the text files by shard name: ``train-00012`` -> its part, and ``eval``."""
-        train = {f"train-{number:05d}": path for number, path in self.train.items()}
-        return {**train, EVALUATION: self.evaluation}
-
-
-def reference_checksums(folder: Path) -> dict[str, str]:
-    """Return the published files' MD5s by file name.
-
-    A list ``MD5_LIST`` in the text directory or next to it adds parts that the built-in list lacks.
-    """
-    text = (resources.files("datamodules.wikipedia") / "data" / "wikipedia_md5.txt").read_text()
-    for directory in (folder, folder.parent):
-        listed = directory / MD5_LIST
-        if listed.is_file():
-            text = listed.read_text() + "\n" + text
-    pairs = [line.split() for line in text.splitlines() if line and not line.startswith("#")]
-    return {Path(pair[1]).name: pair[0] for pair in pairs if len(pair) == 2}
-
-
-def read_manifest(folder: Path, source_names: list[str]) -> dict[str, Any] | None:
-    """Return the manifest if all wanted shards exist, else None; opens no shard."""
-    path = folder / MANIFEST
-    if not path.is_file():
+def read_manifest(source: Source, out: Path, *, replace: bool = False) -> dict[str, Any] | None:
+    """Return the manifest if all of the source's shards exist, else None; opens no shard."""
+    upgrade = partial(_upgrade, source, out)
+    manifest = records.read_manifest(
+        out, DATASET, version=VERSION, upgrade=upgrade, replace=replace
+    )
+    if manifest is None:
         return None
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text())
-        shards, known = manifest["shards"], manifest["format"] == FORMAT
-    except (ValueError, KeyError, TypeError):
+    records.check_settings(out, manifest["settings"], source.settings())
+    return manifest if _has_all_shards(source, out, manifest) else None
+
+
+def _upgrade(source: Source, out: Path, content: dict[str, Any]) -> dict[str, Any] | None:
+    """Read a manifest of version 1, which had fingerprints in place of the settings."""
+    if "dataset" in content or content.get("format") != 1:
         return None
-    ready = all(name in shards and shard_path(folder, name).is_file() for name in source_names)
-    return manifest if ready and known else None
+    shards = content.get("shards", {})
+    check_shards_match(source, out, shards)
+    header = {"dataset": DATASET, "format": VERSION, "settings": source.settings()}
+    return header | {"shards": shards, "repeated_articles": content.get("repeated_articles")}
+
+
+def _has_all_shards(source: Source, out: Path, manifest: Mapping[str, Any]) -> bool:
+    return all(
+        name in manifest["shards"] and shard_path(out, name).is_file() for name in source.files()
+    )
 
 
 def check_shards_match(source: Source, out: Path, shards: Mapping[str, Mapping[str, Any]]) -> None:
@@ -103,30 +73,24 @@ def check_shards_match(source: Source, out: Path, shards: Mapping[str, Mapping[s
             )
 
 
-def check_vocabulary(source: Source) -> None:
-    """Raise if the vocabulary has another size, or is not the published one where required."""
-    path = source.vocab_path
-    Vocabulary.read(path, source.vocab_size)
-    md5 = hashlib.md5(path.read_bytes()).hexdigest()
-    if md5 != source.checksums.get("vocab.txt", md5):
-        raise ValueError(
-            f"{path}: MD5 {md5}, but the published file has {source.checksums['vocab.txt']}; fetch "
-            "it again, or accept another one with --data.published_text false (open division)"
-        )
-
-
 def shard_path(folder: Path, name: str) -> Path:
     return folder / f"{name}.safetensors"
 
 
 def build(
-    source: Source, out: Path, *, processes: int = 0, show_progress: bool = False
+    source: Source,
+    out: Path,
+    *,
+    redo: Collection[str] = (),
+    processes: int = 0,
+    show_progress: bool = False,
 ) -> dict[str, Any]:
     """Make the missing shards, check all of them, and write the manifest.
 
     Args:
         source: Text and settings.
         out: Prepared directory.
+        redo: Names of shards to make again.
         processes: Worker processes; 0 chooses by cores and memory.
         show_progress: Draw a progress bar.
 
@@ -138,35 +102,52 @@ def build(
     """
     check_evaluation(source)
     check_vocabulary(source)
-    fingerprint = source.fingerprint()
-    out.mkdir(parents=True, exist_ok=True)
-    files, done = source.files(), {}
-    for name in files:
-        if (path := shard_path(out, name)).is_file():
-            done[name] = read_facts(path)
-    check_shards_match(source, out, done)
-    todo = [name for name in files if name not in done]
-    small = sum(files[name].stat().st_size for name in todo) < SERIAL_BYTES
-    workers = 1 if small else processes or processes_for(len(todo), WORKER_BYTES)
-    job = partial(build_shard, source=source, out=out, fingerprint=fingerprint)
-    problems = []
-    for outcome in outcomes(job, todo, workers, "tokenising", show_progress=show_progress):
-        if isinstance(outcome, str):
-            problems.append(outcome)
-        else:
-            done[outcome["name"]] = outcome
-    if problems:
-        raise ValueError("\n".join(problems))
-    repeated = check_repetition(out, done)
-    manifest = {"format": FORMAT, "shards": done, "repeated_articles": repeated}
-    partial_path = out / f"{MANIFEST}.partial"
-    partial_path.write_text(json.dumps(manifest, indent=1))
-    partial_path.replace(out / MANIFEST)
-    return manifest
+    with preparing(
+        out,
+        DATASET,
+        source.settings(),
+        version=VERSION,
+        root=source.evaluation.parent,
+        redo=redo,
+        upgrade=partial(_upgrade, source, out),
+        show_progress=show_progress,
+    ) as preparation:
+        manifest = preparation.manifest
+        if manifest is not None and _has_all_shards(source, out, manifest):
+            return manifest
+        units = [_unit(name, path) for name, path in source.files().items()]
+        if preparation.is_new:
+            _adopt_shards(preparation, source, units)
+        shards = preparation.run(
+            "tokenising",
+            partial(build_shard, source=source, out=out),
+            units,
+            processes=processes,
+            worker_bytes=WORKER_BYTES,
+            serial_bytes=SERIAL_BYTES,
+        )
+        repeated = check_repetition(out, shards)
+        return preparation.finish({"shards": shards, "repeated_articles": repeated})
 
 
-def build_shard(name: str, source: Source, out: Path, fingerprint: str) -> dict[str, Any]:
-    """Make one shard and return its record; ValueError for other text or without an article."""
+def _unit(name: str, path: Path) -> Unit:
+    size = BYTES_PER_TEXT_BYTE * path.stat().st_size
+    return Unit(name, name, files=(f"{name}.safetensors",), num_bytes=size)
+
+
+def _adopt_shards(preparation: Preparation, source: Source, units: Sequence[Unit]) -> None:
+    """Record shards that version 1 made of the same text; it kept no records beside them."""
+    for unit in preparation.unfinished(units):
+        path, text = shard_path(preparation.folder, unit.name), source.files()[unit.name]
+        if path.is_file():
+            facts = read_facts(path)
+            check_shards_match(source, preparation.folder, {unit.name: facts})
+            if facts["md5"] == hashlib.md5(text.read_bytes()).hexdigest():
+                preparation.remember(unit, Done(facts, [raw_file(text)]))
+
+
+def build_shard(name: str, source: Source, out: Path) -> Done:
+    """Make one shard; ValueError for other text or without an article."""
     path = source.files()[name]
     text, md5 = read_text(path)
     if name != EVALUATION and md5 != source.checksums.get(path.name, md5):
@@ -192,10 +173,10 @@ def build_shard(name: str, source: Source, out: Path, fingerprint: str) -> dict[
         "samples": int(lengths.size),
         "tokens": int(samples.token_starts[-1]),
         "length_quantiles": np.quantile(lengths, np.linspace(0, 1, 33)).astype(int).tolist(),
-        "fingerprint": fingerprint,
+        "fingerprint": source.fingerprint(),
     }
     write_shard(shard_path(out, name), samples, article_hashes(text), facts)
-    return facts
+    return Done(facts, [raw_file(path)])
 
 
 def pick_evaluation(samples: Samples, count: int, path: Path) -> Samples:
@@ -223,33 +204,6 @@ def pick_evaluation(samples: Samples, count: int, path: Path) -> Samples:
         mask_starts,
         samples.random_next[picked],
     )
-
-
-def check_evaluation(source: Source) -> None:
-    """Raise if the held-out text is neither the published one nor equal to its own list."""
-    text, md5 = read_text(source.evaluation)
-    listed_text, listed_md5 = read_text(source.evaluation_md5s)
-    published = source.checksums
-    if published:
-        for path, got in ((source.evaluation, md5), (source.evaluation_md5s, listed_md5)):
-            if got != published[path.name]:
-                raise ValueError(
-                    f"{path}: MD5 {got}, but the published file has {published[path.name]}; "
-                    "fetch it again: the 10,000 evaluation articles are fixed"
-                )
-        return
-    listed, articles = listed_text.split(), split_articles(text)
-    if len(listed) != len(articles):
-        raise ValueError(
-            f"{source.evaluation}: {len(articles)} articles, but {source.evaluation_md5s.name} "
-            f"lists {len(listed)}"
-        )
-    for number, (article, wanted) in enumerate(zip(articles, listed, strict=True)):
-        if (got := hashlib.md5(article.encode()).hexdigest()) != wanted:
-            raise ValueError(
-                f"{source.evaluation}: article {number} has MD5 {got}, but "
-                f"{source.evaluation_md5s.name} lists {wanted}; the held-out text was changed"
-            )
 
 
 def check_repetition(out: Path, shards: Mapping[str, Mapping[str, Any]]) -> int:

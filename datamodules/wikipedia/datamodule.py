@@ -16,10 +16,18 @@ from torch.utils.data import DataLoader
 
 from datamodules.common.base import BenchmarkDataModule
 from datamodules.common.cache import build_once, demo_folder
+from datamodules.common.preparation import units_to_redo
 from datamodules.common.sampling import evaluation_indices, padded_length
 from datamodules.wikipedia import build as builder
 from datamodules.wikipedia.batches import PackedBatch, Sample, ShardedSamples, pack
 from datamodules.wikipedia.samples import Recipe
+from datamodules.wikipedia.source import (
+    EVALUATION,
+    MD5_LIST,
+    Source,
+    check_vocabulary,
+    reference_checksums,
+)
 from datamodules.wikipedia.text import find_parts, text_folder
 from datamodules.wikipedia.tokens import Vocabulary
 
@@ -125,7 +133,7 @@ class WikipediaDataModule(BenchmarkDataModule):
             FileNotFoundError: If the root or a file in it is missing.
             ValueError: One line per problem in the data.
         """
-        self._prepare(show_progress=not self.demo)
+        self._prepare(command=False)
 
     def prepare(self) -> None:
         """Make the shards with a progress bar and print a summary, for the ``prepare`` command.
@@ -134,7 +142,7 @@ class WikipediaDataModule(BenchmarkDataModule):
             FileNotFoundError: If the root or a file in it is missing.
             ValueError: One line per problem in the data.
         """
-        manifest = self._prepare(show_progress=True)
+        manifest = self._prepare(command=True)
         shards = [manifest["shards"][name] for name in self._train_names]
         mean = sum(shard["tokens"] for shard in shards) / self._num_train
         print(
@@ -146,13 +154,13 @@ class WikipediaDataModule(BenchmarkDataModule):
 
     def _unchecked(self, shards: list[dict[str, Any]]) -> str:
         """Describe the parts whose published MD5 is unknown; empty if there are none."""
-        md5s = builder.reference_checksums(text_folder(self._source)) if self._published else None
+        md5s = reference_checksums(text_folder(self._source)) if self._published else None
         count = 0 if md5s is None else sum(shard["file"] not in md5s for shard in shards)
         if not count:
             return ""
         return (
             f"; {count} of the parts were not compared with the published ones: put their MD5s, "
-            f"{builder.MD5_LIST}, next to the text and run prepare again"
+            f"{MD5_LIST}, next to the text and run prepare again"
         )
 
     def problems(self) -> list[str]:
@@ -212,7 +220,7 @@ class WikipediaDataModule(BenchmarkDataModule):
         size, total = self.evaluation_batch_size, self.num_eval_samples
         batches = [range(a, min(a + size, total)) for a in range(0, total, size)]
         own = [batches[number] for number in evaluation_indices(len(batches), self.trainer)]
-        return self._loader([builder.EVALUATION], own)
+        return self._loader([EVALUATION], own)
 
     def synthetic_batch(self) -> PackedBatch:
         """Return a CPU batch of random words in samples as long as the prepared ones."""
@@ -274,7 +282,7 @@ class WikipediaDataModule(BenchmarkDataModule):
     def _shards(self, names: list[str]) -> list[dict[str, Any]]:
         """Return the records of some shards from the manifest."""
         if self._manifest is None:
-            self._manifest = builder.read_manifest(self._prepared, names)
+            self._manifest = builder.read_manifest(self._text_source, self._prepared)
         if self._manifest is None:
             raise ValueError(f"{self._prepared} is not prepared; run the recipe's prepare command")
         return [self._manifest["shards"][name] for name in names]
@@ -289,31 +297,37 @@ class WikipediaDataModule(BenchmarkDataModule):
             **self.loader_options,
         )
 
-    def _prepare(self, *, show_progress: bool) -> dict[str, Any]:
-        """Make what is missing in the prepared directory and return its manifest."""
+    def _prepare(self, *, command: bool) -> dict[str, Any]:
+        """Make what is missing in the prepared directory and return its manifest.
+
+        Only the command redoes shards of changed text or of another version.
+        """
         if self.demo:
             from datamodules.wikipedia.demo import write_text
 
             build_once(self._source, write_text)
-        folder = text_folder(self._source)
-        names = [*self._train_names, builder.EVALUATION]
-        source = self._text_source(folder)
-        manifest = builder.read_manifest(self._prepared, names)
-        if manifest is None:
+        source, folder = self._text_source, text_folder(self._source)
+        redo = units_to_redo(self._prepared, folder) if command else set()
+        replace = command or self.demo
+        manifest = builder.read_manifest(source, self._prepared, replace=replace)
+        if manifest is None or redo:
             manifest = builder.build(
                 source,
                 self._prepared,
+                redo=redo,
                 processes=self.prepare_processes,
-                show_progress=show_progress,
+                show_progress=command or not self.demo,
             )
         else:
-            builder.check_vocabulary(source)
+            check_vocabulary(source)
             builder.check_shards_match(source, self._prepared, manifest["shards"])
         self._manifest = manifest
         return manifest
 
-    def _text_source(self, folder: Path) -> builder.Source:
-        return builder.Source(
+    @property
+    def _text_source(self) -> Source:
+        folder = text_folder(self._source)
+        return Source(
             vocab_path=self._vocab_path,
             vocab_size=self.vocab_size,
             train=self._find_parts(folder),
@@ -321,7 +335,7 @@ class WikipediaDataModule(BenchmarkDataModule):
             evaluation_md5s=folder / "eval.md5",
             num_eval_samples=self.num_eval_samples,
             recipe=self.recipe,
-            checksums=builder.reference_checksums(folder) if self._published else {},
+            checksums=reference_checksums(folder) if self._published else {},
         )
 
 

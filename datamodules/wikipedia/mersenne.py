@@ -49,6 +49,7 @@ def word(state: np.ndarray) -> Any:
 @njit(cache=True)
 def uniform(state: np.ndarray) -> Any:
     """Draw like ``random()``: a float64 in [0, 1) of 53 random bits."""
+    # 27 bits and 26 bits, as in CPython's random_random.
     high = np.int64(word(state)) >> 5
     low = np.int64(word(state)) >> 6
     return (high * 67108864.0 + low) * (1.0 / 9007199254740992.0)

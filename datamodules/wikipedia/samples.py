@@ -141,7 +141,7 @@ def _mask(state, sample, first_length, rates, special, candidates, chosen):  # t
     max_predictions, probability = rates
     count = 0
     for position in range(1, sample.size - 1):
-        if position != first_length - 1:
+        if position != first_length - 1:  # the [SEP] between the segments
             candidates[count] = position
             count += 1
     shuffle(state, candidates, count)
@@ -150,6 +150,8 @@ def _mask(state, sample, first_length, rates, special, candidates, chosen):  # t
     for i in range(wanted):
         position = candidates[i]
         chosen[i, 0], chosen[i, 1] = position, sample[position]
+        # 80 % become [MASK], 10 % a random word, 10 % stay. One draw decides 0.8, a second one the
+        # rest, as in the reference.
         if uniform(state) < 0.8:
             sample[position] = special[2]
         elif uniform(state) >= 0.5:
@@ -165,6 +167,7 @@ def _second_segment(  # type: ignore[no-untyped-def]
 ):
     """Return bounds at a random place in another article, of ``wanted`` tokens if possible."""
     other = number
+    # Ten attempts, as in the reference: with one article it has to be this one.
     for _ in range(10):
         other = below(state, order.size)
         if other != number:

@@ -1,13 +1,13 @@
 """Shards of prepared samples: one safetensors file each, mapped into memory."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from datamodules.common.atomic import atomic_file
 from datamodules.wikipedia.samples import Samples
 
 DTYPES = {"U16": np.uint16, "I64": np.int64, "U8": np.uint8, "U64": np.uint64}
@@ -17,7 +17,7 @@ def write_shard(
     path: Path, samples: Samples, articles: np.ndarray, facts: Mapping[str, Any]
 ) -> None:
     """Write a shard atomically; ``facts`` are JSON values kept in its header."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     arrays: dict[str, np.ndarray] = {
         "tokens": samples.tokens.astype(np.uint16),
@@ -29,15 +29,8 @@ def write_shard(
         "random_next": samples.random_next.astype(np.uint8),
         "articles": articles.astype(np.uint64),
     }
-    partial = path.with_suffix(f".partial-{os.getpid()}")
-    try:
-        partial.touch()
-        mode = partial.stat().st_mode  # safetensors creates files that only the owner can read
-        save_file(arrays, partial, metadata={"facts": json.dumps(dict(facts))})
-        partial.chmod(mode)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_file(path) as file:
+        file.write(save(arrays, metadata={"facts": json.dumps(dict(facts))}))
 
 
 def read_header(path: Path) -> tuple[dict[str, Any], int]:

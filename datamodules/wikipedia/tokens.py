@@ -25,6 +25,15 @@ MAX_WORD_CHARACTERS = 200
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
+def read_vocabulary(path: Path) -> bytes:
+    """Return the bytes of ``vocab.txt``; an error says where to get it."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is missing; see 'Data' in docs/bert.md for where to get it"
+        )
+    return path.read_bytes()
+
+
 class Vocabulary:
     """Word pieces by id, as ``vocab.txt`` lists them, one per line from id 0."""
 
@@ -39,12 +48,8 @@ class Vocabulary:
     @classmethod
     def read(cls, path: Path, expected_size: int) -> "Vocabulary":
         """Read ``vocab.txt``; ValueError if it has the wrong size or lacks a special token."""
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{path} is missing; see 'Data' in docs/bert.md for where to get it"
-            )
         try:
-            text = path.read_bytes().decode()
+            text = read_vocabulary(path).decode()
         except UnicodeDecodeError as error:
             raise ValueError(f"{path} is not UTF-8 at byte {error.start}") from error
         words = [line.strip() for line in text.removesuffix("\n").split("\n")]

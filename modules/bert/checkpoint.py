@@ -1,7 +1,7 @@
 """Reads BERT's weights from the published TensorFlow checkpoints, from safetensors or from torch.
 
-Only weights are taken: optimizer moments and step counts, which the published file also holds,
-start anew, as the rules say.
+Only weights are read: optimizer moments and step counts, which the published file also holds,
+start anew, as the rules require.
 """
 
 import pickle
@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from modules.common.tensor_bundle import TensorBundle
 
-# Anything with such a part in its name belongs to the optimizer.
+# A tensor with such a part in its name belongs to the optimizer.
 OPTIMIZER = re.compile(
     r"(^|/)(LAMB\w*|adam_[mv]|global_step|save_counter|.*_power|Adam\w*)(_\d+)?(/|$)"
 )
-# Duplicates of tied tensors and tables of constants that other writers keep.
+# Duplicates of tied tensors, and constants, that some writers keep.
 REDUNDANT = re.compile(r"predictions/decoder/(weight|bias|kernel)$|embeddings/position_ids$")
 _LAYER = r"bert/encoder/layer_(\d+)/"
 _KERAS_LAYER = r"transformer/layer_(\d+)/"
@@ -41,7 +41,7 @@ RULES = tuple(
         (r"cls/predictions/transform/LayerNorm/(\w+)", r"transform_norm.\1"),
         (r"cls/predictions/(output_)?bias", "output_bias"),
         (r"cls/seq_relationship/(output_)?(weights|weight|bias)", r"next_sentence.\2"),
-        # TensorFlow 2, as the converter calls them that the reference's page names.
+        # TensorFlow 2, as named by the converter that the reference's page links.
         (r"word_embeddings/embeddings", "embeddings.word.weight"),
         (r"position_embedding/(position_)?embeddings", "embeddings.position.weight"),
         (r"type_embeddings/embeddings", "embeddings.segment.weight"),
@@ -61,15 +61,8 @@ LEAVES = {"kernel": "weight", "gamma": "weight", "beta": "bias", "weights": "wei
 
 
 def our_name(name: str) -> str | None:
-    """The name of a published tensor in our net.
-
-    Args:
-        name: As TensorFlow 1 (``bert/encoder/layer_0/...``) or transformers
-            (``bert.encoder.layer.0...``) write it.
-
-    Returns:
-        Our name; None for optimizer state and duplicates; the name itself if it is ours or unknown.
-    """
+    """Translate a published tensor name to ours; None for optimizer state and duplicates."""
+    # TensorFlow 1 writes bert/encoder/layer_0/..., transformers bert.encoder.layer.0...
     path = re.sub(r"/layer/(\d+)/", r"/layer_\1/", name.replace(".", "/"))
     if OPTIMIZER.search(path) or REDUNDANT.search(path):
         return None
@@ -77,27 +70,17 @@ def our_name(name: str) -> str | None:
         if match := pattern.match(path):
             stem, _, leaf = match.expand(ours).rpartition(".")
             return f"{stem}.{LEAVES.get(leaf, leaf)}" if stem else leaf
-    return name
+    return name  # ours already, or unknown
 
 
 def load_checkpoint(net: nn.Module, path: Path) -> None:
-    """Fill a net with the weights of a checkpoint.
-
-    Args:
-        net: A ``Bert``.
-        path: A ``.safetensors``, ``.pt`` or ``.ckpt`` file, or a TensorFlow checkpoint's prefix
-            (``model.ckpt-28252``, with or without ``.index``), of TensorFlow 1 or 2.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If a tensor is missing, unknown or of another shape; the message names it.
-    """
+    """Fill a ``Bert`` with a checkpoint's weights; a ValueError names what does not fit."""
     sources = _sources(path)
     wanted = dict(net.state_dict())
     lines = []
     for name, read in sources.items():
         if name not in wanted:
-            lines.append(f"{path}: tensor {name} has no place in the net")
+            lines.append(f"{path}: the net has no tensor {name}")
             continue
         mine, theirs = wanted.pop(name), read()
         if mine.shape != theirs.shape:
@@ -115,17 +98,16 @@ def load_checkpoint(net: nn.Module, path: Path) -> None:
 
 
 def _sources(path: Path) -> Mapping[str, Callable[[], Tensor]]:
-    """Readers of a checkpoint's weights, by our name."""
+    """Find readers of a checkpoint's weights, by our name."""
     if path.suffix == ".safetensors":
         return _renamed(_read_safetensors(path))
-    # Prefixes of TensorFlow's may end in .ckpt too.
+    # A TensorFlow prefix may end in .ckpt too.
     if path.suffix in (".pt", ".pth", ".bin") or (path.suffix == ".ckpt" and path.is_file()):
         return _renamed(_read_torch(path))
     return _tensorflow(path.with_suffix("") if path.suffix == ".index" else path)
 
 
 def _tensorflow(prefix: Path) -> Mapping[str, Callable[[], Tensor]]:
-    """Readers of a TensorFlow checkpoint's weights."""
     bundle = TensorBundle(prefix)
     sources = {}
     for name, key in bundle.variables().items():
@@ -135,7 +117,7 @@ def _tensorflow(prefix: Path) -> Mapping[str, Callable[[], Tensor]]:
 
 
 def _read_tensorflow(bundle: TensorBundle, key: str, name: str) -> Tensor:
-    """One weight as torch has it. Kernels are stored [in, out], all else lies alike."""
+    """Read one weight in torch's layout: kernels are stored as [in, out]."""
     tensor = torch.from_numpy(bundle.read(key).copy())
     if name.endswith("/bias"):
         return tensor.flatten()
@@ -148,7 +130,6 @@ def _read_tensorflow(bundle: TensorBundle, key: str, name: str) -> Tensor:
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Weights of a safetensors file."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -161,7 +142,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
-    """Weights of a torch file: a state dict, or a Lightning checkpoint of ours."""
+    """Read a state dict, or a Lightning checkpoint of ours."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: missing")
     try:
@@ -176,6 +157,5 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
 
 
 def _renamed(state: Mapping[str, Tensor]) -> Mapping[str, Callable[[], Tensor]]:
-    """Readers of weights that are in memory already."""
     named = {name: our_name(name) for name in state}
     return {ours: partial(state.__getitem__, n) for n, ours in named.items() if ours is not None}

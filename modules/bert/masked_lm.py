@@ -11,25 +11,19 @@ from torchmetrics.utilities import dim_zero_cat
 
 
 def masked_lm_loss(logits_MV: Tensor, labels_M: Tensor) -> Tensor:
-    """Mean cross-entropy of the masked positions, in single precision.
-
-    Args:
-        logits_MV: Predictions at the masked positions only.
-        labels_M: int64 original words.
-
-    Returns:
-        loss: float32 scalar, nearly the mean: the divisor is M + 1e-5.
+    """Compute the mean cross-entropy of the masked positions, in single precision.
 
     Source:
-        mlcommons/training @ 9947bdf2, language_model/tensorflow/bert/run_pretraining.py.
+        mlcommons/training @ 9947bdf2, language_model/tensorflow/bert/run_pretraining.py, with its
+        divisor M + 1e-5.
     """
     return F.cross_entropy(logits_MV.float(), labels_M, reduction="sum") / (labels_M.numel() + 1e-5)
 
 
 class MaskedAccuracy(Metric):
-    """Share of masked positions, over all evaluated samples, where the likeliest word is right.
+    """Fraction of masked positions, over all evaluated samples, whose most likely word is right.
 
-    Counts are kept per sample and each sample is counted once, whatever rank saw it and however
+    Counts are kept per sample and each sample counts once, whichever ranks saw it and however
     often, so any number of ranks gives the same value to the bit.
     """
 
@@ -51,15 +45,7 @@ class MaskedAccuracy(Metric):
         samples_M: Tensor,
         next_right_B: Tensor,
     ) -> None:
-        """Add samples.
-
-        Args:
-            index_B: int64, which samples they are.
-            word_logits_MV: Predictions at their masked positions.
-            labels_M: int64 original words there.
-            samples_M: int64 in [0, B): the sample of each position.
-            next_right_B: int64, 1 where the next-sentence prediction is right, else 0.
-        """
+        """Add samples; ``samples_M`` holds the sample, in [0, B), of each masked position."""
         right_M = (word_logits_MV.argmax(1) == labels_M).long()
         loss_M = F.cross_entropy(word_logits_MV.float(), labels_M, reduction="none").double()
         zero_B = torch.zeros_like(index_B)
@@ -73,19 +59,14 @@ class MaskedAccuracy(Metric):
         self.loss.append(zero_B.double().index_add(0, samples_M, loss_M))
 
     def add_nothing(self) -> None:
-        """Start with no sample but the right shapes: a rank without samples must still gather."""
+        """Add an empty entry of the right shapes: a rank without samples must still gather."""
         empty = torch.empty(0, dtype=torch.int64, device=self.device)
         self.index.append(empty)
         self.counts.append(empty.new_empty((0, 3)))
         self.loss.append(empty.double())
 
     def compute(self) -> dict[str, Tensor]:
-        """Values over all samples of all ranks.
-
-        Returns:
-            ``masked_lm_accuracy`` and ``next_sentence_accuracy`` in [0, 1] and ``masked_lm_loss``:
-            float64 scalars on the CPU, NaN if there is no sample.
-        """
+        """Return float64 scalars on the CPU, accuracies in [0, 1]; NaN without samples."""
         index = dim_zero_cat(self.index).cpu()
         counts, loss = dim_zero_cat(self.counts).cpu(), dim_zero_cat(self.loss).cpu()
         ordered, order = torch.sort(index, stable=True)

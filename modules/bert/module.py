@@ -1,8 +1,8 @@
 """BERT pre-training: how MLPerf Training v1.0 trains it and what it measures.
 
-Shapes: B samples, T tokens of all of them in a row, M masked positions, V words. A batch is a dict:
-``input_ids``, ``segment_ids`` and ``position_ids`` (T,), ``cu_seqlens`` (B + 1,), ``masked_index``,
-``masked_labels`` and ``masked_samples`` (M,), ``random_next`` and ``index`` (B,).
+Shapes: B samples, T tokens of all of them concatenated, M masked positions, V words. A batch is a
+dict: ``input_ids``, ``segment_ids`` and ``position_ids`` (T,), ``cu_seqlens`` (B + 1,),
+``masked_index``, ``masked_labels`` and ``masked_samples`` (M,), ``random_next`` and ``index`` (B,).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,15 +24,15 @@ from modules.common.schedules import warmup_linear_decay
 
 # Samples of the evaluation set whose predictions are kept for reading.
 NUM_EXAMPLES = 10
-# Half precision moves the accuracy of the starting weights less than this; a wrong epsilon, kind of
-# GELU or transposed matrix moves it more.
+# Half precision moves the accuracy of the starting weights less than this; a wrong epsilon, GELU
+# variant or transposed matrix moves it more.
 START_TOLERANCE = 1e-3
-# The reference rescales also without decay; our LAMB, as apex', tells by it what to rescale.
+# The reference rescales without decay too; our LAMB, like apex', rescales only what decays.
 WITHOUT_DECAY = "above 0, as LAMB rescales no tensor without it (1e-30 decays nothing)"
 
 
 class Batch(TypedDict):
-    """Samples behind one another, without padding."""
+    """Concatenated samples, without padding."""
 
     input_ids: Tensor
     segment_ids: Tensor
@@ -49,24 +49,24 @@ class BertModule(BenchmarkModule):
     """Trains a network to fill in masked words; the defaults are the closed reference at batch 256.
 
     Args:
-        net: Builds the network; see ``Bert.forward`` for what goes in and comes out. Other models
-            of the transformers library fit through ``modules.bert.transformers_adapter``.
+        net: Builds the network; see ``Bert.forward`` for its inputs and outputs. Other models of
+            the transformers library fit through ``modules.bert.transformers_adapter``.
         checkpoint: Starting weights: a TensorFlow checkpoint, safetensors or torch file; by default
             the published one in the data's root.
         from_scratch: Start from random weights although there is a data root.
-        starting_accuracy: What ``validate`` without a run's checkpoint must find; None to have no
-            opinion, as for starting weights of your own.
+        starting_accuracy: Expected accuracy of the starting weights, which ``validate`` without a
+            run's checkpoint compares; None skips the comparison, as for weights of your own.
         learning_rate: Rate that the decay starts from.
-        training_steps: Step at which the rate arrives at 0.
-        warmup_steps: Steps of linear rise; 0 has none.
-        start_warmup_step: Step at which the rise would be at 0; may be negative.
+        training_steps: Step at which the rate reaches 0.
+        warmup_steps: Steps of linear warm-up; 0 has none.
+        start_warmup_step: Step at which the warm-up would be at 0; may be negative.
         betas: Decay of LAMB's moments.
         eps: Added to the root of LAMB's second moment.
         weight_decay: Of matrices and tables; biases and LayerNorm have none.
         max_grad_norm: Gradients are scaled down to this global norm.
 
     Raises:
-        ValueError: If a number lies outside its range; one line each.
+        ValueError: If a number is out of range; one line each.
 
     Source:
         mlcommons/training @ 9947bdf2, language_model/tensorflow/bert; hyperparameters of the
@@ -118,15 +118,7 @@ class BertModule(BenchmarkModule):
         self._predicts_next = True
 
     def setup(self, stage: str) -> None:
-        """Load the starting weights, unless a run is resumed or a checkpoint evaluated.
-
-        Args:
-            stage: Not used.
-
-        Raises:
-            FileNotFoundError: If the starting checkpoint is missing.
-            ValueError: If it does not fit, or the net is too small for the data.
-        """
+        """Load the starting weights, unless a run is resumed or a checkpoint evaluated."""
         datamodule: Any = getattr(self.trainer, "datamodule", None)
         if datamodule is not None:
             self._compare_sizes(datamodule)
@@ -135,7 +127,7 @@ class BertModule(BenchmarkModule):
             self._load(path)
 
     def _compare_sizes(self, datamodule: Any) -> None:
-        """Refuse a net that is too small for the data."""
+        """Check that the net has enough words and positions for the data."""
         size = getattr(datamodule, "vocab_size", None)
         if isinstance(self.net, Bert) and size not in (None, self.net.vocab_size):
             raise ValueError(
@@ -158,14 +150,7 @@ class BertModule(BenchmarkModule):
             )
 
     def starting_weights(self, datamodule: Any) -> Path | None:
-        """Where training starts from.
-
-        Args:
-            datamodule: Knows the published checkpoint's place.
-
-        Returns:
-            A checkpoint; None for random weights.
-        """
+        """Return the path of the weights that training starts from; None for random ones."""
         if self.from_scratch:
             return None
         path = self.checkpoint
@@ -174,46 +159,37 @@ class BertModule(BenchmarkModule):
         return None if path is None else Path(path)
 
     def judge_start(self, quality: Mapping[str, float]) -> tuple[bool, str] | None:
-        """Say whether the starting weights and the data are what they should be.
+        """Compare an evaluation of the starting weights with the expected accuracy.
 
         Args:
-            quality: What an evaluation of the starting weights gave, by metric.
+            quality: Value of each metric.
 
         Returns:
-            Whether all is right, and a sentence; None without an expectation.
+            Whether it is as expected, and a sentence; None without an expectation.
         """
         if self.starting_accuracy is None:
             return None
-        found = quality["masked_lm_accuracy"]
-        right = abs(found - self.starting_accuracy) <= START_TOLERANCE
+        accuracy = quality["masked_lm_accuracy"]
+        right = abs(accuracy - self.starting_accuracy) <= START_TOLERANCE
         verdict = "are right" if right else "are not the expected ones"
         return right, (
-            f"Starting checkpoint and evaluation data {verdict}: masked_lm_accuracy {found:.5f}, "
-            f"expected {self.starting_accuracy:.5f} to within {START_TOLERANCE}."
+            f"Starting checkpoint and evaluation data {verdict}: masked_lm_accuracy "
+            f"{accuracy:.5f}, expected {self.starting_accuracy:.5f} to within {START_TOLERANCE}."
         )
 
     def _load(self, path: Path) -> None:
-        """Load starting weights."""
         try:
             load_checkpoint(self.net, path)
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"{error}: the starting checkpoint; get tf1_ckpt/ or tf2_ckpt/ from the bundle "
-                "'bert-input-files' of the MLCommons downloader (4.0 or 1.3 GB), name another one "
+                "'bert-input-files' of the MLCommons downloader (4.0 or 1.3 GB), pass another one "
                 "with --model.checkpoint FILE, or start with --model.from_scratch true (open "
                 "division)"
             ) from error
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Sum of masked-word and next-sentence loss.
-
-        Args:
-            batch: Packed samples.
-            batch_idx: Not used.
-
-        Returns:
-            loss: float32 scalar.
-        """
+        """Add masked-word and next-sentence loss; return a float32 scalar."""
         word_logits, next_logits = self._forward(batch)
         loss = masked_lm_loss(word_logits, batch["masked_labels"])
         if next_logits is not None:
@@ -222,16 +198,10 @@ class BertModule(BenchmarkModule):
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        """Give every rank an empty entry, also one that will see no sample."""
+        """Give every rank an empty entry, even one that gets no sample."""
         self.accuracy.add_nothing()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count right words of a batch of evaluation samples.
-
-        Args:
-            batch: Packed samples.
-            batch_idx: The first batch's predictions are kept for ``write_artifacts``.
-        """
         word_logits, next_logits = self._forward(batch)
         random_next = batch["random_next"]
         if next_logits is None:
@@ -242,25 +212,17 @@ class BertModule(BenchmarkModule):
             batch["index"], word_logits, batch["masked_labels"], batch["masked_samples"], right
         )
         if batch_idx == 0:
-            self._examples = (batch, word_logits.argmax(1))
+            self._examples = (batch, word_logits.argmax(1))  # for write_artifacts
 
     def on_validation_epoch_end(self) -> None:
-        """Log the values over all samples as ``val/<name>``, equal on every rank.
-
-        A net without a next-sentence head has no ``next_sentence_accuracy``.
-        """
+        """Log the values over all samples as ``val/<name>``, equal on every rank."""
         values = self.accuracy.compute()
         self.accuracy.reset()
-        if not self._predicts_next:
+        if not self._predicts_next:  # the net lacks that head
             del values["next_sentence_accuracy"]
         self.log_dict({f"val/{name}": value for name, value in values.items()}, sync_dist=False)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """LAMB, its rate set before each step.
-
-        Returns:
-            Optimizer and a scheduler that Lightning steps once per optimizer step.
-        """
         optimizer = Lamb(
             self.parameter_groups(),
             lr=1.0,
@@ -271,11 +233,7 @@ class BertModule(BenchmarkModule):
         return scheduled(optimizer, self.step_learning_rate)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Matrices and tables; and biases and norms, which LAMB neither decays nor rescales.
-
-        Returns:
-            Two groups; the second has no weight decay, which is how ``Lamb`` knows.
-        """
+        """Separate biases and norms, which LAMB neither decays nor rescales, from the rest."""
         weights = [w for w in self.net.parameters() if w.requires_grad]
         return [
             {"params": [w for w in weights if w.ndim > 1], "weight_decay": self.weight_decay},
@@ -283,14 +241,6 @@ class BertModule(BenchmarkModule):
         ]
 
     def step_learning_rate(self, steps_done: int) -> float:
-        """Learning rate of the step that comes after some others.
-
-        Args:
-            steps_done: Optimizer steps done.
-
-        Returns:
-            The rate.
-        """
         return warmup_linear_decay(
             steps_done,
             learning_rate=self.learning_rate,
@@ -308,11 +258,7 @@ class BertModule(BenchmarkModule):
         return max(self.step_learning_rate(step) for step in (max(top - 1, 0), top))
 
     def check_net(self) -> None:
-        """Try a foreign network on two short samples.
-
-        Raises:
-            ValueError: What shapes were expected and what came.
-        """
+        """Check a network that is not the reference on two short samples."""
         self._try_net(3, 2)
 
     def _try_net(self, *lengths: int) -> None:
@@ -337,14 +283,7 @@ class BertModule(BenchmarkModule):
             )
 
     def train_flops(self, batch: Batch) -> int:
-        """Floating-point operations of one training step, for the tokens that there are.
-
-        Args:
-            batch: Packed samples.
-
-        Returns:
-            Forward and backward; 0 for a foreign network.
-        """
+        """Count the operations of a training step on its real tokens; 0 for a foreign network."""
         if not isinstance(self.net, Bert):
             return 0
         starts = batch["cu_seqlens"].tolist()
@@ -353,11 +292,7 @@ class BertModule(BenchmarkModule):
         )
 
     def mllog_facts(self) -> dict[str, object]:
-        """Hyperparameters under the names of the v1.0 compliance checker.
-
-        Returns:
-            What the module knows; batch, seed and data facts come from elsewhere.
-        """
+        """Return hyperparameters under the names of the v1.0 compliance checker."""
         return {
             "opt_name": "lamb",
             "opt_base_learning_rate": self.learning_rate,
@@ -374,29 +309,18 @@ class BertModule(BenchmarkModule):
         }
 
     def mllog_tensors(self) -> Sequence[str]:
-        """Names for the ``weights_initialization`` events.
-
-        Returns:
-            The net's tensor names, none for a foreign network.
-        """
+        """Name the tensors for ``weights_initialization`` events; none for a foreign network."""
         return list(self.net.tensor_names()) if isinstance(self.net, Bert) else ()
 
     def write_artifacts(self, folder: Path) -> None:
-        """Write ``predictions.txt``: masked sentences and what the net filled in.
-
-        Args:
-            folder: The run's folder.
-
-        Raises:
-            OSError: If it cannot be written.
-        """
+        """Write ``predictions.txt``: masked sentences and the words that the net filled in."""
         datamodule: Any = getattr(self.trainer, "datamodule", None)
         if self._examples is not None and hasattr(datamodule, "vocabulary"):
             text = describe_predictions(*self._examples, datamodule.vocabulary(), NUM_EXAMPLES)
             (folder / "predictions.txt").write_text(text, encoding="utf-8")
 
     def _forward(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """The net's predictions: words (M, V) and next sentence (B, 2), if it has that head."""
+        """Predict words (M, V) and, if the net has that head, next sentences (B, 2)."""
         return self.net(
             batch["input_ids"],
             batch["segment_ids"],
@@ -409,17 +333,7 @@ class BertModule(BenchmarkModule):
 def describe_predictions(
     batch: Batch, predicted_M: Tensor, vocabulary: Sequence[str], limit: int
 ) -> str:
-    """Masked sentences in words, with what the net says and what was there.
-
-    Args:
-        batch: Packed samples.
-        predicted_M: int64 words that the net fills in.
-        vocabulary: Words by id.
-        limit: Samples to describe.
-
-    Returns:
-        Per sample: the text as the net saw it, and one line per masked position.
-    """
+    """Return the first samples as text, with a line per masked position."""
     starts = batch["cu_seqlens"].tolist()
     seen = [vocabulary[i] for i in batch["input_ids"].tolist()]
     index, labels = batch["masked_index"].tolist(), batch["masked_labels"].tolist()
@@ -427,11 +341,12 @@ def describe_predictions(
     for sample in range(min(limit, len(starts) - 1)):
         first, end = starts[sample], starts[sample + 1]
         lines += ["", f"sample {sample}", " ".join(seen[first:end]).replace(" ##", "")]
-        for place, label, said in zip(index, labels, predicted_M.tolist(), strict=True):
-            if first <= place < end:
+        for position, label, guess in zip(index, labels, predicted_M.tolist(), strict=True):
+            if first <= position < end:
                 word = vocabulary[label]
                 # A foreign net may know more words than the data has.
-                answer = vocabulary[said] if said < len(vocabulary) else f"[word {said}]"
-                verdict = "right" if said == label else f"wrong, it was {word}"
-                lines.append(f"  {place - first:4d}  {seen[place]:14} -> {answer:14} {verdict}")
+                answer = vocabulary[guess] if guess < len(vocabulary) else f"[word {guess}]"
+                verdict = "right" if guess == label else f"wrong, it was {word}"
+                offset = position - first
+                lines.append(f"  {offset:4d}  {seen[position]:14} -> {answer:14} {verdict}")
     return "\n".join(lines) + "\n"

@@ -1,7 +1,7 @@
 """BERT with masked-word and next-sentence heads, on packed sequences, in plain torch.
 
-Shapes: B sequences, T tokens of all of them in a row, M masked positions, C hidden numbers, H
-heads, D = C / H, V words. Facts: mlcommons/training @ 9947bdf2, language_model/tensorflow/bert
+Shapes: B sequences, T tokens of all of them concatenated, M masked positions, C hidden size, H
+heads, D = C / H, V words. Source: mlcommons/training @ 9947bdf2, language_model/tensorflow/bert
 (modeling.py, run_pretraining.py); the defaults are BERT-large, uncased.
 """
 
@@ -24,14 +24,6 @@ class Embeddings(nn.Module):
     def __init__(
         self, vocab_size: int, hidden_size: int, max_positions: int, dropout: float
     ) -> None:
-        """Make the tables.
-
-        Args:
-            vocab_size: Words.
-            hidden_size: C.
-            max_positions: Longest sequence.
-            dropout: Share of numbers to drop.
-        """
         super().__init__()
         self.word = nn.Embedding(vocab_size, hidden_size)
         self.position = nn.Embedding(max_positions, hidden_size)
@@ -40,16 +32,6 @@ class Embeddings(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, input_T: Tensor, segment_T: Tensor, position_T: Tensor) -> Tensor:
-        """Vectors of all tokens.
-
-        Args:
-            input_T: int64 word ids.
-            segment_T: int64, 0 or 1.
-            position_T: int64 from each sequence's start.
-
-        Returns:
-            hidden_TC: float32.
-        """
         sum_TC = self.word(input_T) + self.position(position_T) + self.segment(segment_T)
         return self.dropout(self.norm(sum_TC))
 
@@ -62,16 +44,8 @@ class Layer(nn.Module):
         hidden_size: int,
         num_heads: int,
         intermediate_size: int,
-        dropouts: tuple[float, float],
+        dropouts: tuple[float, float],  # after each part; of attention probabilities
     ) -> None:
-        """Make the weights.
-
-        Args:
-            hidden_size: C.
-            num_heads: H.
-            intermediate_size: Width of the feed-forward part.
-            dropouts: Share of numbers dropped after each part, and of attention probabilities.
-        """
         super().__init__()
         self.num_heads, self.attention_dropout = num_heads, dropouts[1]
         # Three weights, not one: LAMB rescales each of them by its own norm.
@@ -86,15 +60,6 @@ class Layer(nn.Module):
         self.dropout = nn.Dropout(dropouts[0])
 
     def forward(self, hidden_TC: Tensor, plan: Plan) -> Tensor:
-        """Transform all tokens.
-
-        Args:
-            hidden_TC: Input.
-            plan: Which tokens see which.
-
-        Returns:
-            hidden_TC: Same shape.
-        """
         heads = (self.num_heads, -1)
         query_THD = self.query(hidden_TC).unflatten(-1, heads)
         key_THD = self.key(hidden_TC).unflatten(-1, heads)
@@ -116,8 +81,8 @@ class Bert(nn.Module):
         num_heads: H.
         intermediate_size: Width of the feed-forward part.
         max_positions: Longest sequence.
-        dropout: Share of numbers dropped in embeddings and after each part of a layer.
-        attention_dropout: Share of attention probabilities dropped.
+        dropout: Fraction of numbers dropped in embeddings and after each part of a layer.
+        attention_dropout: Fraction of attention probabilities dropped.
 
     Raises:
         ValueError: If the heads do not divide the hidden size.
@@ -159,18 +124,18 @@ class Bert(nn.Module):
         cu_seqlens: Tensor,
         masked_index_M: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Predict masked words and whether the second sentence is the next one.
+        """Predict masked words and whether the second sentence follows the first.
 
         Args:
             input_T: int64 word ids.
             segment_T: int64, 0 or 1.
             position_T: int64 from each sequence's start.
-            cu_seqlens: (B + 1,) int32: where sequences start, and T.
+            cu_seqlens: (B + 1,) int32: first token of each sequence, and T.
             masked_index_M: int64 into T.
 
         Returns:
-            word_logits_MV: Only of the masked positions.
-            next_logits_B2: Class 1 says the second sentence is a random one.
+            word_logits_MV: Of the masked positions only.
+            next_logits_B2: Class 1: the second sentence is a random one.
         """
         plan = plan_attention(cu_seqlens, self.max_positions)
         hidden_TC = self.embeddings(input_T, segment_T, position_T)
@@ -185,42 +150,24 @@ class Bert(nn.Module):
         return word_logits_MV, self.next_sentence(pooled_BC)
 
     def train_flops(self, lengths: Sequence[int], num_masked: int) -> int:
-        """Floating-point operations of a forward and backward pass, matrix products only.
-
-        Args:
-            lengths: Tokens of each sequence.
-            num_masked: Masked positions of all of them.
-
-        Returns:
-            Three times the forward pass, a multiplication and an addition counted as two.
-        """
+        """Count the operations of a forward and backward pass, matrix products only."""
         layer: Layer = self.layers[0]  # type: ignore[assignment]
         hidden, wide = layer.down.weight.shape
         tokens, pairs = sum(lengths), sum(length**2 for length in lengths)
         layers = len(self.layers) * (tokens * (4 * hidden + 2 * wide) * hidden + 2 * pairs * hidden)
         heads = num_masked * hidden * (hidden + self.vocab_size) + len(lengths) * hidden * hidden
-        return 3 * 2 * (layers + heads)
+        return 3 * 2 * (layers + heads)  # backward is twice forward; multiply and add are two
 
     def blocks_to_shard(self) -> Iterator[nn.Module]:
-        """Parts that FSDP2 may shard one by one.
-
-        Yields:
-            The layers; the word table is not among them, as the head uses it too.
-        """
+        """Yield the layers for FSDP2 to shard, without the word table: the head uses it too."""
         yield from self.layers
 
     def tensor_names(self) -> Iterator[str]:
-        """Names of all weights, for the log.
-
-        Yields:
-            One name per tensor.
-        """
         for name, _ in self.named_parameters():
             yield name
 
 
 def _initialise(module: nn.Module) -> None:
-    """Truncated normal weights, zero biases."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.trunc_normal_(module.weight, std=INIT_STD, a=-2 * INIT_STD, b=2 * INIT_STD)
     if isinstance(module, nn.Linear):

@@ -1,7 +1,7 @@
-"""Lets any masked-language model of the `transformers` library take BERT's place.
+"""Lets any masked-language model of the `transformers` library replace BERT.
 
-Shapes: B sequences, S tokens of the longest one, T tokens of all in a row, M masked positions, V
-words.
+Shapes: B sequences, S tokens of the longest one, T tokens of all concatenated, M masked positions,
+V words.
 """
 
 from pathlib import Path
@@ -14,18 +14,18 @@ from torch import Tensor, nn
 class MaskedLMAdapter(nn.Module):
     """A model of `transformers` that predicts words, on packed sequences.
 
-    The model runs on padded sequences, as the library knows no others; its logits are kept at the
-    masked positions only. Next-sentence logits are passed on where the model has them.
+    The model runs on padded sequences, the only kind that the library supports; its logits are
+    kept at the masked positions only. Next-sentence logits are passed on where the model has them.
 
     Args:
         model: Name of a class of `transformers`, such as ``ModernBertForMaskedLM``,
             ``DebertaV2ForMaskedLM``, ``ElectraForMaskedLM`` or ``BertForPreTraining``.
         config: Settings of its configuration, such as ``{"vocab_size": 30522}``; the rest are the
             library's defaults.
-        pretrained: Folder with ``config.json`` and weights to start from instead.
+        pretrained: Directory with ``config.json`` and weights to start from instead.
 
     Raises:
-        FileNotFoundError: If the folder is missing.
+        FileNotFoundError: If the directory has no ``config.json``.
         ValueError: If transformers is not installed, lacks the class, or the class's configuration
             has no such setting.
     """
@@ -49,10 +49,10 @@ class MaskedLMAdapter(nn.Module):
             self.model = chosen(chosen.config_class(**(_special_words(known, settings) | settings)))
         elif not (Path(pretrained) / "config.json").is_file():
             raise FileNotFoundError(
-                f"{pretrained}: no config.json; model.net.pretrained is a folder"
+                f"{pretrained}: no config.json; model.net.pretrained must be a directory with one"
             )
         else:
-            # The library gives it in evaluation mode, in which it would train without dropout.
+            # The library returns it in evaluation mode, in which it would train without dropout.
             self.model = chosen.from_pretrained(
                 pretrained, local_files_only=True, **settings
             ).train()
@@ -67,19 +67,7 @@ class MaskedLMAdapter(nn.Module):
         cu_seqlens: Tensor,
         masked_index_M: Tensor,
     ) -> tuple[Tensor, Tensor | None]:
-        """Predict masked words.
-
-        Args:
-            input_T: int64 word ids.
-            segment_T: int64, 0 or 1; left out where the model has one segment only.
-            position_T: int64 from each sequence's start.
-            cu_seqlens: (B + 1,) integers: where sequences start, and T.
-            masked_index_M: int64 into T.
-
-        Returns:
-            word_logits_MV: Of the masked positions.
-            next_logits_B2: None if the model has no such head.
-        """
+        """Predict words like ``Bert.forward``; next-sentence logits are None without that head."""
         lengths_B = cu_seqlens.diff().long()
         row_T = torch.repeat_interleave(
             torch.arange(len(lengths_B), device=input_T.device), lengths_B
@@ -108,7 +96,7 @@ class MaskedLMAdapter(nn.Module):
 
 
 def _special_words(known: Any, settings: dict[str, Any]) -> dict[str, int | None]:
-    """Special words of a configuration that lie beyond the vocabulary: the data has its own."""
+    """Override special words that lie beyond the vocabulary: the data has its own."""
     usual = known.to_dict()
     size = settings.get("vocab_size", usual.get("vocab_size"))
     beyond = [
@@ -120,7 +108,7 @@ def _special_words(known: Any, settings: dict[str, Any]) -> dict[str, int | None
 
 
 def _model_class(name: str) -> Any:
-    """A class of the library, which is imported only here: it takes seconds."""
+    """Import a class of the library here, as that takes seconds."""
     try:
         import transformers
     except ImportError as error:
@@ -129,5 +117,5 @@ def _model_class(name: str) -> Any:
         ) from error
     chosen = getattr(transformers, name, None)
     if chosen is None or not hasattr(chosen, "config_class"):
-        raise ValueError(f"model.net.model is {name!r}, which is no model of transformers")
+        raise ValueError(f"model.net.model is {name!r}, which is not a model of transformers")
     return chosen

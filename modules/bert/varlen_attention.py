@@ -1,7 +1,7 @@
-"""Attention of sequences that lie behind one another, each to itself only: no padding is computed.
+"""Attention of concatenated sequences, each to itself only, without computing padding.
 
-Shapes: T tokens of all sequences in a row, B sequences, H heads, D numbers per head; G sequences of
-one group, S the length of its longest.
+Shapes: T tokens of all sequences, B sequences, H heads, D numbers per head; G sequences of one
+group, S the length of its longest.
 """
 
 from typing import NamedTuple
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Sequences whose length is at least this share of the group's longest are computed together.
+# Sequences whose length is at least this fraction of the group's longest are computed together.
 GROUP_SHARE = 0.75
 
 
@@ -24,32 +24,22 @@ class Group(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """How attention over one batch is computed; equal for all layers."""
+    """How to compute attention over one batch; the same for all layers."""
 
     cu_seqlens: Tensor
-    """(B + 1,) where sequences start, and T."""
+    """(B + 1,) first token of each sequence, and T."""
     max_length: int
     """No sequence is longer."""
     groups: tuple[Group, ...]
     """Every sequence once; empty where nothing is padded."""
     places: Tensor | None
-    """(T,) int64: where each token's result lies in the groups' results, put behind one another."""
+    """(T,) int64: position of each token's result in the groups' concatenated results."""
 
 
 def plan_attention(cu_seqlens: Tensor, max_length: int, *, nested: bool | None = None) -> Plan:
-    """Decide how to compute attention.
-
-    On CUDA, variable-length kernels take all sequences and nothing waits for the device. On a CPU,
-    sequences of similar length are padded to the longest of them.
-
-    Args:
-        cu_seqlens: (B + 1,) integers, rising from 0 to T; no sequence is empty.
-        max_length: No sequence is longer.
-        nested: Pad nothing; on CUDA by default. Elsewhere nested tensors do it, slowly.
-
-    Returns:
-        The plan.
-    """
+    """Decide how to compute attention of sequences that start at ``cu_seqlens`` (and end at T)."""
+    # Variable-length kernels take all sequences and never wait for the device. Only CUDA has them;
+    # elsewhere nested tensors do the same, slowly, and padding to similar lengths is faster.
     if cu_seqlens.is_cuda if nested is None else nested:
         return Plan(cu_seqlens.int(), max_length, (), None)
     starts = cu_seqlens.tolist()
@@ -71,18 +61,7 @@ def plan_attention(cu_seqlens: Tensor, max_length: int, *, nested: bool | None =
 def varlen_attention(
     query_THD: Tensor, key_THD: Tensor, value_THD: Tensor, plan: Plan, *, dropout: float = 0.0
 ) -> Tensor:
-    """Softmax attention within each sequence, scores divided by the root of D.
-
-    Args:
-        query_THD: Queries of all tokens.
-        key_THD: Keys, same shape.
-        value_THD: Values, same shape.
-        plan: From ``plan_attention`` for this batch.
-        dropout: Share of attention probabilities to drop.
-
-    Returns:
-        result_THD: Same shape.
-    """
+    """Compute softmax attention within each sequence, scores divided by the root of D."""
     if plan.places is None:
         fits = query_THD.device.type != "cpu" and query_THD.shape[-1] in range(8, 257, 8)
         return (_fused if fits else _nested)(query_THD, key_THD, value_THD, plan, dropout)
@@ -98,7 +77,7 @@ def varlen_attention(
 
 
 def _fused(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, plan: Plan, dropout: float) -> Tensor:
-    """The kernels that nested tensors reach, without these: they cost the host 3 ms per layer."""
+    """Call the kernels behind nested tensors directly: those cost the host 3 ms per layer."""
     ends, longest = (plan.cu_seqlens,) * 2, (plan.max_length,) * 2
     if q_THD.dtype == torch.bfloat16:  # GPUs that have float16 only may lack this kernel
         return torch.ops.aten._flash_attention_forward(
@@ -111,7 +90,6 @@ def _fused(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, plan: Plan, dropout: flo
 
 
 def _nested(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, plan: Plan, dropout: float) -> Tensor:
-    """The same through nested tensors."""
     q, k, v = (
         torch.nested.nested_tensor_from_jagged(
             each, plan.cu_seqlens, min_seqlen=1, max_seqlen=plan.max_length
@@ -123,7 +101,6 @@ def _nested(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, plan: Plan, dropout: fl
 
 
 def _group(starts: list[int], lengths: list[int], each: list[int], device: torch.device) -> Group:
-    """Padded positions of some sequences."""
     first_G1 = torch.tensor([[starts[n]] for n in each], device=device)
     length_G1 = torch.tensor([[lengths[n]] for n in each], device=device)
     step_S = torch.arange(lengths[each[0]], device=device)
@@ -133,12 +110,11 @@ def _group(starts: list[int], lengths: list[int], each: list[int], device: torch
 
 
 def _all_real(group: Group) -> Tensor:
-    """Which positions are no padding."""
+    """Mark the positions that are not padding."""
     if group.real is None:
         return torch.ones_like(group.rows, dtype=torch.bool)
     return group.real
 
 
 def _gather(rows_THD: Tensor, index_GS: Tensor) -> Tensor:
-    """Rows (G, S, H, D)."""
     return rows_THD.index_select(0, index_GS.flatten()).unflatten(0, index_GS.shape)

@@ -1,4 +1,4 @@
-"""What the module of every benchmark has in common: the logged loss, schedules, checked numbers."""
+"""What the module of every benchmark has in common: logged loss, schedule, range checks."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Literal
@@ -11,10 +11,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 
 class BenchmarkModule(L.LightningModule):
-    """A network, how it is trained and what is measured of it.
+    """A network with its training step and its metrics.
 
     Attributes:
-        metric_names: What an evaluation logs, each as ``val/<name>``.
+        metric_names: Metrics of an evaluation, each logged as ``val/<name>``.
         net: The network that is trained.
         learning_rate: Rate that the schedule is built on; usually its peak.
     """
@@ -49,12 +49,8 @@ class BenchmarkModule(L.LightningModule):
         return self.learning_rate
 
     def log_loss(self, loss: Tensor) -> None:
-        """Log ``train/loss`` in the steps that Lightning writes; it costs more than a small step.
-
-        Args:
-            loss: Scalar. Without a trainer, as in a notebook, nothing is logged.
-        """
-        if self._trainer is None:
+        """Log ``train/loss``, only in steps that are written: it costs more than a small step."""
+        if self._trainer is None:  # in a notebook
             return
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (self.global_step + 1) % every == 0:
@@ -67,11 +63,10 @@ def scheduled(
     *,
     each: Literal["step", "epoch"] = "step",
 ) -> OptimizerLRSchedulerConfig:
-    """What ``configure_optimizers`` returns for a learning rate that is a function of the count.
+    """Build what ``configure_optimizers`` returns for a rate that is a function of the count.
 
     Args:
-        optimizer: Made with a base rate of 1, so that the function's value is the rate itself and
-            no rounding comes between.
+        optimizer: Made with a base rate of 1.
         rate: Learning rate by finished steps or epochs; one function, or one per parameter group.
         each: What is counted.
 
@@ -88,10 +83,10 @@ def scheduled(
 
 
 def out_of_range(checks: Iterable[tuple[str, object, str, bool]]) -> list[str]:
-    """One line per number that is not what it must be.
+    """Describe each number that breaks its rule.
 
     Args:
-        checks: Name, value, rule in words, whether it holds.
+        checks: Name, value, rule in words, whether the rule holds.
 
     Returns:
         Lines such as ``momentum must be in [0, 1), got 1.5``.

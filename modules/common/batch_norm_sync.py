@@ -1,4 +1,4 @@
-"""One set of running statistics for all ranks, though each trained with its own batches."""
+"""Averages batch norms' running statistics over ranks, each of which trains on its own batches."""
 
 import torch
 import torch.distributed as dist
@@ -8,9 +8,9 @@ from torch import nn
 def average_running_statistics(net: nn.Module) -> None:
     """Replace running mean and variance of every batch norm by their means over all ranks.
 
-    To be called on every rank before an evaluation. Training can go on from the means: a moving
-    average is linear, so the next means are the same as if ranks had kept their own. Without
-    ``torch.distributed`` there is nothing to do.
+    Call it on every rank before an evaluation; without ``torch.distributed`` it does nothing.
+    Training may continue from the means: a moving average is linear, so later means are the same
+    as if each rank had kept its own.
 
     Args:
         net: The network; its buffers are changed in place.

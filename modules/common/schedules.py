@@ -12,7 +12,7 @@ def warmup_multistep(
     decay_boundary_epochs: Sequence[int] = (),
     decay_factor: float = 1.0,
 ) -> float:
-    """Learning rate of an epoch: a linear rise set once per epoch, then a drop at each boundary.
+    """Compute the rate of an epoch: linear warm-up, changed once per epoch, then drops.
 
     Epoch m of a boundary still uses the old rate and epoch m + 1 the new one. A boundary before
     the end of the warm-up has no effect, as the next warm-up step overwrites it.
@@ -20,13 +20,13 @@ def warmup_multistep(
     Args:
         epoch: Counted from 1.
         learning_rate: Rate at the end of the warm-up.
-        initial_learning_rate: Where the rise starts from; no epoch uses this value itself.
-        warmup_epochs: Epochs of the rise; 0 starts at ``learning_rate``.
-        decay_boundary_epochs: Last epochs before each drop, from 1.
+        initial_learning_rate: Start of the warm-up; no epoch uses this value itself.
+        warmup_epochs: Length of the warm-up; 0 starts at ``learning_rate``.
+        decay_boundary_epochs: Last epoch before each drop, from 1.
         decay_factor: Multiplies the rate at each boundary.
 
     Returns:
-        The rate that all steps of the epoch use.
+        The rate of all steps of the epoch.
 
     Source:
         mlcommons/training @ 9947bdf2, image_segmentation/pytorch/runtime/training.py. Differs:
@@ -48,21 +48,21 @@ def warmup_polynomial(
     total_steps: float,
     power: float = 2.0,
 ) -> float:
-    """Learning rate of a step: a linear rise from 0, then a polynomial fall to the end rate.
+    """Compute the rate of a step: linear warm-up from 0, then a polynomial decay to the end rate.
 
-    Step ``warmup_steps`` still belongs to the rise; the fall takes the other steps and one more, so
-    the last of ``total_steps`` steps is not yet at the end rate.
+    Step ``warmup_steps`` still belongs to the warm-up; the decay takes the remaining steps and one
+    more, so the last of ``total_steps`` steps is not yet at the end rate.
 
     Args:
         step: Counted from 0.
-        learning_rate: Rate at the end of the rise.
+        learning_rate: Rate at the end of the warm-up.
         end_learning_rate: Rate from step ``total_steps + 1`` on.
-        warmup_steps: Steps of the rise; 0 starts at ``learning_rate``.
-        total_steps: Steps of rise and fall together.
-        power: Exponent of the fall.
+        warmup_steps: Length of the warm-up; 0 starts at ``learning_rate``.
+        total_steps: Steps of warm-up and decay together.
+        power: Exponent of the decay.
 
     Returns:
-        The rate of the step.
+        The rate.
 
     Source:
         mlcommons/training, image_classification/tensorflow2/lars_util.py (v1.0). Differs: without
@@ -85,23 +85,22 @@ def warmup_hold_decay(
     decay_factor: float,
     min_learning_rate: float = 0.0,
 ) -> float:
-    """Learning rate of a step: a linear rise per step, a plateau, then a drop after every epoch.
+    """Compute the rate of a step: warm-up per step, a plateau, then a drop after every epoch.
 
-    The rise starts at two parts and ends, one step after the warm-up, at all of
-    ``warmup steps + 1`` parts. The last step of the plateau's last epoch has the full rate by
-    either rule.
+    During warm-up the rate is ``(step + 1) / (warmup_steps + 1)`` of the peak. The last step of
+    the plateau's last epoch has the full rate by either rule.
 
     Args:
         step: Counted from 1.
         steps_per_epoch: Optimizer steps in an epoch.
         learning_rate: Rate of the plateau.
-        warmup_epochs: Epochs of the rise.
-        hold_epochs: Epochs of the plateau.
+        warmup_epochs: Length of the warm-up.
+        hold_epochs: Length of the plateau.
         decay_factor: Multiplies the rate once more in every epoch after that.
-        min_learning_rate: No step has less, also in the warm-up.
+        min_learning_rate: Lower bound, also during warm-up.
 
     Returns:
-        The rate of this step.
+        The rate.
 
     Source:
         mlcommons/training @ 9947bdf2, rnn_speech_recognition/pytorch/common/optimizers.py.
@@ -125,26 +124,26 @@ def warmup_hold_poly(
     decay_start_step: int = 0,
     decay_steps: int = 0,
 ) -> float:
-    """Learning rate of a step: a linear rise, a plateau, then a fall with power 2.
+    """Compute the rate of a step: linear warm-up, a plateau, then a decay with power 2.
 
-    The plateau stays at the last value of the rise, ``learning_rate * (W - 1) / W``, one step short
-    of the full rate; the closed reference does so.
+    The plateau stays at the last value of the warm-up, ``learning_rate * (W - 1) / W``, one step
+    short of the full rate; the closed reference does so.
 
     Args:
         step: Counted from 1.
-        learning_rate: Rate that the rise aims at.
+        learning_rate: Rate that the warm-up aims at.
         warmup_steps: W; 0 or 1 starts at ``learning_rate``.
-        decay_start_step: First step of the fall; at least ``warmup_steps`` if there is a fall.
-        decay_steps: N, length of the fall; 0 keeps the plateau for ever. Later steps keep the
-            fall's last rate, ``learning_rate / N^2``, or 1e-7.
+        decay_start_step: First step of the decay; at least ``warmup_steps`` if there is a decay.
+        decay_steps: N, length of the decay; 0 keeps the plateau. Later steps keep the last rate,
+            ``learning_rate / N^2``, or 1e-7.
 
     Returns:
-        The rate of this step.
+        The rate.
 
     Source:
         facebookresearch/dlrm @ 6d75c84d, dlrm_s_pytorch.py, LRPolicyScheduler. Differs: a pure
-        function of the step, so that a resumed run needs no history; without a rise the plateau
-        is ``learning_rate``, where the reference fails.
+        function of the step; without a warm-up the plateau is ``learning_rate``, where the
+        reference fails.
     """
     if step < warmup_steps:
         return learning_rate * step / warmup_steps
@@ -162,20 +161,20 @@ def warmup_linear_decay(
     warmup_steps: int = 0,
     start_warmup_step: int = 0,
 ) -> float:
-    """Learning rate of a step as BERT's reference sets it: a linear rise, then a linear fall to 0.
+    """Compute the rate of a step: linear warm-up, then a linear decay to 0.
 
-    The fall counts from step 0, not from the end of the rise, so the rate may jump at the end of
-    the rise. A negative start begins the rise part of the way up.
+    The decay counts from step 0, not from the end of the warm-up, so the rate may jump there. A
+    negative start begins the warm-up part of the way up.
 
     Args:
         step: Optimizer steps done before this one, from 0.
-        learning_rate: Rate that the rise aims at and the fall starts from.
+        learning_rate: Rate that the warm-up aims at and the decay starts from.
         training_steps: Step from which on the rate is 0.
-        warmup_steps: Length of the rise; 0 has none, whatever its start.
-        start_warmup_step: Step at which the rise would be at 0; may be negative.
+        warmup_steps: Length of the warm-up; 0 has none, whatever its start.
+        start_warmup_step: Step at which the warm-up would be at 0; may be negative.
 
     Returns:
-        The rate that this step uses.
+        The rate.
 
     Source:
         mlcommons/training @ 9947bdf2, language_model/tensorflow/bert/optimization.py. Differs:
@@ -196,22 +195,22 @@ def warmup_then_drops(
     decay_boundary_steps: Sequence[int],
     decay_factor: float = 0.1,
 ) -> float:
-    """Learning rate of a step of SSD: a linear rise, a rate just short of the base, then drops.
+    """Compute the rate of a step: linear warm-up, a plateau just short of the base rate, drops.
 
-    The rise never reaches the base rate: its last step is one part in ``warmup_steps`` short, and
-    nothing corrects that before the first drop sets ``decay_factor`` times the base rate exactly.
+    The warm-up's last step is one part in ``warmup_steps`` short of the base rate, and nothing
+    corrects that before the first drop sets ``decay_factor`` times the base rate exactly.
 
     Args:
         step: Counted from 0.
         learning_rate: Base rate.
-        warmup_steps: Steps of the rise; 0 starts at the base rate.
-        warmup_factor: The rise starts ``1 / 2**warmup_factor`` of the base rate below it; 0
+        warmup_steps: Length of the warm-up; 0 starts at the base rate.
+        warmup_factor: The warm-up starts ``1 / 2**warmup_factor`` of the base rate below it; 0
             starts at 0.
-        decay_boundary_steps: First steps of each lower rate.
+        decay_boundary_steps: First step of each lower rate.
         decay_factor: Multiplies the rate at each of them.
 
     Returns:
-        The rate of the step.
+        The rate.
 
     Source:
         mlcommons/training (v1.0), single_stage_detector/ssd/train.py, ``lr_warmup``. Differs: a
@@ -233,21 +232,21 @@ def absolute_warmup_drops(
     decay_steps: Sequence[int],
     decay_factor: float = 0.1,
 ) -> float:
-    """Learning rate of a step of Mask R-CNN: short by an amount per warm-up step left, then drops.
+    """Compute the rate of a step: reduced by a fixed amount per warm-up step left, then drops.
 
-    The deficit is the same for groups with another base rate, so a group with twice the rate
+    The reduction is the same for groups with another base rate, so a group with twice the rate
     starts at half of it where the others start at 0.
 
     Args:
         step: Counted from 0.
         learning_rate: Base rate of the parameter group.
-        warmup_steps: Steps of the rise.
-        warmup_deficit: Learning rate lacking per step that the rise still has to go.
-        decay_steps: First steps of each lower rate.
+        warmup_steps: Length of the warm-up.
+        warmup_deficit: Reduction of the rate per remaining warm-up step.
+        decay_steps: First step of each lower rate.
         decay_factor: Multiplies the rate at each of them.
 
     Returns:
-        The rate of the step.
+        The rate.
 
     Source:
         mlcommons/training (v1.0), maskrcnn_benchmark/solver/lr_scheduler.py, "mlperf_linear".

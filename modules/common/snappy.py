@@ -1,21 +1,11 @@
-"""Unpacks data in the Snappy format, which compressed TensorFlow checkpoint indices use."""
+"""Decompresses Snappy data, the format of compressed TensorFlow checkpoint indices.
+
+Source: google/snappy, format_description.txt (a raw stream, without frames).
+"""
 
 
 def decompress(data: bytes) -> bytes:
-    """Unpack one raw Snappy stream (no frames).
-
-    Args:
-        data: The stream.
-
-    Returns:
-        What was packed.
-
-    Raises:
-        ValueError: If the stream is damaged.
-
-    Source:
-        google/snappy, format_description.txt.
-    """
+    """Decompress one raw Snappy stream; a damaged one raises a ValueError."""
     size, at = _size(data)
     out = bytearray()
     while at < len(data):
@@ -42,7 +32,7 @@ def decompress(data: bytes) -> bytes:
 
 
 def _size(data: bytes) -> tuple[int, int]:
-    """Size of the unpacked data and where the stream's first element is."""
+    """Read the decompressed size and the offset of the stream's first element."""
     value = 0
     for at, byte in enumerate(data[:5]):
         value |= (byte & 0x7F) << 7 * at
@@ -52,7 +42,7 @@ def _size(data: bytes) -> tuple[int, int]:
 
 
 def _literal_length(data: bytes, code: int, at: int) -> tuple[int, int]:
-    """Number of literal bytes and where they start."""
+    """Read the number of literal bytes and their offset."""
     if code < 60:
         return code + 1, at
     width = code - 59

@@ -2,7 +2,7 @@
 
 The index is a table of sorted blocks: name -> a protocol buffer with type, shape, file and offset
 of a tensor. The data file holds the tensors' bytes. Checkpoints of TensorFlow 2 name tensors by
-their place in a tree of objects; one of the tensors is a protocol buffer that describes the tree.
+their position in a tree of objects; one of the tensors is a protocol buffer with that tree.
 """
 
 import struct
@@ -28,7 +28,7 @@ OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 
 
 class Entry(NamedTuple):
-    """Where a tensor lies."""
+    """Type, shape and position of a tensor's bytes."""
 
     dtype: int
     shape: tuple[int, ...]
@@ -38,17 +38,17 @@ class Entry(NamedTuple):
 
 
 class TensorBundle:
-    """The tensors of one checkpoint by name; each is read when asked for."""
+    """The tensors of one checkpoint by name; each is read on request."""
 
     def __init__(self, prefix: Path) -> None:
         """Read the index.
 
         Args:
-            prefix: Path without the ending, such as ``tf1_ckpt/model.ckpt-28252``.
+            prefix: Path without the extension, such as ``tf1_ckpt/model.ckpt-28252``.
 
         Raises:
             FileNotFoundError: If a file is missing.
-            ValueError: If the index is no such table.
+            ValueError: If the index is not such a table.
 
         Source:
             tensorflow/core/lib/io/format.cc and core/protobuf/tensor_bundle.proto (TensorFlow 2.4).
@@ -59,40 +59,40 @@ class TensorBundle:
             raise FileNotFoundError(f"{index}: missing")
         try:
             entries = dict(_table(index.read_bytes()))
-            self.num_shards = _header_shards(entries.pop(b"", b""))
+            self.num_shards = _num_shards(entries.pop(b"", b""))
             self.entries = {key.decode(): _entry(value) for key, value in entries.items()}
         except (ValueError, IndexError, struct.error) as error:
             raise ValueError(f"{index}: not a TensorFlow checkpoint index ({error})") from error
 
     def read(self, name: str) -> np.ndarray:
-        """One tensor.
+        """Read one tensor.
 
         Args:
             name: A key of ``entries``.
 
         Returns:
-            The tensor.
+            float32, float64, int32 or int64 values in the tensor's shape.
 
         Raises:
             FileNotFoundError: If the data file is missing.
-            ValueError: If its type is none of float32, float64, int32, int64, or data is cut off.
+            ValueError: If the tensor has another type, or the file is truncated.
         """
         entry = self.entries[name]
         if entry.dtype not in DTYPES:
             raise ValueError(
-                f"{self.prefix}: tensor {name} has type number {entry.dtype}, not a number"
+                f"{self.prefix}: tensor {name} is not numeric (TensorFlow type {entry.dtype})"
             )
         content, dtype = self._content(name), DTYPES[entry.dtype]
         if len(content) != dtype.itemsize * int(np.prod(entry.shape)):
-            raise ValueError(f"{self.prefix}: tensor {name} has another size than its shape says")
+            raise ValueError(f"{self.prefix}: the size of tensor {name} does not match its shape")
         values: np.ndarray = np.frombuffer(content, dtype)
         return values.reshape(entry.shape)
 
     def variables(self) -> dict[str, str]:
-        """The keys of all variables, by the names that they had in the program.
+        """Map each variable's name in the program to its key for ``read``.
 
         Returns:
-            Name -> key for ``read``. A checkpoint of TensorFlow 1 has one name for both.
+            In a checkpoint of TensorFlow 1 the two are equal.
 
         Raises:
             FileNotFoundError: If the data file is missing.
@@ -108,7 +108,6 @@ class TensorBundle:
         return dict(_variables(graph))
 
     def _content(self, name: str) -> bytes:
-        """Bytes of a tensor."""
         entry = self.entries[name]
         ending = f".data-{entry.shard:05d}-of-{self.num_shards:05d}"
         path = self.prefix.with_name(self.prefix.name + ending)
@@ -118,24 +117,23 @@ class TensorBundle:
             file.seek(entry.offset)
             content = file.read(entry.size)
         if len(content) != entry.size:
-            raise ValueError(f"{path}: cut off in tensor {name}; fetch it again")
+            raise ValueError(f"{path}: truncated in tensor {name}; download it again")
         return content
 
 
 def _table(content: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """All keys and values of a table."""
     footer = content[-FOOTER_BYTES:]
     if len(footer) < FOOTER_BYTES or struct.unpack("<Q", footer[-8:])[0] != MAGIC:
         raise ValueError("wrong magic number")
     at = 0
-    for _ in range(2):  # the place of an index of other things, unused
+    for _ in range(2):  # the handle of an index of other things, unused
         _, at = _varint(footer, at)
     for _, handle in _block(content, *_handle(footer, at)):
         yield from _block(content, *_handle(handle, 0))
 
 
 def _block(content: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]:
-    """Keys and values of one block; keys leave out what they share with the one before."""
+    """Yield keys and values of a block; a key omits the prefix shared with the one before."""
     block = content[offset : offset + size]
     if compression := content[offset + size]:
         if compression != 1:
@@ -154,14 +152,14 @@ def _block(content: bytes, offset: int, size: int) -> Iterator[tuple[bytes, byte
 
 
 def _handle(content: bytes, at: int) -> tuple[int, int]:
-    """Offset and size of a block."""
+    """Read the offset and size of a block."""
     offset, at = _varint(content, at)
     size, _ = _varint(content, at)
     return offset, size
 
 
 def _varint(content: bytes, at: int) -> tuple[int, int]:
-    """A number of variable length and the place after it."""
+    """Read a number of variable length and the offset after it."""
     value = shift = 0
     while True:
         byte = content[at]
@@ -172,7 +170,7 @@ def _varint(content: bytes, at: int) -> tuple[int, int]:
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Numbers and values of a protocol buffer's fields."""
+    """Yield numbers and values of a protocol buffer's fields."""
     at = 0
     while at < len(message):
         tag, at = _varint(message, at)
@@ -192,7 +190,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
 
 
 def _variables(graph: bytes) -> Iterator[tuple[str, str]]:
-    """Names and keys in a description of objects (TensorFlow's TrackableObjectGraph)."""
+    """Yield names and keys from a description of objects (TensorFlow's TrackableObjectGraph)."""
     for number, node in _fields(graph):
         if number != 1 or not isinstance(node, bytes):
             continue
@@ -203,13 +201,12 @@ def _variables(graph: bytes) -> Iterator[tuple[str, str]]:
                     yield texts[2], texts[3]
 
 
-def _header_shards(message: bytes) -> int:
-    """Number of data files."""
+def _num_shards(message: bytes) -> int:
     return next((int(v) for number, v in _fields(message) if number == 1), 1)
 
 
 def _entry(message: bytes) -> Entry:
-    """A tensor's record; numbers that are 0 are not written."""
+    """Parse a tensor's record; numbers that are 0 are not written."""
     numbers: dict[int, int] = {}
     shape: list[int] = []
     for field, value in _fields(message):

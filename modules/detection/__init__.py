@@ -1,1 +1,1 @@
-"""What SSD and Mask R-CNN share, and their folders."""
+"""Object detection: SSD, Mask R-CNN and what both share."""

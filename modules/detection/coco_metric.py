@@ -1,4 +1,4 @@
-"""COCO's AP as a metric over ranks: detections are gathered, then evaluated in image order."""
+"""COCO's AP as a metric over ranks: gathers detections, then evaluates them in image order."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,11 +14,8 @@ from modules.detection.coco_ap import coco_average_precision
 class CocoAP(Metric):
     """Average precision of boxes and, where masks are given, of masks.
 
-    Detections are kept by the image's index and each image counts once, whatever rank saw it and
-    however often, in the order of the indices: any number of ranks gives the same value.
-
-    Args:
-        masks: Whether detections come with masks.
+    Each image counts once, whichever ranks saw it, in the order of the image's index: the value
+    is the same for any number of ranks.
     """
 
     full_state_update = False
@@ -48,14 +45,14 @@ class CocoAP(Metric):
         """Add one image.
 
         Args:
-            index: Number of the image in the ground truth's list of images.
+            index: Position of the image in the ground truth's list.
             box_N4: x, y, width, height in pixels of the original image.
             score_N: In ``[0, 1]``.
             label_N: int64, 1 + position of the category in the ground truth.
             masks: N compressed run lengths at the original size.
 
         Raises:
-            ValueError: If a label is none of the ground truth's categories.
+            ValueError: If a label is not one of the ground truth's categories.
         """
         device = self.device
         categories = len(self.truth["categories"])
@@ -79,14 +76,9 @@ class CocoAP(Metric):
         self.mask_length.append(lengths.to(device))
 
     def begin(self, truth: Mapping[str, Any]) -> None:
-        """Start an evaluation with no image but the right shapes.
-
-        A rank that will see no image must still gather.
-
-        Args:
-            truth: Content of the evaluation set's annotation file.
-        """
+        """Start an evaluation against the content of an annotation file."""
         self.truth = truth
+        # Empty tensors, as a rank without images must still gather.
         empty = torch.empty(0, device=self.device)
         whole = torch.empty(0, dtype=torch.int64, device=self.device)
         self.index.append(whole)
@@ -98,7 +90,7 @@ class CocoAP(Metric):
         self.mask_length.append(whole)
 
     def _detections(self) -> list[dict[str, Any]]:
-        """COCO's result records, by image in the order of the indices."""
+        """Return COCO's result records in the order of the image indices."""
         truth = self.truth
         category = [c["id"] for c in truth["categories"]]
         index, count = dim_zero_cat(self.index).tolist(), dim_zero_cat(self.count).tolist()
@@ -123,27 +115,22 @@ class CocoAP(Metric):
         return records
 
     def _run_lengths(self) -> list[bytes]:
-        """The masks of all detections, cut out of the one long tensor."""
+        """Split the one long tensor into every detection's mask."""
         data = dim_zero_cat(self.mask).cpu().numpy().tobytes()
         ends = dim_zero_cat(self.mask_length).cumsum(0).tolist()
         return [data[a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True)] if ends else []
 
     def compute(self) -> dict[str, Tensor]:
-        """AP over all images of all ranks.
+        """Return ``box_ap``, ``box_ap50``, ``box_ap75`` and the same with ``mask``.
 
-        Returns:
-            ``box_ap``, ``box_ap50``, ``box_ap75`` and, with masks, the same with ``mask``: float64
-            scalars on the CPU, equal on every rank.
-
-        Raises:
-            ValueError: If the evaluation itself fails; an error never becomes a score.
+        Over the images of all ranks, in float64 on the CPU. An error never becomes a score.
         """
-        found = self._detections()
+        detections = self._detections()
         kinds = {"box": "bbox"} | ({"mask": "segm"} if self.masks else {})
         values: dict[str, Tensor] = {}
         for name, kind in kinds.items():
             drop = "segmentation" if kind == "bbox" else "bbox"
-            records = [{k: v for k, v in record.items() if k != drop} for record in found]
+            records = [{k: v for k, v in record.items() if k != drop} for record in detections]
             result = coco_average_precision(self.truth, records, kind=kind)  # type: ignore[arg-type]
             values |= {
                 f"{name}_{key}": torch.tensor(value, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""A picture of what a detector finds on held-out images, for a person to judge by eye."""
+"""A picture of a detector's results on held-out images, to judge by eye."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,55 +7,45 @@ from typing import NamedTuple
 import numpy as np
 
 COLUMNS = 4
-SHOWN_FROM = 0.3  # least score of a detection that is drawn
+MIN_SCORE = 0.3  # of a detection that is drawn
 COLOURS = ("#e6194b", "#0b8f3a", "#3457d5", "#f58231", "#911eb4", "#008b8b", "#b8860b", "#d02090")
 
 
-class Shown(NamedTuple):
+class DetectionExample(NamedTuple):
     """One image with its detections."""
 
-    image: np.ndarray
-    """(H, W, 3) uint8."""
-    box: np.ndarray
-    """(N, 4) corners in pixels of the image."""
-    score: np.ndarray
-    """(N,)."""
-    label: np.ndarray
-    """(N,) from 1."""
-    mask: np.ndarray | None
-    """(N, H, W) bool, or None."""
+    image: np.ndarray  # (H, W, 3) uint8
+    box: np.ndarray  # (N, 4) corners in pixels of the image
+    score: np.ndarray  # (N,)
+    label: np.ndarray  # (N,) from 1
+    mask: np.ndarray | None  # (N, H, W) bool
 
 
-def save_detections(path: Path, shown: Sequence[Shown], names: Sequence[str], title: str) -> None:
-    """Write a grid of images with boxes, masks, class names and scores.
-
-    Args:
-        path: PNG to write.
-        shown: Images; none writes nothing.
-        names: Class names by label - 1.
-        title: Line above the grid.
-    """
-    if not shown:
+def save_detections(
+    path: Path, examples: Sequence[DetectionExample], names: Sequence[str], title: str
+) -> None:
+    """Write a grid of images with boxes, masks, scores and class names (by label - 1)."""
+    if not examples:
         return
     from matplotlib.figure import Figure
 
-    rows = -(-len(shown) // COLUMNS)
+    rows = -(-len(examples) // COLUMNS)
     figure = Figure(figsize=(3 * COLUMNS, 3 * rows + 0.5), layout="constrained")
     figure.suptitle(title)
     axes = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
     for axis in axes:
         axis.axis("off")
-    for axis, one in zip(axes, shown, strict=False):
+    for axis, one in zip(axes, examples, strict=False):
         axis.imshow(_with_masks(one))
         for box, score, label in zip(one.box, one.score, one.label, strict=True):
-            if score >= SHOWN_FROM:
+            if score >= MIN_SCORE:
                 caption = f"{names[label - 1]} {score:.2f}"
                 _draw(axis, box, one.image.shape[:2], caption, COLOURS[label % len(COLOURS)])
     figure.savefig(path, dpi=100)
 
 
 def _draw(axis: object, box: np.ndarray, size: tuple[int, ...], text: str, colour: str) -> None:
-    """The part of one box that lies in the image, with a caption that does so as well."""
+    """Draw the part of one box inside the image, with its caption inside as well."""
     from matplotlib.patches import Rectangle
 
     height, width = size
@@ -80,12 +70,12 @@ def _draw(axis: object, box: np.ndarray, size: tuple[int, ...], text: str, colou
     )
 
 
-def _with_masks(one: Shown) -> np.ndarray:
-    """The image with every shown mask mixed in."""
+def _with_masks(one: DetectionExample) -> np.ndarray:
+    """Blend every drawn detection's mask into the image."""
     image = one.image.astype(np.float32)
     if one.mask is not None:
         for mask, score, label in zip(one.mask, one.score, one.label, strict=True):
-            if score >= SHOWN_FROM:
+            if score >= MIN_SCORE:
                 colour = COLOURS[label % len(COLOURS)]
                 rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)], np.float32)
                 image[mask] = 0.5 * image[mask] + 0.5 * rgb

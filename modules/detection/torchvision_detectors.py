@@ -1,4 +1,4 @@
-"""torchvision's detectors behind the contract of our own, for the open division.
+"""torchvision's detectors adapted to our contract, for the open division.
 
     --model.net modules.detection.torchvision_detectors.TorchvisionSSD
     --model.net modules.detection.torchvision_detectors.TorchvisionMaskRCNN
@@ -23,7 +23,7 @@ class TorchvisionSSD(nn.Module):
 
     Args:
         model: Builder in ``torchvision.models.detection``.
-        num_classes: Classes, background counted.
+        num_classes: Classes, background included.
 
     Raises:
         ValueError: If there is no such builder.
@@ -37,15 +37,7 @@ class TorchvisionSSD(nn.Module):
     def forward(
         self, image_BCHW: Tensor, targets: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Losses or detections.
-
-        Args:
-            image_BCHW: (B, 3, 300, 300) uint8 RGB.
-            targets: ``boxes`` (B, M, 4) in fractions and ``labels`` (B, M), 0 where padded.
-
-        Returns:
-            torchvision's losses; or per image boxes in pixels, scores and labels.
-        """
+        """Return torchvision's losses; without targets boxes in pixels, scores and labels."""
         images = list(image_BCHW / 255)
         if targets is None:
             return self.detector(images)
@@ -64,7 +56,7 @@ class TorchvisionMaskRCNN(nn.Module):
 
     Args:
         model: Builder in ``torchvision.models.detection``.
-        num_classes: Classes, background counted.
+        num_classes: Classes, background included.
 
     Raises:
         ValueError: If there is no such builder.
@@ -76,7 +68,7 @@ class TorchvisionMaskRCNN(nn.Module):
         # The data module has resized the images already.
         self.detector = _build(model, num_classes, _skip_resize=True)
         # Masks stay small: pasting them is the evaluation's work.
-        self.detector.transform.postprocess = _as_found  # type: ignore[union-attr, assignment]
+        self.detector.transform.postprocess = _unchanged  # type: ignore[union-attr, assignment]
 
     def forward(
         self,
@@ -84,26 +76,16 @@ class TorchvisionMaskRCNN(nn.Module):
         size_B2: Tensor,
         targets: Mapping[str, Any] | None = None,
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Losses or detections.
-
-        Args:
-            image_BCHW: uint8 RGB, padded.
-            size_B2: Height and width of every image without padding.
-            targets: Per image ``boxes``, ``labels`` and ``polygons``.
-
-        Returns:
-            torchvision's losses; or per image boxes, scores, labels and masks (N, 28, 28).
-        """
+        """Return torchvision's losses; without targets also masks (N, 28, 28) per image."""
         sizes = size_B2.tolist()
         images = [
             image[:, :height, :width] / 255
             for image, (height, width) in zip(image_BCHW, sizes, strict=True)
         ]
         if targets is None:
-            found = self.detector(images)
             return [
                 {**one, "boxes": one["boxes"] - _far(one["boxes"]), "masks": one["masks"][:, 0]}
-                for one in found
+                for one in self.detector(images)
             ]
         listed = [
             {
@@ -119,7 +101,7 @@ class TorchvisionMaskRCNN(nn.Module):
 
 
 def _build(model: str, num_classes: int, **settings: Any) -> nn.Module:
-    """A detector with random weights."""
+    """Build a detector with random weights."""
     builder = getattr(detection, model, None)
     if builder is None:
         known = [name for name in dir(detection) if name.islower() and "_" in name]
@@ -128,16 +110,15 @@ def _build(model: str, num_classes: int, **settings: Any) -> nn.Module:
 
 
 def _far(box_N4: Tensor) -> Tensor:
-    """One pixel for the far corner."""
+    """Return one pixel for the far corner."""
     return box_N4.new_tensor([0, 0, 1, 1])
 
 
 def _whole_masks(polygons: Sequence[Any], height: int, width: int) -> Tensor:
-    """Masks of all objects at the size of the image, (G, H, W) uint8."""
+    """Draw all objects' masks at the size of the image, (G, H, W) uint8."""
     masks = [rasterise(rings, height, width) for rings in polygons]
     return torch.from_numpy(np.array(masks, dtype=np.uint8).reshape(-1, height, width))
 
 
-def _as_found(result: Any, *_: Any) -> Any:
-    """Leave detections as they are."""
+def _unchanged(result: Any, *_: Any) -> Any:
     return result

@@ -1,4 +1,4 @@
-"""Many embedding tables as one: one lookup, row-sparse gradients, rows shared out over ranks.
+"""Many embedding tables as one: one lookup, row-sparse gradients, rows sharded over ranks.
 
 Letters: B rows of a batch, T tables, D width, R rows of all tables, S of one rank's share,
 N lookups (B x T).
@@ -15,19 +15,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modules.dlrm.interaction import dot_interaction
-from modules.dlrm.lookup_interaction import look_up_and_interact
 
 INIT_BLOCK_ROWS = 1 << 18
-LARGE_BYTES = 1 << 20  # of a batch's vectors; going block by block gains nothing below it
 DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
 
 
 class FusedEmbedding(nn.Module):
     """One weight that holds all tables; each sample looks up one row of each.
 
-    Where a process group exists, row r of the whole lies on rank ``r % world_size``, and lookups
-    travel to their owners and back (all-to-all). Gradients of a rank's rows are then the mean over
-    all ranks' losses already, so DDP must leave this weight alone: see ``parameters_to_ignore``.
+    With a process group, row r of the whole is on rank ``r % world_size``, and lookups travel to
+    their owners and back (all-to-all). Gradients of a rank's rows are then already the mean over
+    all ranks' losses, so DDP must leave this weight alone: see ``parameters_to_ignore``.
 
     Source:
         facebookresearch/dlrm @ 6d75c84d, dlrm_s_pytorch.py, create_emb (ranges). Differs: one
@@ -45,7 +43,7 @@ class FusedEmbedding(nn.Module):
             dtype: ``float32``, ``bfloat16`` or ``float16``.
 
         Raises:
-            ValueError: If the type is another, or this rank's share does not fit in memory; the
+            ValueError: If the type is unknown, or this rank's share does not fit in memory; the
                 message holds the memory plan.
         """
         super().__init__()
@@ -56,7 +54,7 @@ class FusedEmbedding(nn.Module):
         self.num_rows = sum(self.table_sizes)
         self.dtype = DTYPES[dtype]
         probe = torch.empty(0)  # on the default device, which Lightning sets
-        _refuse_overflow(self, probe.device)
+        _check_memory(self, probe.device)
         num_local = len(range(self.rank, self.num_rows, self.world_size))
         self.weight = nn.Parameter(torch.empty(num_local, width, dtype=self.dtype))
         if self.dtype == torch.float16:
@@ -82,27 +80,12 @@ class FusedEmbedding(nn.Module):
         return vectors_ND.view(*ids_BT.shape, self.width)
 
     def interact(self, dense_BD: Tensor, ids_BT: Tensor) -> Tensor:
-        """Look up and multiply every pair of vectors: what DLRM's top layers read.
-
-        Args:
-            dense_BD: The vector of the numbers, which takes part as the first feature.
-            ids_BT: Row of each table.
-
-        Returns:
-            interacted_BX: ``dense_BD``, then the T (T + 1) / 2 products of ``dot_interaction``.
-
-        Raises:
-            IndexError: If a row lies outside the tables.
-        """
-        alone_on_cpu = self.world_size == 1 and self.weight.device.type == "cpu"
-        large = ids_BT.numel() * self.width * self.dtype.itemsize > LARGE_BYTES
-        if alone_on_cpu and large and self.dtype == torch.float32:
-            return look_up_and_interact(dense_BD, self.weight, ids_BT + self.offsets)
+        """Look up and concatenate ``dense_BD``, the first feature, with all pairs' dot products."""
         vectors_BTD = self(ids_BT).to(dense_BD.dtype)
         pairs_BP = dot_interaction(torch.cat([dense_BD[:, None], vectors_BTD], 1))
         return torch.cat([dense_BD, pairs_BP], 1)
 
-    # How many rows go where differs in each step: torch.compile would make a program for each.
+    # The number of rows per rank differs in each step: torch.compile would recompile each time.
     @torch.compiler.disable
     def _look_up_everywhere(self, rows_N: Tensor) -> Tensor:
         """Send each lookup to the rank that owns its row and get the vectors back in order."""
@@ -113,12 +96,11 @@ class FusedEmbedding(nn.Module):
         dist.all_to_all_single(received, sent)
         splits = (sent.tolist(), received.tolist())
         wanted_M = exchange((rows_N // self.world_size)[order_N], *splits)
-        found_MD = self._own_rows(wanted_M)
-        sorted_ND = _ReturnVectors.apply(found_MD, *splits)
+        vectors_MD = self._own_rows(wanted_M)
+        sorted_ND = _ReturnVectors.apply(vectors_MD, *splits)
         return sorted_ND[order_N.argsort()]
 
     def _own_rows(self, rows_N: Tensor) -> Tensor:
-        """Rows that lie on this rank."""
         if self.dtype == torch.float16:
             return _WideGradient.apply(self.weight, rows_N)
         return F.embedding(rows_N, self.weight, sparse=True)
@@ -143,11 +125,7 @@ class FusedEmbedding(nn.Module):
             self.weight[local] = ((2 * values - 1) * bound)[mine].to(self.dtype)
 
     def memory_plan(self) -> str:
-        """Rows and bytes, in one line.
-
-        Returns:
-            The plan for all tables and for this rank.
-        """
+        """Describe rows and bytes of all tables and of this rank, in one line."""
         size = self.num_rows * self.width * self.dtype.itemsize
         dtype = str(self.dtype).removeprefix("torch.")
         plan = f"embedding tables: {self.num_rows:,} rows x {self.width} {dtype} = {_human(size)}"
@@ -157,11 +135,7 @@ class FusedEmbedding(nn.Module):
 
     @torch.no_grad()
     def whole_weight(self) -> Tensor | None:
-        """All ranks' rows in their order; every rank has to call this.
-
-        Returns:
-            weight_RD: On the CPU of rank 0, ``None`` on the others.
-        """
+        """Gather all rows in order on rank 0's CPU (None elsewhere); every rank has to call it."""
         if self.world_size == 1:
             return self.weight.detach().cpu()
         whole = torch.empty(self.num_rows, self.width, dtype=self.dtype, device="cpu")
@@ -174,68 +148,36 @@ class FusedEmbedding(nn.Module):
             parts = [torch.empty_like(part) for _ in range(self.world_size)]
             dist.all_gather(parts, part)
             for rank, rows in enumerate(parts if self.rank == 0 else ()):
-                place = whole[rank + start * self.world_size :: self.world_size]
-                count = min(len(rows), len(place))
-                place[:count] = rows[:count].cpu()
+                target = whole[rank + start * self.world_size :: self.world_size]
+                count = min(len(rows), len(target))
+                target[:count] = rows[:count].cpu()
         return whole if self.rank == 0 else None
 
     def share(self, weight_RD: Tensor) -> Tensor:
-        """This rank's rows of the whole weight.
-
-        Args:
-            weight_RD: All rows.
-
-        Returns:
-            weight_SD: Those that this rank keeps.
-        """
+        """Take this rank's rows of the whole weight."""
         return weight_RD[self.rank :: self.world_size].clone()
 
 
 def fused_embeddings(module: nn.Module) -> dict[str, FusedEmbedding]:
-    """All fused tables inside a module.
-
-    Args:
-        module: Any module.
-
-    Returns:
-        Dotted name -> tables.
-    """
+    """Find all fused tables inside a module, by dotted name."""
     return {n: m for n, m in module.named_modules() if isinstance(m, FusedEmbedding)}
 
 
 def parameters_to_ignore(module: nn.Module) -> list[str]:
-    """Parameters that DDP must not reduce.
-
-    Args:
-        module: The module that DDP will wrap.
-
-    Returns:
-        Their names, for ``_ddp_params_and_buffers_to_ignore``.
-    """
+    """Name the weights that DDP must not reduce, for ``_ddp_params_and_buffers_to_ignore``."""
     return [f"{name}.weight" for name in fused_embeddings(module)]
 
 
 def exchange(values: Tensor, sent: list[int], received: list[int]) -> Tensor:
-    """Send consecutive parts of a tensor to the ranks.
-
-    Args:
-        values: Parts for rank 0, 1, ... one after the other in the first dimension.
-        sent: Length of the part for each rank.
-        received: Length of the part from each rank.
-
-    Returns:
-        The parts from rank 0, 1, ... one after the other.
-    """
+    """Send consecutive parts of a tensor to rank 0, 1, ... and concatenate what they send back."""
     out = values.new_empty((sum(received), *values.shape[1:]))
     dist.all_to_all_single(out, values.contiguous(), received, sent)
     return out
 
 
+# Gradients of a mean over 55,296 rows are around 1e-7; float16 holds nothing below 6e-8.
 class _WideGradient(torch.autograd.Function):
-    """A lookup with a float32 gradient.
-
-    Gradients of a mean over 55,296 rows lie around 1e-7; float16 holds nothing below 6e-8.
-    """
+    """A lookup with a float32 gradient."""
 
     @staticmethod
     def forward(ctx: Any, weight_SD: Tensor, rows_N: Tensor) -> Tensor:
@@ -246,17 +188,17 @@ class _WideGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (rows_N,) = ctx.saved_tensors
-        with torch.sparse.check_sparse_tensor_invariants(False):  # said so, torch does not warn
+        with torch.sparse.check_sparse_tensor_invariants(False):  # explicit, so torch does not warn
             return torch.sparse_coo_tensor(rows_N[None], grads[0], ctx.shape), None
 
 
 class _ReturnVectors(torch.autograd.Function):
-    """Sends found vectors to the ranks that asked, and gradients of the mean loss to the owners."""
+    """Sends vectors to the ranks that asked, and gradients of the mean loss to the owners."""
 
     @staticmethod
-    def forward(ctx: Any, found_MD: Tensor, sent: list[int], received: list[int]) -> Tensor:
+    def forward(ctx: Any, vectors_MD: Tensor, sent: list[int], received: list[int]) -> Tensor:
         ctx.splits = sent, received
-        return exchange(found_MD, received, sent)
+        return exchange(vectors_MD, received, sent)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
@@ -271,8 +213,8 @@ def _rank_and_world() -> tuple[int, int]:
     return dist.get_rank(), dist.get_world_size()
 
 
-def _refuse_overflow(tables: FusedEmbedding, device: torch.device) -> None:
-    """Refuse tables that the device cannot hold, before any of it is allocated."""
+def _check_memory(tables: FusedEmbedding, device: torch.device) -> None:
+    """Check that the device can hold the tables before any of them is allocated."""
     if device.type == "meta":
         return
     ranks_here = tables.world_size if device.type == "cpu" else 1
@@ -282,7 +224,7 @@ def _refuse_overflow(tables: FusedEmbedding, device: torch.device) -> None:
     if needed > available:
         raise ValueError(
             f"{tables.memory_plan()}; {device.type} has {_human(available)} free: use more devices "
-            "(--trainer.devices N --trainer.strategy ddp shares the rows out), or in the open "
+            "(--trainer.devices N --trainer.strategy ddp shards the rows), or in the open "
             "division --model.net.table_dtype bfloat16, or smaller --model.net.table_sizes (the "
             "prepare command prints those that the data needs)"
         )

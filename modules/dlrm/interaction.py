@@ -12,15 +12,7 @@ from torch.nn import functional as F
 
 
 def dot_interaction(features_BFD: Tensor) -> Tensor:
-    """Inner products of all pairs of features i > j, row by row of the lower triangle.
-
-    The backward pass is one matrix product, as the gradient of Z = T T^T is (G + G^T) T.
-
-    Args:
-        features_BFD: Floating point.
-
-    Returns:
-        pairs_BP: Pairs (1, 0), (2, 0), (2, 1), (3, 0) ...; under autocast in its type.
+    """Compute dot products of all pairs of features i > j, row by row of the lower triangle.
 
     Source:
         facebookresearch/dlrm @ 6d75c84d, dlrm_s_pytorch.py, interact_features. Differs: no index
@@ -34,16 +26,7 @@ def dot_interaction(features_BFD: Tensor) -> Tensor:
 
 @cache
 def pair_positions(num_features: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Where pairs lie in the square of all products.
-
-    Args:
-        num_features: F.
-        device: Where the result shall lie.
-
-    Returns:
-        lower_P: int64 flat position of each pair, i > j, row by row.
-        pair_FF: int64 pair of each flat position; P on the diagonal, which is no pair.
-    """
+    """Return each pair's flat position in the square of products, and each position's pair."""
     i, j = torch.tril_indices(num_features, num_features, -1, device=device)
     lower_P = i * num_features + j
     # The diagonal belongs to no pair: it takes the extra column of zeros behind the last one.
@@ -66,6 +49,7 @@ class _DotInteraction(torch.autograd.Function):
         (features_BFD,) = ctx.saved_tensors
         num_rows, num_features, _ = features_BFD.shape
         _, pair_FF = pair_positions(num_features, features_BFD.device)
+        # One product suffices, as the gradient of Z = T T^T is (G + G^T) T.
         # Copying into place column by column would take three times as long as this gather.
         symmetric = F.pad(grad_BP, (0, 1)).index_select(1, pair_FF)
         return torch.bmm(symmetric.view(num_rows, num_features, num_features), features_BFD)

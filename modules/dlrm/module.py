@@ -44,7 +44,7 @@ class DLRMModule(BenchmarkModule):
     Args:
         net: Builds the network: (B, 13) float32 and (B, 26) integers in, (B,) log-odds out.
         learning_rate: Rate that the warm-up aims at; 18 at batch 32,768, 26 at 71,680.
-        warmup_steps: Steps of linear rise; 8000 at batch 32,768, 2500 at 71,680.
+        warmup_steps: Steps of linear warm-up; 8000 at batch 32,768, 2500 at 71,680.
         decay_start_step: First step of the decay; 70,000 at batch 32,768, 46,821 at 71,680.
         decay_steps: Steps of the decay (power 2); 30,000 at batch 32,768, 15,406 at 71,680.
 
@@ -82,27 +82,15 @@ class DLRMModule(BenchmarkModule):
         self._evaluations_at_chance = 0
 
     def setup(self, stage: str) -> None:
-        """Refuse strategies that would cut the tables up once more.
-
-        Args:
-            stage: Not used.
-
-        Raises:
-            ValueError: If FSDP is asked for.
-        """
+        """Reject strategies that would shard the tables once more."""
         strategy = getattr(self.trainer, "strategy", None)
         if isinstance(strategy, FSDPStrategy | ModelParallelStrategy):
             raise ValueError(
-                "--trainer.strategy: DLRM shares its tables out over the devices by itself; use ddp"
+                "--trainer.strategy: DLRM shards its tables over the devices by itself; use ddp"
             )
 
     def configure_model(self) -> None:
-        """Build the network, only now: ranks and devices that share its tables are known.
-
-        Raises:
-            ValueError: If its tables do not fit in memory or are too small for the data, or it does
-                not give one log-odds per row.
-        """
+        """Build the network, now that the ranks and devices that share its tables are known."""
         if "net" in self._modules:
             return
         self.net = self._build_net()
@@ -111,38 +99,25 @@ class DLRMModule(BenchmarkModule):
             rank_zero_only(print)(f"Memory plan: {table.memory_plan()}", flush=True)
         # DDP would average these; their gradients are the mean over all ranks already.
         self._ddp_params_and_buffers_to_ignore = parameters_to_ignore(self)
-        self._refuse_small_tables()
-        self._refuse_other_shapes()
+        self._check_table_sizes()
+        self._check_shapes()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Mean cross-entropy of a batch.
-
-        Args:
-            batch: Rows.
-            batch_idx: Not used.
-
-        Returns:
-            loss: float32 scalar.
-        """
+        """Compute the mean cross-entropy of a batch, a float32 scalar."""
         logits_B = self._logits(batch)
         loss = F.binary_cross_entropy_with_logits(logits_B, batch["label"].float())
         self.log_loss(loss)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Score rows and keep scores and labels.
-
-        Args:
-            batch: Rows; may be empty, as ranks that share tables take equally many batches.
-            batch_idx: Not used.
-        """
+        """Score rows; a batch may be empty, as ranks that share tables take equally many."""
         self.auc.update(self._logits(batch).sigmoid(), batch["label"])
 
     def warm_up_evaluation(self) -> None:
         """Score two synthetic rows, before the clock starts.
 
-        A compiled net is traced anew for evaluation; as two is not the training batch, the trace
-        fits all sizes.
+        A compiled net is retraced for evaluation; as two is not the training batch, the trace fits
+        all sizes.
         """
         batch: Any = self.trainer.datamodule.synthetic_batch()  # type: ignore[attr-defined]
         rows: Any = {key: value[:2].to(self.device) for key, value in batch.items()}
@@ -156,7 +131,7 @@ class DLRMModule(BenchmarkModule):
         self.log("val/auc", area, sync_dist=False)
         at_chance = float(area) < 0.5 + CHANCE_DEVIATIONS * deviation
         self._evaluations_at_chance = at_chance * (self._evaluations_at_chance + 1)
-        # Once: every evaluation after it would say the same.
+        # Once: every later evaluation would say the same.
         if self._evaluations_at_chance == CHANCE_EVALUATIONS and self.global_rank == 0:
             _log.warning(
                 "AUC %.4f, no better than chance %d times: check labels, ids and learning_rate",
@@ -165,23 +140,10 @@ class DLRMModule(BenchmarkModule):
             )
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """Plain SGD, its rate set before each step.
-
-        Returns:
-            Optimizer and a scheduler that Lightning steps once per step.
-        """
         optimizer = SparseSGD(self.net.parameters(), lr=1.0)
         return scheduled(optimizer, self.step_learning_rate)
 
     def step_learning_rate(self, steps_done: int) -> float:
-        """Learning rate of the step that comes after some finished ones.
-
-        Args:
-            steps_done: 0 before the first step, which the reference counts as step 1.
-
-        Returns:
-            The rate.
-        """
         return warmup_hold_poly(
             steps_done + 1,
             learning_rate=self.learning_rate,
@@ -196,31 +158,19 @@ class DLRMModule(BenchmarkModule):
         return self.step_learning_rate(max(self.warmup_steps - 2, 0))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put whole tables into the checkpoint, so that any number of ranks can read it.
-
-        Args:
-            checkpoint: The checkpoint; only rank 0's is written.
-        """
+        """Save whole tables, so that any number of ranks can read them."""
         for name, table in fused_embeddings(self).items():
             checkpoint["state_dict"][f"{name}.weight"] = table.whole_weight()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep this rank's rows of the checkpoint's tables.
-
-        Args:
-            checkpoint: The checkpoint as read.
-        """
+        """Keep this rank's rows of the checkpoint's tables."""
         self.configure_model()
         for name, table in fused_embeddings(self).items():
             weight = checkpoint["state_dict"][f"{name}.weight"]
             checkpoint["state_dict"][f"{name}.weight"] = table.share(weight)
 
     def num_parameters(self) -> int:
-        """Parameters over all ranks, also where the tables' rows are shared out.
-
-        Returns:
-            What one rank would hold.
-        """
+        """Count the parameters over all ranks, although the tables' rows are sharded."""
         shared = {id(table.weight): table for table in fused_embeddings(self).values()}
         return sum(
             shared[id(p)].num_rows * shared[id(p)].width if id(p) in shared else p.numel()
@@ -228,11 +178,7 @@ class DLRMModule(BenchmarkModule):
         )
 
     def mllog_facts(self) -> dict[str, object]:
-        """Hyperparameters under the names of the v1.0 compliance checker.
-
-        Returns:
-            What the module knows; batch, seed and data facts come from elsewhere.
-        """
+        """Return hyperparameters under the names of the v1.0 compliance checker."""
         return {
             "opt_name": "sgd",
             "opt_base_learning_rate": self.learning_rate,
@@ -244,14 +190,14 @@ class DLRMModule(BenchmarkModule):
         }
 
     def _logits(self, batch: Batch) -> Tensor:
-        """Log-odds in fp32; the integers' logarithm is taken here, on the device."""
+        """Compute log-odds in fp32; the integers' logarithm is taken here, on the device."""
         return self.net(batch["dense"].float().log1p(), batch["sparse"]).float()
 
-    def _refuse_small_tables(self) -> None:
-        """Refuse tables with fewer rows than the data has categories."""
+    def _check_table_sizes(self) -> None:
+        """Check that the tables have enough rows for the data's categories."""
         data_sizes = self._data_sizes()
         tables = list(fused_embeddings(self).values())
-        # Fused, an id too large would read the next table's rows.
+        # In a fused table, an id that is too large would read the next table's rows.
         named = tables[0] if len(tables) == 1 else self.net
         net_sizes = getattr(named, "table_sizes", None)
         if data_sizes is None or net_sizes is None:
@@ -262,28 +208,27 @@ class DLRMModule(BenchmarkModule):
         if too_small:
             raise ValueError(
                 f"model.net.table_sizes {list(net_sizes)} are too small for the data's categories; "
-                f"give --model.net.table_sizes {list(data_sizes)} (another list is open division)"
+                f"pass --model.net.table_sizes {list(data_sizes)} (another list is open division)"
             )
 
-    def _refuse_other_shapes(self) -> None:
-        """Refuse a network that does not give one log-odds per row; all ranks try it together."""
+    def _check_shapes(self) -> None:
+        """Check that the network returns one log-odds per row; all ranks run it together."""
         first = next(self.net.parameters(), None)
         if first is not None:
-            self.net.to(first.device)  # buffers that came from elsewhere, such as numpy's
-        # The class's name is what messages call the network.
-        tried = type(type(self.net).__name__, (_LastCategories,), {})
-        part = tried(self.net, self._data_sizes())
-        check_net(part, input_shape=(2, NUM_DENSE), output_shape=(2,))
+            self.net.to(first.device)  # buffers made elsewhere, such as from numpy
+        # Messages call the network by its class's name.
+        kind = type(type(self.net).__name__, (_LastCategories,), {})
+        check_net(kind(self.net, self._data_sizes()), input_shape=(2, NUM_DENSE), output_shape=(2,))
 
     def _data_sizes(self) -> Sequence[int] | None:
-        """Categories of each column, where the data is known."""
+        """Return the categories of each column, if the data is known."""
         return getattr(getattr(self._trainer, "datamodule", None), "table_sizes", None)
 
 
 class _LastCategories(nn.Module):
-    """The network as a function of the numbers, with the last row that the data has of each table.
+    """The network as a function of the numbers, with the data's last row of each table.
 
-    Rows that a table lacks would end a run in its midst, and on a GPU without a clear word.
+    An out-of-range id would crash mid-run, on a GPU with only a device-side assert.
     """
 
     def __init__(self, net: nn.Module, data_sizes: Sequence[int] | None) -> None:

@@ -22,7 +22,7 @@ class DLRM(nn.Module):
     """Bottom MLP, one embedding per category, dot products of all pairs, top MLP.
 
     Source:
-        facebookresearch/dlrm @ 6d75c84d, dlrm_s_pytorch.py. Differs: gives the log-odds (no
+        facebookresearch/dlrm @ 6d75c84d, dlrm_s_pytorch.py. Differs: returns the log-odds (no
         sigmoid), one fused table, other random streams.
     """
 
@@ -58,21 +58,21 @@ class DLRM(nn.Module):
         self.tables = FusedEmbedding(self.table_sizes, embedding_width, dtype=table_dtype)
 
     def forward(self, dense_BN: Tensor, ids_BT: Tensor) -> Tensor:
-        """Log-odds of a click.
+        """Compute the log-odds of a click.
 
         Args:
             dense_BN: (B, 13) float32, ``log(x + 1)`` of the integers.
             ids_BT: (B, T) int32 or int64 row of each table.
 
         Returns:
-            logits_B: Log-odds, float32 or autocast's type.
+            logits_B: float32 or autocast's type.
         """
         dense_BD = self.bottom(dense_BN)
         return self.top(self.tables.interact(dense_BD, ids_BT)).squeeze(1)
 
 
 def _mlp(widths: Sequence[int]) -> nn.Sequential:
-    """Linear layers with ReLU between them, weights and biases drawn as the reference does."""
+    """Build linear layers with ReLU between them, initialised as the reference does."""
     layers: list[nn.Module] = []
     for inputs, outputs in zip(widths, widths[1:], strict=False):
         linear = nn.Linear(inputs, outputs)

@@ -42,18 +42,18 @@ def tensors_by_name(net: DualNet) -> dict[str, Tensor]:
 
 
 def load_bundle(net: DualNet, prefix: Path) -> tuple[dict[str, Tensor], int]:
-    """Load weights and running statistics into a net.
+    """Load weights and running statistics into a net, in place.
 
     Args:
-        net: Changed in place.
-        prefix: Checkpoint without its ending.
+        net: The network to fill.
+        prefix: Checkpoint without its extension.
 
     Returns:
         Momentum by the net's parameter names (empty if the file has none) and the global step.
 
     Raises:
         FileNotFoundError: If a file is missing.
-        ValueError: If it is no checkpoint, or one of another net or board size.
+        ValueError: If it is not a checkpoint, or one of another net or board size.
     """
     bundle = TensorBundle(prefix)
     wanted = tensors_by_name(net)
@@ -63,16 +63,16 @@ def load_bundle(net: DualNet, prefix: Path) -> tuple[dict[str, Tensor], int]:
         for name, tensor in wanted.items():
             if name not in bundle.entries:
                 raise ValueError(f"{prefix}: no tensor {name}; not a checkpoint of this network")
-            tensor.copy_(_fitted(bundle, name, tensor, net.size))
+            tensor.copy_(_read_as(bundle, name, tensor, net.size))
             if name + MOMENTUM in bundle.entries:
-                slot = _fitted(bundle, name + MOMENTUM, tensor, net.size)
+                slot = _read_as(bundle, name + MOMENTUM, tensor, net.size)
                 momentum[parameters[id(tensor)]] = slot
     step = int(bundle.read(STEP)) if STEP in bundle.entries else 0
     return momentum, step
 
 
-def _fitted(bundle: TensorBundle, name: str, like: Tensor, size: int) -> Tensor:
-    """A tensor in torch's order of axes."""
+def _read_as(bundle: TensorBundle, name: str, like: Tensor, size: int) -> Tensor:
+    """Read a tensor in torch's order of axes, with the shape of ``like``."""
     values = bundle.read(name)
     if values.ndim == 4:
         values = values.transpose(3, 2, 0, 1)

@@ -24,14 +24,13 @@ def player_of(path: Path, *, komi: float, readouts: int, device: str) -> Player:
         The player, on the network's board size.
 
     Raises:
-        ValueError: If the file holds no dual network, or torch cannot use the device.
+        ValueError: If the file has no dual network, or torch cannot use the device.
     """
     net = read_net(path)
-    return Player(network_of(net, _usable(device)), net.size, komi=komi, readouts=readouts)
+    return Player(network_of(net, _usable_device(device)), net.size, komi=komi, readouts=readouts)
 
 
-def _usable(name: str) -> torch.device:
-    """A device that works here."""
+def _usable_device(name: str) -> torch.device:
     try:
         return torch.zeros(1, device=name).device
     except Exception as error:  # torch raises many kinds, some with many lines
@@ -40,19 +39,9 @@ def _usable(name: str) -> torch.device:
 
 
 def read_net(path: Path) -> DualNet:
-    """Read the network of a run's checkpoint, whatever its size.
-
-    Args:
-        path: ``checkpoints/last.ckpt`` of a run.
-
-    Returns:
-        The network.
-
-    Raises:
-        ValueError: If the file is missing, damaged or holds another network.
-    """
+    """Read a dual network of any size from a run's checkpoint; a ValueError says what is wrong."""
     if not path.is_file():
-        raise ValueError(f"--ckpt_path {path}: no such file")
+        raise ValueError(f"--ckpt_path {path}: does not exist")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         state = {
@@ -69,7 +58,7 @@ def read_net(path: Path) -> DualNet:
         net.load_state_dict(state)
     except Exception as error:  # torch raises many kinds for a damaged file
         raise ValueError(
-            f"--ckpt_path {path}: no checkpoint of a dual network; "
-            "a run of this recipe leaves one as checkpoints/last.ckpt"
+            f"--ckpt_path {path}: not a checkpoint of a dual network; "
+            "a run of this recipe writes one to checkpoints/last.ckpt"
         ) from error
     return net

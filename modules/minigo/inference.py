@@ -1,4 +1,4 @@
-"""Frozen copies of a network as the search of Go calls them: arrays in and out, from any thread.
+"""Frozen copies of a network for the search of Go: arrays in and out, from any thread.
 
 Shapes: B positions, n points per side, A = n*n + 1 actions.
 """
@@ -23,20 +23,11 @@ Network = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 Forward = Callable[[], tuple[Tensor, Tensor]]
 
 WARM_UP_PASSES = 3
-"""What torch advises before a capture: libraries choose and allocate in their first passes."""
+"""As torch advises before a capture: libraries choose and allocate in their first passes."""
 
 
 def network_of(net: nn.Module, device: torch.device, dtype: torch.dtype = torch.float32) -> Network:
-    """A frozen copy of a network as the search calls it.
-
-    Args:
-        net: The network, in any mode; it stays as it is.
-        device: Where to run it.
-        dtype: Type to compute in.
-
-    Returns:
-        What any thread may call, while the network itself trains on.
-    """
+    """Freeze a copy of a network, which any thread may call while the network itself trains on."""
     copy = _frozen(net, device, dtype)
 
     @torch.inference_mode()
@@ -47,15 +38,16 @@ def network_of(net: nn.Module, device: torch.device, dtype: torch.dtype = torch.
 
 
 class GraphedNets:
-    """Copies of one network at a few batch sizes, each size captured once in a CUDA graph.
+    """Copies of one network at a few batch sizes, each captured once in a CUDA graph.
 
-    A graph starts all kernels of a pass at once, and without Python. It is bound to its tensors, so
-    new weights are copied into them, and a batch takes the first rows of the next larger size; what
-    the other rows give is dropped. On other devices nothing is captured, all else is the same.
+    A graph starts all kernels of a pass at once and without Python. It is bound to its tensors, so
+    new weights are copied into them, and a batch takes the first rows of the next larger size; the
+    results of the other rows are dropped. On other devices nothing is captured; the rest is the
+    same.
 
     Args:
-        net: A network of the shape of all that are to play. Whatever they differ in must be
-            parameters and buffers; all else stays as it is in this one.
+        net: A network with the shape of all later ones, which may differ only in parameters and
+            buffers.
         device: Where to run them.
         dtype: Type to compute in.
         plane_shape: Of one position, (13, n, n).
@@ -78,14 +70,7 @@ class GraphedNets:
             self._idle.put(_Copy(_frozen(net, device, dtype), planes.clone(), dtype, aside))
 
     def network(self, net: nn.Module) -> Network:
-        """A network with the weights that it has now.
-
-        Args:
-            net: One of the same shape; it stays as it is.
-
-        Returns:
-            As ``network_of``, for at most ``largest`` positions.
-        """
+        """Freeze a net's current weights, like ``network_of``, for up to ``largest`` positions."""
         weights = _tensors(_frozen(net, self._device, self._dtype))
         if self._device.type == "cuda":
             # Copies read them in streams of their own.
@@ -125,11 +110,10 @@ class _Copy:
 
     @torch.inference_mode()
     def evaluate(self, planes: np.ndarray, weights: list[Tensor]) -> tuple[np.ndarray, np.ndarray]:
-        """Priors and values with some weights."""
         count = len(planes)
         with _in_stream(self._stream):
             if weights is not self._held:
-                self._held = []  # if this is cut short it holds neither
+                self._held = []  # an interrupted copy leaves neither
                 for own, new in zip(_tensors(self._net), weights, strict=True):
                     own.copy_(new)
                 self._held = weights
@@ -139,20 +123,13 @@ class _Copy:
 
 
 def batch_sizes(largest: int) -> list[int]:
-    """Sizes in eighths of the largest, so that a full search wastes little of its batch.
-
-    Args:
-        largest: The last of them.
-
-    Returns:
-        Rising, without repetition.
-    """
+    """Divide into eighths of the largest, so that a full search wastes little of its batch."""
     return sorted({-(-largest * eighths // 8) for eighths in range(1, 9)})
 
 
 @contextmanager
 def _in_stream(stream: "torch.cuda.Stream | None") -> Iterator[None]:
-    """Make a stream the current one, and its device, which is the first GPU in new threads."""
+    """Make a stream current, and its device, as new threads start on the first GPU."""
     if stream is None:
         yield
         return
@@ -163,10 +140,10 @@ def _in_stream(stream: "torch.cuda.Stream | None") -> Iterator[None]:
 def _captured(
     forwards: Sequence[Forward], stream: torch.cuda.Stream, aside: torch.cuda.Stream, name: str
 ) -> list[Forward]:
-    """What starts the captured kernels again and fills the same outputs each time.
+    """Capture each pass; what is returned replays its kernels and fills the same outputs.
 
     All graphs share memory: the outputs of one are read before another starts. The warm-up runs
-    aside, so that what libraries allocate for this stream belongs to the graphs.
+    in another stream, so that what libraries allocate for this one belongs to the graphs.
     """
     pool = torch.cuda.graph_pool_handle()
     aside.wait_stream(torch.cuda.current_stream(stream.device))
@@ -177,11 +154,11 @@ def _captured(
                 forward()
         graph = torch.cuda.CUDAGraph()
         try:
-            # Other threads, as those that load data, may go on.
+            # Other threads, such as those that load data, may continue.
             with torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"):
                 outputs = forward()
         except RuntimeError as error:
-            cause = error.__context__ or error  # the former is what the network did
+            cause = error.__context__ or error  # the former is the network's own error
             raise ValueError(
                 f"{name} cannot be captured in a CUDA graph ({str(cause).strip().splitlines()[0]})"
                 "; without --model.cuda_graph_play it plays as it is"
@@ -191,7 +168,6 @@ def _captured(
 
 
 def _replayed(graph: torch.cuda.CUDAGraph, outputs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """A graph's outputs after it ran again in the current stream."""
     graph.replay()
     return outputs
 
@@ -200,7 +176,7 @@ def _replayed(graph: torch.cuda.CUDAGraph, outputs: tuple[Tensor, Tensor]) -> tu
 def _priors_and_values(
     net: nn.Module, planes_BPnn: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Priors (B, A) and values (B,), both float32."""
+    """Compute priors (B, A) and values (B,), both float32."""
     # A mixed-precision trainer's autocast holds in its evaluation, too.
     with torch.autocast(planes_BPnn.device.type, enabled=False):
         logits_BA, value_B = net(planes_BPnn.to(dtype))
@@ -208,36 +184,27 @@ def _priors_and_values(
 
 
 def _arrays(priors_BA: Tensor, value_B: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Both outputs on the host."""
     return priors_BA.cpu().numpy(), value_B.cpu().numpy()
 
 
 def _frozen(net: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """A copy of a network that only evaluates."""
     # The folding is exact only in single precision.
     return fused(deepcopy(net).to(device).eval().requires_grad_(False)).to(dtype)
 
 
 def _tensors(net: nn.Module) -> list[Tensor]:
-    """All that differs between two networks of one shape."""
+    """List everything in which two networks of one shape differ."""
     return [*net.parameters(), *net.buffers()]
 
 
 def fused(net: nn.Module) -> nn.Module:
-    """Fold the normalisation of a dual network into its convolutions; other nets stay as they are.
-
-    Args:
-        net: A network in evaluation mode; changed in place.
-
-    Returns:
-        The network.
-    """
+    """Fold a dual network's normalisation into its convolutions in place; return the net."""
     pairs = [("conv", "bn"), ("policy_conv", "policy_bn"), ("value_conv", "value_bn")]
-    places: list[tuple[nn.Module, str, str]] = []
+    layers: list[tuple[nn.Module, str, str]] = []
     if isinstance(net, DualNet):
-        places = [(net, conv, bn) for conv, bn in pairs]
-        places += [(b, f"conv{i}", f"bn{i}") for b in net.blocks for i in (1, 2)]
-    for owner, conv, bn in places:
+        layers = [(net, conv, bn) for conv, bn in pairs]
+        layers += [(b, f"conv{i}", f"bn{i}") for b in net.blocks for i in (1, 2)]
+    for owner, conv, bn in layers:
         setattr(owner, conv, fuse_conv_bn_eval(getattr(owner, conv), getattr(owner, bn)))
         setattr(owner, bn, nn.Identity())
     return net

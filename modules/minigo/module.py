@@ -2,7 +2,7 @@
 
 Shapes: B positions, n points per side, A = n*n + 1 actions. A training batch is a dict: ``planes``
 (B, 13, n, n) uint8, ``pi`` (B, A) float32 and ``outcome`` (B,) float32. An evaluation batch is a
-tensor of game numbers. The data module's games are played by this module's network (``playing``).
+tensor of game numbers. This module's network plays the data module's games (``playing``).
 """
 
 import os
@@ -20,6 +20,7 @@ from datamodules.selfplay.go.board import MAX_PLIES
 from datamodules.selfplay.go.games import MatchGame, MatchRules, Network, compile_search, play_match
 from modules.common.base import BenchmarkModule, scheduled
 from modules.common.check_net import check_net
+from modules.common.tensor_bundle import TensorBundle
 from modules.minigo.checkpoint import load_bundle
 from modules.minigo.inference import GraphedNets, network_of
 from modules.minigo.net import PLANES, DualNet
@@ -48,42 +49,32 @@ class WinRate(Metric):
             self.add_state(state, torch.zeros(2, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, colour: int, won: bool) -> None:
-        """Add a game.
-
-        Args:
-            colour: 0 if the candidate had Black, 1 if White.
-            won: Whether it has won.
-        """
+        """Add a game; ``colour`` is 0 if the candidate had Black, 1 if White."""
         self.played[colour] += 1
         self.won[colour] += won
 
     def compute(self) -> dict[str, Tensor]:
-        """Rates over all ranks.
-
-        Returns:
-            ``win_rate``, ``win_rate_black`` and ``win_rate_white``: float64 scalars on the CPU in
-            [0, 1], NaN where no game was played.
-        """
+        """Return rates over all ranks, float64 scalars on the CPU in [0, 1]; NaN without games."""
         won, played = self.won.cpu().double(), self.played.cpu().double()
         rates = {f"win_rate_{name}": won[i] / played[i] for i, name in enumerate(COLOURS)}
         return {"win_rate": won.sum() / played.sum(), **rates}
 
 
 class MiniGoModule(BenchmarkModule):
-    """Trains the dual network on games of its own; the defaults are the closed reference.
+    """Trains the dual network on its own games; the defaults are the closed reference.
 
     Args:
         net: Builds the network: (B, 13, n, n) in, policy logits (B, A) and values (B,) out.
         size: Points per side, 5 to 19; the data module's must be the same.
         komi: Points that White gets.
-        lr_boundaries: Global steps up to which each but the last rate holds, inclusive.
+        lr_boundaries: Global step up to which each rate but the last holds, inclusive.
         lr_rates: Learning rates, one more than boundaries.
         momentum: Of SGD.
         weight_decay: L2 penalty of kernels and normalisation gains; biases have none.
         value_weight: Weight of the value's squared error.
         eval_readouts: Searches per move of an evaluation game.
         eval_virtual_losses: Leaves of one game in a batch of the network.
-        pass_alive_plies: Moves from which on a game ends when nothing is left to play for.
+        pass_alive_plies: Moves after which a game ends once nothing is left to play for.
         max_plies: Moves after which an evaluation game is scored as it stands, at most 2048.
         bfloat16_play: Let the network play its training games in bfloat16; evaluation games are
             always in single precision.
@@ -91,8 +82,8 @@ class MiniGoModule(BenchmarkModule):
             warm-up; on a CPU batches have these sizes and nothing is captured.
 
     Raises:
-        ValueError: If rates and boundaries do not fit, there would be no search, games are too long
-            or the network is for another board.
+        ValueError: If rates and boundaries do not match, there would be no search, games are too
+            long or the network is for another board.
 
     Source:
         mlcommons/training @ 9947bdf2, reinforcement/tensorflow/minigo (ml_perf/flags/19).
@@ -100,7 +91,7 @@ class MiniGoModule(BenchmarkModule):
 
     metric_names: ClassVar[tuple[str, ...]] = ("win_rate", "win_rate_black", "win_rate_white")
     stops_at_weights: ClassVar[bool] = True
-    """The rules let the match be played after the clock; run_stop is then the weights' moment."""
+    """The match may be played after the clock; run_stop is when its weights were ready."""
 
     def __init__(
         self,
@@ -158,22 +149,14 @@ class MiniGoModule(BenchmarkModule):
     # Starting weights, and the link to the data.
 
     def setup(self, stage: str) -> None:
-        """Load the given checkpoint and the target, and lend the network to the data module.
-
-        Args:
-            stage: Not used.
-
-        Raises:
-            FileNotFoundError: If a checkpoint is missing.
-            ValueError: If one does not fit the network, or the board sizes differ.
-        """
+        """Load the starting checkpoint and the target, and give the data module this network."""
         datamodule: Any = getattr(self.trainer, "datamodule", None)
         if not hasattr(datamodule, "playing"):
-            return  # no data module, or one that only serves batches again
+            return  # no data module, or one that only replays batches
         if datamodule.size != self.size:
             raise ValueError(f"data.size is {datamodule.size} but model.size is {self.size}")
-        compile_search()  # before the clock starts; an instant once it is cached
-        self.lend_network(datamodule)
+        compile_search()  # before the clock starts; instant once it is cached
+        self.attach_policy(datamodule)
         target = reference_net(datamodule.target)
         if target.size != self.size:
             raise ValueError(
@@ -186,12 +169,8 @@ class MiniGoModule(BenchmarkModule):
             momentum, self.start_step = load_bundle(self.net, datamodule.checkpoint)
             self._momentum = momentum
 
-    def lend_network(self, datamodule: Any) -> None:
-        """Let a data module play with this network.
-
-        Args:
-            datamodule: Who plays; its ``playing`` is set.
-        """
+    def attach_policy(self, datamodule: Any) -> None:
+        """Give the self-play data module this module's network."""
         ranks = 1 if self._trainer is None else self.trainer.world_size
         games = -(-datamodule.eval_games // ranks)
         match = {"largest": games * self.match_rules.virtual_losses, "copies": 1}
@@ -202,15 +181,11 @@ class MiniGoModule(BenchmarkModule):
         datamodule.playing = self.playing
 
     def playing(self) -> Network:
-        """The network as it is now, for the search.
-
-        Returns:
-            A function that any thread may call while this module trains on.
-        """
+        """Freeze the current network for the search; any thread may call it during training."""
         return self._network("play", self.net, self.play_dtype)
 
     def _network(self, role: str, net: nn.Module, dtype: torch.dtype = torch.float32) -> Network:
-        """A network as it is now, for its games in one role."""
+        """Freeze a network for its games in one role."""
         if not (self.cuda_graph_play and self._batches):
             return network_of(net, self.device, dtype)
         if role not in self._graphed:
@@ -221,26 +196,19 @@ class MiniGoModule(BenchmarkModule):
         return self._graphed[role].network(net)
 
     def _opponents(self) -> tuple[Network, Network]:
-        """Candidate and target of a match."""
+        """Freeze the candidate and the target of a match."""
         return self._network("candidate", self.net), self._network("target", self.target_net.net)
 
     def warm_up_evaluation(self) -> None:
-        """Capture what is to be captured before the clock starts, on made-up positions."""
+        """Capture CUDA graphs before the clock starts, on synthetic positions."""
         if self.cuda_graph_play and self._batches:
             self.playing()
             self._opponents()
 
     def speed_figures(self, datamodule: Any) -> dict[str, float]:
-        """How fast self-play is, for the ``speed`` command.
-
-        Args:
-            datamodule: Who plays.
-
-        Returns:
-            Figures by name.
-        """
+        """Measure self-play for the ``speed`` command; return figures by name."""
         compile_search()
-        self.lend_network(datamodule)
+        self.attach_policy(datamodule)
         if isinstance(self.net, DualNet):
             load_bundle(self.net, datamodule.checkpoint)
         return datamodule.speed_figures()
@@ -248,15 +216,7 @@ class MiniGoModule(BenchmarkModule):
     # Training.
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Loss of a batch, without its L2 part, which the optimizer applies.
-
-        Args:
-            batch: Examples.
-            batch_idx: Not used.
-
-        Returns:
-            loss: float32 scalar.
-        """
+        """Compute the loss without its L2 part, which the optimizer applies; a float32 scalar."""
         logits_BA, value_B = self.net(batch["planes"].float())
         policy = F.cross_entropy(logits_BA.float(), batch["pi"])
         value = F.mse_loss(value_B.float(), batch["outcome"])
@@ -265,17 +225,11 @@ class MiniGoModule(BenchmarkModule):
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """After an epoch's last step let the new network play, beside its evaluation.
-
-        Args:
-            outputs: Not used.
-            batch: Not used.
-            batch_idx: Number of the batch.
-        """
+        """Let the new network play after an epoch's last step, while it is evaluated."""
         if batch_idx + 1 < self.trainer.num_training_batches:
             return
         if self.trainer.world_size > 1:
-            # Each rank has running statistics of its own; one network must play on all of them.
+            # Each rank has its own running statistics; one network must play on all ranks.
             for buffer in self.net.buffers():
                 torch.distributed.broadcast(buffer, 0)
         datamodule: Any = getattr(self.trainer, "datamodule", None)
@@ -283,11 +237,7 @@ class MiniGoModule(BenchmarkModule):
             datamodule.begin_generation()
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """SGD with momentum that goes on from the given checkpoint.
-
-        Returns:
-            Optimizer and a scheduler that Lightning steps once per step.
-        """
+        """Make SGD with the momentum of the starting checkpoint."""
         decayed: list[nn.Parameter] = []
         plain: list[nn.Parameter] = []
         for module in self.net.modules():
@@ -308,14 +258,7 @@ class MiniGoModule(BenchmarkModule):
         return scheduled(optimizer, self.step_learning_rate)
 
     def step_learning_rate(self, steps_done: int) -> float:
-        """Learning rate of the step after some finished ones.
-
-        Args:
-            steps_done: Steps of this run; those of the given checkpoint are added.
-
-        Returns:
-            The rate.
-        """
+        """Look up the rate after ``steps_done`` of this run and the starting checkpoint's."""
         step = self.start_step + steps_done
         passed = sum(step > boundary for boundary in self.lr_boundaries)
         return float(self.lr_rates[passed])
@@ -329,17 +272,11 @@ class MiniGoModule(BenchmarkModule):
     # Evaluation.
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the games of the evaluation before."""
         self.wins.reset()
         self._games = []
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
-        """Play a part of the match against the target.
-
-        Args:
-            batch: (B,) int64 game numbers; the candidate has Black in even ones.
-            batch_idx: Not used.
-        """
+        """Play a part of the match; the candidate has Black in games of even number."""
         games = play_match(
             *self._opponents(),
             [int(number) for number in batch],
@@ -358,11 +295,7 @@ class MiniGoModule(BenchmarkModule):
         self.log_dict({f"val/{name}": rate for name, rate in rates.items()}, sync_dist=False)
 
     def write_artifacts(self, folder: Path) -> None:
-        """Write the clearest win of the last evaluation as ``game.sgf`` and ``board.png``.
-
-        Args:
-            folder: The run's folder.
-        """
+        """Write the clearest win of the last evaluation as ``game.sgf`` and ``board.png``."""
         from datamodules.selfplay.go.picture import draw_board
         from datamodules.selfplay.go.sgf import clearest_win, game_text, result_text
 
@@ -377,10 +310,10 @@ class MiniGoModule(BenchmarkModule):
         draw_board(game.moves, self.size, folder / "board.png", title=title)
 
     def check_net(self) -> None:
-        """Refuse, with a ValueError, a network without a policy over all actions and one value."""
+        """Check that the network returns a policy over all actions and one value."""
         actions = self.size * self.size + 1
         for number, (what, shape) in enumerate({"policy": (2, actions), "value": (2,)}.items()):
-            # The class's name is what messages call the network.
+            # Messages call the network by its class's name.
             part = type(f"{type(self.net).__name__} ({what})", (_Part,), {})
             check_net(
                 part(self.net, number),
@@ -389,11 +322,7 @@ class MiniGoModule(BenchmarkModule):
             )
 
     def mllog_facts(self) -> dict[str, object]:
-        """Hyperparameters under the names of the v1.0 compliance checker.
-
-        Returns:
-            What the module knows; facts of the games come from the data module.
-        """
+        """Return hyperparameters under the names of the v1.0 compliance checker."""
         return {
             "lr_boundaries": list(self.lr_boundaries),
             "lr_rates": list(self.lr_rates),
@@ -404,23 +333,17 @@ class MiniGoModule(BenchmarkModule):
 
 
 class DualNetHolder(nn.Module):
-    """Keeps the target out of the parameters and checkpoints; it is loaded, never trained."""
+    """Keeps the target, which is never trained, out of the parameters and checkpoints."""
 
     def __init__(self) -> None:
         super().__init__()
         self._kept: list[nn.Module] = []
 
     def set(self, net: nn.Module) -> None:
-        """Take a network.
-
-        Args:
-            net: The target.
-        """
         self._kept = [net.requires_grad_(False)]
 
     @property
     def net(self) -> nn.Module:
-        """The target."""
         return self._kept[0]
 
 
@@ -434,25 +357,12 @@ class _Part(nn.Module):
     def forward(self, planes: Tensor) -> Tensor:
         outputs = self.net(planes)
         if not isinstance(outputs, tuple) or len(outputs) != 2:
-            raise TypeError("it must give a tuple of policy logits and values")
+            raise TypeError("it must return a tuple of policy logits and values")
         return outputs[self.number]
 
 
 def reference_net(prefix: Path) -> DualNet:
-    """An untrained dual network of the shape that a published checkpoint has.
-
-    Args:
-        prefix: Checkpoint without its ending.
-
-    Returns:
-        The network.
-
-    Raises:
-        FileNotFoundError: If the checkpoint is missing.
-        ValueError: If it is none of such a network.
-    """
-    from modules.common.tensor_bundle import TensorBundle
-
+    """Build an untrained dual network of the shape that a published checkpoint has."""
     entries = TensorBundle(prefix).entries
     try:
         kernel, hidden = entries["conv2d/kernel"].shape, entries["dense_1/kernel"].shape

@@ -13,11 +13,7 @@ BN_MOMENTUM = 0.05
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with batch normalisation, added to their input.
-
-    Args:
-        width: Channels.
-    """
+    """Two 3x3 convolutions with batch normalisation, added to their input."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -25,14 +21,6 @@ class ResidualBlock(nn.Module):
         self.conv2, self.bn2 = _conv(width, width, 3), _norm(width)
 
     def forward(self, x_BCnn: Tensor) -> Tensor:
-        """Add what the convolutions find to the input, and cut off below zero.
-
-        Args:
-            x_BCnn: Features.
-
-        Returns:
-            y_BCnn: Same shape.
-        """
         hidden_BCnn = F.relu(self.bn1(self.conv1(x_BCnn)))
         return F.relu(self.bn2(self.conv2(hidden_BCnn)) + x_BCnn)
 
@@ -70,7 +58,7 @@ class DualNet(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, planes_BPnn: Tensor) -> tuple[Tensor, Tensor]:
-        """Value positions.
+        """Evaluate positions.
 
         Args:
             planes_BPnn: The 13 input planes, float, 0 or 1.
@@ -86,11 +74,7 @@ class DualNet(nn.Module):
         return self.policy_fc(policy.flatten(1)), torch.tanh(self.value_fc2(hidden)).squeeze(1)
 
     def layers(self) -> dict[str, nn.Module]:
-        """Layers under their names in the published TensorFlow checkpoints.
-
-        Returns:
-            ``conv2d``, ``batch_normalization``, ``conv2d_1``, ... in the order of the graph.
-        """
+        """Return the layers by their names in the published checkpoints, in the graph's order."""
         convs, norms = [self.conv], [self.bn]
         for block in self.blocks:
             assert isinstance(block, ResidualBlock)
@@ -106,10 +90,8 @@ class DualNet(nn.Module):
 
 
 def _conv(inputs: int, outputs: int, kernel: int) -> nn.Conv2d:
-    """A convolution that keeps the board's size."""
     return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
 
 
 def _norm(channels: int, *, affine: bool = True) -> nn.BatchNorm2d:
-    """Batch normalisation as the reference has it."""
     return nn.BatchNorm2d(channels, eps=1e-5, momentum=BN_MOMENTUM, affine=affine)

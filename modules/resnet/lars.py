@@ -1,4 +1,10 @@
-"""Momentum SGD with the learning rate inside the momentum buffer, and LARS on top of it."""
+"""Momentum SGD with the learning rate inside the momentum buffer, and LARS on top of it.
+
+Each operation covers all tensors of a group: a step of ResNet-50 is 25 operators, where a loop over
+its tensors is 1,295, and reads no trust ratio back, for which a GPU would wait. timm's LARS, the
+tests' second opinion at a constant rate, has the rate outside the momentum buffer, so that each new
+rate rescales earlier steps; the reference does not.
+"""
 
 from __future__ import annotations
 
@@ -41,8 +47,7 @@ class LARS(Optimizer):
         ValueError: If a setting is out of its range.
 
     Source:
-        mlcommons/training, image_classification/tensorflow2/lars_optimizer.py (v1.0). Differs: one
-        pass over all tensors of a group instead of a loop, which changes no formula.
+        mlcommons/training, image_classification/tensorflow2/lars_optimizer.py (v1.0).
     """
 
     def __init__(
@@ -67,14 +72,7 @@ class LARS(Optimizer):
     def step(  # type: ignore[override]
         self, closure: Callable[[], Tensor] | None = None
     ) -> Tensor | None:
-        """Update all parameters that have a gradient.
-
-        Args:
-            closure: Recomputes the loss.
-
-        Returns:
-            What the closure gave.
-        """
+        """Update all parameters that have a gradient; return the closure's loss, if given one."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -92,13 +90,12 @@ class LARS(Optimizer):
         torch._foreach_mul_(momenta, group["momentum"])
         if group["adapt"]:
             change = torch._foreach_add(grads, weights, alpha=decay) if decay else grads
-            # Ratios stay on the device: to read them, the host would wait for the backward pass.
             rates = list((self._ratios(group, weights, grads) * -lr).unbind())
             torch._foreach_addcmul_(
                 momenta, change, [r.to(m.dtype) for r, m in zip(rates, momenta, strict=True)]
             )
         else:
-            # Decay goes straight into the momenta: a copy of all gradients would cost more.
+            # Decay is added to the momenta directly: a copy of all gradients would cost more.
             torch._foreach_add_(momenta, grads, alpha=-lr)
             if decay:
                 torch._foreach_add_(momenta, weights, alpha=-lr * decay)
@@ -121,14 +118,14 @@ class LARS(Optimizer):
 
 
 def split_parameters(net: nn.Module) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """Parameters by the treatment that LARS and weight decay give them.
+    """Split trainable parameters by the treatment that LARS and weight decay give them.
 
     Args:
         net: Any network.
 
     Returns:
-        Kernels (of convolutions, linear layers and everything else of two or more dimensions),
-        biases, and the parameters of normalisation layers; frozen ones are left out.
+        Kernels (everything of two or more dimensions), biases, and parameters of normalisation
+        layers.
     """
     norms = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
     of_norm = {

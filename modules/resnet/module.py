@@ -28,15 +28,15 @@ END_LEARNING_RATE, POWER = 1e-4, 2
 
 
 class Batch(TypedDict):
-    """Images of a training step or an evaluation step, not yet normalised."""
+    """Images of a training or evaluation step, not yet normalised."""
 
     image: Tensor
     label: Tensor
     index: Tensor
 
 
-class TopOne(Metric):
-    """Share of images whose highest logit is the label's, from whole counts of all ranks."""
+class Top1Accuracy(Metric):
+    """Fraction of images whose highest logit is the label's, from integer counts of all ranks."""
 
     full_state_update = False
     correct: Tensor
@@ -48,21 +48,11 @@ class TopOne(Metric):
             self.add_state(state, default=torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, logits_BK: Tensor, label_B: Tensor) -> None:
-        """Count a batch.
-
-        Args:
-            logits_BK: Scores, any float type.
-            label_B: int64 in ``[0, K)``.
-        """
         self.correct += (logits_BK.argmax(1) == label_B).sum()
         self.total += label_B.numel()
 
     def compute(self) -> Tensor:
-        """Top-1 accuracy.
-
-        Returns:
-            A float64 scalar in ``[0, 1]``, NaN before any image.
-        """
+        """Return a float64 scalar in ``[0, 1]``, NaN before any image."""
         return self.correct.double() / self.total
 
 
@@ -73,15 +63,15 @@ class ResNetModule(BenchmarkModule):
         net: Builds the network: (B, 3, H, W) float in, one logit per class out.
         optimizer: ``lars``, or ``sgd`` with momentum; the closed division allows both.
         learning_rate: Rate at the end of the warm-up, for the global batch as it is.
-        warmup_epochs: Epochs of linear rise from 0, set per step; may be a fraction.
-        train_epochs: Epochs until the rate has fallen to 1e-4; training may go on at that rate.
+        warmup_epochs: Epochs of linear warm-up from 0, set per step; may be a fraction.
+        train_epochs: Epochs until the rate has fallen to 1e-4; training may continue at that rate.
         momentum: Momentum; the rules' table has 0.9 up to a global batch of 32k.
         weight_decay: 1e-4 times a power of two. LARS adds it times w to the gradient of kernels;
             SGD adds twice that, as the reference does, and to biases too.
-        label_smoothing: Share of the target that is spread over all classes; 0 or 0.1.
+        label_smoothing: Fraction of the target that is spread over all classes; 0 or 0.1.
 
     Raises:
-        ValueError: If a number lies outside its range; one line each.
+        ValueError: If a number is out of range; one line each.
 
     Source:
         mlcommons/training, image_classification/tensorflow2 (v1.0), and mlperf_logging,
@@ -104,7 +94,7 @@ class ResNetModule(BenchmarkModule):
         label_smoothing: float = 0.1,
     ) -> None:
         super().__init__()
-        _refuse_impossible(
+        _check_ranges(
             learning_rate, warmup_epochs, train_epochs, momentum, weight_decay, label_smoothing
         )
         self.net = net()
@@ -113,34 +103,19 @@ class ResNetModule(BenchmarkModule):
         self.warmup_epochs, self.train_epochs = warmup_epochs, train_epochs
         self.momentum, self.weight_decay = momentum, weight_decay
         self.label_smoothing = label_smoothing
-        self.accuracy = TopOne()
+        self.accuracy = Top1Accuracy()
         mean = torch.tensor(IMAGE_MEAN).view(1, 3, 1, 1)
         self.register_buffer("image_mean", mean, persistent=False)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Cross entropy of a batch.
-
-        Args:
-            batch: Cropped images.
-            batch_idx: Not used.
-
-        Returns:
-            loss: float32 scalar, the mean over the batch.
-        """
+        """Compute the mean cross-entropy of a batch, a float32 scalar."""
         logits_BK = self.net(self.normalise(batch["image"])).float()
         loss = F.cross_entropy(logits_BK, batch["label"], label_smoothing=self.label_smoothing)
         self.log_loss(loss)
         return loss
 
     def normalise(self, image_BCHW: Tensor) -> Tensor:
-        """Turn pixels into the network's input, on the device, where it is almost free.
-
-        Args:
-            image_BCHW: RGB in 0..255, uint8.
-
-        Returns:
-            float32 with the reference's channel means subtracted; same shape and memory layout.
-        """
+        """Subtract the reference's channel means from uint8 RGB, on the device; keep the layout."""
         return image_BCHW.float().sub_(self.image_mean)
 
     def on_validation_epoch_start(self) -> None:
@@ -148,19 +123,13 @@ class ResNetModule(BenchmarkModule):
         average_running_statistics(self.net)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Classify a batch and count the hits.
-
-        Args:
-            batch: Centre crops.
-            batch_idx: Not used.
-        """
         self.accuracy.update(self.net(self.normalise(batch["image"])), batch["label"])
 
     def warm_up_evaluation(self) -> None:
         """Classify two synthetic images, before the clock starts.
 
-        A compiled net is traced anew for evaluation; as two is not the training batch, the trace
-        fits all sizes but one, also that of the last, smaller batch.
+        A compiled net is retraced for evaluation; as two is not the training batch, the trace fits
+        all sizes but one, including that of the last, smaller batch.
         """
         datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         self.net(self.normalise(datamodule.synthetic_batch()["image"][:2].to(self.device)))
@@ -169,26 +138,14 @@ class ResNetModule(BenchmarkModule):
         """Log ``val/accuracy`` over all images, equal on every rank."""
         accuracy = self.accuracy.compute()
         self.accuracy.reset()
-        # The counts are already those of all ranks; averaging could change the last bit.
+        # The counts already cover all ranks; averaging could change the last bit.
         self.log("val/accuracy", accuracy, sync_dist=False)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save what all ranks know of the running statistics, not rank 0's alone.
-
-        Args:
-            checkpoint: Holds this module's tensors themselves, so they need not be replaced.
-        """
-        average_running_statistics(self.net)
+        """Save the mean of all ranks' running statistics, not rank 0's alone."""
+        average_running_statistics(self.net)  # the checkpoint has these very tensors
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """LARS or SGD, its rate set before each step.
-
-        Returns:
-            Optimizer and a scheduler that Lightning steps after every optimizer step.
-
-        Raises:
-            ValueError: If the trainer's datamodule cannot tell how many steps an epoch has.
-        """
         kernels, biases, norms = split_parameters(self.net)
         lars = self.optimizer == "lars"
         decayed = kernels if lars else kernels + biases
@@ -205,15 +162,6 @@ class ResNetModule(BenchmarkModule):
         return scheduled(optimizer, lambda step: self.step_learning_rate(step, steps_per_epoch))
 
     def step_learning_rate(self, step: int, steps_per_epoch: int) -> float:
-        """Learning rate of a step.
-
-        Args:
-            step: Steps taken before it.
-            steps_per_epoch: Optimizer steps of one epoch.
-
-        Returns:
-            The rate; 0 for the very first step.
-        """
         return warmup_polynomial(
             step,
             learning_rate=self.learning_rate,
@@ -231,15 +179,11 @@ class ResNetModule(BenchmarkModule):
         return max(self.step_learning_rate(step, steps_per_epoch) for step in (last, last + 1))
 
     def check_net(self) -> None:
-        """Refuse, with a ValueError, a network that gives no 1000 logits for 224 x 224 pixels."""
+        """Check that the network returns 1000 logits for 224 x 224 pixels."""
         check_net(self.net, input_shape=(1, 3, 224, 224), output_shape=(1, 1000))
 
     def mllog_facts(self) -> dict[str, object]:
-        """Hyperparameters under the names of the v1.0 compliance checker.
-
-        Returns:
-            What the module knows; batch, seed and data facts come from elsewhere.
-        """
+        """Return hyperparameters under the names of the v1.0 compliance checker."""
         prefix = f"{self.optimizer}_opt"
         steps = self.steps_per_epoch
         decay_steps = round(self.train_epochs * steps) - round(self.warmup_epochs * steps) + 1
@@ -257,16 +201,16 @@ class ResNetModule(BenchmarkModule):
             # The rules leave the prefix out for SGD only.
             f"lars_{warmup}" if self.optimizer == "lars" else warmup: self.warmup_epochs,
         }
-        # Logged as the reference does, although its code adds 1e-7 in the place of a zero.
+        # Logged like the reference, although its code replaces a zero by 1e-7.
         return facts | ({"lars_epsilon": 0.0} if self.optimizer == "lars" else {})
 
     def _ranks_per_statistic(self) -> int:
-        """All ranks where Lightning has made batch norms synchronous, else 1."""
+        """Return all ranks if Lightning has made batch norms synchronous, else 1."""
         synchronous = any(isinstance(m, nn.SyncBatchNorm) for m in self.net.modules())
         return self.trainer.world_size if synchronous else 1
 
 
-def _refuse_impossible(
+def _check_ranges(
     learning_rate: float,
     warmup_epochs: float,
     train_epochs: float,
@@ -274,7 +218,6 @@ def _refuse_impossible(
     weight_decay: float,
     label_smoothing: float,
 ) -> None:
-    """Raise with one line per setting that is out of its range."""
     checks = (
         ("learning_rate", learning_rate, "above 0", learning_rate > 0),
         ("train_epochs", train_epochs, "above 0 and finite", 0 < train_epochs < math.inf),

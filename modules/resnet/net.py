@@ -11,21 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-EXPANSION = 4  # a block's output has this many times the channels of its 3x3 convolution
-# Standard deviation of a unit normal cut off at +-2: dividing by it restores the variance.
+EXPANSION = 4  # output channels of a block per channel of its 3x3 convolution
+# Standard deviation of a unit normal truncated at +-2: dividing by it restores the variance.
 TRUNCATED_STD = 0.87962566103423978
 HEAD_STD = 0.01
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 (which carries the stride: "v1.5") and 1x1 convolution around a shortcut.
-
-    Args:
-        in_channels: Channels that come in.
-        width: Channels of the 3x3 convolution; ``4 * width`` go out.
-        stride: 1 or 2.
-        project: Put a 1x1 convolution into the shortcut, as every stage's first block has.
-    """
+    """1x1, 3x3 (with the stride: "v1.5") and 1x1 convolution, added to a shortcut."""
 
     def __init__(self, in_channels: int, width: int, stride: int, *, project: bool) -> None:
         super().__init__()
@@ -40,14 +33,6 @@ class Bottleneck(nn.Module):
         )
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Transform features.
-
-        Args:
-            x_BCHW: Features; C = ``in_channels``.
-
-        Returns:
-            Features of ``4 * width`` channels, H and W divided by the stride.
-        """
         out = F.relu(self.bn1(self.conv1(x_BCHW)), inplace=True)
         out = F.relu(self.bn2(self.conv2(out)), inplace=True)
         out = self.bn3(self.conv3(out))
@@ -106,20 +91,9 @@ class ResNet(nn.Module):
 
 
 def conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-    """Convolution without bias, padded by half its kernel, with the reference's weights.
-
-    Args:
-        in_channels: Channels in.
-        out_channels: Channels out.
-        kernel: Side of the kernel, odd.
-        stride: Stride.
-
-    Returns:
-        The layer; its weights have variance ``2 / fan_in`` and lie within two deviations of the
-        normal distribution that was cut off.
-    """
+    """Build a convolution without bias, padded by half its odd kernel, with initial weights."""
     layer = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False)
-    std = math.sqrt(2 / (in_channels * kernel**2)) / TRUNCATED_STD
+    std = math.sqrt(2 / (in_channels * kernel**2)) / TRUNCATED_STD  # variance 2 / fan_in
     with torch.no_grad():
         nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
     return layer

@@ -1,9 +1,15 @@
-"""Log-mel features of 16 kHz speech, batched, each utterance as if it were alone.
+"""Log-mel features of 16 kHz speech, batched; neither neighbours nor padding affect an utterance.
 
-The chain is the reference's data pipeline: silence trimming, dither, pre-emphasis, power
-spectrogram, mel filters, logarithm, normalisation per utterance and filter, frame splicing.
+The steps are the reference's: silence trimming, dither, pre-emphasis, power spectrogram, mel
+filters, logarithm, normalisation per utterance and filter, frame splicing.
 
 Letters: B batch, N audio samples (padded), T frames of 10 ms, F mel filters, S spliced frames.
+Waveforms are float32 in ``[-1, 1]``; lengths and numbers of frames are int64, at least 1.
+
+Source:
+    mlcommons/training @ 9947bdf2, rnn_speech_recognition/pytorch common/data/dali/pipeline.py and
+    DALI 0.28's operator defaults. Differs: batched on the batch's device; dither comes from the
+    sample's own seed.
 """
 
 import math
@@ -26,14 +32,7 @@ HALF_BINS = FFT_SIZE // 2 + 1
 
 @contextmanager
 def full_float32(device: torch.device) -> Iterator[None]:
-    """Keep features in float32: no autocast, and no TF32, whose errors drown a quiet filter.
-
-    Args:
-        device: The batch's device.
-
-    Yields:
-        Nothing.
-    """
+    """Disable autocast and TF32, whose rounding errors would mask a quiet filter."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
@@ -44,16 +43,7 @@ def full_float32(device: torch.device) -> Iterator[None]:
 
 
 class LogMel(nn.Module):
-    """Turns a batch of waveforms into normalised log-mel features; it has nothing to train.
-
-    Args:
-        num_filters: Mel filters between 0 and 8000 Hz.
-
-    Source:
-        mlcommons/training @ 9947bdf2, rnn_speech_recognition/pytorch common/data/dali/pipeline.py
-        and DALI 0.28's operator defaults. Differs: batched on the batch's device; dither comes
-        from the sample's own seed.
-    """
+    """Compute normalised log-mel features with filters between 0 and 8000 Hz; no parameters."""
 
     window: Tensor
     filters: Tensor
@@ -66,16 +56,7 @@ class LogMel(nn.Module):
 
     @torch.no_grad()
     def forward(self, audio_BN: Tensor, lengths_B: Tensor, seed_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Features of each utterance, unaffected by its neighbours and by padding.
-
-        Args:
-            audio_BN: Waveforms in ``[-1, 1]``, float32, 16 kHz.
-            lengths_B: int64 samples of each, in ``[1, N]``.
-            seed_B: int64 seed of each sample's dither.
-
-        Returns:
-            features_BTF float32, 0 past an utterance's end, and the int64 number of frames of each.
-        """
+        """Return features_BTF, 0 past an utterance's end, and each utterance's frames."""
         audio_BN, lengths_B = trim_silence(audio_BN, lengths_B)
         noise_BN = normal_numbers(seed_B, audio_BN.shape[1], stream=DITHER_STREAM)
         audio_BN = torch.add(audio_BN, noise_BN, alpha=DITHER)
@@ -87,14 +68,7 @@ class LogMel(nn.Module):
 
 
 def mel_filters(num_filters: int) -> Tensor:
-    """Triangular filters on the Slaney mel scale, each of unit area.
-
-    Args:
-        num_filters: Filters between 0 and 8000 Hz.
-
-    Returns:
-        filters_CF: float32, C = 257 frequency bins.
-    """
+    """Return filters_CF: triangles of unit area on the Slaney mel scale, C = 257 bins."""
     from torchaudio.functional import melscale_fbanks
 
     return melscale_fbanks(
@@ -103,30 +77,22 @@ def mel_filters(num_filters: int) -> Tensor:
 
 
 def trim_silence(audio_BN: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-    """Cut what is quieter than the loudest 2048 samples by 60 dB off both ends.
+    """Trim both ends where 2048 samples are 60 dB below the loudest; return waveforms and lengths.
 
-    The power is a mean over 2048 samples at every position. A signal shorter than that, or one of
-    zeros only, is kept whole.
-
-    Args:
-        audio_BN: Waveforms, float32, 0 past their ends.
-        lengths_B: int64 samples of each, in ``[1, N]``.
-
-    Returns:
-        Trimmed waveforms, 0 past their ends, and their int64 lengths.
+    A signal of less than 2048 samples, or of zeros only, is kept whole.
     """
     width = audio_BN.shape[1]
     if width <= TRIM_WINDOW:
         return audio_BN, lengths_B
     index_N = torch.arange(width, device=audio_BN.device)
-    # float64: -60 dB of a sum over a whole utterance is lost in float32.
+    # In float64, as -60 dB of a sum over a whole utterance vanishes in float32.
     energy_BN = F.pad(audio_BN.double().square_().cumsum_(1), (1, 0))
     power_BN = energy_BN[:, TRIM_WINDOW:] - energy_BN[:, :-TRIM_WINDOW]
     power_BN.masked_fill_(index_N[: power_BN.shape[1]] > (lengths_B - TRIM_WINDOW)[:, None], -1.0)
     loud_BN = (power_BN >= TRIM_RATIO * power_BN.amax(1, keepdim=True).clamp(min=0)).byte()
     begin_B = loud_BN.argmax(1)
     after_B = width - loud_BN.flip(1).argmax(1)
-    # A signal shorter than one window has no position at all.
+    # A signal shorter than the window has no window position at all.
     whole_B = lengths_B < TRIM_WINDOW
     begin_B = torch.where(whole_B, 0, begin_B)
     trimmed_B = torch.where(whole_B, lengths_B, after_B - begin_B)
@@ -136,32 +102,18 @@ def trim_silence(audio_BN: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def preemphasise(audio_BN: Tensor) -> Tensor:
-    """Raise high frequencies: ``y[t] = x[t] - 0.97 x[t - 1]``, the first sample its own neighbour.
-
-    Args:
-        audio_BN: Waveforms.
-
-    Returns:
-        Waveforms of the same shape.
-    """
+    """Compute ``y[t] = x[t] - 0.97 x[t - 1]`` with ``x[-1] = x[0]``."""
     before_BN = torch.cat((audio_BN[:, :1], audio_BN[:, :-1]), 1)
     return torch.sub(audio_BN, before_BN, alpha=PREEMPHASIS)
 
 
 def cut_frames(audio_BN: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-    """Frames of 320 samples centred on every 160th, each end reflected at the utterance's own end.
+    """Return frames (B, T, 320) centred on every 160th sample, and each utterance's frames.
 
-    Only the middle 320 of the 512 samples of a transform lie under the window; where they stand in
-    the transform changes the phase only, which the power spectrum does not see.
-
-    Args:
-        audio_BN: Waveforms; what lies past their ends is not read.
-        lengths_B: int64 samples of each, in ``[1, N]``.
-
-    Returns:
-        Frames (B, T, 320), with copies of other samples past an utterance's last frame, and the
-        int64 number of frames of each, ``1 + length // 160``.
+    Both ends are reflected at the utterance's own ends; frames past the last hold other samples.
     """
+    # The window covers only the middle 320 of a transform's 512 samples; their position in the
+    # transform changes the phase alone, which the power spectrum does not contain.
     half = WINDOW // 2
     frames = 1 + audio_BN.shape[1] // STEP
     padded_BN = F.pad(audio_BN, (half, half))
@@ -181,15 +133,7 @@ def _fold(index_BN: Tensor, last_B1: Tensor) -> Tensor:
 
 
 def normalise(features_BTF: Tensor, num_frames_B: Tensor) -> Tensor:
-    """Give every filter of every utterance mean 0 and population standard deviation 1 over time.
-
-    Args:
-        features_BTF: Features.
-        num_frames_B: int64 frames of each utterance.
-
-    Returns:
-        features_BTF: The same shape; 0 past an utterance's end and in a filter that never changes.
-    """
+    """Normalise every filter of an utterance over time; 0 past its end and in constant filters."""
     index_T = torch.arange(features_BTF.shape[1], device=features_BTF.device)
     valid_BT1 = (index_T < num_frames_B[:, None])[..., None]
     count_B11 = num_frames_B[:, None, None]
@@ -202,17 +146,7 @@ def normalise(features_BTF: Tensor, num_frames_B: Tensor) -> Tensor:
 def splice_frames(
     features_BTF: Tensor, num_frames_B: Tensor, *, frames: int = 3
 ) -> tuple[Tensor, Tensor]:
-    """Join every ``frames`` neighbours into one frame.
-
-    Args:
-        features_BTF: Features, 0 past an utterance's end.
-        num_frames_B: int64 frames of each utterance.
-        frames: How many frames become one.
-
-    Returns:
-        spliced (B, S, frames * F), zeros past the end, and the int64 number of frames of each,
-        rounded up.
-    """
+    """Concatenate every ``frames`` neighbours into one, rounding an utterance's frames up."""
     B, T, num_filters = features_BTF.shape
     padded = F.pad(features_BTF, (0, 0, 0, -T % frames))
     spliced = padded.reshape(B, -1, frames * num_filters)

@@ -1,6 +1,10 @@
 """Greedy transducer decoding of many utterances at once.
 
 Letters: B batch, T encoder frames, J joint width, K frames looked at together.
+
+Source:
+    mlcommons/training @ 9947bdf2, rnn_speech_recognition/pytorch/rnnt/decoder.py. Differs: all
+    utterances in parallel; the prediction network runs only after a new label.
 """
 
 import torch
@@ -8,8 +12,8 @@ from torch import Tensor
 
 from modules.rnnt.transducer import State, Transducer
 
-LOOK_AHEAD = 4  # frames: most frames give a blank, so several can be passed in one step
-# Asking a GPU whether all are done waits for it; a few steps too many cost less.
+LOOK_AHEAD = 4  # frames: most give a blank, so one step can often skip several
+# Asking a GPU whether all are done waits for it; a few superfluous steps cost less.
 STEPS_BETWEEN_CHECKS = {"cpu": 1, "cuda": 8}
 
 
@@ -22,26 +26,13 @@ def greedy_decode(
     max_symbols_per_frame: int = 30,
     max_symbols: int = 300,
 ) -> list[list[int]]:
-    """The most likely output at each step: a blank moves on by a frame, a label is kept.
+    """Return each utterance's label ids: a blank advances by a frame, a label is kept.
 
-    Every utterance has its own place in time, so none waits for another. While an utterance gives
-    blanks its label state stays, so the next frames are looked at in the same step.
-
-    Args:
-        net: The network, in evaluation mode.
-        encoded_BTJ: From ``net.encode``.
-        frames_B: int64 encoder frames of each utterance.
-        max_symbols_per_frame: Labels after which decoding moves on without a blank.
-        max_symbols: An utterance with more labels than this starts no new frame, so that up to
-            ``max_symbols + max_symbols_per_frame`` come out.
-
-    Returns:
-        Label ids of each utterance.
-
-    Source:
-        mlcommons/training @ 9947bdf2, rnn_speech_recognition/pytorch/rnnt/decoder.py. Differs: all
-        utterances in parallel; the prediction network runs only after a new label.
+    After ``max_symbols_per_frame`` labels decoding advances without a blank. An utterance with more
+    than ``max_symbols`` labels starts no new frame, so it has at most their sum.
     """
+    # Every utterance has its own frame position, so none waits for another. While it gives blanks
+    # its label state stays the same, so the next frames can be looked at in the same step.
     B, T, _ = encoded_BTJ.shape
     device = encoded_BTJ.device
     row_B, ahead_K = torch.arange(B, device=device), torch.arange(LOOK_AHEAD, device=device)
@@ -61,13 +52,12 @@ def greedy_decode(
         speaks_BK = (best_BK != net.num_labels) & (time_BK < frames_B[:, None])
         first_B = torch.where(speaks_BK.any(1), speaks_BK.int().argmax(1), LOOK_AHEAD)
         label_B = best_BK.gather(1, first_B.clamp(max=LOOK_AHEAD - 1)[:, None])[:, 0]
-        # A full utterance may go on in the frame it is in, not in a later one.
+        # A full utterance may continue in its present frame, not in a later one.
         stops_B = active_B & full_B & (first_B > 0)
         emits_B = active_B & (first_B < LOOK_AHEAD) & ~stops_B
         in_frame_B = torch.where(first_B == 0, in_frame_B, 0) + emits_B
-        place_B = torch.where(emits_B, total_B, labels_BL.shape[1] - 1)
-        kept_B = torch.where(emits_B, label_B, labels_BL[:, -1])
-        labels_BL[row_B, place_B] = kept_B
+        column_B = torch.where(emits_B, total_B, labels_BL.shape[1] - 1)
+        labels_BL[row_B, column_B] = torch.where(emits_B, label_B, labels_BL[:, -1])
         total_B = total_B + emits_B
         ended_B = in_frame_B == max_symbols_per_frame
         in_frame_B = torch.where(ended_B, 0, in_frame_B)
@@ -82,7 +72,7 @@ def greedy_decode(
 
 
 def _choose(emits_B: Tensor, fresh: State, old: State) -> State:
-    """The new state of utterances that gave a label, the old one of all others."""
+    """Take the new state of utterances that gave a label, the old one of all others."""
     emits_1B1 = emits_B[None, :, None]
     return (
         torch.where(emits_1B1, fresh[0], old[0]),

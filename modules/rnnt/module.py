@@ -2,7 +2,7 @@
 
 Shapes: B batch, N audio samples, U labels. A batch is a dict: ``audio`` (B, N) int16 at 16 kHz,
 ``audio_lengths`` (B,), ``labels`` (B, U), ``label_lengths`` (B,), ``seed`` (B,) and ``index``
-(B,), all int64. A sample's seed decides its speed, masks and dither, whatever batch it is in.
+(B,), all int64. A sample's speed, masks and dither depend only on its seed, not on the batch.
 """
 
 import math
@@ -15,8 +15,6 @@ from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
 from modules.common.base import BenchmarkModule, scheduled
 from modules.common.check_net import dry_run
@@ -30,11 +28,11 @@ from modules.rnnt.sample_noise import uniform_numbers
 from modules.rnnt.spec_augment import spec_augment
 from modules.rnnt.speed_perturbation import change_speed
 from modules.rnnt.transducer import transducer_loss
-from modules.rnnt.word_errors import word_errors
+from modules.rnnt.word_errors import WordErrorRate, word_errors
 
 NUM_FILTERS, SPLICED = 80, 3
 SPEED_STREAM = 201
-TAIL = 8  # frames of zeros behind the longest evaluation utterance
+TAIL = 8  # frames of zeros after the longest evaluation utterance
 HYPOTHESES = "hypotheses.tsv"
 
 
@@ -49,64 +47,29 @@ class Batch(TypedDict):
     index: Tensor
 
 
-class WordErrorRate(Metric):
-    """Word errors of all utterances over all words of their references.
-
-    Every utterance is kept by its index and counted once, whatever rank heard it and however
-    often, and only whole numbers are added: any number of ranks gives the same rate to the bit.
-    """
-
-    full_state_update = False
-    counts: list[Tensor]
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("counts", default=[], dist_reduce_fx="cat")
-
-    def update(self, counts_B3: Tensor) -> None:
-        """Add utterances.
-
-        Args:
-            counts_B3: int64: index, word errors and reference words of each.
-        """
-        self.counts.append(counts_B3)
-
-    def compute(self) -> Tensor:
-        """The rate over all utterances of all ranks.
-
-        Returns:
-            rate: float64 scalar on the CPU, a fraction that may exceed 1; NaN without words.
-        """
-        counts_B3 = torch.unique(dim_zero_cat(self.counts).cpu(), dim=0)
-        first = torch.ones(len(counts_B3), dtype=torch.bool)
-        first[1:] = counts_B3[1:, 0] != counts_B3[:-1, 0]
-        _, errors, words = counts_B3[first].sum(0).double()
-        return errors / words
-
-
 class RNNTModule(BenchmarkModule):
-    """Trains a transducer to write what it hears; the defaults are the closed reference.
+    """Train a transducer to transcribe speech; the defaults are the closed reference.
 
     Args:
         net: Builds the network: a :class:`modules.rnnt.transducer.Transducer` for 240 features.
         learning_rate: LAMB's rate on the plateau.
-        warmup_epochs: Epochs of linear rise, step by step.
+        warmup_epochs: Epochs of linear warm-up, per step.
         hold_epochs: Epochs of the plateau.
         decay_factor: Multiplies the rate in every epoch after that.
-        min_learning_rate: No step has less.
+        min_learning_rate: Lower bound of the rate in every step.
         beta1: Decay of LAMB's first moment.
         beta2: Decay of LAMB's second moment.
         epsilon: LAMB's epsilon.
         weight_decay: Decoupled weight decay, on every tensor.
-        gradient_clip_norm: Greatest global norm of the gradients; ``inf`` does not clip.
-        ema_factor: Share of the evaluated weights' average that stays at each step.
-        speed_range: Least and greatest factor of the speed perturbation.
-        num_freq_masks: SpecAugment's bands per utterance.
-        max_freq_width: Widest band, in mel filters.
-        num_time_masks: SpecAugment's stretches per utterance.
-        max_time_share: Longest stretch as a share of the utterance.
-        max_symbols: Labels after which decoding starts no new frame.
-        max_joint_nodes: Lattice nodes in the joint at a time; changes time and memory only.
+        gradient_clip_norm: Maximum global norm of the gradients; ``inf`` disables clipping.
+        ema_factor: Decay per step of the averaged weights, which are the ones evaluated.
+        speed_range: Smallest and largest factor of the speed perturbation.
+        num_freq_masks: SpecAugment frequency masks per utterance.
+        max_freq_width: Widest frequency mask, in mel filters.
+        num_time_masks: SpecAugment time masks per utterance.
+        max_time_share: Longest time mask, as a fraction of the utterance.
+        max_symbols: Labels per utterance after which decoding starts no new frame.
+        max_joint_nodes: Lattice nodes in the joint at a time; affects only time and memory.
 
     Source:
         mlcommons/training @ 9947bdf2, rnn_speech_recognition/pytorch/train.py.
@@ -156,31 +119,23 @@ class RNNTModule(BenchmarkModule):
         }
         self.max_symbols, self.max_joint_nodes = max_symbols, max_joint_nodes
         self.errors = WordErrorRate()
-        self.heard: list[tuple[int, str, str]] = []
+        self.transcripts: list[tuple[int, str, str]] = []  # index, hypothesis, reference
 
     def setup(self, stage: str) -> None:
-        """Refuse data whose labels the network does not have, and a network in shards.
-
-        Args:
-            stage: Not used.
-
-        Raises:
-            ValueError: If the vocabulary and the network differ in size, or FSDP or weights in
-                half precision are asked for.
-        """
+        """Check precision, strategy and vocabulary against what the network supports."""
         precision = str(getattr(self.trainer, "precision", ""))
         if precision.endswith("16-true"):
             raise ValueError(
                 f"--trainer.precision {precision}: features, loss and the average of the weights "
                 f"need float32; use {precision.replace('true', 'mixed')}"
             )
-        # The loss takes the joint's gradients itself, which shards would never receive.
+        # The loss computes the joint's gradients itself; shards would never receive them.
         if isinstance(
             getattr(self.trainer, "strategy", None), FSDPStrategy | ModelParallelStrategy
         ):
             raise ValueError(
-                "--trainer.strategy: a transducer cannot be sharded, its loss takes gradients of "
-                "whole tensors; use ddp, the reference's 49 million parameters fit any device"
+                "--trainer.strategy: a transducer cannot be sharded, its loss computes gradients "
+                "of whole tensors; use ddp, the reference's 49 million parameters fit any device"
             )
         pieces = getattr(getattr(self.trainer, "datamodule", None), "vocab_size", None)
         if pieces is not None and pieces != self.net.num_labels:
@@ -190,16 +145,7 @@ class RNNTModule(BenchmarkModule):
             )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Loss of a batch of utterances, augmented here.
-
-        Args:
-            batch: Utterances.
-            batch_idx: Not used.
-
-        Returns:
-            loss: float32 scalar, mean over utterances.
-        """
-        features, lengths = self.hear(batch, augment=True)
+        features, lengths = self.extract_features(batch, augment=True)
         encoded, frames = self.net.encode(features, lengths)
         predicted, _ = self.net.predict(batch["labels"], start=True)
         loss = transducer_loss(
@@ -214,12 +160,12 @@ class RNNTModule(BenchmarkModule):
         self.log_loss(loss)
         return loss
 
-    def hear(self, batch: Batch, *, augment: bool) -> tuple[Tensor, Tensor]:
-        """Features of a batch as the encoder takes them, in float32 whatever the precision.
+    def extract_features(self, batch: Batch, *, augment: bool) -> tuple[Tensor, Tensor]:
+        """Compute the encoder's input features, in float32 regardless of precision.
 
         Args:
             batch: Utterances.
-            augment: Change the speed and apply SpecAugment; dither and trimming always happen.
+            augment: Perturb the speed and apply SpecAugment; dither and trimming always apply.
 
         Returns:
             features (B, S, 240) and the int64 number of spliced frames of each utterance.
@@ -237,47 +183,36 @@ class RNNTModule(BenchmarkModule):
             return splice_frames(features, lengths, frames=SPLICED)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Take the optimizer's step, then move the averaged weights.
-
-        Args:
-            *args: Lightning's own.
-            **kwargs: Lightning's own.
-        """
+        """Step the optimizer, then update the averaged weights."""
         super().optimizer_step(*args, **kwargs)
         update_average(self.average, self.net, factor=self.ema_factor)
 
     def on_validation_epoch_start(self) -> None:
-        """Forget what was heard before; a rank that will hear nothing must still gather."""
-        self.heard = []
+        self.transcripts = []
+        # A rank without utterances must still gather.
         self.errors.update(torch.empty(0, 3, dtype=torch.int64, device=self.device))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Write down what the averaged weights hear and count its word errors.
-
-        Args:
-            batch: Utterances of any length.
-            batch_idx: Not used.
-        """
+        """Transcribe with the averaged weights and count word errors."""
         self.average.eval()  # Lightning's switch back to training covers every submodule
-        features, lengths = self.hear(batch, augment=False)
-        # The net joins frames, so it hears past an odd end. What it finds there must be the same
-        # behind the longest of a batch as behind the others, or ranks and batch size would decide.
+        features, lengths = self.extract_features(batch, augment=False)
+        # The net stacks frames, so it reads past an odd end. It must read zeros there after the
+        # longest utterance too, or the result would depend on batch size and ranks.
         features = nn.functional.pad(features, (0, 0, 0, TAIL))
         encoded, frames = self.average.encode(features, lengths)
-        found = greedy_decode(self.average, encoded, frames, max_symbols=self.max_symbols)
+        decoded = greedy_decode(self.average, encoded, frames, max_symbols=self.max_symbols)
         decode = self.trainer.datamodule.decode  # type: ignore[attr-defined]
         rows = []
-        # Lists, as each look at a tensor would wait for the device.
-        labels, counts = batch["labels"].tolist(), batch["label_lengths"].tolist()
-        for place, index in enumerate(batch["index"].tolist()):
-            spoken = labels[place][: counts[place]]
-            hypothesis, reference = decode(found[place]), decode(spoken)
+        # Lists, as reading single entries of a tensor would each wait for the device.
+        columns = (batch[key].tolist() for key in ("index", "labels", "label_lengths"))
+        for output, index, labels, count in zip(decoded, *columns, strict=True):
+            hypothesis, reference = decode(output), decode(labels[:count])
             rows.append([index, *word_errors(hypothesis, reference)])
-            self.heard.append((index, hypothesis, reference))
+            self.transcripts.append((index, hypothesis, reference))
         self.errors.update(torch.tensor(rows, device=self.device))
 
     def on_validation_epoch_end(self) -> None:
-        """Log the word error rate over all utterances, equal on every rank."""
+        """Log the word error rate; in ``validate`` also write the transcripts."""
         rate = self.errors.compute()
         self.errors.reset()
         self.log("val/word_error_rate", rate, sync_dist=False)
@@ -288,32 +223,24 @@ class RNNTModule(BenchmarkModule):
             self.write_hypotheses((run_folder if in_a_run else checkpoint.parent) / HYPOTHESES)
 
     def write_hypotheses(self, path: Path) -> None:
-        """Write what was heard in the last evaluation beside what was said.
-
-        Args:
-            path: File of tab-separated lines: utterance, word errors, reference, hypothesis.
-        """
-        heard: list[Any] = [None] * self.trainer.world_size
+        """Write each hypothesis of the last evaluation next to its reference, tab-separated."""
+        gathered: list[Any] = [None] * self.trainer.world_size
         if self.trainer.world_size > 1:
-            torch.distributed.all_gather_object(heard, self.heard)
+            torch.distributed.all_gather_object(gathered, self.transcripts)
         else:
-            heard = [self.heard]
+            gathered = [self.transcripts]
         if not self.trainer.is_global_zero:
             return
         name = getattr(getattr(self.trainer, "datamodule", None), "utterance_name", str)
         lines = ["utterance\terrors\treference\thypothesis"]
-        for index, hypothesis, reference in sorted({row for rows in heard for row in rows}):
+        for index, hypothesis, reference in sorted({row for rows in gathered for row in rows}):
             errors, _ = word_errors(hypothesis, reference)
             lines.append(f"{name(index)}\t{errors}\t{reference}\t{hypothesis}")
         path.write_text("\n".join(lines) + "\n")
-        rank_zero_info(f"What was heard is in {path}.")
+        rank_zero_info(f"Transcripts written to {path}")
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """LAMB on every tensor, its rate set before each step.
-
-        Returns:
-            Optimizer and a scheduler that Lightning steps with it.
-        """
+        """Build LAMB on every tensor, its rate set before each step."""
         clip = self.gradient_clip_norm
         optimizer = Lamb(
             self.net.parameters(),
@@ -326,14 +253,7 @@ class RNNTModule(BenchmarkModule):
         return scheduled(optimizer, self.step_learning_rate)
 
     def step_learning_rate(self, steps_done: int) -> float:
-        """Learning rate of the step that comes after some finished ones.
-
-        Args:
-            steps_done: 0 before the first step, which the reference counts as step 1.
-
-        Returns:
-            The rate of that step.
-        """
+        """Return the rate of the next step; the reference counts the first as step 1."""
         return warmup_hold_decay(
             steps_done + 1,
             steps_per_epoch=self.steps_per_epoch,
@@ -345,7 +265,7 @@ class RNNTModule(BenchmarkModule):
         )
 
     def check_net(self) -> None:
-        """Refuse, with a ValueError, a network that cannot hear, remember and join."""
+        """Raise a ValueError unless the net follows ``modules.rnnt.transducer.Transducer``."""
         missing = [
             name
             for name in ("num_labels", "encode", "predict", "join")
@@ -354,7 +274,7 @@ class RNNTModule(BenchmarkModule):
         if missing:
             raise ValueError(
                 f"{type(self.net).__name__} has no {', '.join(missing)}; "
-                "modules.rnnt.transducer.Transducer says what a transducer needs"
+                "see modules.rnnt.transducer.Transducer for what a network needs"
             )
         try:
             with dry_run(self.net):
@@ -372,18 +292,13 @@ class RNNTModule(BenchmarkModule):
         if got != (1, 1, 3, self.net.num_labels + 1):
             raise ValueError(
                 f"{type(self.net).__name__} gave logits of shape {got} for 1 frame and 2 labels; "
-                f"needed (1, 1, 3, {self.net.num_labels + 1}): the last output is the blank"
+                f"expected (1, 1, 3, {self.net.num_labels + 1}), the last output being the blank"
             )
 
     def train_flops(self, batch: Batch) -> int:
-        """Floating-point operations of one training step, which torch cannot count in LSTMs.
+        """Count a training step's floating-point operations, as torch cannot in LSTMs.
 
-        Args:
-            batch: Utterances on any device.
-
-        Returns:
-            Matrix products of the reference network, forward once and backward twice, at the
-            utterances' own lengths; 0 for a foreign network.
+        Matrix products only, without padding: once forward, twice backward. 0 for a foreign net.
         """
         if not isinstance(self.net, RNNT):
             return 0
@@ -406,11 +321,7 @@ class RNNTModule(BenchmarkModule):
         return 3 * 2 * total
 
     def mllog_facts(self) -> dict[str, object]:
-        """Hyperparameters under the names of the v1.0 compliance checker.
-
-        Returns:
-            What the module knows; batch, seed and data facts come from elsewhere.
-        """
+        """Return hyperparameters under the names of the v1.0 compliance checker."""
         return {
             "opt_name": "lamb",
             "opt_base_learning_rate": self.learning_rate,
@@ -440,9 +351,5 @@ class RNNTModule(BenchmarkModule):
         }
 
     def mllog_tensors(self) -> Sequence[str]:
-        """Names for the ``weights_initialization`` events.
-
-        Returns:
-            The reference's names, none for a foreign network.
-        """
+        """Return the layer names to log as ``weights_initialization``, none for a foreign net."""
         return self.net.tensor_names() if isinstance(self.net, RNNT) else ()

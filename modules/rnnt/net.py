@@ -11,18 +11,10 @@ State = tuple[Tensor, Tensor]
 
 
 class DropoutLSTM(nn.Module):
-    """Uni-directional LSTM layers with dropout between them and after the last.
+    """Unidirectional LSTM layers with dropout between them and after the last.
 
-    They keep their weights' precision under autocast: torch casts cuDNN's LSTMs to float16 under
-    every autocast on GPUs, also that to bfloat16, where nobody scales gradients and they vanish.
-
-    Args:
-        input_size: Features in.
-        hidden_size: Features out and in between.
-        num_layers: Layers.
-        dropout: Probability of dropping a feature.
-        init_scale: Multiplies every initial weight and bias. The forget gates' input biases are
-            ``init_scale`` then, their hidden biases 0.
+    ``init_scale`` multiplies every initial weight and bias; the forget gates' input biases become
+    ``init_scale``, their hidden biases 0.
     """
 
     def __init__(
@@ -46,15 +38,9 @@ class DropoutLSTM(nn.Module):
                 weight.mul_(init_scale)
 
     def forward(self, x_BTF: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Outputs of the last layer and the state of all layers.
-
-        Args:
-            x_BTF: Inputs.
-            state: State to go on from; zeros by default.
-
-        Returns:
-            Outputs (B, T, hidden_size) and the state after the last frame.
-        """
+        """Return the last layer's outputs and the state of all layers."""
+        # torch casts cuDNN's LSTMs to float16 under any autocast on GPUs, bfloat16's too, where
+        # gradients are not scaled and would underflow. So they keep their weights' precision.
         with torch.autocast(x_BTF.device.type, enabled=False):
             y_BTF, state = self.lstm(x_BTF.to(next(self.lstm.parameters()).dtype), state)
         return self.dropout(y_BTF), state
@@ -63,27 +49,25 @@ class DropoutLSTM(nn.Module):
 class RNNT(nn.Module):
     """RNN transducer; the defaults are the closed division's, 49,006,080 parameters.
 
-    The two projections that lead into the joint belong to :meth:`encode` and :meth:`predict` here,
-    so that decoding computes them once per frame or label.
-
     Args:
         input_size: Features of a spliced frame.
         num_labels: Labels without blank; the blank's id is this number.
         encoder_size: Width of the encoder's LSTMs.
         pre_layers: LSTM layers before the time stacking.
         post_layers: LSTM layers after it.
-        stack: Neighbouring frames joined in between.
-        prediction_size: Width of the label embedding and of its LSTM.
-        prediction_layers: LSTM layers over labels.
+        stack: Neighbouring frames concatenated in between.
+        prediction_size: Width of the label embedding and of the prediction network.
+        prediction_layers: LSTM layers of the prediction network.
         joint_size: Width of the joint.
         encoder_dropout: Dropout in the encoder.
-        prediction_dropout: Dropout over labels.
+        prediction_dropout: Dropout in the prediction network.
         joint_dropout: Dropout in the joint.
         init_scale: Multiplies the initial LSTM weights and biases only.
 
     Source:
         mlcommons/training @ 9947bdf2, rnn_speech_recognition/pytorch/rnnt/model.py. Differs:
-        batch first, and the projections stand as said above; the function is the same.
+        batch first; ``encode`` and ``predict`` include the projections into the joint, so that
+        decoding computes them once per frame or label. The function is the same.
     """
 
     def __init__(
@@ -122,7 +106,7 @@ class RNNT(nn.Module):
         self.joint_net = nn.Linear(joint_size, num_labels + 1)
 
     def encode(self, features_BSF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-        """What the joint needs of the speech.
+        """Encode speech for the joint.
 
         Args:
             features_BSF: Spliced features.
@@ -141,11 +125,11 @@ class RNNT(nn.Module):
     def predict(
         self, labels_BU: Tensor, state: State | None = None, *, start: bool = False
     ) -> tuple[Tensor, State]:
-        """What the joint needs of the labels so far.
+        """Encode the labels so far for the joint.
 
         Args:
             labels_BU: int64 labels in ``[0, num_labels)``; U may be 0 with ``start``.
-            state: State after the labels before these; none before the first.
+            state: State after the preceding labels; None before the first.
             start: Put the start of the sequence, a vector of zeros, before the labels.
 
         Returns:
@@ -158,11 +142,11 @@ class RNNT(nn.Module):
         return self.joint_pred(hidden_BUP), state
 
     def join(self, encoded_J: Tensor, predicted_J: Tensor) -> Tensor:
-        """Logits of every output where speech and labels meet.
+        """Compute the logits of a lattice node.
 
         Args:
-            encoded_J: Encoder's part, (..., J).
-            predicted_J: Labels' part, (..., J); the leading axes broadcast.
+            encoded_J: From ``encode``, (..., J).
+            predicted_J: From ``predict``, (..., J); the leading axes broadcast.
 
         Returns:
             logits_V: (..., V), blank last.
@@ -170,9 +154,5 @@ class RNNT(nn.Module):
         return self.joint_net(self.joint_dropout(torch.relu(encoded_J + predicted_J)))
 
     def tensor_names(self) -> tuple[str, ...]:
-        """Names of the initialised parts in MLPerf logs.
-
-        Returns:
-            The reference's names.
-        """
+        """Return the reference's names of the parts that have weights."""
         return tuple(name for name, child in self.named_children() if list(child.parameters()))

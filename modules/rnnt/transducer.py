@@ -1,7 +1,7 @@
-"""The transducer loss, with a joint that never holds more than a part of the batch.
+"""The transducer loss, with a joint that holds only a part of the batch at a time.
 
-Letters: B batch, T encoder frames, U labels, J joint width, V outputs with the blank last,
-G utterances of a group.
+Letters: B batch, S input frames, T encoder frames, U labels, J joint width, V outputs with the
+blank last, G utterances of a group. Numbers of frames and labels are int64.
 """
 
 from collections.abc import Sequence
@@ -15,42 +15,34 @@ State = tuple[Tensor, Tensor]
 
 
 class Transducer(Protocol):
-    """What training and decoding ask of a network; see ``modules.rnnt.net.RNNT``."""
+    """A network that can be trained and decoded; see ``modules.rnnt.net.RNNT``."""
 
     num_labels: int
 
     def encode(self, features_BSF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Speech: features and lengths in, encoded_BTJ and lengths out."""
+        """Turn speech features (B, S, 240) and lengths into encoded_BTJ and lengths."""
 
     def predict(
         self, labels_BU: Tensor, state: State | None = None, *, start: bool = False
     ) -> tuple[Tensor, State]:
-        """Labels: ids and state in, predicted_BUJ and state out; states have the batch second."""
+        """Turn label ids and a state into predicted_BUJ and a state; its second axis is B.
+
+        ``start`` puts the start of the sequence before the labels: U + 1 outputs.
+        """
 
     def join(self, encoded_J: Tensor, predicted_J: Tensor) -> Tensor:
-        """Both: vectors with any leading axes in, logits_V out."""
+        """Join vectors whose leading axes broadcast into logits_V."""
 
 
 def lattice_loss(log_probs_BTU2: Tensor, frames_B: Tensor, num_labels_B: Tensor) -> Tensor:
-    """Negative log of the summed probability of all alignments, per utterance.
-
-    The network's V outputs matter only through two numbers per lattice node, so torchaudio's loss
-    is asked with an alphabet of one label and a blank.
-
-    Args:
-        log_probs_BTU2: Log-probability of the next label and of the blank where t frames and u
-            labels are done; float32; U + 1 nodes per frame. The label of the last node is unused.
-        frames_B: int64 encoder frames of each; the greatest is T.
-        num_labels_B: int64 labels of each; the greatest is U.
-
-    Returns:
-        loss_B: float32, natural log units.
+    """Return loss_B, the negative log of the summed probability of all alignments.
 
     Source:
         A. Graves, Sequence Transduction with Recurrent Neural Networks, 2012, eq. 12-18.
     """
     from torchaudio.functional import rnnt_loss
 
+    # Only two of a node's V outputs matter, so torchaudio's alphabet is one label and a blank.
     B, _, nodes, _ = log_probs_BTU2.shape
     targets_BU = torch.zeros(B, nodes - 1, dtype=torch.int32, device=log_probs_BTU2.device)
     return rnnt_loss(
@@ -65,15 +57,7 @@ def lattice_loss(log_probs_BTU2: Tensor, frames_B: Tensor, num_labels_B: Tensor)
 
 
 def node_log_probs(logits_BTUV: Tensor, labels_BU: Tensor) -> Tensor:
-    """The two log-probabilities of every lattice node that the loss needs.
-
-    Args:
-        logits_BTUV: Raw outputs, blank last; any float type.
-        labels_BU: int64 labels; one fewer than nodes.
-
-    Returns:
-        log_probs_BTU2: float32, next label and blank.
-    """
+    """Return log_probs_BTU2 in float32: the next label (unused in the last node) and the blank."""
     logits_BTUV = logits_BTUV.float()
     norm_BTU = logits_BTUV.logsumexp(-1)
     labels_BU = F.pad(labels_BU, (0, 1))
@@ -92,25 +76,13 @@ def transducer_loss(
     *,
     max_nodes: int = 2**18,
 ) -> Tensor:
-    """Mean transducer loss of a batch.
+    """Return a batch's mean loss as a float32 scalar; predicted_BUJ has U + 1 nodes.
 
     The batch is sorted by length and goes through the joint in groups of at most ``max_nodes``
-    lattice nodes, each cut to its own longest utterance. A group's gradient is taken at once, so
-    the logits of one group only are ever in memory and little is spent on padding.
-
-    Args:
-        net: Gives ``join``; a module, whose parameters receive gradients.
-        encoded_BTJ: From ``net.encode``.
-        frames_B: int64 encoder frames of each utterance.
-        predicted_BUJ: From ``net.predict`` with ``start``; U + 1 nodes.
-        labels_BU: int64 labels, padded with any label.
-        num_labels_B: int64 labels of each utterance.
-        max_nodes: Greatest number of lattice nodes in one group of several utterances.
-
-    Returns:
-        loss: float32 scalar, the sum over utterances divided by their number.
+    lattice nodes, each cut to its own longest utterance. A group's gradient is computed right away,
+    so only one group's logits are in memory at a time and little is spent on padding.
     """
-    # One wait for the device here, none per group; torchaudio's loss has its own.
+    # A single wait for the device, none per group but for torchaudio's own.
     frames, num_labels = torch.stack((frames_B, num_labels_B)).tolist()
     groups = [
         (group, max(frames[i] for i in group), max(num_labels[i] for i in group))
@@ -125,16 +97,7 @@ def transducer_loss(
 def plan_groups(
     frames: Sequence[int], num_labels: Sequence[int], *, max_nodes: int
 ) -> list[list[int]]:
-    """Share out utterances to groups of similar size.
-
-    Args:
-        frames: Encoder frames of each utterance.
-        num_labels: Labels of each.
-        max_nodes: Greatest number of nodes, padding counted, of a group of several utterances.
-
-    Returns:
-        Utterance numbers; every utterance is in exactly one group.
-    """
+    """Split utterances into groups of similar size, of at most so many nodes with padding."""
     order = sorted(range(len(frames)), key=lambda i: (frames[i], num_labels[i]), reverse=True)
     groups: list[list[int]] = []
     widest = 0
@@ -149,7 +112,7 @@ def plan_groups(
 
 
 class _GroupedLoss(torch.autograd.Function):
-    """Loss and gradients group by group; backward only hands out what forward has found."""
+    """Loss and gradients group by group; backward only returns what forward has computed."""
 
     @staticmethod
     def forward(
@@ -164,7 +127,7 @@ class _GroupedLoss(torch.autograd.Function):
         *parameters: Tensor,
     ) -> Tensor:
         wants_gradient = any(ctx.needs_input_grad)
-        sums: list[Any] = [None] * len(parameters)  # stays None for those outside of the joint
+        sums: list[Any] = [None] * len(parameters)  # stays None outside the joint
         encoded_grad, predicted_grad = (
             torch.zeros_like(encoded_BTJ),
             torch.zeros_like(predicted_BUJ),
@@ -188,12 +151,15 @@ class _GroupedLoss(torch.autograd.Function):
                     loss = lattice_loss(two, frames_G, num_labels_G).sum() / len(frames_B)
             total += loss.detach()
             if wants_gradient:
-                found = torch.autograd.grad(loss, [*parts, *parameters], allow_unused=True)
-                encoded_grad[index_G, :T] = found[0]
-                predicted_grad[index_G, : U + 1] = found[1]
-                for place, grad in enumerate(found[2:]):
+                inputs = [*parts, *parameters]
+                of_encoded, of_predicted, *grads = torch.autograd.grad(
+                    loss, inputs, allow_unused=True
+                )
+                encoded_grad[index_G, :T] = of_encoded
+                predicted_grad[index_G, : U + 1] = of_predicted
+                for i, grad in enumerate(grads):
                     if grad is not None:
-                        sums[place] = grad if sums[place] is None else sums[place] + grad
+                        sums[i] = grad if sums[i] is None else sums[i] + grad
         ctx.gradients = (encoded_grad, predicted_grad, *sums)
         return total
 

@@ -10,6 +10,10 @@ Source:
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+CLASSES = ("kidney", "tumour")
 
 # Added to both sides of the fraction: a class absent from prediction and label then scores 1.
 SMOOTHING = 1e-6
@@ -52,6 +56,50 @@ def dice_from_counts(counts_BK3: Tensor) -> Tensor:
     """Return dice_BK in float64: 1 where a class is in neither, about 0 where in one only."""
     both, predicted, labelled = counts_BK3.double().unbind(-1)
     return (2.0 * both + SMOOTHING) / (predicted + labelled + SMOOTHING)
+
+
+class CaseDice(Metric):
+    """Mean Dice and loss over the evaluated cases, equal to the bit for any number of ranks.
+
+    Each case counts once, whichever ranks saw it, and the mean runs in the order of the index.
+    """
+
+    full_state_update = False
+    index: list[Tensor]
+    counts: list[Tensor]
+    loss: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        for state in ("index", "counts", "loss"):
+            self.add_state(state, default=[], dist_reduce_fx="cat")
+
+    def update(self, index_B: Tensor, counts_BK3: Tensor, loss_B: Tensor) -> None:
+        """Add cases by their index, with the counts of ``overlap_counts``."""
+        self.index.append(index_B)
+        self.counts.append(counts_BK3)
+        self.loss.append(loss_B)
+
+    def add_nothing(self) -> None:
+        """Add empty tensors, as a rank without cases must still gather."""
+        index_B = torch.empty(0, dtype=torch.int64, device=self.device)
+        counts_BK3 = index_B.new_empty((0, len(CLASSES), 3))
+        self.update(index_B, counts_BK3, torch.empty(0, device=self.device))
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return the means over all ranks' cases in float64 on the CPU, NaN without any case."""
+        index = dim_zero_cat(self.index).cpu()
+        counts, loss = dim_zero_cat(self.counts).cpu(), dim_zero_cat(self.loss).cpu()
+        ordered, order = torch.sort(index, stable=True)
+        first = torch.ones_like(ordered, dtype=torch.bool)
+        first[1:] = ordered[1:] != ordered[:-1]
+        cases = order[first]
+        dice_K = dice_from_counts(counts[cases]).mean(0)
+        return {
+            "mean_dice": dice_K.mean(),
+            **{f"dice_{name}": dice for name, dice in zip(CLASSES, dice_K, strict=True)},
+            "loss": loss[cases].double().mean(),
+        }
 
 
 def _check_same_voxels(logits: Tensor, label: Tensor) -> None:

@@ -11,17 +11,14 @@ from typing import ClassVar, TypedDict
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
 from modules.common.base import BenchmarkModule, scheduled
 from modules.common.check_net import check_net
 from modules.common.schedules import warmup_multistep
-from modules.unet3d.dice import dice_ce_loss, dice_from_counts, overlap_counts
+from modules.unet3d.dice import CLASSES, CaseDice, dice_ce_loss, overlap_counts
 from modules.unet3d.net import UNet3D
 from modules.unet3d.sliding_window import crop_to_scored, plan_windows, sliding_window_logits
 
-CLASSES = ("kidney", "tumour")
 # The reference of round 2.0 stops a run below this as diverged; here it is only a warning.
 DIVERGED_BELOW = 1e-6
 
@@ -34,50 +31,6 @@ class Batch(TypedDict):
     image: Tensor
     label: Tensor
     index: Tensor
-
-
-class CaseDice(Metric):
-    """Mean Dice and loss over the evaluated cases, equal to the bit for any number of ranks.
-
-    Each case counts once, whichever ranks saw it, and the mean runs in the order of the index.
-    """
-
-    full_state_update = False
-    index: list[Tensor]
-    counts: list[Tensor]
-    loss: list[Tensor]
-
-    def __init__(self) -> None:
-        super().__init__()
-        for state in ("index", "counts", "loss"):
-            self.add_state(state, default=[], dist_reduce_fx="cat")
-
-    def update(self, index_B: Tensor, counts_BK3: Tensor, loss_B: Tensor) -> None:
-        """Add cases by their index, with the counts of ``overlap_counts``."""
-        self.index.append(index_B)
-        self.counts.append(counts_BK3)
-        self.loss.append(loss_B)
-
-    def add_nothing(self) -> None:
-        """Add empty tensors, as a rank without cases must still gather."""
-        index_B = torch.empty(0, dtype=torch.int64, device=self.device)
-        counts_BK3 = index_B.new_empty((0, len(CLASSES), 3))
-        self.update(index_B, counts_BK3, torch.empty(0, device=self.device))
-
-    def compute(self) -> dict[str, Tensor]:
-        """Return the means over all ranks' cases in float64 on the CPU, NaN without any case."""
-        index = dim_zero_cat(self.index).cpu()
-        counts, loss = dim_zero_cat(self.counts).cpu(), dim_zero_cat(self.loss).cpu()
-        ordered, order = torch.sort(index, stable=True)
-        first = torch.ones_like(ordered, dtype=torch.bool)
-        first[1:] = ordered[1:] != ordered[:-1]
-        cases = order[first]
-        dice_K = dice_from_counts(counts[cases]).mean(0)
-        return {
-            "mean_dice": dice_K.mean(),
-            **{f"dice_{name}": dice for name, dice in zip(CLASSES, dice_K, strict=True)},
-            "loss": loss[cases].double().mean(),
-        }
 
 
 class UNet3DModule(BenchmarkModule):

@@ -3,7 +3,7 @@
 The reference crops a little off an axis or pads it until windows fit without shifting, blends
 logits (not probabilities), and weighs them with the cube root of a Gaussian. MONAI alone does
 neither; given the cropped and padded volume and the weights, it blends to within 1e-6 of a loop of
-our own, in 0.93 to 1.06 of its time with a small U-Net on one CPU core.
+our own, in 0.93 to 1.08 of its time on one CPU core. The demo's Dice is the same to the bit.
 
 Shapes: C channels or classes, D H W voxels, N windows in one forward pass.
 
@@ -51,7 +51,7 @@ def window_stride(window: int, overlap: float) -> int:
     if not 0 < stride <= window or window % stride:
         raise ValueError(
             f"overlap {overlap} of a window of {window} voxels is not possible: "
-            f"its stride must be a whole divisor of the window (0.5 and 0.75 are common)"
+            f"its stride must divide the window evenly (0.5 and 0.75 are common)"
         )
     return stride
 

@@ -1,4 +1,4 @@
-"""``report``: one self-contained HTML page on every result below a folder."""
+"""``report``: write one self-contained HTML page on every result below a directory."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from scoring.commands.compare import rank
 from scoring.commands.score import rcp_sentence, rcp_word
 from scoring.drawing.report_charts import curves, kept_and_dropped, where_time_went
-from scoring.drawing.tables import interval, number
+from scoring.drawing.tables import interval, number, print_json
 from scoring.official.accepted import find_judged_sets
+from scoring.published.ranking import rank
 from scoring.rules.convergence import FLAVOURS, Flavour, Verdict, rcp_file, reference_points
+from scoring.rules.judged_runs import CONVERGED
 from scoring.rules.rounds import Round, load_round
-from scoring.rules.scores import CONVERGED, Score, score
+from scoring.rules.scores import Score, score
 from scoring.runs.result_sets import ResultSet
 
 TEMPLATE = Path(__file__).with_name("report.html")
@@ -31,14 +32,12 @@ def run(args: argparse.Namespace) -> int:
         args: ``folder`` (one or more), ``out``, ``round``, ``json``.
 
     Returns:
-        0 if the page was written, whatever it says.
+        0 if the page was written, whatever the verdicts.
     """
-    from scoring.cli import print_json
-
     rules = load_round(args.round)
     sets = find_judged_sets(args.folder, rules)
-    out = args.out or _default_place(args.folder[0])
-    page = render([(found, score(found, rules)) for found in sets], rules)
+    out = args.out or _default_path(args.folder[0])
+    page = _render([(result, score(result, rules)) for result in sets], rules)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page, encoding="utf-8")
     if args.json:
@@ -48,45 +47,37 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _default_place(folder: Path) -> Path:
+def _default_path(folder: Path) -> Path:
     return (folder if folder.is_dir() else folder.parent) / "report.html"
 
 
-def render(scored: Sequence[tuple[ResultSet, Score]], rules: Round) -> str:
-    """Make the page.
-
-    Args:
-        scored: Result sets with their scores.
-        rules: The round they were scored under.
-
-    Returns:
-        HTML that needs nothing else: no script, no font, no image, no request.
-    """
+def _render(scored: Sequence[tuple[ResultSet, Score]], rules: Round) -> str:
+    """Return the page as HTML that needs nothing else: no script, font, image or request."""
     title = "MLPerf Training results"
     if len(scored) == 1:
         title = f"{scored[0][1].benchmark}: {scored[0][1].name}"
     subtitle = (
         f"Scored under the rules of MLPerf Training {rules.name}. Times are minutes to target."
     )
-    body = "\n".join(_section(found, item, rules) for found, item in scored)
+    body = "\n".join(_section(result, item, rules) for result, item in scored)
     page = Template(TEMPLATE.read_text(encoding="utf-8"))
     return page.substitute(title=html.escape(title), subtitle=html.escape(subtitle), body=body)
 
 
-def _section(found: ResultSet, item: Score, rules: Round) -> str:
+def _section(result: ResultSet, item: Score, rules: Round) -> str:
     bench = rules.benchmarks.get(item.benchmark)
     heading = f"{item.benchmark}: {item.name}" + (f" ({bench.title})" if bench else "")
     parts = [
         f"<section><h2>{html.escape(heading)}</h2>",
         _verdict(item),
         _figures(item),
-        curves(found, item, rules),
+        curves(result, item, rules),
         kept_and_dropped(item),
-        where_time_went(found),
+        where_time_went(result),
         _rcp(item),
         _runs(item),
-        _system(found),
-        _differences(found, item, rules),
+        _system(result),
+        _differences(result, item, rules),
         _neighbours(item),
         "</section>",
     ]
@@ -112,7 +103,7 @@ def _verdict(item: Score) -> str:
 
 
 def _figures(item: Score) -> str:
-    """The figures of ``score --json``; each element carries its exact value."""
+    """Return the figures of ``score --json``; each element has its exact value as an attribute."""
     low, high = item.interval
     unit = item.progress_unit.replace("epochs_from_one", "epochs + 1")
     shown = item.provisional_minutes if item.minutes is None else item.minutes
@@ -158,13 +149,8 @@ def _figures(item: Score) -> str:
 
 def _rcp(item: Score) -> str:
     if not item.rcp:
-        reason = (
-            "demo data"
-            if item.demo
-            else f"{item.division} division"
-            if (item.division == "open")
-            else "no reference points or no batch size"
-        )
+        reason = "open division" if item.division == "open" else "no reference points or batch size"
+        reason = "demo data" if item.demo else reason
         return f"<h3>Convergence test</h3><p>Does not apply ({html.escape(reason)}).</p>"
     lines = "".join(_rcp_line(item.rcp[f.name], f, item) for f in FLAVOURS if f.name in item.rcp)
     return f"<h3>Convergence test</h3><ul>{lines}</ul>"
@@ -182,8 +168,8 @@ def _rcp_line(verdict: Verdict, flavour: Flavour, item: Score) -> str:
 def _table(
     columns: Sequence[str], rows: Sequence[Sequence[str]], numeric: set[int], own: int | None = None
 ) -> str:
-    def cell(tag: str, place: int, text: str) -> str:
-        kind = ' class="number"' if place in numeric else ""
+    def cell(tag: str, column: int, text: str) -> str:
+        kind = ' class="number"' if column in numeric else ""
         return f"<{tag}{kind}>{html.escape(text)}</{tag}>"
 
     head = "".join(cell("th", i, text) for i, text in enumerate(columns))
@@ -197,17 +183,17 @@ def _table(
 
 def _runs(item: Score) -> str:
     rows = []
-    for run_ in item.runs:
-        quality = ", ".join(f"{name} {value:.4g}" for name, value in run_.quality.items())
-        minutes = number(run_.minutes) if run_.outcome == CONVERGED else "-"
+    for run in item.runs:
+        quality = ", ".join(f"{name} {value:.4g}" for name, value in run.quality.items())
+        minutes = number(run.minutes) if run.outcome == CONVERGED else "-"
         rows.append(
             [
-                run_.name,
-                run_.outcome,
+                run.name,
+                run.outcome,
                 minutes,
-                number(run_.progress),
+                number(run.progress),
                 quality,
-                "; ".join(run_.notes),
+                "; ".join(run.notes),
             ]
         )
     columns = ["run", "outcome", "minutes", "progress", "last quality", "notes"]
@@ -216,10 +202,10 @@ def _runs(item: Score) -> str:
     return f"<h3>Runs</h3>{_table(columns, rows, {2, 3})}"
 
 
-def _system(found: ResultSet) -> str:
-    facts: Mapping[str, Any] = found.common("system") or {}
+def _system(result: ResultSet) -> str:
+    facts: Mapping[str, Any] = result.common("system") or {}
     rows = [[key.replace("_", " "), str(facts[key])] for key in SYSTEM_ROWS if facts.get(key)]
-    if found.description:
+    if result.description:
         names = (
             "system_name",
             "number_of_nodes",
@@ -228,16 +214,16 @@ def _system(found: ResultSet) -> str:
             "accelerator_model_name",
             "framework",
         )
-        rows += [[n.replace("_", " "), str(found.description.get(n, ""))] for n in names]
+        rows += [[n.replace("_", " "), str(result.description.get(n, ""))] for n in names]
     for key in ("dataset", "net", "parameters", "devices", "strategy", "precision", "git_revision"):
-        if found.common(key) is not None:
-            rows.append([key.replace("_", " "), str(found.common(key))])
-    rows += [[name, str(version)] for name, version in (found.common("versions") or {}).items()]
+        if result.common(key) is not None:
+            rows.append([key.replace("_", " "), str(result.common(key))])
+    rows += [[name, str(version)] for name, version in (result.common("versions") or {}).items()]
     return f"<h3>System</h3>{_table(['what', 'value'], rows, set())}" if rows else ""
 
 
-def _differences(found: ResultSet, item: Score, rules: Round) -> str:
-    """Logged hyperparameters that differ from the reference's at the nearest batch size."""
+def _differences(result: ResultSet, item: Score, rules: Round) -> str:
+    """Return logged hyperparameters that differ from the reference's at the nearest batch size."""
     bench = rules.benchmarks.get(item.benchmark)
     batch = item.global_batch_size
     if bench is None or batch is None or item.demo or not rules.rcp_ruleset:
@@ -246,27 +232,27 @@ def _differences(found: ResultSet, item: Score, rules: Round) -> str:
         return ""
     points = reference_points(bench, rules.rcp_ruleset, FLAVOURS[0])
     nearest = min(points, key=lambda point: abs(point.batch - batch))
-    facts = next((run_.log.facts for run_ in found.runs if run_.log.facts), {})
+    facts = next((run.log.facts for run in result.runs if run.log.facts), {})
     rows = []
     for name, reference in nearest.hyperparameters.items():
-        said = next((facts[key] for key in _aliases(name) if key in facts), None)
-        if said is not None and said != reference:
-            rows.append([name, str(said), str(reference)])
+        logged = next((facts[key] for key in _aliases(name) if key in facts), None)
+        if logged is not None and logged != reference:
+            rows.append([name, str(logged), str(reference)])
     head = f"<h3>Settings that differ from the reference at batch {nearest.batch:g}</h3>"
     if not rows:
-        return head + "<p>None of those that the reference point lists and the logs name.</p>"
+        return head + "<p>None, among the settings in both the reference point and the logs.</p>"
     return head + _table(["setting", "here", "reference"], rows, {1, 2})
 
 
 def _aliases(name: str) -> list[str]:
-    """Log keys that a reference point's setting may stand under."""
+    """Return the log keys that a reference point's setting may have."""
     bare = name.removeprefix("opt_")
     keys = [name, f"sgd_{name}", f"lars_{name}", f"opt_lamb_{bare}", f"opt_{name}", f"lars_{bare}"]
     return [*keys, "opt_name"] if name == "optimizer" else keys
 
 
 def _neighbours(item: Score) -> str:
-    """The published results just faster and just slower."""
+    """Return the published results just faster and just slower."""
     try:
         ranking = rank(item, item.round)
     except ValueError:
@@ -287,7 +273,7 @@ def _neighbours(item: Score) -> str:
         for row in near
     ]
     head = f"<h3>Published neighbours ({item.round}, {ranking['division']} division)</h3>"
-    head += f"<p>Rank {ranking['rank']} beside {ranking['of']} published results.</p>"
+    head += f"<p>Rank {ranking['rank']} against {ranking['of']} published results.</p>"
     return head + _table(
         ["system", "minutes", "accelerators", "ratio"], cells, {1, 2, 3}, own - first
     )

@@ -1,15 +1,17 @@
-"""``score``: prints the scores of every result set in some folders."""
+"""``score``: print the scores of every result set in some directories."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
 
-from scoring.drawing.tables import Table, interval, number
+from scoring.drawing.tables import Table, interval, number, print_json
 from scoring.official.accepted import find_judged_sets
+from scoring.official.checkers import second_opinion
 from scoring.rules.convergence import FLAVOURS, Verdict
+from scoring.rules.judged_runs import CONVERGED
 from scoring.rules.rounds import load_round
-from scoring.rules.scores import CONVERGED, Score, score
+from scoring.rules.scores import Score, score
 
 
 def run(args: argparse.Namespace) -> int:
@@ -21,12 +23,11 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         0 if every result is valid, else 1.
     """
-    from scoring.cli import print_json
-
     rules = load_round(args.round)
     sets = find_judged_sets(args.folder, rules)
-    scores = [score(found, rules) for found in sets]
-    second = _second_opinions(scores, rules.checker_ruleset) if args.official else []
+    scores = [score(item, rules) for item in sets]
+    ruleset = rules.checker_ruleset
+    second = [second_opinion(item, ruleset) for item in scores] if args.official else []
     if args.json:
         results = [item.as_json() for item in scores]
         for result, opinion in zip(results, second, strict=False):
@@ -39,24 +40,14 @@ def run(args: argparse.Namespace) -> int:
     return 0 if all(item.verdict == "valid" for item in scores) else 1
 
 
-def _second_opinions(scores: Sequence[Score], ruleset: str) -> list[dict[str, object]]:
-    from scoring.official.checkers import second_opinion
-
-    return [second_opinion(item, ruleset) for item in scores]
-
-
 def _words(opinion: dict[str, object]) -> str:
     minutes = opinion["minutes"]
-    told = f"{minutes:.4f} minutes" if isinstance(minutes, float) else "no score"
-    return f"{told}; convergence test: {opinion['rcp']}"
+    text = f"{minutes:.4f} minutes" if isinstance(minutes, float) else "no score"
+    return f"{text}; convergence test: {opinion['rcp']}"
 
 
 def print_scores(scores: Sequence[Score]) -> None:
-    """Print a table of the scores and, below it, what needs words.
-
-    Args:
-        scores: In the order to show them.
-    """
+    """Print a table of the scores and, below it, the remarks on each."""
     columns = ["benchmark", "result", "division", "minutes", "95 % interval", "std", "runs"]
     columns += ["failed", "RCP then/now", "verdict"]
     table = Table("Scores", columns, numeric=frozenset({"minutes", "std", "runs"}))
@@ -64,7 +55,7 @@ def print_scores(scores: Sequence[Score]) -> None:
         table.rows.append(_row(item))
     table.show()
     for item in scores:
-        for line in remarks(item):
+        for line in _remarks(item):
             print(f"  {item.benchmark}, {item.name}: {line}")
 
 
@@ -81,28 +72,14 @@ def _row(item: Score) -> list[object]:
 
 
 def rcp_word(verdict: Verdict | None) -> str:
-    """One word for a convergence verdict.
-
-    Args:
-        verdict: The verdict or None.
-
-    Returns:
-        ``pass``, ``FAIL`` or ``-``.
-    """
+    """Return ``pass``, ``FAIL`` or ``-`` for a convergence verdict."""
     if verdict is None or verdict.passed is None:
         return "-"
     return "pass" if verdict.passed else "FAIL"
 
 
-def remarks(item: Score) -> list[str]:
-    """Everything about a score that a table cannot say, one line each.
-
-    Args:
-        item: The score.
-
-    Returns:
-        Reasons, convergence test, runs with something to say.
-    """
+def _remarks(item: Score) -> list[str]:
+    """List what the table leaves out: reasons, convergence test, remarkable runs."""
     lines = [item.configuration] if item.configuration else []
     lines += item.reasons
     lines += [f"the runs differ in {setting}" for setting in item.settings]
@@ -124,16 +101,7 @@ def remarks(item: Score) -> list[str]:
 
 
 def rcp_sentence(verdict: Verdict, when: str, item: Score) -> str:
-    """The convergence test's outcome as one sentence.
-
-    Args:
-        verdict: The outcome.
-        when: Which state of the rule it is.
-        item: The score that it belongs to.
-
-    Returns:
-        Pass or fail and by how much.
-    """
+    """Return the convergence test's outcome as one sentence."""
     if verdict.minimum is None or verdict.margin is None or verdict.mean is None:
         return f"convergence test {when}: {rcp_word(verdict)}; {verdict.text}"
     unit = item.progress_unit.replace("epochs_from_one", "epochs counted from 1")

@@ -1,29 +1,32 @@
-"""The model swap scoreboard: networks on the same benchmark and data, under the same clock."""
+"""The scoreboard of model swaps: networks on the same benchmark, data and clock."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from statistics import median
 from typing import Any
 
 from scoring.drawing.tables import Table, number
+from scoring.rules.judged_runs import CONVERGED, LEFT_OUT
 from scoring.rules.rounds import load_round
-from scoring.rules.scores import CONVERGED, LEFT_OUT, Score, finite
-from scoring.runs.result_sets import ResultSet, Run, configuration_words
+from scoring.rules.scores import Score, finite
+from scoring.runs.result_sets import ResultSet
+from scoring.runs.run import Run, configuration_words
 
 LONGEST_NAME = 24
 
 
 @dataclass(frozen=True)
 class NetRow:
-    """What the runs with one network did."""
+    """The runs with one network."""
 
     net: str
-    """Dotted path and arguments."""
+    """Class path and arguments."""
     configuration: str
     """Data, target, batch and devices of its runs."""
     hardware: str
-    """Processor or accelerator, and how many devices."""
+    """Processor or accelerator, and the number of devices."""
     reference: bool
     """Whether its class is the benchmark's reference network."""
     runs: int
@@ -41,7 +44,7 @@ class NetRow:
 class Scoreboard:
     """All networks of one benchmark on the same data and to the same target, fastest first.
 
-    A network has a row for each batch size and each machine that it ran with.
+    A network has a row for each batch size and machine that it ran with.
     """
 
     benchmark: str
@@ -50,13 +53,13 @@ class Scoreboard:
     rows: tuple[NetRow, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """The board as plain JSON values."""
+        """Return the board as plain JSON values."""
         plain: dict[str, Any] = finite(asdict(self))
         return plain
 
     @property
     def names(self) -> list[str]:
-        """A short name per row, in their order: the class, numbered where several share it."""
+        """One short name per row: the class, numbered where several share it."""
         classes = [_class_name(row.net) for row in self.rows]
         names = []
         for position, (name, row) in enumerate(zip(classes, self.rows, strict=True)):
@@ -65,7 +68,7 @@ class Scoreboard:
         return names
 
     def table(self) -> Table:
-        """The board as a table that fits into 80 columns where names are of usual length."""
+        """Return the board as a table; with names of usual length it fits into 80 columns."""
         metrics = list(dict.fromkeys(name for row in self.rows for name in row.best_quality))
         columns = ["net", "target reached", "seconds to target", *(f"best {m}" for m in metrics)]
         columns += ["params", "FLOPs per sample", "samples/s"]
@@ -82,14 +85,14 @@ class Scoreboard:
         return table
 
     def notes(self) -> list[str]:
-        """What each short name stands for, and its time beside the reference's."""
+        """Explain each short name, and compare its time with the reference's."""
         nets = [row.net for row in self.rows]
         lines = []
         for name, row in zip(self.names, self.rows, strict=True):
             line = f"{name}: {row.net}"
             if nets.count(row.net) > 1 or len({other.hardware for other in self.rows}) > 1:
                 line += f"\n  {row.configuration}, on {row.hardware}"
-            # Times of other machines say nothing about a network.
+            # Times on different machines cannot be compared.
             same = [r for r in self.rows if r.reference and r.hardware == row.hardware]
             base = same[0] if len(same) == 1 else None
             if base and row is not base and row.median_seconds and base.median_seconds:
@@ -98,18 +101,18 @@ class Scoreboard:
                 line += f"median of {row.reached} against {base.reached} run(s)"
             lines.append(line)
         if any(row.reached < 3 for row in self.rows):
-            lines.append("Times of single seeds differ: three runs or more of each say more.")
+            lines.append("Times vary with the seed: make at least three runs of each.")
         return lines
 
 
 def _class_name(net: str) -> str:
-    """The class's own name, cut to what a table can hold."""
+    """Return the class's name, shortened to fit a table."""
     name = net.partition("(")[0].rpartition(".")[2]
     return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 3] + "..."
 
 
 def _count(value: float | None) -> str | None:
-    """A large count with a unit letter."""
+    """Format a large count with a unit letter."""
     if value is None:
         return None
     for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
@@ -121,20 +124,16 @@ def _count(value: float | None) -> str | None:
 def scoreboard(scored: Sequence[tuple[ResultSet, Score]]) -> list[Scoreboard]:
     """Make one board per benchmark whose runs used more than one network.
 
-    Args:
-        scored: Result sets with their scores; sets without a ``net`` in run.json are passed over.
-
-    Returns:
-        Boards in order of benchmark; none where all runs share a network.
+    Runs without a ``net`` in run.json are skipped.
     """
     groups: dict[tuple[str, bool, str], dict[tuple[str, ...], list[tuple[Run, str]]]] = {}
-    for found, item in scored:
+    for result, item in scored:
         outcomes = {judged.path: judged.outcome for judged in item.runs}
-        for run in found.runs:
-            outcome = outcomes.get(str(run.folder), LEFT_OUT)
+        for run in result.runs:
+            outcome = outcomes.get(str(run.path), LEFT_OUT)
             if outcome != LEFT_OUT and run.net:
-                place = (item.benchmark, item.demo, str(run.fact("target")))
-                rows_of = groups.setdefault(place, {})
+                key = (item.benchmark, item.demo, str(run.fact("target")))
+                rows_of = groups.setdefault(key, {})
                 rows_of.setdefault(run.configuration, []).append((run, outcome))
     boards = []
     for (benchmark, demo, _), rows_of in sorted(groups.items()):
@@ -158,6 +157,7 @@ def _net_row(benchmark: str, runs: Sequence[tuple[Run, str]]) -> NetRow:
     net = first.net or ""
     good = [run for run, outcome in runs if outcome == CONVERGED]
     seconds = [run.log.seconds for run in good if run.log.seconds is not None]
+    speeds = [run.fact("samples_per_second") for run, _ in runs]
     return NetRow(
         net=net,
         configuration=configuration_words(first),
@@ -169,24 +169,16 @@ def _net_row(benchmark: str, runs: Sequence[tuple[Run, str]]) -> NetRow:
         best_quality=_best_quality(benchmark, [run for run, _ in runs]),
         parameters=next((run.fact("parameters") for run, _ in runs), None),
         flops_per_sample=next((run.fact("flops_per_sample") for run, _ in runs), None),
-        samples_per_second=_median(
-            [
-                float(run.fact("samples_per_second"))
-                for run, _ in runs
-                if run.fact("samples_per_second") is not None
-            ]
-        ),
+        samples_per_second=_median([float(speed) for speed in speeds if speed is not None]),
     )
 
 
 def _median(values: Sequence[float]) -> float | None:
-    from statistics import median
-
     return median(values) if values else None
 
 
 def _best_quality(benchmark: str, runs: Sequence[Run]) -> dict[str, float]:
-    """Best value of each metric over all evaluations of all runs, under the names of the record."""
+    """Return each metric's best value over all runs, under the names of the record."""
     rules = load_round().benchmarks.get(benchmark)
     best = min if rules and rules.mode == "min" else max
     values: dict[str, list[float]] = {}
@@ -198,4 +190,4 @@ def _best_quality(benchmark: str, runs: Sequence[Run]) -> dict[str, float]:
                 quality = {names[0]: next(iter(quality.values()))}
             for name, value in quality.items():
                 values.setdefault(name, []).append(value)
-    return {name: best(found) for name, found in values.items()}
+    return {name: best(items) for name, items in values.items()}

@@ -1,4 +1,4 @@
-"""The system description (``systems/<system>.json``), filled from machine and run records."""
+"""Writes the system description (``systems/<system>.json``) from machine and run records."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 from scoring.runs.result_sets import ResultSet
 from scoring.runs.settings import num_nodes
 
-# Every field the official checker wants present; a star marks those that need a meaningful value.
+# Every field that the official checker requires; those with a star must not be empty.
 FIELDS = [
     "submitter*",
     "division*",
@@ -51,12 +51,12 @@ FIELDS = [
     "sw_notes",
 ]
 REQUIRED = tuple(name.removesuffix("*") for name in FIELDS if name.endswith("*"))
-# Without an accelerator these have nothing to say.
+# Without an accelerator these may be empty.
 ACCELERATOR_ONLY = ("accelerator_memory_configuration", "accelerator_memory_capacity")
 
 
 def describe(
-    found: ResultSet,
+    result: ResultSet,
     *,
     org: str,
     system: str,
@@ -64,84 +64,44 @@ def describe(
     availability: str,
     overrides: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Fill the 33 fields as far as the machine and the run records tell.
-
-    What the records say goes before what this machine says: the runs may come from another one.
-
-    Args:
-        found: The runs.
-        org: The submitter.
-        system: Short name of the system.
-        division: ``closed`` or ``open``.
-        availability: The log word: cloud, onprem, preview or research.
-        overrides: Fields given by the user; they win.
-
-    Returns:
-        Field -> text; fields that are not known are empty texts.
-
-    Raises:
-        ValueError: If ``overrides`` names a field that does not exist.
-    """
+    """Fill the 33 fields as far as known, else with empty text; ``overrides`` win."""
+    # Run records take precedence over this machine: the runs may be from a different one.
     names = [name.removesuffix("*") for name in FIELDS]
     unknown = sorted(set(overrides) - set(names))
     if unknown:
-        raise ValueError(f"unknown system fields {unknown}; there are {names}")
+        raise ValueError(f"unknown system fields {unknown}; choose from {names}")
     known = {
         "submitter": org,
         "division": division,
         "status": availability,
         "system_name": system,
-        **(_host() if is_this_machine(found) else {}),
-        **_recorded(found),
+        **(_host() if is_this_machine(result) else {}),
+        **_recorded(result),
         **overrides,
     }
-    # The checker joins some fields as text and dies of a number.
+    # The checker joins some fields as text and crashes on a number.
     keep = {"other_software_stack"}
     return {n: known.get(n, "") if n in keep else str(known.get(n, "")) for n in names}
 
 
 def unfilled(description: Mapping[str, Any]) -> list[str]:
-    """List the required fields that are still empty.
-
-    Args:
-        description: A system description.
-
-    Returns:
-        Field names, in the order of the rules.
-    """
-    # The rules want one of the two counts.
-    needless = {"host_processor_core_count"} if description.get("host_processor_vcpu_count") else {}
+    """List the required fields that are still empty."""
+    # The rules require only one of the two counts.
+    optional = {"host_processor_core_count"} if description.get("host_processor_vcpu_count") else {}
     cpu_only = str(description.get("accelerators_per_node")) == "0"
     needed = [n for n in REQUIRED if not (cpu_only and n in ACCELERATOR_ONLY)]
-    return [name for name in needed if not description.get(name) and name not in needless]
+    return [name for name in needed if not description.get(name) and name not in optional]
 
 
-def is_this_machine(found: ResultSet) -> bool:
-    """Tell whether runs may have been made here, as far as processor and cores can say.
-
-    Args:
-        found: The runs.
-
-    Returns:
-        False only if their records name another processor or another number of cores.
-    """
-    system = found.common("system") or {}
+def is_this_machine(result: ResultSet) -> bool:
+    """Return whether processor and cores in the runs' records are those of this machine."""
+    system = result.common("system") or {}
     here = {"cpu": _cpu().get("model"), "cpu_cores": os.cpu_count()}
     return all(system.get(key) in (None, value) for key, value in here.items())
 
 
 def load_overrides(path: Path | None) -> dict[str, Any]:
-    """Read the user's fields.
-
-    Args:
-        path: A JSON object's file; None for no fields.
-
-    Returns:
-        Field -> value.
-
-    Raises:
-        ValueError: If the file does not hold a JSON object.
-    """
+    """Read the user's fields from a JSON file; None for no fields."""
     if path is None:
         return {}
     try:
@@ -153,13 +113,13 @@ def load_overrides(path: Path | None) -> dict[str, Any]:
     return facts
 
 
-def _recorded(found: ResultSet) -> dict[str, Any]:
-    """What the runs' own records say about the machine and its software."""
-    system = found.common("system") or {}
-    versions = found.common("versions") or {}
-    devices = found.common("devices")
+def _recorded(result: ResultSet) -> dict[str, Any]:
+    """Take machine and software from the runs' own records."""
+    system = result.common("system") or {}
+    versions = result.common("versions") or {}
+    devices = result.common("devices")
     accelerator = system.get("accelerator")
-    nodes = max((num_nodes(run) for run in found.runs), default=1)
+    nodes = max((num_nodes(run) for run in result.runs), default=1)
     facts: dict[str, Any] = {"number_of_nodes": str(nodes)}
     if system.get("cpu_cores"):
         facts["host_processor_vcpu_count"] = str(system["cpu_cores"])
@@ -181,7 +141,7 @@ def _recorded(found: ResultSet) -> dict[str, Any]:
 
 
 def _host() -> dict[str, str]:
-    """What this machine says; Linux, and as little as others tell."""
+    """Describe this machine (Linux)."""
     cpu = _cpu()
     disk = shutil.disk_usage(Path.cwd())
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -199,7 +159,7 @@ def _host() -> dict[str, str]:
 
 
 def _cpu() -> dict[str, str]:
-    """Model, sockets and cores per socket from ``/proc/cpuinfo``."""
+    """Read model, sockets and cores per socket from ``/proc/cpuinfo``."""
     try:
         blocks = Path("/proc/cpuinfo").read_text().strip().split("\n\n")
     except OSError:
@@ -219,11 +179,11 @@ def _pairs(block: str) -> dict[str, str]:
 
 
 def _gpu_memory_kind() -> str:
-    """``nvidia-smi``'s name of the memory it can tell, or nothing."""
+    """Return the kind of memory of known GPUs; empty for others."""
     if shutil.which("nvidia-smi") is None:
         return ""
-    told = _output(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"])
-    return "HBM" if any(word in told for word in ("A100", "H100", "H200", "V100")) else ""
+    names = _output(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"])
+    return "HBM" if any(word in names for word in ("A100", "H100", "H200", "V100")) else ""
 
 
 def _output(command: Sequence[str]) -> str:

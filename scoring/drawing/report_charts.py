@@ -1,4 +1,4 @@
-"""The report's charts: what to draw from a result set."""
+"""Draws the report's charts from a result set."""
 
 from __future__ import annotations
 
@@ -6,32 +6,26 @@ import html
 from collections.abc import Sequence
 
 from scoring.drawing.svg import Line, curve_chart, stacked_bars, time_strip
+from scoring.rules.judged_runs import CONVERGED, LEFT_OUT
 from scoring.rules.rounds import BenchmarkRules, Round
-from scoring.rules.scores import CONVERGED, LEFT_OUT, Score
-from scoring.runs.result_sets import ResultSet, Run
+from scoring.rules.scores import Score
+from scoring.runs.result_sets import ResultSet
+from scoring.runs.run import Run
 
 MOST_BARS = 12
 PARTS = ("init", "data_wait", "train", "eval", "other")
 
 
-def figure(svg: str, caption: str) -> str:
-    """Wrap a drawing with its caption.
-
-    Args:
-        svg: One ``<svg>`` element.
-        caption: Plain text.
-
-    Returns:
-        One ``<figure>`` element.
-    """
+def _figure(svg: str, caption: str) -> str:
+    """Wrap an ``<svg>`` element with its caption in a ``<figure>``."""
     return f"<figure>{svg}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
 
-def curves(found: ResultSet, item: Score, rules: Round) -> str:
-    """Quality of every run over minutes and over epochs, with target and convergence band.
+def curves(result: ResultSet, item: Score, rules: Round) -> str:
+    """Draw the quality of every run over minutes and epochs, with target and convergence band.
 
     Args:
-        found: The runs.
+        result: The runs.
         item: Their score.
         rules: The round, for the target.
 
@@ -40,13 +34,11 @@ def curves(found: ResultSet, item: Score, rules: Round) -> str:
     """
     bench = rules.benchmarks.get(item.benchmark)
     outcomes = {judged.path: judged.outcome for judged in item.runs}
-    runs = [run for run in found.runs if outcomes.get(_path(run)) != LEFT_OUT]
+    runs = [run for run in result.runs if outcomes.get(str(run.path)) != LEFT_OUT]
     parts = []
     for metric in _metrics(runs):
-        target = _target(found, bench, metric)
-        label = (
-            metric if metric != "value" else next(iter(bench.target), metric) if bench else metric
-        )
+        target = _target(result, bench, metric)
+        label = next(iter(bench.target), metric) if bench and metric == "value" else metric
         parts += _pair(runs, item, metric, label, target)
     return "<h3>Curves</h3>" + "".join(parts) if parts else ""
 
@@ -64,7 +56,7 @@ def _pair(
             y_label=label,
             target=target,
         )
-        parts.append(figure(svg, f"{label} of every run over minutes since run_start."))
+        parts.append(_figure(svg, f"{label} of every run over minutes since run_start."))
     by_progress = [_line(run, metric, by_progress=True) for run in runs]
     verdict = item.rcp.get("then")
     if verdict and verdict.minimum is not None and verdict.reference_mean is not None:
@@ -84,17 +76,13 @@ def _pair(
                 band=band,
             )
             parts.append(
-                figure(
+                _figure(
                     svg,
                     "The band runs from the smallest mean that passes the convergence "
                     "test to the reference's own mean.",
                 )
             )
     return parts
-
-
-def _path(run: Run) -> str:
-    return str(run.folder if run.is_own else run.log.path)
 
 
 def _metrics(runs: Sequence[Run]) -> list[str]:
@@ -105,8 +93,8 @@ def _metrics(runs: Sequence[Run]) -> list[str]:
     return list(names)
 
 
-def _target(found: ResultSet, bench: BenchmarkRules | None, metric: str) -> float | None:
-    targets = found.common("target") or (dict(bench.target) if bench else {})
+def _target(result: ResultSet, bench: BenchmarkRules | None, metric: str) -> float | None:
+    targets = result.common("target") or (dict(bench.target) if bench else {})
     if metric in targets:
         return float(targets[metric])
     return float(next(iter(targets.values()))) if len(targets) == 1 else None
@@ -115,10 +103,10 @@ def _target(found: ResultSet, bench: BenchmarkRules | None, metric: str) -> floa
 def _line(run: Run, metric: str, *, by_progress: bool) -> Line:
     points = run.curve(metric)
     if by_progress:
-        told = [e for e in run.log.evaluations if metric in e.quality and run.log.start]
+        with_metric = [e for e in run.log.evaluations if metric in e.quality and run.log.start]
         points = [
             (float(e.progress), value)
-            for e, (_, value) in zip(told, points, strict=True)
+            for e, (_, value) in zip(with_metric, points, strict=True)
             if e.progress is not None
         ]
     points = [(at, value) for at, value in points if value == value]
@@ -126,7 +114,7 @@ def _line(run: Run, metric: str, *, by_progress: bool) -> Line:
 
 
 def kept_and_dropped(item: Score) -> str:
-    """Every run's minutes on one axis.
+    """Draw every run's minutes on one axis.
 
     Args:
         item: The score.
@@ -146,34 +134,34 @@ def kept_and_dropped(item: Score) -> str:
         "Minutes of every converged run. Grey ones are dropped; the score is the mean of the rest."
     )
     strip = time_strip(times, title="minutes of every run", score=item.minutes)
-    return "<h3>Run times</h3>" + figure(strip, caption)
+    return "<h3>Run times</h3>" + _figure(strip, caption)
 
 
-def where_time_went(found: ResultSet) -> str:
-    """Seconds of each run by part: initialisation, training, waiting for data, evaluation.
+def where_time_went(result: ResultSet) -> str:
+    """Draw each run's seconds by part: initialization, training, waiting for data, evaluation.
 
     Args:
-        found: The runs.
+        result: The runs.
 
     Returns:
-        HTML; empty if neither the records nor the logs tell.
+        HTML; empty if neither the records nor the logs have them.
     """
-    rows = [(run, _parts(run)) for run in found.runs]
-    told = [(run, parts) for run, parts in rows if parts and sum(parts.values()) > 0][:MOST_BARS]
-    if not told:
+    rows = [(run, _parts(run)) for run in result.runs]
+    drawn = [(run, parts) for run, parts in rows if parts and sum(parts.values()) > 0][:MOST_BARS]
+    if not drawn:
         return ""
     bars = [
         (f"run {number}", [parts.get(name, 0.0) for name in PARTS])
-        for number, (_, parts) in enumerate(told, start=1)
+        for number, (_, parts) in enumerate(drawn, start=1)
     ]
     svg = stacked_bars(bars, PARTS, title="where the time went", unit="seconds")
     kinds = "".join(
         f'<span class="key key{kind}"></span>{name.replace("_", " ")}'
         for kind, name in enumerate(PARTS)
-        if any(parts.get(name) for _, parts in told)
+        if any(parts.get(name) for _, parts in drawn)
     )
-    more = f" The first {MOST_BARS} runs of {len(rows)}." if len(rows) > len(told) else ""
-    return f'<h3>Where the time went</h3><p class="soft">{kinds}</p>' + figure(
+    more = f" The first {MOST_BARS} runs of {len(rows)}." if len(rows) > len(drawn) else ""
+    return f'<h3>Where the time went</h3><p class="soft">{kinds}</p>' + _figure(
         svg, f"Seconds per run; init is not timed.{more}"
     )
 
@@ -184,7 +172,7 @@ def _parts(run: Run) -> dict[str, float]:
         parts = {
             k: float(v) for k, v in seconds.items() if k in PARTS and isinstance(v, int | float)
         }
-        # A record's training time holds the waiting; the bar shows them one beside the other.
+        # A record's training time includes the waiting; the bar shows them as two parts.
         waited = min(parts.get("data_wait", 0.0), parts.get("train", 0.0))
         return parts | {"train": parts.get("train", 0.0) - waited}
     log = run.log

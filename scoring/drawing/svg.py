@@ -1,6 +1,7 @@
-"""Charts as inline SVG text, without script or outside request: curves, run times, stacked bars.
+"""Draws charts as inline SVG without scripts or requests: curves, run times, stacked bars.
 
-Colours are classes of the page's style sheet, so one drawing serves light and dark.
+Colours are classes of the page's style sheet, so one drawing serves light and dark. Plain SVG text
+keeps the report self-contained and small, and its tests readable.
 """
 
 from __future__ import annotations
@@ -35,26 +36,17 @@ class Frame:
     height: float = HEIGHT
 
     def x(self, value: float) -> float:
-        """Horizontal place of a data value."""
+        """Return the horizontal position of a data value."""
         return LEFT + (value - self.x0) / (self.x1 - self.x0) * (WIDTH - LEFT - RIGHT)
 
     def y(self, value: float) -> float:
-        """Vertical place of a data value; larger values are higher up."""
+        """Return the vertical position of a data value; larger values are higher up."""
         bottom = self.height - BOTTOM
         return bottom - (value - self.y0) / (self.y1 - self.y0) * (bottom - TOP)
 
 
 def ticks(low: float, high: float, count: int = 7) -> list[float]:
-    """Round values that cover an interval.
-
-    Args:
-        low: Lower end.
-        high: Upper end, above ``low``.
-        count: About how many are wanted.
-
-    Returns:
-        Values within the interval, steps of 1, 2 or 5 times a power of ten.
-    """
+    """Return about ``count`` round values in an interval, in steps of 1, 2 or 5 times 10^n."""
     raw = (high - low) / count
     power = 10 ** math.floor(math.log10(raw))
     step = next(power * m for m in (1, 2, 5, 10) if power * m >= raw * (1 - 1e-9))
@@ -71,19 +63,7 @@ def curve_chart(
     target: float | None = None,
     band: tuple[float, float, str] | None = None,
 ) -> str:
-    """Draw curves over a target line and a vertical band.
-
-    Args:
-        lines: At least one with a point.
-        title: What a screen reader says.
-        x_label: Text below.
-        y_label: Text at the top left.
-        target: Height of the target line.
-        band: Left end, right end and name of a shaded interval on x.
-
-    Returns:
-        One ``<svg>`` element.
-    """
+    """Draw curves with a target line and a band (left end, right end, name), as one ``<svg>``."""
     frame = _frame(lines, target, band)
     parts = [_axes(frame, x_label, y_label)]
     if band is not None:
@@ -142,8 +122,8 @@ def _x_axis(frame: Frame, label: str) -> str:
         f'<text class="tick middle" x="{frame.x(value):.1f}" y="{bottom + 16}">{value:g}</text>'
         for value in ticks(frame.x0, frame.x1, 6)
     ]
-    place = f'x="{(LEFT + WIDTH - RIGHT) / 2:.0f}" y="{frame.height - 8}"'
-    parts.append(f'<text class="label middle" {place}>{html.escape(label)}</text>')
+    at = f'x="{(LEFT + WIDTH - RIGHT) / 2:.0f}" y="{frame.height - 8}"'
+    parts.append(f'<text class="label middle" {at}>{html.escape(label)}</text>')
     return "".join(parts)
 
 
@@ -153,23 +133,14 @@ def _path(line: Line, frame: Frame) -> str:
     points = " ".join(f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in line.points)
     label = f"<title>{html.escape(line.label)}</title>"
     last_x, last_y = line.points[-1]
-    place = f'cx="{frame.x(last_x):.1f}" cy="{frame.y(last_y):.1f}"'
-    dot = f'<circle class="dot {line.style}" {place} r="3"/>'
+    center = f'cx="{frame.x(last_x):.1f}" cy="{frame.y(last_y):.1f}"'
+    dot = f'<circle class="dot {line.style}" {center} r="3"/>'
     curve = f'<polyline class="curve {line.style}" points="{points}"/>'
     return f"<g>{label}{curve}{dot}</g>"
 
 
 def time_strip(times: Sequence[tuple[str, float, str]], *, title: str, score: float | None) -> str:
-    """Draw every run's minutes as a dot on one axis.
-
-    Args:
-        times: Label, minutes and class (``kept`` or ``dropped``) of each converged run.
-        title: What a screen reader says.
-        score: The score in minutes, drawn as a line.
-
-    Returns:
-        One ``<svg>`` element.
-    """
+    """Draw converged runs (label, minutes, ``kept`` or ``dropped``) as dots on one axis."""
     values = [minutes for _, minutes, _ in times]
     low, high = min(values), max(values)
     room = (high - low or high or 1.0) * 0.08
@@ -185,7 +156,7 @@ def time_strip(times: Sequence[tuple[str, float, str]], *, title: str, score: fl
         parts.append(f'<line class="target" x1="{x:.1f}" x2="{x:.1f}" y1="24" y2="{bottom}"/>')
         parts.append(f'<text class="label middle" x="{x:.1f}" y="18">score</text>')
     for number, (label, minutes, style) in enumerate(sorted(times, key=lambda t: t[1])):
-        # A small zigzag keeps dots at one place apart.
+        # A small zigzag keeps dots of equal times apart.
         y = bottom - 12 - (number % 4) * 9
         parts.append(
             f'<circle class="dot {style}" cx="{frame.x(minutes):.1f}" cy="{y}" r="5">'
@@ -197,17 +168,7 @@ def time_strip(times: Sequence[tuple[str, float, str]], *, title: str, score: fl
 def stacked_bars(
     rows: Sequence[tuple[str, Sequence[float]]], names: Sequence[str], *, title: str, unit: str
 ) -> str:
-    """Draw one horizontal bar per row, made of named parts.
-
-    Args:
-        rows: Label and the parts' sizes, in the order of ``names``.
-        names: The parts.
-        title: What a screen reader says.
-        unit: Text below the axis.
-
-    Returns:
-        One ``<svg>`` element.
-    """
+    """Draw one horizontal bar per row (label, size of each part in ``names``)."""
     bar, top = 20, 6
     height = top + BOTTOM + (bar + 6) * len(rows)
     frame = Frame(0, max(sum(parts) for _, parts in rows) * 1.02 or 1.0, 0, 1, height)

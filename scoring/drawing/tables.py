@@ -1,9 +1,10 @@
-"""One small table type, shown in the terminal, as Markdown or as CSV."""
+"""What the commands print: tables for the terminal, as Markdown or CSV, and JSON."""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 
 BETWEEN_COLUMNS = 2
 FIRST_COLUMN = 24
-# A table of so few columns is readable even where its cells break.
+# A table with this few columns is readable even where its cells wrap.
 FEW_COLUMNS = 4
 
 
@@ -22,18 +23,22 @@ class Ratio(float):
 
 @dataclass
 class Table:
-    """Rows of text under headings; what a cell should look like is decided by who fills it."""
+    """Rows of cells under headings."""
 
     title: str
     columns: Sequence[str]
     rows: list[Sequence[Any]] = field(default_factory=list)
     numeric: frozenset[str] = frozenset()
-    """Columns to align at the right."""
+    """Columns to right-align."""
     marked: set[int] = field(default_factory=set)
-    """Rows to stress, counted from 0."""
+    """Rows to highlight, counted from 0."""
 
     def markdown(self) -> str:
-        """The table as Markdown, the title as a bold line above."""
+        """Return the table as Markdown, with the title in bold above.
+
+        Returns:
+            Markdown text.
+        """
         lines = [f"**{self.title}**", "", "| " + " | ".join(self.columns) + " |"]
         lines.append(
             "|" + "|".join("--:" if c in self.numeric else "---" for c in self.columns) + "|"
@@ -46,11 +51,11 @@ class Table:
         return "\n".join(lines) + "\n"
 
     def rich(self, width: int = 160) -> Any:
-        """The table as a rich renderable.
+        """Return the table as a rich renderable.
 
         Args:
-            width: Characters per line to fit into: headings break at words where they must, then
-                the first column.
+            width: Characters per line to fit into: headings wrap at words if necessary, then the
+                first column.
 
         Returns:
             The renderable.
@@ -69,12 +74,12 @@ class Table:
         )
         broken = sum(self._widths(str.splitlines)) > width
         first = width - sum(self._widths(str.split)[1:])
-        for place, column in enumerate(self.columns):
+        for position, column in enumerate(self.columns):
             table.add_column(
                 "\n".join(column.split()) if broken else column,
                 justify="right" if column in self.numeric else "left",
-                max_width=max(FIRST_COLUMN, first) if place == 0 else None,
-                no_wrap=place > 0 and len(self.columns) > FEW_COLUMNS,
+                max_width=max(FIRST_COLUMN, first) if position == 0 else None,
+                no_wrap=position > 0 and len(self.columns) > FEW_COLUMNS,
                 vertical="bottom" if len(self.columns) > FEW_COLUMNS else "top",
             )
         for number, row in enumerate(self.rows):
@@ -83,7 +88,7 @@ class Table:
         return table
 
     def show(self) -> None:
-        """Print the table, or each row as a list where it is too wide; a file gets it wide."""
+        """Print the table, or each row as a list where it is too wide for the terminal."""
         from rich.console import Console
 
         console = Console()
@@ -100,24 +105,24 @@ class Table:
             console.print()
 
     def _widths(self, parts: Callable[[str], list[str]]) -> list[int]:
-        """Characters that each column needs with the space after it."""
-        cells = [[text(row[place]) for row in self.rows] for place in range(len(self.columns))]
+        """Return the characters that each column needs, with the space after it."""
+        cells = [[text(row[i]) for row in self.rows] for i in range(len(self.columns))]
         return [
             max(map(len, [*parts(heading), *column]), default=0) + BETWEEN_COLUMNS
             for heading, column in zip(self.columns, cells, strict=True)
         ]
 
     def _as_list(self, row: Sequence[Any]) -> str:
-        told = [(name, text(cell)) for name, cell in zip(self.columns, row, strict=True)]
+        cells = [(name, text(cell)) for name, cell in zip(self.columns, row, strict=True)]
         width = max(map(len, self.columns))
-        return "\n" + "\n".join(f"  {name:{width}}  {cell}" for name, cell in told if cell)
+        return "\n" + "\n".join(f"  {name:{width}}  {cell}" for name, cell in cells if cell)
 
 
 def as_csv(tables: Sequence[Table]) -> str:
-    """Tables as one CSV, numbers unrounded; the first column says which table a row is of.
+    """Write tables as one CSV, numbers unrounded; the first column names the table.
 
     Args:
-        tables: Tables that follow one another; those of the same columns share a heading row.
+        tables: Tables in order; consecutive ones with the same columns share a heading row.
 
     Returns:
         CSV text.
@@ -135,14 +140,7 @@ def as_csv(tables: Sequence[Table]) -> str:
 
 
 def text(cell: Any) -> str:
-    """A cell's text: numbers to a sensible length, nothing for None.
-
-    Args:
-        cell: Any value.
-
-    Returns:
-        Short text.
-    """
+    """Return a cell's text: numbers shortened, nothing for None."""
     if cell is None:
         return ""
     if isinstance(cell, bool):
@@ -155,7 +153,7 @@ def text(cell: Any) -> str:
 
 
 def interval(low: float | None, high: float | None) -> str:
-    """An interval in words.
+    """Describe an interval.
 
     Args:
         low: Lower end; None if there is none.
@@ -170,10 +168,10 @@ def interval(low: float | None, high: float | None) -> str:
 
 
 def number(value: float | None) -> str:
-    """A figure with four significant digits, at most four decimals, thousands separated.
+    """Format a figure with four significant digits, at most four decimals, thousands separated.
 
     Args:
-        value: The figure; None is shown as a dash.
+        value: The figure; None gives a dash.
 
     Returns:
         Short text.
@@ -186,3 +184,12 @@ def number(value: float | None) -> str:
         return f"{value:.1e}"
     decimals = max(0, min(4, 3 - math.floor(math.log10(abs(value)))))
     return f"{value:.{decimals}f}"
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document.
+
+    Args:
+        value: Plain JSON values.
+    """
+    print(json.dumps(value, indent=2, allow_nan=False))

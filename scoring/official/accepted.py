@@ -1,4 +1,4 @@
-"""Finds result sets and asks the official compliance checker about every log that would count."""
+"""Finds result sets and runs the official compliance checker on every log that would count."""
 
 from __future__ import annotations
 
@@ -7,36 +7,37 @@ from pathlib import Path
 
 from scoring.official.checkers import Compliance, compliance
 from scoring.official.plain_words import explain
+from scoring.rules.judged_runs import CONVERGED, judge_run
 from scoring.rules.rounds import Round
-from scoring.rules.scores import CONVERGED, judge_run
-from scoring.runs.result_sets import ResultSet, Run, find_result_sets
+from scoring.runs.result_sets import ResultSet, find_result_sets
+from scoring.runs.run import Run
 
-# The checker holds a whole log in memory, several times over; most published logs are below 1 MB.
+# The checker holds several copies of a log in memory; most published logs are below 1 MB.
 LARGEST_BYTES = 32 << 20
 
 
 def find_judged_sets(paths: Iterable[Path], rules: Round) -> list[ResultSet]:
     """Read everything under some paths, and mark the runs that the official checker rejects.
 
-    The official summarizer counts a rejected log as a run that did not converge, so a score that
-    leaves this out is another score. Generated data is nobody's submission, and of a benchmark that
-    the round does not know the checker knows no rule: neither is asked about.
+    The official summarizer counts a rejected log as a run that did not converge, so our score must
+    as well. Demo runs are never submitted, and the checker has no rules for a benchmark that is not
+    in the round: neither is checked.
 
     Args:
-        paths: Folders, run folders or log files.
+        paths: Directories, run directories or log files.
         rules: The round.
 
     Returns:
         Result sets as ``find_result_sets`` gives them, with ``Run.rejected`` filled.
     """
-    sets = find_result_sets(paths, rules)
+    sets = find_result_sets(paths, rules.benchmarks)
     asked = [
         run
-        for found in sets
-        for run in found.runs
+        for result in sets
+        for run in result.runs
         if not run.demo
-        and found.benchmark in rules.benchmarks
-        and judge_run(run, found, rules.benchmarks[found.benchmark]).outcome == CONVERGED
+        and result.benchmark in rules.benchmarks
+        and judge_run(run, result, rules.benchmarks[result.benchmark]).outcome == CONVERGED
     ]
     small = [run for run in asked if run.log.path.stat().st_size <= LARGEST_BYTES]
     verdicts = compliance([run.log.path for run in small], rules.checker_ruleset)
@@ -50,11 +51,11 @@ def find_judged_sets(paths: Iterable[Path], rules: Round) -> list[ResultSet]:
 
 
 def _why(run: Run, verdict: Compliance) -> str | None:
-    """Why the official checker rejects a log, as one line; None if it accepts it."""
+    """Say in one line why the official checker rejects a log; None if it accepts it."""
     if verdict.valid:
         return None
-    told = [explain(message, run.log.event_lines).sentence() for message in verdict.errors]
+    reasons = [explain(message, run.log.event_lines).sentence() for message in verdict.errors]
     if verdict.crash:
-        told.insert(0, f"it dies of the log ({verdict.crash})")
-    more = f" (and {len(told) - 1} more, see check)" if len(told) > 1 else ""
-    return f"rejected by the official compliance checker: {told[0]}{more}"
+        reasons.insert(0, f"the checker crashed on this log ({verdict.crash})")
+    more = f" (and {len(reasons) - 1} more, see check)" if len(reasons) > 1 else ""
+    return f"rejected by the official compliance checker: {reasons[0]}{more}"

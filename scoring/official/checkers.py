@@ -1,4 +1,7 @@
-"""The official checkers, asked in a subprocess and believed by their text, not their exit code."""
+"""Runs the official checkers in a subprocess.
+
+Their output is parsed because their exit codes are unreliable.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,11 @@ from typing import Any
 
 from scoring.rules.rounds import load_round
 from scoring.rules.scores import Score
+from scoring.runs.log_reader import read_log
 
 NO_ERRORS = "PACKAGE CHECKER FOUND NO ERRORS"
 LONGEST_SECONDS = 1800
-# Checking a log takes a thirtieth of a second, a checker that starts takes 100 MB.
+# Checking a log takes 1/30 s; each checker process needs 100 MB.
 FILES_PER_PROCESS = 20
 MOST_PROCESSES = 2
 
@@ -31,24 +35,14 @@ class Compliance:
     errors: tuple[str, ...]
     warnings: tuple[str, ...]
     crash: str | None
-    """What the checker itself died of; such a log is not valid."""
+    """The checker's own exception; such a log is not valid."""
 
 
-def ask(request: dict[str, Any]) -> tuple[Any, str]:
-    """Send one request to the official code.
-
-    Args:
-        request: ``action`` and what that action needs (see ``scoring/official/worker.py``).
-
-    Returns:
-        Its answer, and everything the tools logged.
-
-    Raises:
-        ValueError: If the official package is not installed or its process died.
-    """
-    here = str(Path(__file__).resolve().parents[2])
+def _ask(request: dict[str, Any]) -> tuple[Any, str]:
+    """Send one request to ``scoring.official.worker``; return its answer and all logged text."""
+    root = str(Path(__file__).resolve().parents[2])
     inherited = os.environ.get("PYTHONPATH")
-    paths = os.pathsep.join([here, inherited] if inherited else [here])
+    paths = os.pathsep.join([root, inherited] if inherited else [root])
     try:
         done = subprocess.run(
             [sys.executable, "-m", "scoring.official.worker"],
@@ -61,13 +55,13 @@ def ask(request: dict[str, Any]) -> tuple[Any, str]:
         )
     except subprocess.TimeoutExpired:
         raise ValueError(
-            f"the official checker took longer than {LONGEST_SECONDS} s; give it fewer logs"
+            f"the official checker took longer than {LONGEST_SECONDS} s; pass fewer logs"
         ) from None
     try:
         reply = json.loads(done.stdout)
     except ValueError:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise ValueError(f"the official checker could not be run: {last}") from None
+        raise ValueError(f"the official checker failed to run: {last}") from None
     return reply["answer"], reply["text"]
 
 
@@ -87,19 +81,19 @@ def compliance(files: Sequence[Path], ruleset: str) -> list[Compliance]:
 
     def judge(part: list[str]) -> list[dict[str, Any]]:
         answers: list[dict[str, Any]]
-        answers, _ = ask({"action": "compliance", "files": part, "ruleset": ruleset})
+        answers, _ = _ask({"action": "compliance", "files": part, "ruleset": ruleset})
         return answers
 
     with ThreadPoolExecutor(max(1, len(parts))) as pool:
-        told = dict(zip(chain(*parts), chain(*pool.map(judge, parts)), strict=True))
+        answer_of = dict(zip(chain(*parts), chain(*pool.map(judge, parts)), strict=True))
     return [
         Compliance(a["valid"], tuple(a["errors"]), tuple(a["warnings"]), a["crash"])
-        for a in (told[name] for name in names)
+        for a in (answer_of[name] for name in names)
     ]
 
 
 def trains_by_samples(item: Score) -> bool:
-    """Whether bert logs name their samples in ``train_samples`` instead of ``epoch_num``.
+    """Return whether a score's bert logs count samples in ``train_samples``, not ``epoch_num``.
 
     Args:
         item: A score.
@@ -107,8 +101,6 @@ def trains_by_samples(item: Score) -> bool:
     Returns:
         True if the official tools need their ``bert_train_samples`` switch.
     """
-    from scoring.runs.logs import read_log
-
     if item.benchmark != "bert" or not item.runs:
         return False
     evaluations = read_log(_log_path(item.runs[0].path)).evaluations
@@ -120,7 +112,7 @@ def _log_path(path: str) -> Path:
 
 
 def second_opinion(item: Score, ruleset: str) -> dict[str, Any]:
-    """Have the official code score the same runs.
+    """Let the official code score the same runs.
 
     Args:
         item: Our score.
@@ -137,7 +129,7 @@ def second_opinion(item: Score, ruleset: str) -> dict[str, Any]:
         "ruleset": ruleset,
         "bert_train_samples": trains_by_samples(item),
     }
-    answer, _ = ask(request)
+    answer, _ = _ask(request)
     return {"minutes": answer["minutes"], "rcp": answer["rcp"]}
 
 
@@ -145,9 +137,9 @@ def package_verdict(folder: Path, round_name: str, *, by_samples: bool) -> tuple
     """Run the official package checker (and with it the system description and seed checkers).
 
     Args:
-        folder: The submitter's folder, which holds ``systems`` and ``results``.
+        folder: The submitter's directory, which holds ``systems`` and ``results``.
         round_name: Such as ``v1.0``.
-        by_samples: Whether bert logs name their samples in ``train_samples``.
+        by_samples: Whether bert logs count samples in ``train_samples``.
 
     Returns:
         Whether it found no errors, and its warnings and errors, one line each.
@@ -158,12 +150,12 @@ def package_verdict(folder: Path, round_name: str, *, by_samples: bool) -> tuple
         "ruleset": load_round(round_name).checker_ruleset,
         "bert_train_samples": by_samples,
     }
-    answer, text = ask(request)
+    answer, text = _ask(request)
     if answer["crash"]:
         return False, [f"the package checker crashed: {answer['crash']}"]
-    told = [
+    messages = [
         " ".join(line.split())
         for line in text.splitlines()
         if line.startswith(("WARNING", "ERROR")) and line.split()[1:]
     ]
-    return NO_ERRORS in text, told
+    return NO_ERRORS in text, messages

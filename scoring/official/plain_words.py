@@ -1,4 +1,4 @@
-"""The compliance checker's messages in plain words: rule, line, what was found, what is allowed."""
+"""Turns the compliance checker's messages into findings in plain words."""
 
 from __future__ import annotations
 
@@ -6,29 +6,11 @@ import json
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from scoring.rules.findings import OFFICIAL, Finding
+
 LONGEST_VALUE = 120
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One broken rule."""
-
-    rule: str
-    """The log key that the rule is about, or what it is about in words."""
-    line: int | None
-    """Line in the file, from 1; None where the rule is about the whole file."""
-    found: str
-    allowed: str
-    source: str
-    """``official`` for the compliance checker, ``finishline`` for what it leaves unchecked."""
-
-    def sentence(self) -> str:
-        """The finding as one line of text."""
-        where = f" (line {self.line})" if self.line else ""
-        return f"{self.rule}{where}: found {self.found}; allowed: {self.allowed}"
 
 
 # What the checker's expressions mean; the first pattern that matches the whole expression counts.
@@ -57,21 +39,14 @@ _EXPRESSIONS: Sequence[tuple[str, str]] = (
 
 
 def allowed_words(expression: str) -> str:
-    """What a checker's expression allows, in words.
-
-    Args:
-        expression: Python code from the checker's rule file.
-
-    Returns:
-        Words; for an expression that is not known, the expression with ``value`` for its value.
-    """
+    """Describe what a checker's expression allows; one that is unknown is only tidied up."""
     expression = " ".join(expression.split())
     for pattern, words in _EXPRESSIONS:
         match = re.fullmatch(pattern, expression)
         if match:
             return match.expand(words)
     plain = re.sub(r"v\['value'\]\['(\w+)'\]", r"\1", expression)
-    plain = plain.replace("v['value']", "value").replace(" and ", " and ")
+    plain = plain.replace("v['value']", "value")
     return re.sub(r"s\['(\w+)'\]", r"\1", plain)
 
 
@@ -83,7 +58,7 @@ def explain(message: str, event_lines: Sequence[int]) -> Finding:
         event_lines: File line of every mllog line; the checker counts only those.
 
     Returns:
-        The finding; a message of an unknown form is passed on as it is.
+        The finding; a message of unknown form is passed on unchanged.
     """
     lines = message.splitlines()
     failed = re.match(r"CHECK for '(\w+)' failed in line (\d+):", lines[0]) if lines else None
@@ -91,17 +66,17 @@ def explain(message: str, event_lines: Sequence[int]) -> Finding:
         index = int(failed[2])
         line = event_lines[index] if index < len(event_lines) else None
         test = _after(message, "failed test: ", "\ncurrent context")
-        return Finding(failed[1], line, _event_value(lines[1]), allowed_words(test), "official")
+        return Finding(failed[1], line, _event_value(lines[1]), allowed_words(test), OFFICIAL)
     if message.startswith("Failed executing CHECK code"):
         event = _event(lines[3]) if len(lines) > 3 else {}
         key = str(event.get("key", "a rule"))
         found = "a value that cannot be judged: " + (_event_value(lines[3]) if event else "?")
-        return Finding(key, None, found, allowed_words(lines[1]), "official")
+        return Finding(key, None, found, allowed_words(lines[1]), OFFICIAL)
     return _counted(message)
 
 
 def _counted(message: str) -> Finding:
-    """Messages about how often a key must occur, and those about the file as a whole."""
+    """Explain messages about how often a key must occur, or about the file as a whole."""
     match = re.match(
         r"Required (\w+)(?:\((\d+)\))? occurrence of (.+?)(?: but found (\d+)(.*))?$", message, re.S
     )
@@ -110,11 +85,11 @@ def _counted(message: str) -> Finding:
         allowed = {"EXACTLY_ONE": "exactly one line", "AT_LEAST_ONE": "at least one line"}
         found = "none" if count in (None, "0") else f"{count} lines{rest or ''}"
         words = allowed.get(kind, f"at least {least} lines")
-        return Finding(keys.replace("'", ""), None, found, words, "official")
+        return Finding(keys.replace("'", ""), None, found, words, OFFICIAL)
     match = re.match(r"Failed checks for (\w+) : (.+)", message, re.S)
     if match:
         words = "at least one line with " + allowed_words(match[2])
-        return Finding(match[1], None, "no line that qualifies", words, "official")
+        return Finding(match[1], None, "no line that qualifies", words, OFFICIAL)
     match = re.match(
         r"failed test: sorted\(s\['(\w+)'\]\) == sorted\(\[(.+?)\]\)\ncurrent context\[s\]=(.+)",
         message,
@@ -124,19 +99,21 @@ def _counted(message: str) -> Finding:
         return _collected(match[1], re.findall(r"'(\w+)'", match[2]), json.loads(match[3]))
     if message.startswith("failed test: "):
         test = _after(message, "failed test: ", "\ncurrent context")
-        return Finding("at the end of the log", None, "not so", allowed_words(test), "official")
+        return Finding(
+            "at the end of the log", None, "not fulfilled", allowed_words(test), OFFICIAL
+        )
     return Finding(
-        "the log", None, " ".join(message.split())[:300], "a log that can be read", "official"
+        "the log", None, " ".join(message.split())[:300], "a log that can be read", OFFICIAL
     )
 
 
 def _collected(name: str, wanted: Sequence[str], context: dict[str, Any]) -> Finding:
-    """A list that a log has to fill, such as RNN-T's initialized_tensors, and what is amiss."""
+    """Explain a list that a log must fill, such as RNN-T's initialized_tensors."""
     got = Counter(map(str, context.get(name, [])))
     missing, extra = Counter(wanted) - got, got - Counter(wanted)
-    told = [f"no {item}" for item in missing] + [f"{item} too much" for item in extra]
+    faults = [f"{item} missing" for item in missing] + [f"{item} repeated" for item in extra]
     allowed = f"each of {', '.join(wanted)} once"
-    return Finding(name.replace("_", " "), None, ", ".join(told), allowed, "official")
+    return Finding(name.replace("_", " "), None, ", ".join(faults), allowed, OFFICIAL)
 
 
 def _after(text: str, start: str, end: str) -> str:

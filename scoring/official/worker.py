@@ -1,7 +1,7 @@
-"""Runs the official checkers in a process of its own: one JSON request in, one answer out.
+"""Runs the official checkers in a separate process: one JSON request in, one answer out.
 
-The tools keep state between files, print where they like, crash on odd input and exit 0 on failure,
-so they are kept at arm's length: only ``scoring.official.checkers`` starts this file.
+The tools keep state between files, print anywhere, crash on odd input and exit 0 on failure, so
+they are isolated: only ``scoring.official.checkers`` starts this file.
 """
 
 from __future__ import annotations
@@ -18,21 +18,14 @@ from typing import Any
 
 
 def compliance(request: dict[str, Any]) -> list[dict[str, Any]]:
-    """Run the compliance checker on each file.
-
-    Args:
-        request: ``files`` and ``ruleset``.
-
-    Returns:
-        Per file: ``valid``, ``errors``, ``warnings``, and ``crash`` if the checker itself failed.
-    """
+    """Run the compliance checker on each of ``files``; ``crash`` is set if it failed itself."""
     from mlperf_logging.compliance_checker import mlp_compliance
 
     _read_rules_once(mlp_compliance)
     config = f"training_{request['ruleset']}/common.yaml"
     answers = []
     for path in request["files"]:
-        # A crash leaves a rule file queued, which would judge the next log.
+        # A crash leaves a rule file in the queue, which would be applied to the next log.
         mlp_compliance.enqueued_configs.clear()
         checker = mlp_compliance.make_checker("training", request["ruleset"], False, False)
         crash = None
@@ -49,7 +42,7 @@ def compliance(request: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _read_rules_once(checker: Any) -> None:
-    """Keep parsed rule files: the checker spends a quarter of its time on parsing them anew."""
+    """Cache parsed rule files: the checker spends a quarter of its time on parsing them again."""
     import yaml
 
     parsed: dict[str, Any] = {}
@@ -62,26 +55,19 @@ def _read_rules_once(checker: Any) -> None:
     checker.yaml = SimpleNamespace(load=load, BaseLoader=yaml.BaseLoader)
 
 
-def _teach_dlrm() -> None:
-    """The RCP checker's table of runs lacks dlrm, which makes it crash on every dlrm result."""
+def _add_dlrm() -> None:
+    """Add dlrm to the RCP checker's table of runs: without it, it crashes on every dlrm result."""
     from mlperf_logging.rcp_checker import rcp_checker
 
     rcp_checker.submission_runs["training"]["dlrm"] = 5
 
 
 def second_opinion(request: dict[str, Any]) -> dict[str, Any]:
-    """Score and RCP-test one result set with the official code.
-
-    Args:
-        request: ``files``, ``benchmark``, ``system``, ``ruleset``, ``bert_train_samples``.
-
-    Returns:
-        ``minutes`` (or None) and ``rcp`` in the tool's words.
-    """
+    """Score and RCP-test one result set with the official code."""
     from mlperf_logging.rcp_checker import rcp_checker
     from mlperf_logging.result_summarizer import result_summarizer
 
-    _teach_dlrm()
+    _add_dlrm()
     ruleset, benchmark = request["ruleset"], request["benchmark"]
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root, "org", "results", request["system"], benchmark)
@@ -109,17 +95,10 @@ def second_opinion(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def package(request: dict[str, Any]) -> dict[str, Any]:
-    """Run the package checker, which asks the other checkers itself, on a submission tree.
-
-    Args:
-        request: ``folder``, ``ruleset``, ``bert_train_samples``.
-
-    Returns:
-        ``crash`` (None if all went well); the verdict is in the logged text.
-    """
+    """Run the package checker, which runs the others; the verdict is in the logged text."""
     from mlperf_logging.package_checker import package_checker
 
-    _teach_dlrm()
+    _add_dlrm()
     folder, ruleset = request["folder"], request["ruleset"]
     try:
         package_checker.check_training_package(

@@ -1,4 +1,4 @@
-"""The published tables of two rounds (see README.md beside this file for where they come from)."""
+"""The published tables of two rounds (README.md in this directory names their sources)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class PublishedResult:
     accelerators: int | None
     """Over all nodes; 0 for CPU only, None where the table does not say."""
     minutes: float | None
-    """None where the logs were not at hand."""
+    """None where the logs were not available."""
     recalled_minutes: float | None
     """A remembered headline figure, not computed."""
     batch: str
@@ -39,19 +39,19 @@ def published(round_name: str) -> tuple[PublishedResult, ...]:
     """Read the published table of a round.
 
     Args:
-        round_name: Such as ``v1.0``; the leading ``v`` may be left out.
+        round_name: Such as ``v1.0``; the leading ``v`` is optional.
 
     Returns:
-        Every row, those without minutes included.
+        Every row, including those without minutes.
 
     Raises:
-        ValueError: If that round's table is not shipped; the message lists those that are.
+        ValueError: If there is no table of that round; the message lists those there are.
     """
     name = round_name if round_name.startswith("v") else f"v{round_name}"
     path = FOLDER / f"published_{name}.csv"
     if not path.is_file():
         known = ", ".join(sorted(p.stem.removeprefix("published_") for p in FOLDER.glob("*.csv")))
-        raise ValueError(f"no published results of {round_name!r}; there are {known}")
+        raise ValueError(f"no published results of {round_name!r}; choose one of {known}")
     with path.open(newline="") as file:
         return tuple(_result(name, row) for row in csv.DictReader(file))
 

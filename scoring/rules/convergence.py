@@ -1,8 +1,12 @@
 """The convergence test: a closed result may not beat the reference's epochs by more than chance.
 
-Reference convergence points (RCPs) are read from the installed ``mlperf_logging`` package, the rule
-is computed here in closed form, in both flavours: as it stood when the round was judged and as the
+Reference convergence points (RCPs) are read from the installed ``mlperf_logging`` package. The rule
+is computed here in closed form, in two variants: as it was when the round was judged and as the
 official tool applies it now.
+
+Source:
+    mlcommons/logging rcp_checker, one-sided pooled t-test at 0.05. Differs: closed form instead of
+    a bisection to 1e-4.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ ALPHA = 0.05
 
 @dataclass(frozen=True)
 class Flavour:
-    """One state of the rule."""
+    """One variant of the rule."""
 
     name: str
     """``then`` or ``now``."""
@@ -31,7 +35,7 @@ class Flavour:
     spread_of_all: bool
     """Standard deviation over all reference values instead of those left after dropping."""
     pruned: bool
-    """Leave out reference points that converge more slowly than their neighbours suggest."""
+    """Drop reference points that converge more slowly than their neighbours suggest."""
     scales: bool
     """A pass that is faster than the reference mean multiplies the score by mean / own mean."""
 
@@ -50,7 +54,7 @@ class ReferencePoint:
     mean: float
     std: float
     count: int
-    """Values behind the mean, the dropped ones left out."""
+    """Values in the mean, without the dropped ones."""
     hyperparameters: Mapping[str, Any]
 
 
@@ -70,24 +74,14 @@ class Verdict:
     margin: float | None = None
     """mean / minimum - 1: by how much it passes (positive) or fails."""
     scaling: float = 1.0
-    """Factor that today's rule puts on the minutes."""
+    """Factor by which today's rule multiplies the minutes."""
 
 
 def minimum_mean(mean: float, std: float, num_reference: int, runs: int) -> float:
-    """Smallest olympic mean that is not significantly below the reference's.
+    """Return the smallest olympic mean that is not significantly below the reference's.
 
-    Args:
-        mean: The reference's olympic mean.
-        std: Its standard deviation, which the submission is assumed to share; 0 or more.
-        num_reference: Reference values behind the mean.
-        runs: Runs in a submission; two fewer count, for unet3d as well.
-
-    Returns:
-        In the unit of ``mean``; equal to it if ``std`` is 0.
-
-    Source:
-        mlcommons/logging rcp_checker, one-sided pooled t-test at 0.05. Differs: closed form instead
-        of a bisection to 1e-4.
+    The submission is assumed to have the reference's ``std``; of its ``runs`` two fewer count, for
+    unet3d as well, as in the official tool.
     """
     from scipy.special import stdtrit
 
@@ -99,7 +93,7 @@ def minimum_mean(mean: float, std: float, num_reference: int, runs: int) -> floa
 
 
 def rcp_file(ruleset: str, benchmark: str) -> Path | None:
-    """Find the reference points that ``mlperf_logging`` brings along, without importing it.
+    """Find the reference points in ``mlperf_logging``, without importing it.
 
     Args:
         ruleset: Such as ``1.0.0``.
@@ -127,15 +121,15 @@ def _records(ruleset: str, benchmark: str) -> tuple[dict[str, Any], ...]:
 def reference_points(
     rules: BenchmarkRules, ruleset: str | None, flavour: Flavour
 ) -> list[ReferencePoint]:
-    """Reference points of a benchmark in one flavour of the rule, smallest batch first.
+    """Return a benchmark's reference points in one variant of the rule, smallest batch first.
 
     Args:
         rules: The benchmark's rules.
-        ruleset: mlperf_logging's name of the round's reference points; None if it has none.
+        ruleset: mlperf_logging's name for the round's reference points; None if there are none.
         flavour: ``THEN`` or ``NOW``.
 
     Returns:
-        The points, pruned where the flavour says so; empty if there are none.
+        The points, pruned where the variant does so; empty if there are none.
     """
     points = []
     for record in _records(ruleset, rules.name) if ruleset and rules.rcp else ():
@@ -147,17 +141,13 @@ def reference_points(
             ReferencePoint(record["BS"], left.mean, std, len(left.kept), record["Hyperparams"])
         )
     points.sort(key=lambda point: point.batch)
-    return prune(points) if flavour.pruned and points else points
+    return _prune(points) if flavour.pruned and points else points
 
 
-def prune(points: Sequence[ReferencePoint]) -> list[ReferencePoint]:
-    """Leave out points that the tool ignores: those below the fastest, or above the line.
+def _prune(points: Sequence[ReferencePoint]) -> list[ReferencePoint]:
+    """Drop the points that the tool ignores: those below the fastest, or above the line.
 
-    Args:
-        points: At least one, smallest batch first.
-
-    Returns:
-        The points that stay. As in the tool this is not a true lower convex hull.
+    As in the tool, the result is not a true lower convex hull.
     """
     fastest = min(points, key=lambda point: point.mean)
     kept = [point for point in points if point.batch >= fastest.batch]
@@ -171,7 +161,7 @@ def prune(points: Sequence[ReferencePoint]) -> list[ReferencePoint]:
 
 
 def _between(batch: float, low: ReferencePoint, high: ReferencePoint) -> tuple[float, float]:
-    """Mean and standard deviation at ``batch``, linear between two points."""
+    """Interpolate mean and standard deviation at ``batch`` linearly between two points."""
     share = (batch - low.batch) / (high.batch - low.batch)
     return low.mean + share * (high.mean - low.mean), low.std + share * (high.std - low.std)
 
@@ -183,19 +173,7 @@ def rcp_test(
     ruleset: str | None,
     flavour: Flavour,
 ) -> Verdict:
-    """Judge how far a result's runs trained against the reference's runs.
-
-    Args:
-        values: Progress to target of every run, infinity for one that did not converge.
-        batch: Global batch size of the runs.
-        rules: The benchmark's rules.
-        ruleset: mlperf_logging's name of the round's reference points.
-        flavour: ``THEN`` or ``NOW``.
-
-    Returns:
-        The verdict; ``passed`` is None if there are too few runs, or no reference points for this
-        benchmark.
-    """
+    """Test the progress of a result's runs (infinity if not converged) against the reference's."""
     points = reference_points(rules, ruleset, flavour)
     if not points:
         return Verdict(flavour.name, None, "no reference convergence points for this benchmark")
@@ -204,12 +182,12 @@ def rcp_test(
     own = olympic(values, rules.drop)
     if own is None:
         return Verdict(flavour.name, False, "too few converging runs for the test")
-    found = _match(batch, points, rules)
-    if found is None:
+    match = _match(batch, points, rules)
+    if match is None:
         text = f"batch {batch} is above every reference point (largest: {points[-1].batch:g}); "
         text += "the reference has to be run at this batch"
         return Verdict(flavour.name, False, text, mean=own.mean)
-    reference, minimum, how, exact = found
+    reference, minimum, how, exact = match
     passed = own.mean >= minimum
     if not passed and not exact:
         how += "; the reference has to be run at this batch"
@@ -221,7 +199,7 @@ def rcp_test(
 def _match(
     batch: int, points: Sequence[ReferencePoint], rules: BenchmarkRules
 ) -> tuple[float, float, str, bool] | None:
-    """Reference mean, minimum, in words how it was found, and whether failing it is a failure."""
+    """Return reference mean, minimum, how they were found, and whether missing it is a failure."""
     for point in points:
         if point.batch == batch:
             minimum = minimum_mean(point.mean, point.std, point.count, rules.runs)

@@ -1,4 +1,10 @@
-"""The score of a set of run times: drop the extremes, average the rest, say how sure that is."""
+"""Statistics of run times: olympic mean, its confidence interval, a rank test.
+
+The olympic mean drops the extremes and averages the rest.
+
+Source:
+    mlcommons/training_policies, training_rules.adoc v1.0, section on benchmark results.
+"""
 
 from __future__ import annotations
 
@@ -18,22 +24,13 @@ class Olympic:
     """Values that count, ascending."""
     dropped_low: tuple[float, ...]
     dropped_high: tuple[float, ...]
-    """Dropped at the slow end; a run that did not converge stands there as infinity."""
+    """Dropped at the slow end; a run that did not converge is infinity."""
 
 
 def olympic(values: Sequence[float], drop: int) -> Olympic | None:
-    """Average what is left after dropping ``drop`` values at each end.
+    """Average the values (infinity: not converged) without ``drop`` of them at each end.
 
-    Args:
-        values: Run results in any order; infinity for a run that did not converge.
-        drop: Values to leave out at each end (4 for unet3d, else 1).
-
-    Returns:
-        The mean and what it rests on, or None if nothing finite can be said: too few values, or
-        more infinite ones than may be dropped.
-
-    Source:
-        mlcommons/training_policies, training_rules.adoc v1.0, section on benchmark results.
+    None with too few values, or more infinite ones than may be dropped.
     """
     ordered = sorted(values)
     if len(ordered) <= 2 * drop:
@@ -47,14 +44,7 @@ def olympic(values: Sequence[float], drop: int) -> Olympic | None:
 
 
 def standard_deviation(values: Sequence[float]) -> float:
-    """Population standard deviation (divides by n).
-
-    Args:
-        values: At least one finite value.
-
-    Returns:
-        In the unit of the values.
-    """
+    """Return the population standard deviation (divides by n)."""
     mean = math.fsum(values) / len(values)
     return math.sqrt(math.fsum((v - mean) ** 2 for v in values) / len(values))
 
@@ -62,15 +52,9 @@ def standard_deviation(values: Sequence[float]) -> float:
 def bootstrap_interval(
     values: Sequence[float], drop: int, *, level: float = 0.95
 ) -> tuple[float | None, float | None]:
-    """Percentile bootstrap interval of the olympic mean; the same input gives the same interval.
+    """Return a percentile bootstrap interval of the olympic mean; the seed is fixed.
 
-    Args:
-        values: Run results; infinity for a run that did not converge.
-        drop: Values dropped at each end.
-        level: Coverage in ``(0, 1)``.
-
-    Returns:
-        Low and high end; None where too many resamples hold too many infinite values to bound it.
+    An end is None where too many resamples hold too many infinite values to bound it.
     """
     import numpy as np
 
@@ -85,10 +69,10 @@ def bootstrap_interval(
 
 
 def faster_p_value(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """One-sided p-value of "ours is faster than theirs", by permuting rank sums (Mann-Whitney).
+    """Return the one-sided p-value of "ours is faster", by permuting rank sums (Mann-Whitney).
 
     Ranks make no assumption about the shape of run times and take runs that did not converge
-    (infinity) as the slowest, ties sharing a rank. Exact up to 200,000 arrangements, else sampled.
+    (infinity) as the slowest; ties share a rank. Exact up to 200,000 arrangements, else sampled.
 
     Args:
         ours: Run times; at least one.

@@ -1,4 +1,4 @@
-"""When the closed division has to evaluate, and whether a log did."""
+"""Compares the evaluations in a log with the closed division's schedule."""
 
 from __future__ import annotations
 
@@ -11,15 +11,9 @@ from scoring.runs.logs import RunLog
 
 
 def schedule_fault(log: RunLog, rules: BenchmarkRules) -> str | None:
-    """Compare a log's evaluations with the closed division's schedule.
+    """Describe a log's first deviation from the closed division's evaluation schedule.
 
-    Args:
-        log: One run.
-        rules: The benchmark's rules.
-
-    Returns:
-        One sentence on the first deviation; None if there is none, or if it cannot be told because
-        the log counts its progress in another unit.
+    None if there is none, or if the log counts its progress in a unit that cannot be compared.
     """
     times = [e.progress for e in log.evaluations if e.progress is not None]
     if not rules.evaluation or not times:
@@ -31,7 +25,7 @@ def schedule_fault(log: RunLog, rules: BenchmarkRules) -> str | None:
 
 
 def _every_epochs(times: Sequence[float], plan: Mapping[str, Any], batch: int | None) -> str | None:
-    """Every n epochs from any offset below n on."""
+    """Check for an evaluation every n epochs, from any offset below n."""
     every = plan["epochs"]
     if times[0] > every:
         return f"first evaluation at epoch {times[0]:g}; due by epoch {every}"
@@ -53,7 +47,7 @@ def _at_epochs(times: Sequence[float], plan: Mapping[str, Any], batch: int | Non
 def _padded_epochs(
     times: Sequence[float], plan: Mapping[str, Any], batch: int | None
 ) -> str | None:
-    """Intervals given in reference epochs, stretched by padding to whole batches."""
+    """Check intervals in reference epochs, which padding to whole batches makes longer."""
     if not batch:
         return None
     padded = math.ceil(plan["samples"] / batch) * batch
@@ -65,7 +59,7 @@ def _padded_epochs(
 
 
 def _bert_samples(times: Sequence[float], plan: Mapping[str, Any], batch: int | None) -> str | None:
-    """Every so many samples, a figure that grows with the batch; may wait for the batch's end."""
+    """Check for intervals in samples that grow with the batch, rounded up to a whole batch."""
     if not batch or times[-1] <= 1:
         return None
     exact = plan["share"] * (plan["per_batch"] * batch + plan["base"])
@@ -77,7 +71,7 @@ def _bert_samples(times: Sequence[float], plan: Mapping[str, Any], batch: int | 
 
 def _epoch_share(times: Sequence[float], plan: Mapping[str, Any], batch: int | None) -> str | None:
     share = plan["share"]
-    # Where a log counts from zero instead of one, a late first evaluation cannot be told.
+    # In a log that counts from zero instead of one, a late first evaluation goes undetected.
     if times[0] > 1 + share * 1.01:
         return f"first evaluation at epoch {times[0]:g}; due at {1 + share:g} (counted from 1)"
     return _steps(times, share, "epochs", slack=share / 100)

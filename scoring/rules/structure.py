@@ -1,18 +1,16 @@
-"""What keeps a log from being judged at all: one finding stands for all that would follow."""
+"""Faults that keep a log from being judged at all: one finding replaces all that follow."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scoring.official.plain_words import Finding
+from scoring.rules.findings import OURS, Finding
 from scoring.rules.rounds import Round
 from scoring.runs.logs import RunLog
 
-OURS = "finishline"
-
 
 def fold(log: RunLog, findings: Sequence[Finding], rules: Round) -> tuple[list[Finding], int]:
-    """Put the one reason that a log cannot be judged in the place of all that follows from it.
+    """Replace all findings in a log that cannot be judged by the one reason for that.
 
     Args:
         log: The log.
@@ -20,7 +18,7 @@ def fold(log: RunLog, findings: Sequence[Finding], rules: Round) -> tuple[list[F
         rules: The round.
 
     Returns:
-        The findings to tell, and how many others could not be judged (0 for a whole log).
+        The findings to print, and how many others could not be judged (0 for an intact log).
     """
     reason = (
         _unknown_benchmark(log, findings, rules)
@@ -29,13 +27,12 @@ def fold(log: RunLog, findings: Sequence[Finding], rules: Round) -> tuple[list[F
     )
     if reason is None:
         return list(findings), 0
-    # What is said of the log as a whole is the same reason in other words.
+    # Findings about the log as a whole are the same reason in other words.
     others = [finding for finding in findings if finding.rule not in ("the log", reason.rule)]
     return [reason], len(others)
 
 
 def _structural(log: RunLog) -> Finding | None:
-    """Why a log is no whole run, or None."""
     if log.events and log.wide:
         allowed = "a text file in UTF-8"
         return Finding("the log", None, log.encoding_problem or "", allowed, OURS)
@@ -45,7 +42,6 @@ def _structural(log: RunLog) -> Finding | None:
 
 
 def _unknown_benchmark(log: RunLog, findings: Sequence[Finding], rules: Round) -> Finding | None:
-    """The benchmark's name if the round has none of that name, else None."""
     name = log.facts.get("submission_benchmark")
     if log.wide or name is None or log.benchmark in rules.benchmarks:
         return None
@@ -56,7 +52,7 @@ def _unknown_benchmark(log: RunLog, findings: Sequence[Finding], rules: Round) -
 
 
 def _unknown_division(log: RunLog, findings: Sequence[Finding], rules: Round) -> Finding | None:
-    """A division that no rules exist for, which the official checker dies of; else None."""
+    """A division without rules, on which the official checker crashes; else None."""
     key = "submission_division"
     if key not in log.facts or log.facts[key] in rules.divisions:
         return None

@@ -1,4 +1,4 @@
-"""The settings of our own runs, from their ``config.yaml``: where runs of one result differ."""
+"""The settings of our own runs, read from ``config.yaml``, and where runs of one result differ."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from scoring.runs.result_sets import Run
+from scoring.runs.run import Run
 
 CONFIG = "config.yaml"
-# What runs of one result may differ in: their seed, where things lie, and what only a person sees.
+# What runs of one result may differ in: seed, paths, and what affects only the display or speed.
 FREE = (
     "seed_everything",
     "output_root",
@@ -31,7 +31,7 @@ def read_config(run: Run) -> dict[str, Any]:
         run: Any run.
 
     Returns:
-        The contents of its ``config.yaml``; empty if it has none that can be read.
+        The contents of its ``config.yaml``; empty if there is none or it cannot be read.
     """
     import yaml
 
@@ -43,29 +43,29 @@ def read_config(run: Run) -> dict[str, Any]:
 
 
 def num_nodes(run: Run) -> int:
-    """Machines that one run trained on, as its configuration says.
+    """Return the number of machines that a run trained on, by its configuration.
 
     Args:
         run: Any run.
 
     Returns:
-        1 where it does not say.
+        At least 1; 1 where the configuration does not name it.
     """
     nodes = (read_config(run).get("trainer") or {}).get("num_nodes")
     return nodes if isinstance(nodes, int) and nodes > 0 else 1
 
 
 def differing_settings(runs: Sequence[Run]) -> tuple[str, ...]:
-    """Name the settings in which runs of one result differ, beyond what they may.
+    """List the settings in which runs of one result differ although they must not.
 
     Args:
         runs: The runs that count.
 
     Returns:
-        Such as ``model.learning_rate: 0.1 in 2, 0.4 in 3``; empty if all are equal.
+        Lines such as ``model.learning_rate: 0.1 in 2, 0.4 in 3``; empty if all are equal.
     """
-    # Parsing takes far longer than reading, and mostly there is no difference.
-    if len({_essence(run) for run in runs} - {None}) < 2:
+    # Parsing takes far longer than reading, and usually there is no difference.
+    if len({_config_without_run_specific_lines(run) for run in runs} - {None}) < 2:
         return ()
     flat = [dict(_flatten(config)) for config in map(read_config, runs) if config]
     lines = []
@@ -78,8 +78,7 @@ def differing_settings(runs: Sequence[Run]) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _essence(run: Run) -> str | None:
-    """A configuration's text without the lines that differ from run to run."""
+def _config_without_run_specific_lines(run: Run) -> str | None:
     try:
         text = (run.folder / CONFIG).read_text() if run.is_own else None
     except (OSError, ValueError):

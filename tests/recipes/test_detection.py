@@ -175,7 +175,7 @@ def test_network_with_other_classes_than_the_data_is_refused(net, tmp_path, caps
     status, _ = fit("ssd", tmp_path, *net, "--model.net.num_classes", "81")
     assert status == 1
     line = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "81 classes with background, the data has 3 categories" in line
+    assert "81 classes including background, the data has 3 categories" in line
     assert "--model.net.num_classes 4" in line
 
 

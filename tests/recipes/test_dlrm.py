@@ -267,7 +267,6 @@ def test_diverged_training_ends_with_status_3_and_says_so(tmp_path, logs, capsys
     assert "not finite" in capsys.readouterr().out
 
 
-@pytest.mark.slow
 def test_shuffled_labels_stay_at_chance_and_raise_the_alarm(tmp_path, logs, monkeypatch, caplog):
     original = criteo_batches.CriteoBlocks.__getitem__
 

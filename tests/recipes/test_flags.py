@@ -18,11 +18,12 @@ REFRESH = "python -m tests.recipes.test_flags"
 
 
 def flags(stem: str) -> list[str]:
-    """``--name = default`` of each flag of ``fit``, sorted."""
+    """``--name = default`` of each flag of ``fit``, sorted; with the rule where closed has one."""
     benchmark = importlib.import_module(f"recipes.{stem}").BENCHMARK
     defaults = RecipeCLI(benchmark, "fit", [], build=False).parser.get_defaults()
     own = {k: v for k, v in vars(defaults.as_flat()).items() if not k.startswith("trainer.")}
-    return sorted(f"--{name} = {value}" for name, value in own.items())
+    rules = {rule.key: f"  # closed: {rule.text}" for rule in benchmark.closed}
+    return sorted(f"--{name} = {value}{rules.get(name, '')}" for name, value in own.items())
 
 
 def difference(listed: list[str], found: list[str]) -> list[str]:

@@ -145,7 +145,7 @@ def test_the_checkpoint_plays_go(finished):
     _, folder = finished
     net = read_net(folder / "checkpoints/last.ckpt")
     assert (net.size, len(net.blocks)) == (5, 2)
-    with pytest.raises(ValueError, match="no checkpoint of a dual network"):
+    with pytest.raises(ValueError, match="not a checkpoint of a dual network"):
         read_net(folder / "config.yaml")
 
 
@@ -223,7 +223,7 @@ def test_every_closed_rule_names_a_setting_that_exists():
 
 def test_gtp_command_names_a_missing_checkpoint(capsys):
     assert run(BENCHMARK, ["gtp", "--ckpt_path", "/nowhere.ckpt"]) == 1
-    assert "/nowhere.ckpt: no such file" in capsys.readouterr().err
+    assert "/nowhere.ckpt: does not exist" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """Every recipe trains and evaluates on a device that is no CPU; no GPU is needed for that."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,11 +10,15 @@ STEMS = sorted(path.stem for path in (ROOT / "recipes").glob("[a-z]*.py"))
 ONCE = ["--evaluation.first", "1", "--evaluation.every", "1", "--evaluation.limit", "1"]
 
 
-def train(stem, folder, *args):
-    preset = f"recipes/presets/{stem}/demo.yaml"
-    command = [sys.executable, "-m", "tests.pretend_device", stem, "--config", preset, *ONCE]
-    command += ["--trainer.limit_train_batches", "3", "--output_root", str(folder), *args]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+@pytest.fixture
+def train(run_python, tmp_path):
+    def run(stem, *args):
+        preset = f"recipes/presets/{stem}/demo.yaml"
+        command = ["-m", "tests.pretend_device", stem, "--config", preset, *ONCE]
+        command += ["--trainer.limit_train_batches", "3", "--output_root", str(tmp_path)]
+        return run_python([*command, *args])
+
+    return run
 
 
 class LeftBehind(torch.nn.Module):
@@ -32,14 +34,14 @@ class LeftBehind(torch.nn.Module):
 
 
 @pytest.mark.parametrize("stem", STEMS)
-def test_three_steps_and_an_evaluation(stem, tmp_path):
-    done = train(stem, tmp_path)
+def test_three_steps_and_an_evaluation(stem, train):
+    done = train(stem)
     assert done.returncode in (0, 3), done.stderr
     assert "target" in done.stdout
 
 
-def test_a_tensor_left_behind_is_found(tmp_path):
+def test_a_tensor_left_behind_is_found(train):
     net = f"{__name__}.LeftBehind"
-    done = train("unet3d", tmp_path, "--model.net", net)
+    done = train("unet3d", "--model.net", net)
     assert done.returncode == 1
     assert "aten.mul.Tensor: tensors of two devices: CPU [(3, 1, 1, 1)]" in done.stderr

@@ -91,6 +91,7 @@ def test_short_run_ends_at_its_limit_with_a_log(tmp_path: Path) -> None:
     assert '"lars_opt_base_learning_rate", "value": 2.0' in (folder / "result.txt").read_text()
 
 
+@pytest.mark.slow
 def test_two_ranks_evaluate_exactly_like_one(tmp_path: Path) -> None:
     root = write_tiny(tmp_path / "data")  # 30 evaluation images: 15 for each of two ranks
     tiny = [*TINY_NET, *TINY_DATA, "--data.root", str(root), "--data.evaluation_batch_size", "4"]

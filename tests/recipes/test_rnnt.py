@@ -1,4 +1,4 @@
-"""RNN-T end to end: closed log, short runs, resume, two ranks, foreign nets, what is heard."""
+"""RNN-T end to end: closed log, short runs, resume, two ranks, foreign nets, transcripts."""
 
 import csv
 import json
@@ -101,7 +101,7 @@ def test_short_run_says_what_it_measured(one_epoch):
     assert text.count('"weights_initialization"') == 7
 
 
-def test_validate_writes_what_was_heard(one_epoch, capsys):
+def test_validate_writes_transcripts(one_epoch, capsys):
     checkpoint = one_epoch / "checkpoints" / "last.ckpt"
     assert run(BENCHMARK, ["validate", "--ckpt_path", str(checkpoint), *CPU]) == 3
     rate = record(one_epoch)["quality"]["word_error_rate"]
@@ -146,15 +146,15 @@ def test_resumed_run_equals_an_uninterrupted_one(one_epoch, tmp_path):
 @pytest.mark.slow
 def test_two_ranks_evaluate_exactly_like_one(one_epoch):
     checkpoint = str(one_epoch / "checkpoints" / "last.ckpt")
-    heard = []
+    outputs = []
     for devices in ("1", "2"):
         command = [sys.executable, "recipes/rnnt.py", "validate", "--ckpt_path", checkpoint]
         command += [*CPU, "--trainer.devices", devices, "--trainer.strategy", "ddp"]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
         assert done.returncode == 3, done.stderr
         line = next(x for x in done.stdout.splitlines() if "word_error_rate" in x)
-        heard.append((line, (one_epoch / "hypotheses.tsv").read_text()))
-    assert heard[0] == heard[1]
+        outputs.append((line, (one_epoch / "hypotheses.tsv").read_text()))
+    assert outputs[0] == outputs[1]
 
 
 @pytest.mark.slow
@@ -221,7 +221,7 @@ def test_declaring_closed_against_a_rule_is_refused(tmp_path, capsys, flags, wor
 def test_scale_of_the_first_weights_is_free_in_the_closed_division(tmp_path, capsys):
     args = ["fit", "--data.root", str(tmp_path), "--submission.division", "closed"]
     assert run(BENCHMARK, [*args, "--model.net.init_scale", "0.35"]) == 1
-    assert f"data root {tmp_path} holds none of" in capsys.readouterr().err
+    assert f"data root {tmp_path} contains none of" in capsys.readouterr().err
 
 
 def test_net_and_vocabulary_of_unequal_size_is_one_line(tmp_path, capsys):

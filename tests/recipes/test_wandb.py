@@ -4,8 +4,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,34 +23,26 @@ OFF = ["--trainer.logger.log_model", "false"]
 LOGGER = ["--trainer.logger", "WandbLogger", "--trainer.log_every_n_steps", "1"]
 
 
-def fit(tmp_path, *extra):
+def fit(run_python, tmp_path, *extra):
     """A short run in a process of its own, as W&B's client keeps state in the process."""
     hidden = ("WANDB_MODE", "WANDB_API_KEY", "PL_GLOBAL_SEED")
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
-    command = [sys.executable, "recipes/dlrm.py", "fit", *SHORT, *LOGGER, *extra]
-    done = subprocess.run(
-        [*command, "--output_root", str(tmp_path)],
-        cwd=ROOT,
+    done = run_python(
+        ["recipes/dlrm.py", "fit", *SHORT, *LOGGER, *extra, "--output_root", str(tmp_path)],
         env={**environment, "HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=300,
     )
     assert done.returncode == 3, done.stdout + done.stderr
     return done
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
+def world(tmp_path_factory, run_python):
     """One run, and one that goes on from its checkpoint."""
     root = tmp_path_factory.mktemp("wandb")
-    patch = pytest.MonkeyPatch()
-    patch.setenv("FINISHLINE_CACHE", str(tmp_path_factory.getbasetemp() / "shared-cache"))
-    first = fit(root, "--trainer.logger.log_model", "true", "--trainer.max_epochs", "1")
+    first = fit(run_python, root, "--trainer.logger.log_model", "true", "--trainer.max_epochs", "1")
     (folder,) = (root / "dlrm").glob("*")
     checkpoint = str(folder / "checkpoints" / "last.ckpt")
-    again = fit(root, "--ckpt_path", checkpoint, "--trainer.max_epochs", "2", *OFF)
-    patch.undo()
+    again = fit(run_python, root, "--ckpt_path", checkpoint, "--trainer.max_epochs", "2", *OFF)
     return root, folder, first, again
 
 
@@ -182,15 +172,11 @@ print("STATUS", status, wandb.run)
 """
 
 
-def test_a_wandb_run_of_the_users_own_is_left_open(tmp_path):
+def test_a_wandb_run_of_the_users_own_is_left_open(tmp_path, run_python):
     few = ["--trainer.max_epochs", "1"]
-    done = subprocess.run(
-        [sys.executable, "-c", OWN_RUN, str(tmp_path), *SHORT, *LOGGER, *few],
-        cwd=ROOT,
+    done = run_python(
+        ["-c", OWN_RUN, str(tmp_path), *SHORT, *LOGGER, *few],
         env={**os.environ, "WANDB_MODE": "offline", "HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=300,
     )
     assert done.stdout.splitlines()[-1] == "STATUS 3 None", done.stdout + done.stderr
     (log,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")

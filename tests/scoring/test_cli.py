@@ -80,7 +80,7 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path, make, cli):
 def test_a_checker_that_takes_too_long_is_one_line(tmp_path, make, monkeypatch, cli):
     monkeypatch.setattr("scoring.official.checkers.LONGEST_SECONDS", 0.01)
     status, _, err = cli("check", make.write(tmp_path / "a.log", make.ssd()))
-    words = "the official checker took longer than 0.01 s; give it fewer logs"
+    words = "the official checker took longer than 0.01 s; pass fewer logs"
     assert (status, err) == (2, f"scoring check: {words}\n")
 
 

@@ -125,6 +125,7 @@ def _result_hash(board: np.ndarray, info: np.ndarray, cell: int) -> int:
     me, step = info[TO_PLAY], info[SIZE] + 1
     alive = False
     key = info[HASH] ^ ZOBRIST[me, cell]
+    # Of up to four captured neighbours, those seen so far: a chain counts once.
     taken0 = taken1 = taken2 = -1
     for direction in range(4):
         near = cell + (1, -1, step, -step)[direction]
@@ -245,6 +246,7 @@ def _join(board: np.ndarray, cell: int, me: int, step: int) -> None:
             elif head != first:
                 _absorb(board, first, head)
                 merged = True
+    # The usual case, one chain that grows: count its new liberties instead of walking along it.
     if first >= 0 and not merged:
         for direction in range(4):
             near = cell + (1, -1, step, -step)[direction]
@@ -262,7 +264,7 @@ def _join(board: np.ndarray, cell: int, me: int, step: int) -> None:
     if merged:
         board[LIBS, first] = _count_liberties(board, first, step)
     else:
-        board[LIBS, first] += fresh - 1
+        board[LIBS, first] += fresh - 1  # the stone took one of them
 
 
 @njit(nogil=True, cache=True)
@@ -321,6 +323,7 @@ def play(board: np.ndarray, info: np.ndarray, action: int) -> int:
     step = size + 1
     cell = cell_of(action, size)
     info[HASH] = _result_hash_of_legal(board, info[HASH], cell, me, step)
+    # The stone comes first: chains taken off then return their cells to it as liberties.
     _join(board, cell, me, step)
     captured = 0
     lost0 = lost1 = lost2 = -1

@@ -176,6 +176,7 @@ class SelfPlay:
         names = ("planes", "pi", "q", "n")
         examples = iter(zip(*(state[name] for name in names), strict=True))
         self._examples = [list(islice(examples, int(count))) for count in state["counts"]]
+        # Trees are not kept in a checkpoint: replay the moves, then search anew.
         for game, plies in enumerate(state["plies"]):
             mcts.new_game(self._trees, game, self.size, self._tree_seeds[game])
             self._games.moves[game, :plies] = state["moves"][game, :plies]
@@ -188,6 +189,7 @@ class SelfPlay:
         if self.stopped:
             raise CancelledError("self-play was stopped")
         self.steps += 1
+        # Each tree may need a node per descent and one for its move.
         while self._trees.top[0] < len(self._examples) * (MOST_TRIES + 1):
             self._trees = mcts.grow(self._trees)
         trees, leaves = self._trees, self._leaves
@@ -319,6 +321,7 @@ def play_match(
             players[2 * game + colour] = (number + colour) % 2
     goals, ended = np.zeros(2 * num, np.int64), np.zeros(num, np.uint8)
     goals[0::2] = rules.readouts
+    # Only the side to move searches; the other side's tree has target 0 and follows the moves.
     moves, outcome = np.zeros((num, rules.max_plies + 1), np.int16), np.zeros(num)
     leaves = mcts.make_leaves(size, 2 * num * rules.virtual_losses)
     while not ended.all():

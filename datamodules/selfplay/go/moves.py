@@ -100,6 +100,7 @@ def gamma(random: np.ndarray, shape: float) -> float:
 
     Source: G. Marsaglia, W. W. Tsang, "A simple method for generating gamma variables" (2000).
     """
+    # The method needs a shape of at least 1; smaller ones are those of shape + 1, scaled.
     boost = 1.0
     if shape < 1.0:
         boost = (1.0 - go.uniform(random)) ** (1.0 / shape)
@@ -248,6 +249,7 @@ def _choose(trees: Trees, game: int, games: Games, rules: Rules, events: Events,
         events.example[game] = 1
         events.q[game] = trees.root_w[game] / (1.0 + trees.root_n[game])
         events.n[game] = trees.root_n[game]
+        # After the move was chosen: pruning changes the live visits, from which pi is written.
         if rules.prune:
             prune(trees, game, owner)
         root_planes(trees, game, events.planes[game])
@@ -287,6 +289,8 @@ def finish_moves(trees: Trees, games: Games, rules: Rules, events: Events) -> No
 @njit(nogil=True, cache=True)
 def _next_search(trees: Trees, game: int, games: Games, rules: Rules) -> None:
     """Draw a fast or a slow search; a slow one's target counts the visits cleared here."""
+    # As in the reference, a fast search adds to the visits kept from the last move, while a slow
+    # one has these visits on top of its own number although it starts from nothing.
     fast = go.uniform(games.random[game]) < rules.fast_share
     games.slow[game] = games.noise[game] = 0 if fast else 1
     if fast:

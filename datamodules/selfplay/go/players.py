@@ -107,6 +107,7 @@ class Players:
         """
         for worker, kept in zip(self.workers, state.workers, strict=True):
             worker.restore(kept)
+        # As if they had just been played: the next round collects them.
         surplus: Future[list[Examples]] = Future()
         surplus.set_result(state.surplus)
         self._after = [surplus]

@@ -43,6 +43,7 @@ def read_game(path: Path, size: int) -> Examples:
     """
     try:
         records = [_features(m) for m in _messages(zlib.decompress(path.read_bytes()))]
+        # A packed list and a single float both end with the four bytes.
         outcome = [struct.unpack("<f", record["outcome"][-4:])[0] for record in records]
         planes, pi = ([record[name] for record in records] for name in ("x", "pi"))
     except KeyError as error:
@@ -140,7 +141,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
     while at < len(message):
         tag, at = _varint(message, at)
         kind = tag & 7
-        if kind == 0:
+        if kind == 0:  # varint; 1 and 5 are fixed widths, 2 has a length
             start = at
             _, at = _varint(message, at)
             yield tag >> 3, message[start:at]

@@ -154,7 +154,7 @@ def _flood(
             if board[COLOUR, near] == EDGE or reached[near]:
                 continue
             if owner[near] != EMPTY:
-                seen |= owner[near]
+                seen |= owner[near]  # BLACK is 1 and WHITE 2, so 3 means both: nobody's points
             else:
                 reached[near] = 1
                 stack[top] = near
@@ -182,6 +182,7 @@ def area_score(board: np.ndarray, info: np.ndarray, komi: float) -> float:
         cell = cell_of(action, size)
         if owner[cell] == 0:
             owner[cell] = board[COLOUR, cell]
+    # From here on a stone inside the other colour's pass-alive region is a point of that colour.
     score = -komi
     for action in range(size * size):
         cell = cell_of(action, size)

@@ -140,7 +140,7 @@ def select(
         _virtual_loss(trees, tree, node, 1.0)
         at += 1
         if node == root:
-            break
+            break  # not expanded yet: further descents would only find it again
     return at
 
 
@@ -156,6 +156,7 @@ def expand(
     for leaf in range(first, last):
         node, tree = leaves.node[leaf], leaves.tree[leaf]
         _virtual_loss(trees, tree, node, -1.0)
+        # Two descents of one batch can end at the same leaf; the first of them expands it.
         if trees.state[node] == UNEXPANDED:
             order = trees.sym[leaves.turn[leaf]]
             value = np.float64(values[leaf - first])
@@ -179,6 +180,6 @@ def _open(trees: Trees, node: int, order: np.ndarray, priors: np.ndarray, value:
         elif total > 0:
             trees.p[node, action] = priors[point] / total
         else:
-            trees.p[node, action] = 1.0 / count
+            trees.p[node, action] = 1.0 / count  # a network without any mass on legal moves
     trees.w[node] += min(1.0, max(-1.0, value - FPU_PENALTY * side(trees, node)))
     trees.state[node] = EXPANDED

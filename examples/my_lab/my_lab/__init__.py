@@ -1,1 +1,1 @@
-"""A lab's own networks, kept outside finishline."""
+"""A lab's own networks, outside finishline."""

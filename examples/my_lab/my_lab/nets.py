@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 
 class HalfResolutionNet(nn.Module):
-    """Residual blocks at half resolution, joined with the image before the last convolution.
+    """Residual blocks at half resolution, concatenated with the image before the last convolution.
 
     Args:
         width: Channels at half resolution.
         num_blocks: Residual blocks.
-        num_classes: Output channels, background counted (3 for KiTS19).
+        num_classes: Output channels, including the background (3 for KiTS19).
     """
 
     def __init__(self, *, width: int = 16, num_blocks: int = 2, num_classes: int = 3) -> None:
@@ -24,7 +24,7 @@ class HalfResolutionNet(nn.Module):
         self.head = nn.Conv3d(width + 1, num_classes, 3, padding=1)
 
     def forward(self, image_BCDHW: Tensor) -> Tensor:
-        """Give every voxel one logit per class.
+        """Return one logit per class for every voxel.
 
         Args:
             image_BCDHW: Normalised intensities, float, C = 1; D, H and W even.

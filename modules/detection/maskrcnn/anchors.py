@@ -13,21 +13,12 @@ RATIOS = (0.5, 1.0, 2.0)  # height over width
 
 
 def base_anchors(stride: int, size: float) -> np.ndarray:
-    """Anchors of the top left cell of one level.
-
-    Widths and heights are rounded at the scale of the stride and multiplied up afterwards, which
-    is why they differ from those of torchvision.
-
-    Args:
-        stride: Pixels between cells.
-        size: Side of the square anchor in pixels.
-
-    Returns:
-        (3, 4) float64, one row per ratio.
+    """Return the top left cell's anchors (3, 4) in float64, one row per ratio.
 
     Source:
         mlcommons/training (v1.0), maskrcnn_benchmark/modeling/rpn/anchor_generator.py.
     """
+    # Sides are rounded at the scale of the stride and scaled up afterwards, unlike torchvision's.
     centre = (stride - 1) / 2
     rows = []
     for ratio in RATIOS:
@@ -40,18 +31,7 @@ def base_anchors(stride: int, size: float) -> np.ndarray:
 
 @functools.lru_cache(maxsize=256)
 def anchor_grid(height: int, width: int, stride: int, size: float, device: torch.device) -> Tensor:
-    """Anchors of all cells of one level: row, then column, then ratio.
-
-    Args:
-        height: Rows of the feature map.
-        width: Columns of the feature map.
-        stride: Pixels between cells.
-        size: Side of the square anchor in pixels.
-        device: Where to make them; made once for every shape.
-
-    Returns:
-        anchor_A4: float32, A = height * width * 3.
-    """
+    """Return anchor_A4 of a feature map of height x width cells: row, then column, then ratio."""
     base = torch.from_numpy(base_anchors(stride, size)).float().to(device)
     x = torch.arange(width, device=device) * stride
     y = torch.arange(height, device=device) * stride

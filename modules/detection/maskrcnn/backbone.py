@@ -16,7 +16,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 BLOCKS = (3, 4, 6, 3)
 BRANCHES = {"branch2a": "1", "branch2b": "2", "branch2c": "3"}
-# All that a pickle of arrays needs; anything else in the file is refused.
+# All that a pickle of arrays needs; anything else in the file is an error.
 ALLOWED = {
     ("numpy", "ndarray"),
     ("numpy", "dtype"),
@@ -30,32 +30,18 @@ ALLOWED = {
 
 
 class FrozenNorm(FrozenBatchNorm2d):
-    """torchvision's, which in half precision would make all that follows single precision."""
+    """torchvision's, but keeping half precision, which its own turns into single precision."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scale and shift every channel.
-
-        Args:
-            x: (B, C, H, W), any float type.
-
-        Returns:
-            Same shape and type.
-        """
         if x.dtype == self.weight.dtype:
             return super().forward(x)
-        # One kernel that computes in single precision and gives the type that came.
+        # One kernel that computes in single precision and returns the input's type.
         mean, var = self.running_mean, self.running_var
         return torch.batch_norm(x, self.weight, self.bias, mean, var, False, 0.0, self.eps, False)
 
 
 class Bottleneck(nn.Module):
-    """1x1 (with the stride), 3x3 and 1x1 convolution beside a shortcut.
-
-    Args:
-        inputs: Channels that come in.
-        inner: Channels of the 3x3 convolution; four times as many go out.
-        stride: Of the first convolution and the shortcut.
-    """
+    """1x1 (with the stride), 3x3 and 1x1 convolution to 4 * inner channels, plus a shortcut."""
 
     def __init__(self, inputs: int, inner: int, stride: int) -> None:
         super().__init__()
@@ -71,25 +57,13 @@ class Bottleneck(nn.Module):
             self.downsample = nn.Sequential(shortcut, FrozenNorm(4 * inner, eps=0))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features of the next block.
-
-        Args:
-            x: (B, inputs, H, W).
-
-        Returns:
-            (B, 4 * inner, H / stride, W / stride).
-        """
         y = torch.relu(self.bn1(self.conv1(x)))
         y = torch.relu(self.bn2(self.conv2(y)))
         return torch.relu(self.bn3(self.conv3(y)) + self.downsample(x))
 
 
 class CaffeResNet50(nn.Module):
-    """Four stages whose outputs C2 to C5 feed the feature pyramid; stem and first stage frozen.
-
-    Args:
-        width: Channels of the stem; outputs have 4, 8, 16 and 32 times as many.
-    """
+    """Four stages whose outputs C2 to C5 feed the feature pyramid; stem and first stage frozen."""
 
     def __init__(self, width: int = 64) -> None:
         super().__init__()
@@ -107,14 +81,7 @@ class CaffeResNet50(nn.Module):
             part.requires_grad_(False)
 
     def forward(self, image_BCHW: Tensor) -> dict[str, Tensor]:
-        """Features at strides 4, 8, 16 and 32.
-
-        Args:
-            image_BCHW: BGR with the mean subtracted; sides are multiples of 32.
-
-        Returns:
-            Level ``"0"`` to ``"3"`` -> features.
-        """
+        """Return features at strides 4, 8, 16 and 32 under the names ``"0"`` to ``"3"``."""
         x = torch.relu(self.bn1(self.conv1(image_BCHW)))
         x = nn.functional.max_pool2d(x, 3, stride=2, padding=1)
         features = {}
@@ -124,32 +91,21 @@ class CaffeResNet50(nn.Module):
         return features
 
     def load_blobs(self, blobs: Mapping[str, np.ndarray]) -> None:
-        """Take weights and scales from Caffe2's blobs; its other blobs are left aside.
-
-        Args:
-            blobs: Blob name -> array.
-
-        Raises:
-            ValueError: If a blob is missing or has another shape; names the first one.
-        """
+        """Load weights and scales from Caffe2's blobs; other blobs are ignored."""
         state = self.state_dict()
         for own, blob in blob_names().items():
             if blob not in blobs or state[own].shape != blobs[blob].shape:
                 got = blobs[blob].shape if blob in blobs else "nothing"
                 raise ValueError(
                     f"backbone weights: blob {blob} must have shape {tuple(state[own].shape)}, "
-                    f"found {got}; needed is Detectron's MSRA R-50.pkl"
+                    f"got {got}; use Detectron's MSRA R-50.pkl"
                 )
             state[own] = torch.from_numpy(np.array(blobs[blob], dtype=np.float32))
         self.load_state_dict(state)
 
 
 def blob_names() -> dict[str, str]:
-    """Names of the network's tensors and the blobs that fill them.
-
-    Returns:
-        Own name -> blob name; running statistics have no blob, they stay at 0 and 1.
-    """
+    """Map own names to blob names; running statistics have no blob and stay at 0 and 1."""
     names = {"conv1.weight": "conv1_w"} | _norm("bn1", "res_conv1_bn")
     for stage, blocks in enumerate(BLOCKS):
         for block in range(blocks):
@@ -168,34 +124,26 @@ def _norm(own: str, blob: str) -> dict[str, str]:
 
 
 def read_blobs(path: Path) -> dict[str, np.ndarray]:
-    """Read a Caffe2 pickle without running anything that may hide in it.
-
-    Args:
-        path: The file: a dict of arrays, or a dict that holds one under ``blobs``.
-
-    Returns:
-        Blob name -> array.
-
-    Raises:
-        ValueError: If the file is damaged, holds anything but arrays or asks for code to be run.
-    """
+    """Read a Caffe2 pickle (arrays by name, or under ``blobs``) without running code from it."""
     try:
         content = _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="latin1").load()
     except OSError:
         raise
     except Exception as error:  # damaged pickles fail in many ways
         reason = str(error).partition("\n")[0]
-        raise ValueError(f"{path} is no pickle of arrays ({reason}); download it again") from None
+        raise ValueError(
+            f"{path} is not a pickle of arrays ({reason}); download it again"
+        ) from None
     blobs = content.get("blobs", content) if isinstance(content, dict) else None
     if not isinstance(blobs, dict) or not blobs:
-        raise ValueError(f"{path} holds no blobs: needed is Detectron's MSRA R-50.pkl")
+        raise ValueError(f"{path} contains no blobs; use Detectron's MSRA R-50.pkl")
     return {name: array for name, array in blobs.items() if isinstance(array, np.ndarray)}
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Builds NumPy arrays and plain containers, nothing else."""
+    """Unpickler of NumPy arrays and plain containers, nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no array needs")
+            raise pickle.UnpicklingError(f"it imports {module}.{name}, which no array needs")
         return super().find_class(module.replace("numpy.core", "numpy._core"), name)

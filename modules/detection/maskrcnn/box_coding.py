@@ -8,23 +8,14 @@ import math
 import torch
 from torch import Tensor
 
-# Of centre and size. Numbers, not tensors: to put these on a GPU, the host would wait for it.
+# Of centre and size. Numbers, as copying tensors to a GPU would make the host wait.
 RPN_WEIGHTS = (1.0, 1.0)
 HEAD_WEIGHTS = (10.0, 5.0)
 MAX_LOG_SCALE = math.log(1000 / 16)
 
 
 def encode_boxes(box_N4: Tensor, reference_N4: Tensor, weights: tuple[float, float]) -> Tensor:
-    """Code boxes relative to reference boxes.
-
-    Args:
-        box_N4: Boxes wanted.
-        reference_N4: Anchors or proposals.
-        weights: Factors of the centre and of the size.
-
-    Returns:
-        code_N4: Shift of the centre and logarithm of the size ratio, times the weights.
-    """
+    """Return code_N4: weighted shift of the centre and logarithm of the size ratio."""
     centre, side = _centre_and_side(box_N4)
     own_centre, own_side = _centre_and_side(reference_N4)
     shift, scale = (centre - own_centre) / own_side, (side / own_side).log()
@@ -32,16 +23,7 @@ def encode_boxes(box_N4: Tensor, reference_N4: Tensor, weights: tuple[float, flo
 
 
 def decode_boxes(code_NK4: Tensor, reference_N4: Tensor, weights: tuple[float, float]) -> Tensor:
-    """Undo ``encode_boxes``; sizes grow at most 62.5 times.
-
-    Args:
-        code_NK4: (N, ..., 4) codes; several per reference where they depend on the class.
-        reference_N4: (N, 4).
-        weights: Those used to encode.
-
-    Returns:
-        (N, ..., 4) corners.
-    """
+    """Return the corners that codes (N, ..., 4) stand for; sizes grow at most 62.5 times."""
     shape = (len(reference_N4), *[1] * (code_NK4.ndim - 2), 2)
     own_centre, own_side = (part.view(shape) for part in _centre_and_side(reference_N4))
     centre = code_NK4[..., :2] / weights[0] * own_side + own_centre
@@ -51,16 +33,7 @@ def decode_boxes(code_NK4: Tensor, reference_N4: Tensor, weights: tuple[float, f
 
 
 def clip_boxes(box_N4: Tensor, height: Tensor | int, width: Tensor | int) -> Tensor:
-    """Clip corners to the pixels of an image.
-
-    Args:
-        box_N4: (..., 4) corners.
-        height: Rows of the image.
-        width: Columns of the image.
-
-    Returns:
-        (..., 4) with x in ``[0, width - 1]`` and y in ``[0, height - 1]``.
-    """
+    """Clip corners to ``[0, width - 1]`` and ``[0, height - 1]``."""
     x, y = box_N4[..., 0::2].clamp(min=0), box_N4[..., 1::2].clamp(min=0)
     x, y = x.clamp(max=width - 1), y.clamp(max=height - 1)
     return torch.stack([x, y], -1).flatten(-2)

@@ -1,6 +1,10 @@
 """Instance masks: polygons to small training targets, small predictions to whole-image masks.
 
 Letters: R regions, N detections, S = 28 side of a mask.
+
+Source:
+    mlcommons/training (v1.0), maskrcnn_benchmark/structures/segmentation_mask.py and
+    modeling/roi_heads/mask_head/inference.py.
 """
 
 import math
@@ -18,20 +22,9 @@ THRESHOLD = 0.5
 
 
 def polygon_targets(polygons: Sequence[Polygons], box_R4: Tensor, size: int = MASK_SIZE) -> Tensor:
-    """Rasterise each object's polygons inside its region, stretched to a square.
-
-    Args:
-        polygons: Per region the matched object's polygons, (corners, 2) in pixels.
-        box_R4: Regions, corners in pixels; sides are x2 - x1 here and at least 1.
-        size: Side of a target.
-
-    Returns:
-        target_RSS: float32 zeros and ones on the regions' device.
-
-    Source:
-        mlcommons/training (v1.0), maskrcnn_benchmark/structures/segmentation_mask.py: polygons are
-        moved, scaled and rasterised by COCO's own code, not clipped to the region first.
-    """
+    """Rasterise each region's polygons, stretched to a square, as zeros and ones target_RSS."""
+    # As in the reference, polygons are moved, scaled and rasterised by COCO's own code without
+    # clipping them to the region first, and sides are x2 - x1, not one more.
     boxes = box_R4.detach().cpu().numpy().astype(np.float64)
     targets = np.zeros((len(boxes), size, size), dtype=np.float32)
     for target, rings, box in zip(targets, polygons, boxes, strict=True):
@@ -41,16 +34,7 @@ def polygon_targets(polygons: Sequence[Polygons], box_R4: Tensor, size: int = MA
 
 
 def rasterise(polygons: Polygons, height: int, width: int) -> np.ndarray:
-    """Union of polygons as COCO's mask code draws them.
-
-    Args:
-        polygons: (corners, 2) x and y in pixels.
-        height: Rows.
-        width: Columns.
-
-    Returns:
-        (height, width) uint8.
-    """
+    """Draw the union of polygons with COCO's mask code, (height, width) uint8."""
     from faster_coco_eval.core import mask as coco_mask
 
     flat = [np.asarray(ring, dtype=np.float64).reshape(-1).tolist() for ring in polygons]
@@ -59,32 +43,15 @@ def rasterise(polygons: Polygons, height: int, width: int) -> np.ndarray:
 
 
 class Patch(NamedTuple):
-    """The part of an image that holds a mask."""
+    """The part of an image that contains a mask."""
 
-    inside: np.ndarray
-    """(h, w) bool; no rows or columns where the mask lies outside of the image."""
+    inside: np.ndarray  # (h, w) bool; no rows or columns where the mask is outside the image
     top: int
     left: int
 
 
 def place_mask(mask_SS: Tensor, box: Sequence[float], height: int, width: int) -> Patch:
-    """Stretch one predicted mask over its box in the image.
-
-    Args:
-        mask_SS: Probabilities, float32 on the CPU.
-        box: x1, y1, x2, y2 in pixels of the image.
-        height: Rows of the image.
-        width: Columns of the image.
-
-    Returns:
-        The mask's pixels and where they lie.
-
-    Raises:
-        ValueError: If the box is not finite.
-
-    Source:
-        mlcommons/training (v1.0), maskrcnn_benchmark/modeling/roi_heads/mask_head/inference.py.
-    """
+    """Stretch one mask of probabilities over its box in an image of height x width pixels."""
     if not all(map(math.isfinite, box)):
         raise ValueError(f"a detection is not finite: box {list(box)}; the network has diverged")
     size = len(mask_SS)
@@ -104,16 +71,7 @@ def place_mask(mask_SS: Tensor, box: Sequence[float], height: int, width: int) -
 
 
 def run_lengths(patch: Patch, height: int, width: int) -> bytes:
-    """Compress a mask as COCO does, looking at no pixel outside of the patch.
-
-    Args:
-        patch: The mask.
-        height: Rows of the image.
-        width: Columns of the image.
-
-    Returns:
-        COCO's counts of the whole image.
-    """
+    """Return COCO's compressed counts of the whole image, reading only the patch's pixels."""
     from faster_coco_eval.core import mask as coco_mask
 
     rows, columns = patch.inside.shape
@@ -122,7 +80,7 @@ def run_lengths(patch: Patch, height: int, width: int) -> bytes:
     padded[1:].reshape(columns, rows + 1)[:, :rows] = patch.inside.T
     column, row = np.divmod(np.flatnonzero(np.diff(padded)), rows + 1)
     change = (patch.left + column) * height + patch.top + row
-    # A run to the bottom goes on at the top of the next column.
+    # A run that reaches the bottom continues at the top of the next column.
     joined = np.flatnonzero(change[1:-1:2] == change[2::2]) * 2 + 1
     change = np.delete(change, np.concatenate([joined, joined + 1]))
     counts = np.diff(change, prepend=0, append=height * width).tolist()
@@ -134,16 +92,7 @@ def run_lengths(patch: Patch, height: int, width: int) -> bytes:
 
 
 def whole_mask(counts: bytes, height: int, width: int) -> np.ndarray:
-    """Undo ``run_lengths``.
-
-    Args:
-        counts: COCO's counts.
-        height: Rows of the image.
-        width: Columns of the image.
-
-    Returns:
-        (height, width) bool.
-    """
+    """Decode ``run_lengths`` to (height, width) bool."""
     from faster_coco_eval.core import mask as coco_mask
 
     return coco_mask.decode({"size": [height, width], "counts": counts}).astype(bool)

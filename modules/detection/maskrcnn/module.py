@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from modules.common.base import out_of_range, scheduled
 from modules.common.schedules import absolute_warmup_drops
-from modules.detection.base import SHOWN_IMAGES, DetectorModule
+from modules.detection.base import NUM_EXAMPLES, DetectorModule
 from modules.detection.coco_metric import CocoAP
 from modules.detection.contract import DETECTION_KEYS, check_detector, sum_of
 from modules.detection.maskrcnn.backbone import read_blobs
 from modules.detection.maskrcnn.instance_masks import place_mask, run_lengths, whole_mask
 from modules.detection.maskrcnn.net import MaskRCNN
-from modules.detection.picture import Shown
+from modules.detection.picture import DetectionExample
 
 DECAY_FACTOR = 0.1
 BIAS_RATE = 2.0  # biases learn twice as fast, without weight decay
@@ -31,20 +31,20 @@ WEIGHTS_FILE = "R-50.pkl"
 
 
 class MaskRCNNModule(DetectorModule):
-    """Trains boxes and masks together; the defaults are the closed reference at batch 16.
+    """Train boxes and masks together; the defaults are the closed reference at batch 16.
 
     Args:
         net: Builds the detector: images, sizes (and targets) in, losses (or detections) out.
-        backbone_weights: Caffe2 pickle of the backbone; by default ``R-50.pkl`` in the data's root.
-        learning_rate: Base rate; 0.02 times a whole number in the closed division.
-        warmup_steps: Steps of the rise.
-        warmup_deficit: Learning rate lacking per step that the rise still has to go.
-        decay_steps: First steps of each tenfold lower rate.
-        momentum: Momentum.
-        weight_decay: L2 penalty on all but biases.
+        backbone_weights: Caffe2 pickle of the backbone; by default ``R-50.pkl`` in the data root.
+        learning_rate: Base rate; 0.02 times an integer in the closed division.
+        warmup_steps: Steps of the warm-up.
+        warmup_deficit: Learning rate subtracted per remaining step of the warm-up.
+        decay_steps: Steps at which the rate drops to a tenth.
+        momentum: Momentum of SGD.
+        weight_decay: L2 penalty on all parameters but biases.
 
     Raises:
-        ValueError: If a number lies outside its range; one line each.
+        ValueError: If an argument is out of range; one line each.
 
     Source:
         mlcommons/training (v1.0), object_detection/pytorch/tools/train_mlperf.py.
@@ -82,7 +82,7 @@ class MaskRCNNModule(DetectorModule):
         if warmup_steps * warmup_deficit > learning_rate * (1 + 1e-6):
             lines.append(
                 f"warmup_steps {warmup_steps} x warmup_deficit {warmup_deficit} exceeds the "
-                f"learning_rate {learning_rate}: the rise would start below 0"
+                f"learning_rate {learning_rate}: the warm-up would start below 0"
             )
         if lines:
             raise ValueError("\n".join(lines))
@@ -93,54 +93,24 @@ class MaskRCNNModule(DetectorModule):
         self.decay_steps = tuple(decay_steps)
         self.momentum, self.weight_decay = momentum, weight_decay
         self.average_precision = CocoAP(masks=True)
-        self.shown: list[Shown] = []
+        self.examples: list[DetectionExample] = []
 
     def default_weights(self, datamodule: Any) -> Path | None:
-        """Detectron's file in the data's folder, which the demo writes as well.
-
-        Args:
-            datamodule: The trainer's data module, or None.
-
-        Returns:
-            The file, or None without a data folder.
-        """
+        """Return Detectron's file in the data directory; the demo writes one as well."""
         folder = getattr(datamodule, "folder", None)
         return None if folder is None else folder / WEIGHTS_FILE
 
     def read_weights(self, path: Path) -> Any:
-        """Read Caffe2's arrays.
-
-        Args:
-            path: Pickle of named arrays.
-
-        Returns:
-            Arrays by name.
-        """
         return read_blobs(path)
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
-        """Loss of a batch.
-
-        Args:
-            batch: Images with objects.
-            batch_idx: Not used.
-
-        Returns:
-            loss: float32 scalar, the sum of the network's losses.
-        """
         loss = sum_of(self.net(batch["image"], batch["size"], batch))
         self.log_loss(loss)
         return loss
 
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
-        """Detect objects and keep boxes and masks in coordinates of the original images.
-
-        Args:
-            batch: Evaluation images.
-            batch_idx: Not used.
-        """
-        found = self.net(batch["image"], batch["size"])
-        for number, image in enumerate(found):
+        """Detect objects and store boxes and masks in coordinates of the original images."""
+        for number, image in enumerate(self.net(batch["image"], batch["size"])):
             original, size = batch["original"][number].tolist(), batch["size"][number].tolist()
             ratio = [original[1] / size[1], original[0] / size[0]] * 2
             box = image["boxes"].float() * image["boxes"].new_tensor(ratio)
@@ -155,33 +125,29 @@ class MaskRCNNModule(DetectorModule):
                 image["labels"],
                 masks,
             )
-            self._show(batch["image"][number], size, original, box, image, masks)
+            self._add_example(batch["image"][number], size, original, box, image, masks)
 
-    def _show(
+    def _add_example(
         self,
         image_CHW: Tensor,
         size: Sequence[int],
         original: Sequence[int],
         box: Tensor,
-        found: Mapping[str, Tensor],
+        detections: Mapping[str, Tensor],
         counts: Sequence[bytes],
     ) -> None:
         """Keep the first images of an evaluation for the picture."""
-        if len(self.shown) >= SHOWN_IMAGES:
+        if len(self.examples) >= NUM_EXAMPLES:
             return
         real = image_CHW[None, :, : size[0], : size[1]].float().cpu()
         pixels = nn.functional.interpolate(real, tuple(original))[0].permute(1, 2, 0)
         masks = np.array([whole_mask(mask, *original) for mask in counts], dtype=bool)
-        score, label = found["scores"].cpu().numpy(), found["labels"].cpu().numpy()
-        shown = Shown(pixels.byte().numpy(), box.cpu().numpy(), score, label, masks)
-        self.shown.append(shown)
+        score, label = (detections[key].cpu().numpy() for key in ("scores", "labels"))
+        image = pixels.byte().numpy()
+        self.examples.append(DetectionExample(image, box.cpu().numpy(), score, label, masks))
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """SGD with momentum; biases have twice the rate and no weight decay.
-
-        Returns:
-            Optimizer and a scheduler that Lightning steps after every optimizer step.
-        """
+        """Build SGD with momentum; biases have twice the rate and no weight decay."""
         trained = [(name, p) for name, p in self.net.named_parameters() if p.requires_grad]
         groups = [
             {
@@ -200,15 +166,8 @@ class MaskRCNNModule(DetectorModule):
         return scheduled(optimizer, rates)
 
     def step_learning_rate(self, step: int, factor: float = 1.0) -> float:
-        """Learning rate of a step.
-
-        Args:
-            step: Steps taken before it.
-            factor: Multiplies the base rate of a parameter group, not what the warm-up lacks.
-
-        Returns:
-            The rate; the reference counts the first step as 1.
-        """
+        """Return a step's rate; the factor multiplies a group's base rate, not the deficit."""
+        # The reference counts the first step as 1.
         return absolute_warmup_drops(
             step + 1,
             learning_rate=factor * self.learning_rate,
@@ -219,7 +178,7 @@ class MaskRCNNModule(DetectorModule):
         )
 
     def check_net(self) -> None:
-        """Refuse, with a ValueError, a network that gives no losses or no boxes and masks."""
+        """Raise a ValueError unless the net gives losses, boxes and masks."""
         image = torch.randint(0, 256, (1, 3, 128, 128), dtype=torch.uint8)
         outline = np.array([[20, 20], [90, 20], [90, 100], [20, 100]], dtype=np.float32)
         targets = {
@@ -231,11 +190,7 @@ class MaskRCNNModule(DetectorModule):
         check_detector(self.net, inputs, targets, keys=(*DETECTION_KEYS, "masks"))
 
     def mllog_facts(self) -> dict[str, object]:
-        """Hyperparameters under the names of the v1.0 compliance checker.
-
-        Returns:
-            What the module knows; batch, seed and data facts come from elsewhere.
-        """
+        """Return hyperparameters under the names of the v1.0 compliance checker."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         candidates = getattr(self.net, "image_candidates", None)
         facts: dict[str, object] = {

@@ -14,7 +14,7 @@ from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from modules.detection.contract import refuse_diverged
+from modules.detection.contract import check_not_diverged
 from modules.detection.maskrcnn.anchors import anchor_grid
 from modules.detection.maskrcnn.backbone import CaffeResNet50
 from modules.detection.maskrcnn.instance_masks import polygon_targets
@@ -36,17 +36,18 @@ class MaskRCNN(nn.Module):
     """Boxes and masks in two stages; with targets it gives its losses, without them detections.
 
     Args:
-        num_classes: Classes, background counted.
+        num_classes: Classes, background included.
         width: Channels of the backbone's stem.
         pyramid_channels: Channels of the feature pyramid.
         box_features: Width of the box head's two layers.
         mask_channels: Channels of the mask head.
         anchor_sizes: Side of the square anchor of every level, in pixels.
-        proposals: Candidates per level before and after suppression in training; the cut over the
-            levels counts half of it per image of the batch (at least two), pooled over the batch.
-        evaluation_proposals: The same per image in evaluation.
-        anchors_per_image: Anchors that the proposal loss samples.
-        regions_per_image: Regions that the heads' losses sample.
+        proposals: Maximum per image and level in training, before and after suppression. A batch
+            then keeps the best of all its levels and images, half this number per image (counting
+            at least two images).
+        evaluation_proposals: Maximum in evaluation, per image and level and per image.
+        anchors_per_image: Anchors sampled for the proposal loss.
+        regions_per_image: Regions sampled for the heads' losses.
 
     Source:
         mlcommons/training (v1.0), object_detection/pytorch, e2e_mask_rcnn_R_50_FPN_1x.yaml.
@@ -88,7 +89,7 @@ class MaskRCNN(nn.Module):
         size_B2: Tensor,
         targets: Mapping[str, Any] | None = None,
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Losses or detections.
+        """Compute losses or detections.
 
         Args:
             image_BCHW: uint8 RGB, padded.
@@ -110,10 +111,10 @@ class MaskRCNN(nn.Module):
             anchor_grid(*f.shape[-2:], stride, size, f.device)
             for f, stride, size in zip(features, STRIDES, self.anchor_sizes, strict=True)
         ]
-        # What the pooling takes, made once for both heads.
+        # The layout that pooling needs, converted once for both heads.
         maps = [f.to(torch.float32, memory_format=torch.contiguous_format) for f in features[:-1]]
         if targets is None:
-            refuse_diverged(*logits, *codes)
+            check_not_diverged(*logits, *codes)
             limits = Limits(self.evaluation_proposals, self.evaluation_proposals)
             boxes = propose(anchors, logits, codes, sizes, limits, pooled=False)
             return self._detections(maps, boxes, sizes)
@@ -130,26 +131,11 @@ class MaskRCNN(nn.Module):
         return losses | self._head_losses(maps, boxes, targets)
 
     def image_candidates(self, batch_size: int) -> int:
-        """Proposals that training keeps of a batch, all images together.
-
-        Args:
-            batch_size: Images of a device and step.
-
-        Returns:
-            2000 for one or two images, 1000 more for each further one, with default arguments.
-        """
+        """Return how many proposals training keeps of a batch: 2000 of 1 or 2 images, 3000 of 3."""
         return self.proposals * max(2, batch_size) // 2
 
     def normalise(self, image_BCHW: Tensor, sizes: Sequence[Sequence[int]]) -> Tensor:
-        """Turn pixels into what Caffe2's backbone was trained on.
-
-        Args:
-            image_BCHW: uint8 RGB, padded.
-            sizes: Per image height and width without padding.
-
-        Returns:
-            float32 BGR minus the mean, 0 in the padding.
-        """
+        """Turn uint8 RGB into the backbone's float32 BGR minus the mean, 0 in the padding."""
         x = image_BCHW.flip(1).float() - self.pixel_mean
         for image, (height, width) in zip(x, sizes, strict=True):
             image[:, height:] = 0
@@ -157,20 +143,13 @@ class MaskRCNN(nn.Module):
         return x
 
     def load_backbone(self, blobs: Mapping[str, np.ndarray]) -> None:
-        """Take the backbone's weights from Caffe2's blobs.
-
-        Args:
-            blobs: Blob name -> array.
-
-        Raises:
-            ValueError: If a blob is missing or has another shape.
-        """
+        """Load the backbone's weights from Caffe2's blobs by name."""
         self.backbone.load_blobs(blobs)
 
     def _head_losses(
         self, features: Sequence[Tensor], proposals: Sequence[Tensor], targets: Mapping[str, Any]
     ) -> dict[str, Tensor]:
-        """Losses of box and mask head on sampled regions."""
+        """Compute the losses of box and mask head on sampled regions."""
         triples = zip(proposals, targets["boxes"], targets["labels"], strict=True)
         regions = [sample_proposals(*triple, self.regions_per_image) for triple in triples]
         logits, codes = self.box_head(pool_regions(features, [r.box for r in regions], 7))
@@ -180,7 +159,7 @@ class MaskRCNN(nn.Module):
         polygons = _matched_polygons(regions, targets["polygons"])
         boxes = torch.cat(positive).cpu()
         masks = self.mask_head(pool_regions(features, positive, 14), label)
-        # Drawn on the host, while a GPU computes the masks that it was just given.
+        # Drawn on the host while a GPU computes the masks above.
         target = polygon_targets(polygons, boxes).to(masks.device)
         return losses | {"mask": mask_loss(masks, target)}
 
@@ -190,28 +169,21 @@ class MaskRCNN(nn.Module):
         proposals: Sequence[Tensor],
         sizes: Sequence[Sequence[int]],
     ) -> list[dict[str, Tensor]]:
-        """Boxes from the proposals, masks from the boxes."""
+        """Compute boxes from the proposals, then masks from the boxes."""
         counts = [len(p) for p in proposals]
         logits, codes = self.box_head(pool_regions(features, proposals, 7))
         parts = zip(logits.split(counts), codes.split(counts), proposals, sizes, strict=True)
-        found = [dict(detect(*part)) for part in parts]
-        label = torch.cat([f["labels"] for f in found])
-        logits = self.mask_head(pool_regions(features, [f["boxes"] for f in found], 14), label)
-        masks = logits.float().sigmoid()
-        refuse_diverged(masks)
-        for one, mask in zip(found, masks.split([len(f["labels"]) for f in found]), strict=True):
-            one["masks"] = mask
-        return found
+        images = [dict(detect(*part)) for part in parts]
+        label = torch.cat([image["labels"] for image in images])
+        pooled = pool_regions(features, [image["boxes"] for image in images], 14)
+        masks = self.mask_head(pooled, label).float().sigmoid()
+        check_not_diverged(masks)
+        counts = [len(image["labels"]) for image in images]
+        return [{**image, "masks": m} for image, m in zip(images, masks.split(counts), strict=True)]
 
 
 class BoxHead(nn.Module):
-    """Two layers, then class logits and a box per class.
-
-    Args:
-        channels: Channels of the pooled features, 7 x 7 cells.
-        width: Features of both layers.
-        num_classes: Classes, background counted.
-    """
+    """Two layers, then class logits and a box per class."""
 
     def __init__(self, channels: int, width: int, num_classes: int) -> None:
         super().__init__()
@@ -225,26 +197,13 @@ class BoxHead(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, pooled_RC77: Tensor) -> tuple[Tensor, Tensor]:
-        """Classify regions and refine their boxes.
-
-        Args:
-            pooled_RC77: Pooled features.
-
-        Returns:
-            logit_RK and code_RK4.
-        """
+        """Return logit_RK and code_RK4."""
         x = torch.relu(self.fc7(torch.relu(self.fc6(pooled_RC77.flatten(1)))))
         return self.score(x), self.box(x).view(len(x), self.score.out_features, 4)
 
 
 class MaskHead(nn.Sequential):
-    """Four convolutions, one that doubles the resolution, one mask per class.
-
-    Args:
-        channels: Channels of the pooled features, 14 x 14 cells.
-        width: Channels inside.
-        num_classes: Classes, background counted.
-    """
+    """Four convolutions, one that doubles the resolution, one mask per class."""
 
     def __init__(self, channels: int, width: int, num_classes: int) -> None:
         layers: list[nn.Module] = []
@@ -259,15 +218,7 @@ class MaskHead(nn.Sequential):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, pooled_RCSS: Tensor, label_R: Tensor) -> Tensor:  # type: ignore[override]
-        """Mask of each region's class; those of all others would be made in vain.
-
-        Args:
-            pooled_RCSS: Features of the regions, 14 x 14 cells.
-            label_R: int64 classes.
-
-        Returns:
-            logits: (R, 28, 28).
-        """
+        """Return mask logits (R, 28, 28) of each region's class only, as no other is needed."""
         *layers, double, _, last = self
         assert isinstance(double, nn.ConvTranspose2d)
         assert isinstance(last, nn.Conv2d)
@@ -275,8 +226,8 @@ class MaskHead(nn.Sequential):
         assert last.bias is not None
         for layer in layers:
             pooled_RCSS = layer(pooled_RCSS)
-        # The four cells that come out of one do not overlap: they are four times the channels
-        # until the logits, the only ones that are put side by side.
+        # The four cells upsampled from one do not overlap, so they stay four times the channels;
+        # only the logits are rearranged into an image.
         channels, side = double.out_channels, pooled_RCSS.shape[-1]
         weight_DC11 = double.weight.permute(2, 3, 1, 0).reshape(4 * channels, -1, 1, 1)
         cells_RDSS = nn.functional.conv2d(pooled_RCSS, weight_DC11, double.bias.repeat(4))
@@ -288,7 +239,7 @@ class MaskHead(nn.Sequential):
 
 
 def _matched_polygons(regions: Sequence[Regions], polygons: Sequence[Any]) -> list[Any]:
-    """The polygons of every positive region's object."""
+    """Return the polygons of every positive region's object."""
     return [
         polygons[image][number] for image, r in enumerate(regions) for number in r.truth.tolist()
     ]

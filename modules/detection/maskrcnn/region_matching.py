@@ -1,4 +1,4 @@
-"""Which anchors and proposals are objects, and which of them a training step looks at.
+"""Assignment of ground truth to anchors and proposals, and sampling of those to train on.
 
 Letters: A anchors, R proposals, G ground-truth boxes; corners are inclusive pixels.
 """
@@ -14,20 +14,11 @@ ANCHOR_POSITIVE_IOU, ANCHOR_NEGATIVE_IOU, PROPOSAL_POSITIVE_IOU = 0.7, 0.3, 0.5
 
 
 def match_anchors(anchor_A4: Tensor, truth_G4: Tensor, height: int, width: int) -> Tensor:
-    """Assign a ground-truth box, background or nothing to every anchor of an image.
+    """Assign a ground-truth box, ``NEGATIVE`` or ``IGNORED`` to every anchor of an image.
 
     Positive from IoU 0.7, negative below 0.3. All anchors that attain a ground-truth box's best
     IoU (over all anchors, also those over the border) are positive, each for its OWN best box.
-    Anchors that leave the image are ignored whatever they overlap.
-
-    Args:
-        anchor_A4: Anchors of all levels.
-        truth_G4: Ground truth; may be empty.
-        height: Rows of the real, unpadded image.
-        width: Columns of the real image.
-
-    Returns:
-        match_A: int64 index of the ground-truth box, ``NEGATIVE`` or ``IGNORED``.
+    Anchors that leave the unpadded image are ignored whatever they overlap.
     """
     x1, y1, x2, y2 = anchor_A4.unbind(1)
     inside = (x1 >= 0) & (y1 >= 0) & (x2 < width) & (y2 < height)
@@ -43,15 +34,7 @@ def match_anchors(anchor_A4: Tensor, truth_G4: Tensor, height: int, width: int) 
 
 
 def match_proposals(proposal_R4: Tensor, truth_G4: Tensor) -> Tensor:
-    """Assign a ground-truth box (from IoU 0.5) or background to every proposal of an image.
-
-    Args:
-        proposal_R4: Proposals.
-        truth_G4: Ground truth; may be empty.
-
-    Returns:
-        match_R: int64 index of the ground-truth box or ``NEGATIVE``.
-    """
+    """Assign a ground-truth box (from IoU 0.5) or ``NEGATIVE`` to every proposal of an image."""
     if not len(truth_G4):
         return torch.full((len(proposal_R4),), NEGATIVE, device=proposal_R4.device)
     iou_R, best_R = box_iou(truth_G4, proposal_R4, pixel=1).max(0)
@@ -59,37 +42,19 @@ def match_proposals(proposal_R4: Tensor, truth_G4: Tensor) -> Tensor:
 
 
 def sample_regions(match_N: Tensor, count: int, most_positive: int) -> tuple[Tensor, Tensor]:
-    """Draw positives and negatives at random, without replacement.
-
-    Args:
-        match_N: What ``match_anchors`` or ``match_proposals`` gave.
-        count: Regions wanted; fewer come where there are not enough negatives.
-        most_positive: Most positives among them.
-
-    Returns:
-        Indices of positives and of negatives, int64.
-    """
+    """Draw indices of positives and negatives, together ``count`` if there are enough negatives."""
     positive, negative = (match_N >= 0).nonzero()[:, 0], (match_N == NEGATIVE).nonzero()[:, 0]
     positive = _draw(positive, most_positive)
     return positive, _draw(negative, count - len(positive))
 
 
 def _draw(index_N: Tensor, count: int) -> Tensor:
-    """At most ``count`` of the indices."""
+    """Draw at most ``count`` of the indices without replacement."""
     order = torch.randperm(len(index_N), device=index_N.device)
     return index_N[order[:count]]
 
 
 def pixel_nms(box_N4: Tensor, score_N: Tensor, iou_threshold: float) -> Tensor:
-    """Greedy suppression of boxes with inclusive corners.
-
-    Args:
-        box_N4: Corners.
-        score_N: Scores.
-        iou_threshold: A box goes when it overlaps a better one by more than this.
-
-    Returns:
-        Indices of the boxes kept, best first.
-    """
+    """Return the indices that suppression of boxes with inclusive corners keeps, best first."""
     # Moving the far corner out by one pixel makes widths x2 - x1 + 1 where nms takes x2 - x1.
     return nms(torch.cat([box_N4[:, :2], box_N4[:, 2:] + 1], 1), score_N, iou_threshold)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.ops import roi_align
 
 from modules.detection.boxes import box_area
-from modules.detection.contract import refuse_diverged
+from modules.detection.contract import check_not_diverged
 from modules.detection.maskrcnn.box_coding import (
     HEAD_WEIGHTS,
     clip_boxes,
@@ -27,31 +27,18 @@ POSITIVE_SHARE = 0.25
 
 
 class Regions(NamedTuple):
-    """Regions of one image that a training step looks at, positives first."""
+    """Regions of one image that a training step samples, positives first."""
 
-    box: Tensor
-    """(R, 4)."""
-    label: Tensor
-    """(R,) int64, 0 for background."""
-    truth: Tensor
-    """(positives,) int64, which ground-truth box each positive has."""
+    box: Tensor  # (R, 4)
+    label: Tensor  # (R,) int64, 0 for background
+    truth: Tensor  # (positives,) int64, the ground-truth box of each positive
     positives: int
 
 
 def sample_proposals(
     proposal_R4: Tensor, truth_G4: Tensor, truth_label_G: Tensor, count: int
 ) -> Regions:
-    """Draw the regions of one image, ground truth among the candidates.
-
-    Args:
-        proposal_R4: Proposals.
-        truth_G4: Ground truth.
-        truth_label_G: int64 classes from 1.
-        count: Regions wanted, a quarter of them positive at most.
-
-    Returns:
-        The regions.
-    """
+    """Sample regions of one image from proposals and ground truth, at most a quarter positive."""
     candidates = torch.cat([proposal_R4, truth_G4])
     match = match_proposals(candidates, truth_G4)
     positive, negative = sample_regions(match, count, int(count * POSITIVE_SHARE))
@@ -61,30 +48,14 @@ def sample_proposals(
 
 
 def region_levels(box_R4: Tensor) -> Tensor:
-    """Pyramid level that a region is pooled from, by its size.
-
-    Args:
-        box_R4: Regions.
-
-    Returns:
-        level_R: int64 from 0 (stride 4) to 3 (stride 32).
-    """
+    """Return the pyramid level for a region's size, from 0 (stride 4) to 3 (stride 32)."""
     side = box_area(box_R4, pixel=1).clamp(min=0).sqrt()
     level = (CANONICAL_LEVEL + (side / CANONICAL_SIZE + 1e-6).log2()).floor()
     return level.clamp(2, 5).long() - 2
 
 
 def pool_regions(features: Sequence[Tensor], boxes: Sequence[Tensor], size: int) -> Tensor:
-    """Pool every region from its level, without the half-pixel shift of newer pooling.
-
-    Args:
-        features: P2 to P5, each (B, C, H, W).
-        boxes: Per image (R, 4).
-        size: Side of the result.
-
-    Returns:
-        (R of all images, C, size, size).
-    """
+    """Pool all images' regions from P2 to P5, without the half-pixel shift of newer pooling."""
     image = torch.cat([torch.full((len(b), 1), float(i)) for i, b in enumerate(boxes)])
     every = torch.cat(list(boxes)).float()
     level_R = region_levels(every)
@@ -92,7 +63,7 @@ def pool_regions(features: Sequence[Tensor], boxes: Sequence[Tensor], size: int)
     levels = torch.arange(len(features), device=level_R.device)
     counts = (level_R[:, None] == levels).sum(0).tolist()
     rois = torch.cat([image.to(every), every], 1)[order_R].split(counts)
-    # Single precision: half precision would move corners by whole pixels.
+    # In single precision, as half precision would move corners by whole pixels.
     parts = [
         roi_align(feature.float(), roi, size, 1 / (4 * 2**level), sampling_ratio=2, aligned=False)
         for level, (feature, roi) in enumerate(zip(features, rois, strict=True))
@@ -104,17 +75,7 @@ def pool_regions(features: Sequence[Tensor], boxes: Sequence[Tensor], size: int)
 def box_losses(
     logit_RK: Tensor, code_RK4: Tensor, regions: Sequence[Regions], truths: Sequence[Tensor]
 ) -> dict[str, Tensor]:
-    """Class and box loss over all sampled regions of the batch.
-
-    Args:
-        logit_RK: Class logits.
-        code_RK4: Box codes of every class.
-        regions: Per image, in the order of the rows.
-        truths: Per image (G, 4).
-
-    Returns:
-        ``class`` and ``box``: float32 scalars, divided by the number of regions.
-    """
+    """Return the ``class`` and ``box`` loss per sampled region of the batch."""
     label_R = torch.cat([r.label for r in regions])
     boxes = torch.cat([r.box for r in regions])
     matched = torch.cat([_matched(r, truth) for r, truth in zip(regions, truths, strict=True)])
@@ -129,20 +90,12 @@ def box_losses(
 
 
 def _matched(regions: Regions, truth_G4: Tensor) -> Tensor:
-    """Ground-truth boxes of an image's positive regions."""
+    """Return the ground-truth boxes of an image's positive regions."""
     return truth_G4[regions.truth] if regions.positives else regions.box[:0]
 
 
 def mask_loss(logit_RSS: Tensor, target_RSS: Tensor) -> Tensor:
-    """Cross entropy of the mask of each positive region's class.
-
-    Args:
-        logit_RSS: Mask logits of that class.
-        target_RSS: Zeros and ones.
-
-    Returns:
-        float32 scalar, the mean over all pixels; 0 without any region.
-    """
+    """Return the mean cross-entropy over all mask pixels, 0 without any region."""
     if not len(logit_RSS):
         return 0 * logit_RSS.float().sum()
     return F.binary_cross_entropy_with_logits(logit_RSS.float(), target_RSS)
@@ -151,23 +104,12 @@ def mask_loss(logit_RSS: Tensor, target_RSS: Tensor) -> Tensor:
 def detect(
     logit_RK: Tensor, code_RK4: Tensor, proposal_R4: Tensor, size: Sequence[int]
 ) -> Mapping[str, Tensor]:
-    """Final boxes of one image.
+    """Return ``boxes``, ``scores`` and ``labels`` of an image of ``size`` without padding.
 
-    Args:
-        logit_RK: Class logits of the proposals.
-        code_RK4: Box codes of every class.
-        proposal_R4: Proposals.
-        size: Height and width of the image without padding.
-
-    Returns:
-        ``boxes`` (N, 4) inclusive corners, ``scores`` (N,) and ``labels`` (N,): about 100 at most;
-        more only where scores tie with the hundredth.
-
-    Raises:
-        ValueError: If a score or code is NaN.
+    At most 100, or more if scores tie with the hundredth.
     """
     score_RK = logit_RK.float().softmax(1)
-    refuse_diverged(score_RK, code_RK4)
+    check_not_diverged(score_RK, code_RK4)
     box_RK4 = decode_boxes(code_RK4.float(), proposal_R4, HEAD_WEIGHTS)
     box_RK4 = clip_boxes(box_RK4, *size)
     boxes, scores, labels = [], [], []

@@ -23,24 +23,14 @@ BOX_BETA = 1 / 9
 
 
 class Limits(NamedTuple):
-    """How many proposals survive."""
+    """Maximum numbers of proposals."""
 
-    per_level: int
-    """Before and after suppression, per image and level."""
-    over_levels: int
-    """Over all levels: of the whole batch in training, per image in evaluation."""
+    per_level: int  # before and after suppression, per image and level
+    over_levels: int  # over all levels: of the whole batch in training, per image in evaluation
 
 
 def flatten_head(logits: Sequence[Tensor], codes: Sequence[Tensor]) -> tuple[list[Tensor], ...]:
-    """Order the head's outputs as the anchors are: row, column, ratio.
-
-    Args:
-        logits: Per level (B, 3, H, W).
-        codes: Per level (B, 12, H, W), ratio before coordinate.
-
-    Returns:
-        Per level (B, L) and (B, L, 4), float32.
-    """
+    """Reorder (B, 3, H, W) and (B, 12, H, W) of every level to (B, L) and (B, L, 4) as anchors."""
     flat_logits = [x.permute(0, 2, 3, 1).flatten(1).float() for x in logits]
     flat_codes = [x.permute(0, 2, 3, 1).reshape(len(x), -1, 4).float() for x in codes]
     return flat_logits, flat_codes
@@ -56,18 +46,9 @@ def propose(
     *,
     pooled: bool,
 ) -> list[Tensor]:
-    """Choose the boxes that the heads look at.
+    """Return each image's proposals (R, 4); ``sizes`` are heights and widths without padding.
 
-    Args:
-        anchors: Per level (L, 4).
-        logits: Per level (B, L).
-        codes: Per level (B, L, 4).
-        sizes: Per image height and width without padding.
-        limits: Numbers to keep.
-        pooled: Cut to the best over the images of the batch together, as the reference trains.
-
-    Returns:
-        Per image (R, 4).
+    ``pooled`` keeps the best over all images of the batch together, as the reference trains.
     """
     size_B2 = logits[0].new_tensor(sizes)
     levels = [
@@ -91,22 +72,22 @@ def propose(
 def _level_proposals(
     anchor_L4: Tensor, logit_BL: Tensor, code_BL4: Tensor, size_B2: Tensor, most: int
 ) -> list[tuple[Tensor, Tensor]]:
-    """Best boxes of one level and their scores, per image."""
-    # Single precision: in half precision many sigmoids would tie at 1. Image by image, as a CPU
-    # rounds the last few of a tensor in another way.
+    """Return one level's best boxes and their scores, per image."""
+    # In single precision, as in half precision many sigmoids would tie at 1. Image by image, as a
+    # CPU rounds the last few elements of a tensor differently.
     score_BL = torch.stack([logit_L.sigmoid() for logit_L in logit_BL])
     score_BN, index_BN = score_BL.topk(min(most, score_BL.shape[1]))
     code_BN4 = code_BL4.gather(1, index_BN[..., None].expand(-1, -1, 4))
     box = decode_boxes(code_BN4.flatten(0, 1), anchor_L4[index_BN.flatten()], RPN_WEIGHTS)
-    # The pooling would read anywhere for a NaN. The losses of a network that gives one are NaN as
-    # well, and those end the run in plain words.
+    # A NaN would make the pooling read outside its memory. Such a network's losses are NaN as well,
+    # and those end the run with a clear message.
     height_B11, width_B11 = size_B2.T[..., None, None]
     box_BN4 = clip_boxes(box.view_as(code_BN4), height_B11, width_B11).nan_to_num()
-    found = []
+    proposals = []
     for box_N4, score_N in zip(box_BN4, score_BN, strict=True):
         keep = pixel_nms(box_N4, score_N, NMS_IOU)[:most]
-        found.append((box_N4[keep], score_N[keep]))
-    return found
+        proposals.append((box_N4[keep], score_N[keep]))
+    return proposals
 
 
 def rpn_losses(
@@ -117,20 +98,7 @@ def rpn_losses(
     sizes: Sequence[Sequence[int]],
     regions_per_image: int,
 ) -> dict[str, Tensor]:
-    """Loss of the proposal head on a random sample of anchors.
-
-    Args:
-        anchor_A4: Anchors of all levels.
-        logit_BA: Objectness.
-        code_BA4: Box codes.
-        truths: Per image (G, 4).
-        sizes: Per image height and width without padding.
-        regions_per_image: Anchors sampled per image, half of them positive at most.
-
-    Returns:
-        ``objectness`` and ``rpn_box``: float32 scalars, divided by the number of sampled anchors
-        of the batch.
-    """
+    """Return the ``objectness`` and ``rpn_box`` loss per sampled anchor, half positive at most."""
     picked_logits, wanted, box_loss, count = [], [], logit_BA.new_zeros(()), 0
     for logit_A, code_A4, truth_G4, (height, width) in zip(
         logit_BA, code_BA4, truths, sizes, strict=True
@@ -149,5 +117,5 @@ def rpn_losses(
     objectness = F.binary_cross_entropy_with_logits(
         torch.cat(picked_logits), torch.cat(wanted), reduction="sum"
     )
-    # An image smaller than every anchor leaves nothing to sample; the head keeps its gradient.
+    # An image smaller than every anchor has nothing to sample; the head still needs a gradient.
     return {"objectness": objectness / total, "rpn_box": (box_loss + 0 * code_BA4.sum()) / total}

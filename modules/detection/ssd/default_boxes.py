@@ -1,7 +1,11 @@
 """SSD's 8,732 default boxes, matching and the coding of boxes relative to them.
 
 Letters: B batch, M ground-truth boxes (padded), A default boxes, 4 coordinates. All boxes are in
-fractions of the image.
+fractions of the image: default boxes as centre x, centre y, width, height, others as corners.
+
+Source:
+    mlcommons/training (v1.0), single_stage_detector/ssd/utils.py. Differs: decoded sizes stop at
+    ``exp(10)`` times the default box, where the reference makes infinite boxes.
 """
 
 import math
@@ -19,18 +23,11 @@ RATIOS = ((2,), (2, 3), (2, 3), (2, 3), (2,), (2,))
 BOXES_PER_CELL = tuple(2 + 2 * len(ratios) for ratios in RATIOS)
 CENTRE_VARIANCE, SIZE_VARIANCE = 0.1, 0.2
 MATCH_IOU = 0.5
-MAX_LOG_SIZE = 10.0  # 22,000 times the default box: no real one, but finite
+MAX_LOG_SIZE = 10.0  # 22,000 times the default box: unrealistic, but finite
 
 
 def default_boxes() -> Tensor:
-    """The default boxes in the order of the network's outputs: level, shape, row, column.
-
-    Returns:
-        box_A4: float32 centre x, centre y, width, height, each clamped to ``[0, 1]``; A = 8732.
-
-    Source:
-        mlcommons/training (v1.0), single_stage_detector/ssd/utils.py.
-    """
+    """Return box_A4 clamped to ``[0, 1]``, in the outputs' order: level, shape, row, column."""
     levels = []
     for k, size in enumerate(FEATURE_SIZES):
         shape = torch.tensor(_shapes(k), dtype=torch.float64) / IMAGE_SIZE
@@ -50,7 +47,7 @@ def default_boxes() -> Tensor:
 
 
 def _shapes(level: int) -> list[tuple[float, float]]:
-    """Widths and heights of one level, in pixels."""
+    """Return the widths and heights of one level, in pixels."""
     scale, following = SCALES[level], SCALES[level + 1]
     between = math.sqrt(scale * following)
     shapes: list[tuple[float, float]] = [(scale, scale), (between, between)]
@@ -61,26 +58,17 @@ def _shapes(level: int) -> list[tuple[float, float]]:
 
 
 def match(default_A4: Tensor, box_BM4: Tensor, label_BM: Tensor) -> tuple[Tensor, Tensor]:
-    """Assign a class and a ground-truth box to every default box, for a whole batch at once.
+    """Assign label_BA (0 for negatives) and the corners box_BA4 to the default boxes of a batch.
 
     A default box is positive if it overlaps a ground-truth box by more than 0.5, or if it is the
-    best one of a ground-truth box; where it is the best of several, the last of them has it.
-
-    Args:
-        default_A4: Centre form.
-        box_BM4: Ground-truth corners; anything where the label is 0.
-        label_BM: int64 classes from 1; 0 pads.
-
-    Returns:
-        label_BA, int64 with 0 for negatives, and box_BA4, corners of the assigned boxes
-        (meaningless for negatives).
+    best one of a ground-truth box; where it is the best of several, the last of them gets it.
     """
     real_BM = label_BM > 0
     iou_BMA = box_iou(box_BM4, centre_to_corners(default_A4).expand(len(box_BM4), -1, -1))
     iou_BMA = iou_BMA.masked_fill(~real_BM[..., None], -1)
     best_iou_BA, best_BA = iou_BMA.max(1)
     number_BM = torch.arange(1, label_BM.shape[1] + 1, device=label_BM.device) * real_BM
-    # The highest number wins, which is "the last one overwrites" without depending on the order
+    # The highest number wins: the reference's "last one overwrites", but independent of the order
     # in which a device writes.
     owner_BA = torch.zeros_like(best_BA).scatter_reduce_(1, iou_BMA.argmax(2), number_BM, "amax")
     chosen_BA = torch.where(owner_BA > 0, owner_BA - 1, best_BA)
@@ -90,15 +78,7 @@ def match(default_A4: Tensor, box_BM4: Tensor, label_BM: Tensor) -> tuple[Tensor
 
 
 def encode(default_A4: Tensor, box_BA4: Tensor) -> Tensor:
-    """Code boxes relative to default boxes.
-
-    Args:
-        default_A4: Centre form.
-        box_BA4: Corners, one for each default box.
-
-    Returns:
-        code_BA4: Offsets of centre and logarithm of size, divided by the variances.
-    """
+    """Return code_BA4: centre offsets and log sizes relative to default boxes, over variances."""
     box = corners_to_centre(box_BA4)
     centre = (box[..., :2] - default_A4[:, :2]) / (CENTRE_VARIANCE * default_A4[:, 2:])
     size = (box[..., 2:] / default_A4[:, 2:]).log() / SIZE_VARIANCE
@@ -106,18 +86,8 @@ def encode(default_A4: Tensor, box_BA4: Tensor) -> Tensor:
 
 
 def decode(default_A4: Tensor, code_BA4: Tensor) -> Tensor:
-    """Undo ``encode``.
-
-    An untrained network may ask for sizes that overflow; they stop at ``exp(10)`` times the default
-    box, where the reference makes infinite boxes.
-
-    Args:
-        default_A4: Centre form.
-        code_BA4: What the network predicts.
-
-    Returns:
-        box_BA4: Corners, not clipped to the image.
-    """
+    """Return the corners box_BA4 that codes stand for, not clipped to the image."""
+    # An untrained network may predict sizes that overflow.
     centre = CENTRE_VARIANCE * code_BA4[..., :2] * default_A4[:, 2:] + default_A4[:, :2]
     size = (SIZE_VARIANCE * code_BA4[..., 2:]).clamp(max=MAX_LOG_SIZE).exp() * default_A4[:, 2:]
     return centre_to_corners(torch.cat([centre, size], -1))

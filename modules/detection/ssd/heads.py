@@ -1,6 +1,11 @@
-"""What SSD does with its head's outputs: the loss in training, boxes in evaluation.
+"""From the outputs of SSD's head to the loss in training and to boxes in evaluation.
 
-Letters: B batch, A default boxes, K classes with background as class 0, M padded ground truth.
+Letters: B batch, A default boxes, K classes with background as class 0, M padded ground truth,
+N candidates of a class.
+
+Source:
+    mlcommons/training (v1.0), single_stage_detector/ssd/base_model.py and utils.py. Differs: one
+    sort; a positive never counts as a negative where an image has too few of these.
 """
 
 import torch
@@ -8,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from modules.detection.boxes import grouped_nms
-from modules.detection.contract import refuse_diverged
+from modules.detection.contract import check_not_diverged
 from modules.detection.ssd.default_boxes import decode, encode, match
 
 NEGATIVES_PER_POSITIVE = 3
@@ -24,28 +29,15 @@ def ssd_loss(
     box_BM4: Tensor,
     label_BM: Tensor,
 ) -> dict[str, Tensor]:
-    """Box and class loss with hard negative mining, three negatives for one positive.
+    """Return the ``box`` and ``class`` loss with three hard negatives per positive.
 
-    Every image's loss is divided by its own number of positives; an image without any counts 0.
-
-    Args:
-        location_B4A: Predicted box codes.
-        logits_BKA: Predicted class logits.
-        default_A4: Default boxes, centre form.
-        box_BM4: Ground-truth corners in fractions of the image.
-        label_BM: int64 classes from 1; 0 pads.
-
-    Returns:
-        ``box`` and ``class``: float32 scalars, means over the images; their sum is the loss.
-
-    Source:
-        mlcommons/training (v1.0), single_stage_detector/ssd/base_model.py. Differs: one sort; a
-        positive is never counted as a negative where an image has too few of these.
+    Means over the images in float32. Every image's loss is divided by its own number of positives;
+    an image without any counts 0.
     """
     label_BA, target_BA4 = match(default_A4, box_BM4, label_BM)
     positive_BA = label_BA > 0
     positives_B = positive_BA.sum(1)
-    # Negatives code themselves, so that no logarithm of a meaningless box makes a NaN.
+    # Negatives encode themselves, so that the logarithm of a meaningless box cannot be NaN.
     own_BA4 = decode(default_A4, torch.zeros_like(target_BA4))
     target_BA4 = torch.where(positive_BA[..., None], target_BA4, own_BA4)
     distance_BA = F.smooth_l1_loss(
@@ -58,31 +50,21 @@ def ssd_loss(
     box_B = (distance_BA * positive_BA).sum(1)
     class_B = (entropy_BA * positive_BA).sum(1) + (hardest_BA * chosen_BA).sum(1)
     # Without positives both sums are 0 already; the floor only avoids 0 / 0.
-    share_B = positives_B.float().clamp(min=1e-6)
-    return {"box": (box_B / share_B).mean(), "class": (class_B / share_B).mean()}
+    divisor_B = positives_B.float().clamp(min=1e-6)
+    return {"box": (box_B / divisor_B).mean(), "class": (class_B / divisor_B).mean()}
 
 
 @torch.no_grad()
 def ssd_detections(
     location_B4A: Tensor, logits_BKA: Tensor, default_A4: Tensor
 ) -> list[dict[str, Tensor]]:
-    """Turn predictions into at most 200 detections per image.
+    """Return up to 200 detections per image, best first: ``boxes``, ``scores``, ``labels``.
 
-    Args:
-        location_B4A: Predicted box codes.
-        logits_BKA: Predicted class logits.
-        default_A4: Default boxes, centre form.
-
-    Returns:
-        Per image ``boxes`` (N, 4) corners in fractions of the image, not clipped, ``scores`` (N,)
-        descending and ``labels`` (N,) int64 from 1; N may be 0.
-
-    Raises:
-        ValueError: If a score or code is NaN.
+    Boxes are corners in fractions of the image, not clipped; labels count from 1.
     """
     box_BA4 = decode(default_A4, location_B4A.float().transpose(1, 2))
     score_BKA = logits_BKA.float().softmax(1)[:, 1:]
-    refuse_diverged(score_BKA, location_B4A)
+    check_not_diverged(score_BKA, location_B4A)
     batch, classes = score_BKA.shape[:2]
     most = int((score_BKA > LEAST_SCORE).sum(2).max().clamp(max=CANDIDATES_PER_CLASS))
     score_BKN, which_BKN = score_BKA.topk(most, dim=2)
@@ -92,15 +74,15 @@ def ssd_detections(
     keep = grouped_nms(box_BKN4.flatten(0, 1), valid.flatten(0, 1), SUPPRESSED_FROM_IOU)
     keep_BKN = keep.view(batch, classes, most)
     label_KN = torch.arange(1, classes + 1, device=keep.device)[:, None].expand(classes, most)
-    found = []
+    detections = []
     for box_KN4, score_KN, keep_KN in zip(box_BKN4, score_BKN, keep_BKN, strict=True):
         score_N = score_KN[keep_KN]
         order = score_N.argsort(descending=True, stable=True)[:DETECTIONS_PER_IMAGE]
-        found.append(
+        detections.append(
             {
                 "boxes": box_KN4[keep_KN][order],
                 "scores": score_N[order],
                 "labels": label_KN[keep_KN][order],
             }
         )
-    return found
+    return detections

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from modules.common.base import out_of_range, scheduled
 from modules.common.batch_norm_sync import average_running_statistics
 from modules.common.schedules import warmup_then_drops
-from modules.detection.base import SHOWN_IMAGES, DetectorModule
+from modules.detection.base import NUM_EXAMPLES, DetectorModule
 from modules.detection.coco_metric import CocoAP
 from modules.detection.contract import DETECTION_KEYS, check_detector, sum_of
-from modules.detection.picture import Shown
+from modules.detection.picture import DetectionExample
 from modules.detection.ssd.default_boxes import IMAGE_SIZE
 from modules.detection.ssd.net import SSD300
 
@@ -29,21 +29,21 @@ WEIGHTS_FILE = "resnet34-333f7ec4.pth"
 
 
 class SSDModule(DetectorModule):
-    """Trains a detector on images of 300 x 300 pixels; the defaults are the closed reference.
+    """Train a detector on images of 300 x 300 pixels; the defaults are the closed reference.
 
     Args:
         net: Builds the detector: images (and targets) in, losses (or detections) out.
         backbone_weights: ResNet-34 state dict of torchvision; by default ``resnet34-333f7ec4.pth``
-            in the data's root. Demos start from random weights.
+            in the data root. Demos start from random weights.
         learning_rate: Base rate per 32 images of the global batch.
-        warmup_epochs: Epochs of linear rise, set per step; 2.619685 are 300 steps of 1024.
-        warmup_factor: The rise starts ``1 / 2**warmup_factor`` of the base rate below it.
-        decay_boundary_epochs: Finished epochs after which the rate drops to a tenth.
-        momentum: Momentum.
+        warmup_epochs: Epochs of linear warm-up, per step; 2.619685 are 300 steps at batch 1024.
+        warmup_factor: The warm-up starts ``1 / 2**warmup_factor`` of the base rate below it.
+        decay_boundary_epochs: Completed epochs after which the rate drops to a tenth.
+        momentum: Momentum of SGD.
         weight_decay: L2 penalty on every parameter.
 
     Raises:
-        ValueError: If a number lies outside its range; one line each.
+        ValueError: If an argument is out of range; one line each.
 
     Source:
         mlcommons/training (v1.0), single_stage_detector/ssd/train.py.
@@ -82,72 +82,39 @@ class SSDModule(DetectorModule):
         self.decay_boundary_epochs = tuple(decay_boundary_epochs)
         self.momentum, self.weight_decay = momentum, weight_decay
         self.average_precision = CocoAP()
-        self.shown: list[Shown] = []
+        self.examples: list[DetectionExample] = []
 
     def default_weights(self, datamodule: Any) -> Path | None:
-        """torchvision's file in the data's root; demos start from random weights.
-
-        Args:
-            datamodule: The trainer's data module, or None.
-
-        Returns:
-            The file, or None in a demo.
-        """
+        """Return torchvision's file in the data root, None in a demo."""
         root = getattr(datamodule, "root", None)
         return None if root is None else root / WEIGHTS_FILE
 
     def read_weights(self, path: Path) -> Any:
-        """Read a state dict, without running code that a file may hold.
-
-        Args:
-            path: File written by ``torch.save``.
-
-        Returns:
-            Tensors by name.
-
-        Raises:
-            ValueError: If the file is damaged or holds anything else.
-        """
+        """Read a state dict without running code that the file may contain."""
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except OSError:
             raise
-        except Exception as error:  # torch raises many kinds, and advises to run what is in there
+        except Exception as error:  # torch raises many kinds, and suggests running the file's code
             raise ValueError(
-                f"{path} is cut short or no file of weights; download {self.weights_source} again"
+                f"{path} is truncated or not a weights file; download {self.weights_source} again"
             ) from error
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
-        """Loss of a batch.
-
-        Args:
-            batch: Augmented images with boxes.
-            batch_idx: Not used.
-
-        Returns:
-            loss: float32 scalar, the sum of the network's losses.
-        """
-        for name in ("boxes", "labels"):  # a compiled net is not traced anew for another M
+        for name in ("boxes", "labels"):  # a compiled net is not traced again for another M
             torch._dynamo.maybe_mark_dynamic(batch[name], 1)
         loss = sum_of(self.net(batch["image"], batch))
         self.log_loss(loss)
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        """Share the running statistics of all ranks and begin a new evaluation."""
         average_running_statistics(self.net)
         super().on_validation_epoch_start()
 
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
-        """Detect objects and keep them in coordinates of the original images.
-
-        Args:
-            batch: Evaluation images.
-            batch_idx: Not used.
-        """
-        found = self.net(batch["image"])
-        for number, image in enumerate(found):
-            self._show(batch["image"][number], image)
+        """Detect objects and store them in coordinates of the original images."""
+        for number, image in enumerate(self.net(batch["image"])):
+            self._add_example(batch["image"][number], image)
             # Height, width -> factors of x1, y1, x2, y2.
             factor = batch["size"][number].flip(0).repeat(2) / IMAGE_SIZE
             box = image["boxes"] * factor
@@ -156,45 +123,35 @@ class SSDModule(DetectorModule):
             self.average_precision.update(index, box, image["scores"], image["labels"])
 
     def warm_up_evaluation(self) -> None:
-        """Detect in black images in the batch sizes of an evaluation, before the clock starts.
-
-        A compiled net is traced anew for another batch size; the second size makes it dynamic, but
-        for one, which always has its own trace.
-        """
+        """Detect in black images in the batch sizes of an evaluation, before the clock starts."""
+        # A compiled net is traced again for a second batch size, which then covers all but 1.
         datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        full = getattr(datamodule, "evaluation_batch_size", 1)  # ``speed`` evaluates nothing
+        full = getattr(datamodule, "evaluation_batch_size", 1)  # none under ``speed``
         for images in {full, full - 1, 1} - {0}:
             shape = (images, 3, IMAGE_SIZE, IMAGE_SIZE)
             self.net(torch.zeros(shape, dtype=torch.uint8, device=self.device))
 
-    def _show(self, image_CHW: Tensor, found: Mapping[str, Tensor]) -> None:
+    def _add_example(self, image_CHW: Tensor, detections: Mapping[str, Tensor]) -> None:
         """Keep the first images of an evaluation for the picture."""
-        if len(self.shown) < SHOWN_IMAGES:
-            box, score, label = (found[key].cpu().numpy() for key in DETECTION_KEYS)
+        if len(self.examples) < NUM_EXAMPLES:
+            box, score, label = (detections[key].cpu().numpy() for key in DETECTION_KEYS)
             pixels = image_CHW.permute(1, 2, 0).cpu().numpy()
-            self.shown.append(Shown(pixels, box, score, label, None))
+            self.examples.append(DetectionExample(pixels, box, score, label, None))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save what all ranks know of the running statistics, not rank 0's alone.
-
-        Args:
-            checkpoint: Holds this module's tensors themselves, so they need not be replaced.
-        """
+        """Save the running statistics of all ranks, not rank 0's alone."""
+        # The checkpoint refers to these very tensors.
         average_running_statistics(self.net)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """SGD with momentum, its rate set before each step.
-
-        Returns:
-            Optimizer and a scheduler that Lightning steps after every optimizer step.
-        """
+        """Build SGD with momentum, its rate set before each step."""
         optimizer = torch.optim.SGD(
             self.net.parameters(), lr=1.0, momentum=self.momentum, weight_decay=self.weight_decay
         )
         return scheduled(optimizer, self.step_learning_rate)
 
     def step_learning_rate(self, step: int) -> float:
-        """Learning rate of a step, counted from 0."""
+        """Return the rate of a step, counted from 0."""
         steps_per_epoch = self.steps_per_epoch
         return warmup_then_drops(
             step,
@@ -206,46 +163,34 @@ class SSDModule(DetectorModule):
 
     @property
     def peak_learning_rate(self) -> float:
-        """The plateau, at which the warm-up's last step arrives, short of the scaled base rate."""
+        """Rate of the plateau, that of the warm-up's last step, short of the scaled base rate."""
         return self.step_learning_rate(max(self.warmup_steps() - 1, 0))
 
     def scaled_learning_rate(self) -> float:
-        """Base rate for the global batch.
-
-        Returns:
-            ``learning_rate`` times the global batch over 32.
-        """
+        """Return the base rate for the global batch."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         return self.learning_rate * data.global_batch_size / REFERENCE_BATCH
 
     def warmup_steps(self) -> int:
-        """Optimizer steps of the rise.
-
-        Returns:
-            Whole steps in ``warmup_epochs``, rounded down as in the reference (299 at 1024).
-        """
+        """Return the steps of the warm-up, rounded down as in the reference (299 at 1024)."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         return int(self.warmup_epochs * data.num_train_samples / data.global_batch_size)
 
     def check_net(self) -> None:
-        """Refuse, with a ValueError, a network that is no detector of 300 x 300 images."""
+        """Raise a ValueError unless the net detects in images of 300 x 300."""
         image = torch.randint(0, 256, (2, 3, IMAGE_SIZE, IMAGE_SIZE), dtype=torch.uint8)
         boxes = torch.tensor([[[0.1, 0.1, 0.6, 0.5]], [[0.3, 0.2, 0.9, 0.9]]])
         targets = {"boxes": boxes, "labels": torch.ones(2, 1, dtype=torch.int64)}
         check_detector(self.net, [image], targets)
 
     def mllog_facts(self) -> dict[str, object]:
-        """Hyperparameters under the names of the v1.0 compliance checker.
-
-        Returns:
-            What the module knows; batch, seed and data facts come from elsewhere.
-        """
+        """Return hyperparameters under the names of the v1.0 compliance checker."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         return {
             "opt_name": "sgd",
             "opt_base_learning_rate": self.scaled_learning_rate(),
             "opt_learning_rate_warmup_factor": self.warmup_factor,
-            # The checker refuses 0, which a run without warm-up has.
+            # The checker rejects 0, the value without warm-up.
             "opt_learning_rate_warmup_steps": max(1, self.warmup_steps()),
             "opt_learning_rate_decay_boundary_epochs": list(self.decay_boundary_epochs),
             "opt_weight_decay": self.weight_decay,

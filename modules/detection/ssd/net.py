@@ -16,11 +16,7 @@ PIXEL_MEAN, PIXEL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class TruncatedResNet34(nn.Module):
-    """ResNet-34 without its last stage, its third stage at stride 1: 300 pixels become 38 cells.
-
-    Args:
-        width: Channels of the first stage; the others have 2 and 4 times as many.
-    """
+    """ResNet-34 without its last stage, its third stage at stride 1: 300 pixels become 38 cells."""
 
     def __init__(self, width: int = 64) -> None:
         super().__init__()
@@ -31,14 +27,6 @@ class TruncatedResNet34(nn.Module):
         self.layer3 = _stage(2 * width, 4 * width, blocks=6, stride=1)
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
-        """Features of an image.
-
-        Args:
-            image_BCHW: Normalised RGB.
-
-        Returns:
-            (B, 4 * width, H / 8, W / 8), rounded up.
-        """
         x = torch.relu(self.bn1(self.conv1(image_BCHW)))
         x = nn.functional.max_pool2d(x, 3, stride=2, padding=1)
         return self.layer3(self.layer2(self.layer1(x)))
@@ -48,7 +36,7 @@ class SSD300(nn.Module):
     """Detector on six feature maps; with targets it gives its losses, without them boxes.
 
     Args:
-        num_classes: Classes, background counted.
+        num_classes: Classes, background included.
         width: Channels of the backbone's first stage; everything else scales with it.
 
     Source:
@@ -86,7 +74,7 @@ class SSD300(nn.Module):
     def forward(
         self, image_BCHW: Tensor, targets: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Losses or detections.
+        """Compute losses or detections.
 
         Args:
             image_BCHW: (B, 3, 300, 300) uint8 RGB.
@@ -103,22 +91,14 @@ class SSD300(nn.Module):
             return ssd_loss(location, logits, self.defaults, boxes, labels)
         return self._detections(location, logits)
 
-    # Shapes follow the scores here: each would be traced anew, with its loop unrolled.
+    # Shapes depend on the scores here: each would be traced again, with its loop unrolled.
     @torch.compiler.disable
     def _detections(self, location_B4A: Tensor, logits_BKA: Tensor) -> list[dict[str, Tensor]]:
-        """Boxes in pixels of the input, scores and labels per image."""
-        found = ssd_detections(location_B4A, logits_BKA, self.defaults)
-        return [{**image, "boxes": image["boxes"] * IMAGE_SIZE} for image in found]
+        images = ssd_detections(location_B4A, logits_BKA, self.defaults)
+        return [{**image, "boxes": image["boxes"] * IMAGE_SIZE} for image in images]
 
     def predict(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Raw outputs for all default boxes.
-
-        Args:
-            image_BCHW: (B, 3, 300, 300) uint8 RGB.
-
-        Returns:
-            location_B4A box codes and logits_BKA.
-        """
+        """Return location_B4A, box codes, and logits_BKA of all default boxes."""
         x = self.backbone((image_BCHW / 255 - self.pixel_mean) / self.pixel_std)
         features = [x]
         for extra in self.extras:
@@ -136,14 +116,7 @@ class SSD300(nn.Module):
         return torch.cat(location, 2), torch.cat(logits, 2)
 
     def load_backbone(self, state: Mapping[str, Tensor]) -> None:
-        """Take the backbone's weights from a ResNet-34 state dict of torchvision.
-
-        Args:
-            state: Name -> tensor; the last stage and the classifier are left out.
-
-        Raises:
-            ValueError: If a tensor is missing or has another shape; names the first one.
-        """
+        """Load torchvision's ResNet-34 state dict, without the last stage and the classifier."""
         own = self.backbone.state_dict()
         for name, tensor in own.items():
             if name not in state and name.endswith("num_batches_tracked"):
@@ -151,15 +124,15 @@ class SSD300(nn.Module):
             if name not in state or state[name].shape != tensor.shape:
                 got = tuple(state[name].shape) if name in state else "nothing"
                 raise ValueError(
-                    f"backbone weights: {name} must have shape {tuple(tensor.shape)}, found {got}; "
-                    "needed is torchvision's resnet34 state dict"
+                    f"backbone weights: {name} must have shape {tuple(tensor.shape)}, got {got}; "
+                    "use torchvision's resnet34 state dict"
                 )
         wanted = {name: state[name] for name in own if name in state}
         self.backbone.load_state_dict(wanted, strict=False)
 
 
 def _stage(inputs: int, outputs: int, *, blocks: int, stride: int) -> nn.Sequential:
-    """Basic blocks; the first one changes channels and resolution."""
+    """Build basic blocks, of which the first one changes channels and resolution."""
     shortcut = None
     if stride != 1 or inputs != outputs:
         shortcut = nn.Sequential(
@@ -170,7 +143,7 @@ def _stage(inputs: int, outputs: int, *, blocks: int, stride: int) -> nn.Sequent
 
 
 def _extra(inputs: int, inner: int, outputs: int, strided: bool) -> nn.Sequential:
-    """Two convolutions that make the next, smaller feature map."""
+    """Build two convolutions that make the next, smaller feature map."""
     stride, padding = (2, 1) if strided else (1, 0)
     return nn.Sequential(
         nn.Conv2d(inputs, inner, 1),

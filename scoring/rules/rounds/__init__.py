@@ -14,7 +14,7 @@ FOLDER = Path(__file__).parent
 
 @dataclass(frozen=True)
 class BenchmarkRules:
-    """What one benchmark's result needs in one round."""
+    """The rules for one benchmark's results in one round."""
 
     name: str
     """mllog name, such as ``unet3d``."""
@@ -23,7 +23,7 @@ class BenchmarkRules:
     runs: int
     """Runs in one result."""
     drop: int
-    """Fastest and slowest runs left out; also the most runs that may fail to converge."""
+    """Runs dropped at each end; also how many may fail to converge."""
     mode: str
     """``max`` (value >= target) or ``min`` (value <= target)."""
     target: Mapping[str, float]
@@ -31,25 +31,25 @@ class BenchmarkRules:
     progress: str
     """``epochs``, ``samples``, ``generations`` or ``epochs_from_one``."""
     evaluation: Mapping[str, Any] | None
-    """The closed division's evaluation schedule; None where the round file does not state it."""
+    """The closed division's evaluation schedule; None where the round file has none."""
     rcp: bool
     """Whether reference convergence points exist."""
     bound: float | None = None
-    """A value at or past it is no quality at all, such as 1.0 for a share; None for no bound."""
+    """A value at or past it is invalid, such as 1.0 for a fraction; None for no bound."""
     large_batch: int | None = None
     """Global batch size from which ``large_batch_target`` holds; None where there is one target."""
     large_batch_target: Mapping[str, float] = field(default_factory=dict)
 
     def reached(self, quality: Mapping[str, float], batch: int | None = None) -> bool:
-        """Tell whether one evaluation meets the target, inclusively and without rounding.
+        """Return whether one evaluation meets the target, inclusively and without rounding.
 
         Args:
-            quality: Metric name -> value. A scalar evaluation has one entry whose name is free.
+            quality: Metric name -> value. The single entry of a scalar may have any name.
             batch: Global batch size of the run; a few targets depend on it.
 
         Returns:
-            True if every target metric holds and none is past ``bound`` (a log in percent reaches
-            nothing); a missing or NaN value never holds.
+            True if every target metric holds and none is past ``bound`` (so a log in percent never
+            does); a missing or NaN value never holds.
         """
         targets = self.target
         if self.large_batch is not None and batch is not None and batch >= self.large_batch:
@@ -80,7 +80,11 @@ class Round:
 
 
 def round_names() -> list[str]:
-    """List the rounds that have a file here, oldest first."""
+    """List the rounds that have rules here, oldest first.
+
+    Returns:
+        Names such as ``v1.0``.
+    """
     return sorted(path.stem for path in FOLDER.glob("v*.yaml"))
 
 
@@ -89,20 +93,20 @@ def load_round(name: str = "v1.0") -> Round:
     """Read one round's rules.
 
     Args:
-        name: Such as ``v1.0``; the leading ``v`` may be left out.
+        name: Such as ``v1.0``; the leading ``v`` is optional.
 
     Returns:
         The round.
 
     Raises:
-        ValueError: If there is no file for that round; the message lists those that exist.
+        ValueError: If there are no rules for that round; the message lists those that exist.
     """
     import yaml
 
     name = name if name.startswith("v") else f"v{name}"
     path = FOLDER / f"{name}.yaml"
     if not path.is_file():
-        raise ValueError(f"no round {name!r}; there are {', '.join(round_names())}")
+        raise ValueError(f"no round {name!r}; choose one of {', '.join(round_names())}")
     facts = yaml.safe_load(path.read_text())
     benchmarks = {
         stem: BenchmarkRules(name=stem, **rules) for stem, rules in facts["benchmarks"].items()

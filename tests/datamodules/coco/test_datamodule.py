@@ -186,7 +186,8 @@ def test_prepared_folder_keeps_what_else_lies_in_it(root, tmp_path):
         COCO300DataModule(root=root, prepared_dir=shared).prepare_data()
         edit(root, lambda c: c["annotations"].pop())  # outdated: prepared anew
     assert sorted(path.name for path in shared.iterdir()) == [
-        "folder", "manifest.json", "notes.txt", "train.npz", "val.npz",
+        ".lock", "folder", "manifest.json", "notes.txt", "prepare.log", "records.jsonl",
+        "train.npz", "val.npz",
     ]  # fmt: skip
     data = COCO300DataModule(root=root, prepared_dir=shared / "notes.txt")
     with pytest.raises(ValueError, match=r"cannot be written .* --data.prepared_dir"):
@@ -246,6 +247,7 @@ def test_unusual_but_whole_images_pass(root):
     assert data.problems() == []
 
 
+@pytest.mark.slow
 def test_images_are_checked_in_processes_and_a_flood_of_lines_is_counted(root, monkeypatch):
     names = sorted(path.name for path in (root / "train2017").iterdir())
     sizes = [Image.open(root / "train2017" / name).size[::-1] for name in names]
@@ -277,7 +279,8 @@ def test_ready_folder_opens_no_sample(root):
     data = COCO300DataModule(root=root)
     data.prepare_data()
     assert data.mllog_facts()["train_samples"] == 12
-    assert [p for p in opened if p.startswith(str(root)) and not p.endswith("manifest.json")] == []
+    facts = ("manifest.json", "records.jsonl")
+    assert [p for p in opened if p.startswith(str(root)) and not p.endswith(facts)] == []
 
 
 def test_changed_annotations_are_prepared_again(root):
@@ -462,3 +465,39 @@ def test_evaluation_batches_cover_all_images_also_the_empty_ones(root):
     index = torch.cat([batch["index"] for batch in data.val_dataloader()])
     assert index.tolist() == list(range(6))
     assert len(data.evaluation_truth()["images"]) == 6
+
+
+def as_version_3(root):
+    """Turn a prepared folder into one of the version that kept no hashes; gives its bytes."""
+    folder = root / store.PREPARED
+    (folder / "records.jsonl").unlink()
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    stats = {split: store.annotation_file(root, split).stat() for split in store.SPLITS}
+    sources = {split: [stat.st_size, stat.st_mtime_ns] for split, stat in stats.items()}
+    kept = {name: manifest[name] for name in ("categories", *store.SPLITS)}
+    path.write_text(json.dumps({"format": 3, "sources": sources, **kept}))
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+
+
+def test_folder_of_version_3_is_read_until_its_annotations_change(root):
+    COCO300DataModule(root=root).prepare_data()
+    stamps = as_version_3(root)
+    data = COCO300DataModule(root=root)
+    data.prepare_data()
+    assert data.num_train_samples == 12
+    folder = root / store.PREPARED
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == stamps
+    edit(root, lambda c: c["annotations"].pop())
+    with pytest.raises(ValueError, match="another version .* run the recipe's prepare") as error:
+        COCO300DataModule(root=root)._manifest  # noqa: B018
+    assert "\n" not in str(error.value)
+    COCO300DataModule(root=root).prepare_data()
+    assert store.ready_manifest(root, folder)["format"] == store.VERSION
+
+
+def test_annotations_with_another_time_alone_are_not_prepared_again(root):
+    COCO300DataModule(root=root).prepare_data()
+    for split in store.SPLITS:
+        store.annotation_file(root, split).touch()
+    assert store.ready_manifest(root, root / store.PREPARED)

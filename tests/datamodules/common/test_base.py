@@ -1,8 +1,5 @@
 """What the loaders of all benchmarks share."""
 
-import subprocess
-import sys
-
 import pytest
 
 # A process of its own, whose loader processes get the signals from another and end when it does.
@@ -24,7 +21,6 @@ print(seen == list(range(12)))
 
 
 @pytest.mark.parametrize("name", ["INT", "TERM"])
-def test_a_signal_to_the_whole_job_leaves_its_loader_processes_alive(name):
-    command = [sys.executable, "-c", SCRIPT, name]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+def test_a_signal_to_the_whole_job_leaves_its_loader_processes_alive(name, run_python):
+    done = run_python(["-c", SCRIPT, name], timeout=120)
     assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr

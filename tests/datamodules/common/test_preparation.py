@@ -94,7 +94,7 @@ def prepare(
 
 def files(folder: Path) -> dict[str, bytes]:
     """Bytes by name, without lock and log."""
-    hidden = {".lock", "prepare.log"}
+    hidden = {".lock", "prepare.log", ".files.partial-abc"}
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in hidden}
 
 
@@ -132,6 +132,7 @@ def test_killed_run_continues_and_ends_with_the_same_bytes(
         prepare(root, out, killed=killed)
     assert read_manifest(out, "toy", version=2) is None
     (out / ".x.out.partial-4711").touch()
+    (out / ".files.partial-abc").mkdir()  # another program's
     if (out / "records.jsonl").is_file():
         (out / "records.jsonl").open("a").write('\n{"unit": "c", "fing')  # half a line
     WORKED.clear()
@@ -174,6 +175,9 @@ def test_folder_is_closed_to_readers_while_units_are_redone(root: Path, out: Pat
     with pytest.raises(KeyboardInterrupt):
         prepare(root, out, redo={"b"}, killed="b")
     assert read_manifest(out, "toy", version=2) is None
+    WORKED.clear()
+    prepare(root, out)
+    assert WORKED == ["b"]
 
 
 def test_changed_raw_files_are_found_by_size_and_by_hash(root: Path, out: Path) -> None:
@@ -306,6 +310,27 @@ def test_work_recorded_for_an_earlier_version_is_not_done_again(root: Path, out:
     with preparing(out, "toy", {}, version=2, root=root) as preparation:
         preparation.remember(units(root)[0], Done(1))
         assert [unit.name for unit in preparation.unfinished(units(root))] == ["b", "c", "d"]
+
+
+def test_discarded_records_stay_away_after_a_kill(root: Path, out: Path) -> None:
+    prepare(root, out)
+    (out / "manifest.json").unlink()
+    with preparing(out, "toy", {"size": (1, 2)}, version=2, root=root) as preparation:
+        assert preparation.unfinished(units(root)) == []
+        preparation.discard_records()
+        job = partial(double, out=out, killed="b")
+        with pytest.raises(KeyboardInterrupt):
+            preparation.run("doubling", job, units(root), processes=1)
+    assert list(read_records(out)) == ["", "a"]
+
+
+def test_killed_run_over_a_folder_of_another_version_continues(root: Path, out: Path) -> None:
+    prepare(root, out, version=1)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(root, out, killed="c")
+    WORKED.clear()
+    prepare(root, out)
+    assert WORKED == ["c", "d"]
 
 
 def test_used_up_files_go_once_the_record_is_written(root: Path, out: Path) -> None:

@@ -1,5 +1,6 @@
 """Criteo batches: order, ranks, resume, what is opened when, and what is said about bad roots."""
 
+import shutil
 import sys
 import time
 
@@ -8,10 +9,11 @@ import pytest
 import torch
 from scipy.stats import rankdata
 
+from datamodules.common.atomic import write_json
 from datamodules.criteo import CriteoDataModule
 from datamodules.criteo.batches import Block, BlockSampler, CriteoBlocks, evaluation_blocks
 from datamodules.criteo.demo import NUM_DENSE, TABLE_SIZES, generate_day, write_logs
-from datamodules.criteo.store import Manifest, Settings, create_split, open_split, write_manifest
+from datamodules.criteo.store import create_split, open_split
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +144,25 @@ def test_days_that_were_parsed_before_a_kill_may_be_gone(tmp_path, monkeypatch):
     assert data.problems() == []
 
 
+def test_prepare_says_that_a_day_has_changed_since(tmp_path, capsys):
+    write_logs(tmp_path, 3, 5)
+    CriteoDataModule(root=tmp_path, num_days=3).prepare()
+    assert "changed" not in capsys.readouterr().out
+    write_logs(tmp_path, 3, 6)
+    CriteoDataModule(root=tmp_path, num_days=3).prepare()
+    assert "day_1 has changed since parse_01 was prepared" in capsys.readouterr().out
+
+
+def test_prepare_says_when_the_disk_is_too_small(tmp_path, monkeypatch):
+    write_logs(tmp_path, 3, 5)
+    usage = shutil.disk_usage(tmp_path)._replace(free=10)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    data = CriteoDataModule(root=tmp_path, num_days=3)
+    assert "free some space" in data.problems()[0]
+    with pytest.raises(ValueError, match="free some space"):
+        data.prepare_data()
+
+
 def test_bad_arguments_are_all_named():
     with pytest.raises(ValueError, match="batch_size must be") as error:
         CriteoDataModule(batch_size=0, num_days=1, max_ind_range=0)
@@ -176,7 +197,9 @@ def test_loader_gives_rows_many_times_faster_than_they_are_trained(tmp_path):
     files = open_split(tmp_path, "train", writable=True)
     sizes = tuple(size + 1 for size in TABLE_SIZES)
     files["sparse"][:] = np.random.default_rng(0).integers(sizes, size=(rows["train"], 26))
-    write_manifest(tmp_path, Manifest(Settings(3, 5000), rows, sizes))
+    settings = {"num_days": 3, "max_ind_range": 5000}
+    header = {"dataset": "criteo", "format": 2, "settings": settings}
+    write_json(tmp_path / "manifest.json", {**header, "rows": rows, "table_sizes": sizes})
     data = CriteoDataModule(
         root=tmp_path, prepared_dir=tmp_path, num_days=3, max_ind_range=5000, batch_size=batch
     )

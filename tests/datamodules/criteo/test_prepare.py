@@ -2,6 +2,7 @@
 
 import gc
 import hashlib
+import json
 import time
 import tracemalloc
 from functools import partial
@@ -12,7 +13,7 @@ import pytest
 from datamodules.criteo import prepare as preparation
 from datamodules.criteo.checksums import verify
 from datamodules.criteo.demo import write_logs
-from datamodules.criteo.store import Settings, open_split
+from datamodules.criteo.store import Settings, open_split, read_manifest
 from datamodules.criteo.text import read_day
 
 DAYS, ROWS = 4, 301
@@ -136,7 +137,7 @@ def test_missing_days_are_all_named(tmp_path):
 
 def test_mistyped_root_gets_one_line_and_nothing_is_made_there(tmp_path):
     root = tmp_path / "tpyo"
-    with pytest.raises(FileNotFoundError, match="holds no day of the click logs") as error:
+    with pytest.raises(FileNotFoundError, match="contains no day of the click logs") as error:
         preparation.prepare(root, root / "out", SETTINGS)
     assert "\n" not in str(error.value)
     assert not root.exists()
@@ -160,7 +161,7 @@ def test_files_of_other_days_that_lie_in_the_folder_are_replaced(tmp_path):
         (tmp_path / "manifest.json").unlink()
     assert verify(tmp_path, 1) == []
     preparation.prepare(tmp_path, tmp_path, SETTINGS)
-    assert preparation.read_manifest(tmp_path, SETTINGS) is not None  # sizes are as they must be
+    assert read_manifest(tmp_path, SETTINGS) is not None  # sizes are as they must be
 
 
 def test_bad_days_are_all_named_and_good_ones_kept(tmp_path):
@@ -178,7 +179,7 @@ def test_bad_days_are_all_named_and_good_ones_kept(tmp_path):
 
 def test_folder_of_other_settings_or_damaged_file_is_refused(logs, tmp_path):
     preparation.prepare(logs, tmp_path, SETTINGS)
-    with pytest.raises(ValueError, match="prepared with max_ind_range 5000 instead of 50"):
+    with pytest.raises(ValueError, match="prepared with max_ind_range 5000, this run needs 50"):
         preparation.prepare(logs, tmp_path, Settings(DAYS, 50))
     path = tmp_path / "train_sparse.npy"
     path.write_bytes(path.read_bytes()[:-4])
@@ -192,6 +193,43 @@ def test_manifest_of_something_else_is_named(logs, tmp_path, content):
     (tmp_path / "manifest.json").write_text(content)
     with pytest.raises(ValueError, match="manifest.json is not of prepared Criteo data"):
         preparation.prepare(logs, tmp_path, SETTINGS)
+
+
+def test_folder_of_version_1_is_read_as_it_is(logs, tmp_path):
+    wanted = preparation.prepare(logs, tmp_path, SETTINGS)
+    (tmp_path / "records.jsonl").unlink()
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    manifest["settings"]["format"] = 1
+    old = {name: manifest[name] for name in ("settings", "rows", "table_sizes")}
+    (tmp_path / "manifest.json").write_text(json.dumps(old))
+    before = digests(tmp_path)
+    assert preparation.prepare(tmp_path / "nowhere", tmp_path, SETTINGS) == wanted
+    assert digests(tmp_path) == before
+    with pytest.raises(ValueError, match="prepared with max_ind_range 5000, this run needs 50"):
+        preparation.prepare(logs, tmp_path, Settings(DAYS, 50))
+
+
+def test_half_made_folder_of_version_1_is_begun_anew(logs, tmp_path):
+    preparation.prepare(logs, tmp_path / "whole", SETTINGS)
+    work = tmp_path / "cut" / "work"
+    (work / "day_00").mkdir(parents=True)
+    (work / "settings.json").write_text('{"num_days": 4, "max_ind_range": 5000, "format": 1}')
+    (work / "parse_00000.done").write_text("7")
+    (work / "buckets.npy").write_bytes(b"of another size")
+    preparation.prepare(logs, tmp_path / "cut", SETTINGS)
+    assert digests(tmp_path / "cut") == digests(tmp_path / "whole")
+
+
+def test_folder_of_another_version_gets_one_line_and_prepare_replaces_it(logs, tmp_path):
+    preparation.prepare(logs, tmp_path, SETTINGS)
+    before = digests(tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "format": 99}))
+    with pytest.raises(ValueError, match="another version .* run the recipe's prepare") as error:
+        preparation.prepare(logs, tmp_path, SETTINGS)
+    assert "\n" not in str(error.value)
+    preparation.prepare(logs, tmp_path, SETTINGS, replace=True)
+    assert digests(tmp_path) == before
 
 
 @pytest.mark.parametrize("name", ["train_sparse.npy", "test_label.npy", "dictionary_07.npy"])

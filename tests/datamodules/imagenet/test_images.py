@@ -12,14 +12,12 @@ from PIL import Image
 from datamodules.imagenet import images as imagenet_images
 from datamodules.imagenet.images import (
     Box,
-    Header,
     decode,
     distorted_box,
     evaluation_image,
-    jpeg_header,
-    standard_jpeg,
     training_image,
 )
+from datamodules.imagenet.jpeg import Header, jpeg_header, standard_jpeg
 
 
 def photo(width: int, height: int, *, mode: str = "RGB", form: str = "JPEG") -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from datamodules.imagenet import ImageNetDataModule
 from datamodules.imagenet import prepare as builder
 from datamodules.imagenet.files import Counts, scan
-from datamodules.imagenet.images import Header, jpeg_header
+from datamodules.imagenet.jpeg import Header, jpeg_header
 from tests.datamodules.imagenet.tiny_imagenet import COUNTS, SETTINGS, flatten_val, write_tiny
 
 SYNSETS = tuple(f"n{number:08d}" for number in range(1, 11))
@@ -68,20 +69,20 @@ def test_flat_val_with_labels_gives_the_same_evaluation_order(root: Path) -> Non
 def test_missing_class_folder_is_named_in_one_line(root: Path) -> None:
     shutil.rmtree(root / "train" / SYNSETS[4])
     first, second = problem(root).splitlines()
-    assert "lacks 1 class folders (n00000005)" in first
+    assert "lacks 1 class directories (n00000005)" in first
     assert f"lacks 13 of {COUNTS.train} images" in second
 
 
 def test_root_with_train_but_no_val_says_where_val_comes_from(root: Path) -> None:
     shutil.rmtree(root / "val")
     (line,) = problem(root).splitlines()
-    assert "val holds no images" in line
+    assert "val contains no images" in line
     assert "ILSVRC2012_img_val.tar, 6.7 GB" in line
 
 
 def test_empty_root_lists_both_parts_and_no_root_is_said(tmp_path: Path) -> None:
     assert len(problem(tmp_path).splitlines()) == 2
-    with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
+    with pytest.raises(FileNotFoundError, match="nowhere is not a directory"):
         scan(tmp_path / "nowhere", COUNTS)
 
 
@@ -98,7 +99,7 @@ def test_labels_file_that_is_short_or_missing_is_said(root: Path) -> None:
 def test_wrong_counts_are_said(root: Path) -> None:
     (root / "train" / SYNSETS[0] / "n00000001_3.JPEG").unlink()
     assert f"lacks 1 of {COUNTS.train} images" in problem(root)
-    assert "10 class folders, expected 1000" in problem(root, Counts(1000, 1_281_167, 50_000))
+    assert "10 class directories, expected 1000" in problem(root, Counts(1000, 1_281_167, 50_000))
 
 
 def test_doctor_lists_problems_without_opening_or_writing(root: Path) -> None:
@@ -113,7 +114,7 @@ def test_prepare_writes_shards_and_encodes_odd_files_anew(
 ) -> None:
     data(root).prepare()
     text = capsys.readouterr().out
-    assert "2 images are no plain JPEG" in text
+    assert "2 images are not plain JPEGs" in text
     assert "130 training and 30 evaluation images of 10 classes" in text
     prepared = root / "finishline-imagenet"
     source = builder.open_source(root, prepared, "train", COUNTS)
@@ -152,7 +153,7 @@ def test_damaged_shard_is_kept_where_the_images_are_gone(root: Path) -> None:
     flipped[9000] ^= 1
     bad.write_bytes(flipped)
     (root / "train").rename(root / "away")
-    with pytest.raises(ValueError, match="train holds no class folders"):
+    with pytest.raises(ValueError, match="train contains no class directories"):
         data(root).prepare()
     assert bad.read_bytes() == flipped  # its other images are good, and there are no others
     (root / "away").rename(root / "train")
@@ -202,12 +203,11 @@ def test_truncated_and_foreign_files_are_all_named_by_prepare(root: Path) -> Non
     shutil.copy(Path(__file__), foreign)
     with pytest.raises(ValueError, match="cannot be decoded") as error:
         data(root).prepare()
-    assert "n00000001_2.JPEG" in str(error.value)
-    assert str(error.value).endswith("; take it out of its archive again")
-    assert len(str(error.value).splitlines()) == 1
-    shutil.copy(root / "train" / SYNSETS[0] / "n00000001_3.JPEG", cut)
-    with pytest.raises(ValueError, match="ILSVRC2012_val_00000012.JPEG is no readable image"):
-        data(root).prepare()
+    first, second = str(error.value).splitlines()
+    assert "n00000001_2.JPEG cannot be decoded" in first
+    assert first.endswith("; extract it from its archive again")
+    assert "ILSVRC2012_val_00000012.JPEG is no readable image" in second
+    assert second.endswith("; extract it from its archive again")
 
 
 def test_half_written_and_foreign_shards_are_refused(root: Path) -> None:
@@ -253,3 +253,40 @@ def test_read_only_root_is_said(root: Path) -> None:
         with pytest.raises(ValueError, match="cannot be written .*--data.prepared_dir"):
             command()
     data(root, prepared_dir=root / "elsewhere").prepare_data()
+
+
+def test_changed_image_is_said_and_its_shard_written_again(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data(root).prepare()
+    changed, other = (root / f"train/n00000001/n00000001_{n}.JPEG" for n in (0, 1))
+    changed.write_bytes(other.read_bytes())
+    capsys.readouterr()
+    data(root).prepare()
+    text = capsys.readouterr().out
+    assert f"{changed} has changed since train-00000.tar was prepared; preparing it again" in text
+    source = builder.open_source(root, root / "finishline-imagenet", "train", COUNTS)
+    assert source.read(0) == (other.read_bytes(), 0)
+    capsys.readouterr()
+    data(root).prepare()
+    assert "has changed" not in capsys.readouterr().out
+
+
+def test_folder_of_version_0_1_is_read_and_one_lost_shard_written_again(root: Path) -> None:
+    """It had no records and no manifest of the whole folder."""
+    prepared = root / "finishline-imagenet"
+    data(root).prepare()
+    for name in ("records.jsonl", "manifest.json", "prepare.log"):
+        (prepared / name).unlink()
+    stamp = (prepared / "train-00000.tar").stat().st_mtime_ns
+    data(root).prepare_data()
+    data(root).prepare()
+    (prepared / "val-00000.tar").unlink()
+    data(root).prepare()
+    assert data(root).problems() == []
+    assert (prepared / "train-00000.tar").stat().st_mtime_ns == stamp
+
+
+def test_preparation_workers_import_no_torch() -> None:
+    code = "import sys, datamodules.imagenet.prepare; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -3,6 +3,8 @@
 import errno
 import json
 import shutil
+import subprocess
+import sys
 from collections import namedtuple
 from pathlib import Path
 
@@ -11,12 +13,16 @@ import numpy as np
 import pytest
 from scipy.ndimage import map_coordinates
 
+from datamodules.common import preparation
+from datamodules.common.preparation import Done
+from datamodules.common.records import read_records
 from datamodules.kits19 import build as builder
 from datamodules.kits19 import prepare
-from datamodules.kits19.build import adopt, build, finished_cases
+from datamodules.kits19.build import adopt, build
+from datamodules.kits19.cases import Cases, image_path, label_path, read_cases
 from datamodules.kits19.checksums import checksum_verdict, reference_checksums
 from datamodules.kits19.demo import save_nifti
-from datamodules.kits19.prepare import image_path, label_path, md5_of, preprocess, resampled_shape
+from datamodules.kits19.prepare import md5_of, preprocess, resampled_shape
 from datamodules.kits19.raw import (
     CaseSplit,
     RawCase,
@@ -35,15 +41,15 @@ def raw(tmp_path: Path) -> Path:
     return write_raw(tmp_path / "raw")
 
 
-def make(raw: Path, out: Path, **options: object) -> builder.Cases:
+def make(raw: Path, out: Path, **options: object) -> Cases:
     """Build with the tests' usual arguments."""
     arguments: dict[str, object] = {"checksums": {}, "processes": 1, **options}
     return build(raw, out, SPLIT, MINIMUM, **arguments)  # type: ignore[arg-type]
 
 
 def visible(folder: Path) -> set[str]:
-    """Names in a prepared folder, hidden lock aside."""
-    return {path.name for path in folder.iterdir() if path.name != ".lock"}
+    """Names in a prepared folder, lock and log aside."""
+    return {path.name for path in folder.iterdir()} - {".lock", "prepare.log"}
 
 
 def test_split_is_168_and_42_of_210() -> None:
@@ -103,7 +109,7 @@ def test_build_writes_the_reference_layout_and_a_manifest(raw: Path, tmp_path: P
     done = make(raw, tmp_path / "out")
     assert tuple(sorted(done)) == SPLIT.cases  # case 210 has no public label and is left out
     files = {f"case_{case}_{part}.npy" for case in SPLIT.cases for part in "xy"}
-    assert visible(tmp_path / "out") == files | {"manifest.json"}
+    assert visible(tmp_path / "out") == files | {"manifest.json", "records.jsonl"}
     image = np.load(image_path(tmp_path / "out", "00000"))
     label = np.load(label_path(tmp_path / "out", "00000"))
     assert (image.shape, image.dtype) == ((1, 10, 9, 8), np.float32)  # 5 slices of 3.2 mm
@@ -111,7 +117,7 @@ def test_build_writes_the_reference_layout_and_a_manifest(raw: Path, tmp_path: P
     entry = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert entry["num_cases"] == 4
     assert entry["cases"][0]["md5_y"] == md5_of(label_path(tmp_path / "out", "00000"))
-    assert finished_cases(tmp_path / "out", MINIMUM) == done
+    assert read_cases(tmp_path / "out", MINIMUM) == done
 
 
 def test_build_in_two_processes_writes_the_same_bytes(raw: Path, tmp_path: Path) -> None:
@@ -123,7 +129,7 @@ def test_build_killed_run_goes_on_without_redoing_cases(
 ) -> None:
     out, worked = tmp_path / "out", []
 
-    def killed_at_third(case: RawCase, **options: object) -> prepare.PreparedCase:
+    def killed_at_third(case: RawCase, **options: object) -> Done:
         if len(worked) == 2:
             raise KeyboardInterrupt
         worked.append(case.case)
@@ -132,8 +138,8 @@ def test_build_killed_run_goes_on_without_redoing_cases(
     monkeypatch.setattr(builder, "prepare_case", killed_at_third)
     with pytest.raises(KeyboardInterrupt):
         make(raw, out)
-    (out / "progress.jsonl").open("a").write('{"format": 1, "minimum')  # half a line
-    (out / ".case_00003_x.npy.partial").touch()
+    (out / "records.jsonl").open("a").write('\n{"unit": "00003", "fing')  # half a line
+    (out / ".case_00003_x.npy.partial-4711").touch()
     first = set(worked)
     monkeypatch.setattr(builder, "prepare_case", prepare.prepare_case)
     stamps = {case: image_path(out, case).stat().st_mtime_ns for case in first}
@@ -143,26 +149,54 @@ def test_build_killed_run_goes_on_without_redoing_cases(
     assert visible(out) == visible(tmp_path / "fresh")
 
 
-def test_progress_behind_half_a_line_is_still_read(raw: Path, tmp_path: Path) -> None:
+def version_0_1(out: Path, done: Cases) -> None:
+    """Give a prepared folder the manifest of finishline 0.1, which had no records."""
+    cases = [vars(done[case]) for case in sorted(done)]
+    entry = {"format": 1, "minimum_shape": list(MINIMUM), "num_cases": 4, "num_voxels": 2880}
+    (out / "manifest.json").write_text(json.dumps({**entry, "cases": cases}) + "\n")
+    for name in ("records.jsonl", "prepare.log"):
+        (out / name).unlink()
+
+
+def test_folder_of_version_0_1_is_read_and_a_lost_case_redone_alone(
+    raw: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     done = make(raw, out)
-    note = (out / "manifest.json").read_text()
-    (out / "manifest.json").unlink()
-    (out / "progress.jsonl").write_text('{"format": 1, "minimum' + "\n" + note + '{"cut": [}')
-    assert finished_cases(out, MINIMUM) == done
+    version_0_1(out, done)
+    assert read_cases(out, MINIMUM) == done
+    with pytest.raises(ValueError, match=r"minimum_shape \[8, 8, 8\], this run needs \[9, 9, 9\]"):
+        read_cases(out, (9, 9, 9))
+    label_path(out, "00001").unlink()
+    stamps = {case: image_path(out, case).stat().st_mtime_ns for case in ("00000", "00002")}
+    assert make(raw, out) == done == read_cases(out, MINIMUM)
+    assert {case: image_path(out, case).stat().st_mtime_ns for case in stamps} == stamps
+    assert set(read_records(out)) == {"", *SPLIT.cases}
+
+
+def test_half_a_folder_of_version_0_1_is_not_read_but_prepared(raw: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = make(raw, out)
+    note = {"format": 1, "minimum_shape": list(MINIMUM), "cases": [vars(done["00000"])]}
+    (out / "progress.jsonl").write_text("\n" + json.dumps(note) + "\n")
+    for name in ("manifest.json", "records.jsonl"):
+        (out / name).unlink()
+    assert read_cases(out, MINIMUM) == {}
+    assert make(raw, out) == done
+    assert not (out / "progress.jsonl").exists()
 
 
 def test_build_case_file_deleted_later_is_made_again(raw: Path, tmp_path: Path) -> None:
     done = make(raw, tmp_path / "out")
     label_path(tmp_path / "out", "00001").unlink()
-    assert "00001" not in finished_cases(tmp_path / "out", MINIMUM)
+    assert "00001" not in read_cases(tmp_path / "out", MINIMUM)
     assert make(raw, tmp_path / "out") == done
 
 
 def test_build_other_minimum_shape_is_refused(raw: Path, tmp_path: Path) -> None:
     make(raw, tmp_path / "out")
-    with pytest.raises(ValueError, match=r"minimum shape of \[8, 8, 8\], this run needs \[9, 9"):
-        finished_cases(tmp_path / "out", (9, 9, 9))
+    with pytest.raises(ValueError, match=r"minimum_shape \[8, 8, 8\], this run needs \[9, 9"):
+        read_cases(tmp_path / "out", (9, 9, 9))
 
 
 def test_build_lists_all_header_problems_at_once_and_writes_nothing(
@@ -179,7 +213,7 @@ def test_build_lists_all_header_problems_at_once_and_writes_nothing(
     assert len(lines) == 5
     assert "imaging.nii.gz is missing in case_00000" in lines[0]
     assert "segmentation.nii.gz is missing in case_00000" in lines[1]
-    assert "case_00001/imaging.nii.gz: cannot be read, it is cut short" in lines[2]
+    assert "case_00001/imaging.nii.gz: cannot be read, it is truncated" in lines[2]
     assert "has shape (4, 9, 7), but imaging.nii.gz has (5, 9, 7)" in lines[3]
     assert "case_00003/imaging.nii.gz: cannot be read" in lines[4]
     assert not (tmp_path / "out").exists()
@@ -212,15 +246,15 @@ def test_build_bad_labels_are_listed_and_good_cases_kept(raw: Path, tmp_path: Pa
         make(raw, tmp_path / "out")
     assert len(str(caught.value).splitlines()) == 2
     files = {f"case_{case}_{part}.npy" for case in ("00000", "00003") for part in "xy"}
-    assert visible(tmp_path / "out") == files | {"progress.jsonl"}
+    assert visible(tmp_path / "out") == files | {"records.jsonl"}
 
 
 def test_build_full_disk_is_said_before_the_start(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(builder.shutil, "disk_usage", lambda path: usage(10, 0, 10**4))
-    with pytest.raises(ValueError, match="preprocessing needs 0.00 GB, the disk has 0.00 GB free"):
+    monkeypatch.setattr(preparation.shutil, "disk_usage", lambda path: usage(10, 0, 10**4))
+    with pytest.raises(ValueError, match="preparing needs 0.00 GB, the disk has 0.00 GB free"):
         make(raw, tmp_path / "out")
     assert visible(tmp_path / "out") == set()
 
@@ -241,8 +275,8 @@ def test_build_disk_that_fills_up_leaves_no_half_file(
     with pytest.raises(ValueError, match=r"cannot be written \(No space left on device\)"):
         make(raw, tmp_path / "out")
     monkeypatch.undo()
-    assert not list((tmp_path / "out").glob("*.partial"))
-    assert len(finished_cases(tmp_path / "out", MINIMUM)) == 1
+    assert not list((tmp_path / "out").glob(".*partial*"))
+    assert len(read_records(tmp_path / "out")) == 2  # the folder's and one case's
     assert len(make(raw, tmp_path / "out")) == 4
 
 
@@ -260,7 +294,7 @@ def test_build_wrong_label_checksum_is_an_error_and_redone(raw: Path, tmp_path: 
     wrong = sums | {"case_00001_y.npy": "0" * 32}
     with pytest.raises(ValueError, match="case_00001_y.npy: MD5 .* differs from the reference's"):
         make(raw, tmp_path / "out", checksums=wrong)
-    assert "00001" not in finished_cases(tmp_path / "out", MINIMUM)
+    assert "00001" not in read_cases(tmp_path / "out", MINIMUM)
     assert make(raw, tmp_path / "out", checksums=sums) == good
 
 
@@ -290,7 +324,7 @@ def test_adopt_accepts_what_was_prepared_elsewhere(raw: Path, tmp_path: Path) ->
     done = make(raw, tmp_path / "out")
     (tmp_path / "out" / "manifest.json").unlink()
     assert adopt(tmp_path / "out", SPLIT, MINIMUM, checksums={}) == done
-    assert finished_cases(tmp_path / "out", MINIMUM) == done
+    assert read_cases(tmp_path / "out", MINIMUM) == done
 
 
 def test_adopt_read_only_folder_keeps_its_manifest_in_the_cache(
@@ -301,7 +335,7 @@ def test_adopt_read_only_folder_keeps_its_manifest_in_the_cache(
     (tmp_path / "out" / "manifest.json").unlink()
     (tmp_path / "out" / "manifest.json").mkdir()  # makes the write fail, also for root
     adopt(tmp_path / "out", SPLIT, MINIMUM, checksums={})
-    assert finished_cases(tmp_path / "out", MINIMUM) == done
+    assert read_cases(tmp_path / "out", MINIMUM) == done
 
 
 def test_adopt_lists_all_problems(raw: Path, tmp_path: Path) -> None:
@@ -330,8 +364,36 @@ def test_find_data_says_which_level_is_right(tmp_path: Path) -> None:
         find_data(tmp_path)
     with pytest.raises(FileNotFoundError, match=f"one level too low: give {data}"):
         find_data(case)
-    with pytest.raises(FileNotFoundError, match=r"is not a folder. KiTS19 \(about 30 GB"):
+    with pytest.raises(FileNotFoundError, match=r"is not a directory. KiTS19 \(about 30 GB"):
         find_data(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="holds no case_XXXXX folder"):
+    with pytest.raises(FileNotFoundError, match="contains no case_XXXXX directory"):
         find_data(tmp_path / "empty")
+
+
+def test_changed_raw_case_is_found_and_redone_alone(raw: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = make(raw, out)
+    write_case(tmp_path / "other", "00007").joinpath("imaging.nii.gz").replace(
+        raw / "case_00001" / "imaging.nii.gz"
+    )
+    (raw / "case_00002" / "imaging.nii.gz").touch()  # the same bytes
+    lines = preparation.changed_units(out, raw)
+    changed = raw / "case_00001" / "imaging.nii.gz"
+    assert lines == {"00001": f"{changed} has changed since 00001 was prepared"}
+    again = make(raw, out, redo=set(lines))
+    assert {case for case in done if again[case] != done[case]} == {"00001"}
+    assert preparation.changed_units(out, raw) == {}
+
+
+@pytest.mark.parametrize("module", ["prepare", "build", "cases"])
+def test_preparation_workers_import_no_torch(module: str) -> None:
+    """A worker loads torch to resample, once it has begun; what only reads names loads none."""
+    code = f"import sys, datamodules.kits19.{module}; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_reading_names_and_records_imports_no_resampling_code() -> None:
+    code = "import sys, datamodules.kits19.volumes, datamodules.kits19.checksums; "
+    code += "assert 'datamodules.kits19.prepare' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -9,7 +9,7 @@ import pytest
 from scipy import ndimage
 
 from datamodules.common.sampling import SampleKey
-from datamodules.kits19.prepare import PreparedCase, image_path, label_path
+from datamodules.kits19.cases import PreparedCase, image_path, label_path
 from datamodules.kits19.volumes import TrainingVolumes
 
 SHAPE, CROP = (192, 192, 192), (128, 128, 128)

@@ -4,6 +4,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -45,7 +47,7 @@ def test_shards_are_read_by_the_webdataset_library_and_by_offset_alike(root, mon
     module.prepare_data()
     folder = root / f"finishline-rnnt-{VOCABULARY}"
     names = sorted(path.name for path in folder.glob("train-*.tar"))
-    assert names == [f"train-{n:06d}.tar" for n in range(4)]
+    assert names == [f"train-{n:05d}.tar" for n in range(4)]
     utterances = Utterances(folder, "train", module._manifest, seed=0)
     urls = [str(folder / name) for name in names]
     stream = list(webdataset.WebDataset(urls, shardshuffle=False))
@@ -64,26 +66,28 @@ def test_prepared_folder_is_complete_or_made_anew(root):
     data(root).prepare_data()
     folder = root / f"finishline-rnnt-{VOCABULARY}"
     before = (folder / "manifest.json").read_bytes()
-    for name in ("train-000000.tar", "dev-labels.npz", "tokenizer.model", "manifest.json"):
+    for name in ("train-00000.tar", "dev-labels.npz", "tokenizer.model", "manifest.json"):
         (folder / name).unlink()
         data(root).prepare_data()
         assert (folder / "manifest.json").read_bytes() == before
     left = {path.suffix for path in folder.iterdir()}
-    assert left <= {".tar", ".json", ".npz", ".model", ""}
+    assert left <= {".tar", ".json", ".jsonl", ".npz", ".npy", ".model", ".log", ""}
 
 
-@pytest.mark.parametrize("content", ["", '{"format": 1, "vocab', "{}", "[]", '{"format": 1}'])
+@pytest.mark.parametrize(
+    "content", ["", '{"format": 2, "vocab', "{}", "[]", '{"format": 2, "dataset": "librispeech"}']
+)
 def test_damaged_manifest_is_made_anew(root, content):
     data(root).prepare_data()
     folder = root / f"finishline-rnnt-{VOCABULARY}"
     before = (folder / "manifest.json").read_bytes()
     (folder / "manifest.json").write_text(content)
-    (folder / "train-000000.json").write_text('{"format"')  # a shard's note
+    (folder / "records.jsonl").open("a").write('\n{"unit": "train')  # half a line
     data(root).prepare_data()
     assert (folder / "manifest.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("name", ["dev-labels.npz", "dev-index.npz"])
+@pytest.mark.parametrize("name", ["dev-labels.npz"])
 def test_damaged_table_says_what_to_do(root, name):
     module = data(root)
     module.prepare_data()
@@ -105,7 +109,7 @@ def test_restart_keeps_finished_shards_and_writes_the_rest(root, monkeypatch):
     assert str(bad) in problem(root)
     folder = root / f"finishline-rnnt-{VOCABULARY}"
     done = {path: path.stat().st_mtime_ns for path in folder.glob("*.tar")}
-    assert len(done) == 5  # all but the last training shard
+    assert len(done) == 5  # all but the last training shard: 4 of train, 2 of dev
     assert not (folder / "manifest.json").exists()
     bad.write_bytes(whole)
     data(root).prepare_data()
@@ -120,7 +124,7 @@ def test_changed_transcript_rewrites_its_shard(root):
     folder = root / f"finishline-rnnt-{VOCABULARY}"
     (folder / "manifest.json").unlink()
     data(root).prepare_data()
-    stream = webdataset.WebDataset(str(folder / "dev-000000.tar"), shardshuffle=False)
+    stream = webdataset.WebDataset(str(folder / "dev-00000.tar"), shardshuffle=False)
     assert next(iter(stream))["txt"].decode().startswith("note")
 
 
@@ -142,7 +146,7 @@ def test_root_may_be_the_folder_above(root):
     ("given", "words"),
     [
         ("LibriSpeech/dev-clean", "one level too low: give"),
-        ("LibriSpeech/nothing", "is not a folder"),
+        ("LibriSpeech/nothing", "is not a directory"),
     ],
 )
 def test_root_at_another_level_is_named(root, given, words):
@@ -224,7 +228,7 @@ def no_sound(path):
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (cut_short, "extract it anew"),
+        (cut_short, "extract it again"),
         (lambda path: path.write_bytes(b""), "empty file"),
         (lambda path: path.write_bytes(b"no sound at all" * 99), "cannot be decoded"),
         (lambda path: soundfile.write(path, np.zeros(100), 8000), "8000 Hz, 1 channels"),
@@ -311,12 +315,12 @@ def test_damaged_shard_is_named_when_read(root):
     module = data(root)
     module.prepare_data()
     folder = root / f"finishline-rnnt-{VOCABULARY}"
-    shard = folder / "dev-000000.tar"
+    shard = folder / "dev-00000.tar"
     content = bytearray(shard.read_bytes())
     content[512:3000] = bytes(2488)
     shard.write_bytes(content)
     utterances = Utterances(folder, "dev", module._manifest, seed=0)
-    with pytest.raises(ValueError, match="dev-000000.tar: damaged at byte 512"):
+    with pytest.raises(ValueError, match="dev-00000.tar: .* is damaged; delete the shard and run"):
         utterances[0]
 
 
@@ -328,7 +332,9 @@ def test_manifest_counts_what_the_log_needs(root):
         "data_train_max_duration": 16.7, "data_train_num_buckets": 6,
     }  # fmt: skip
     folder = root / f"finishline-rnnt-{VOCABULARY}"
-    assert json.loads((folder / "manifest.json").read_text())["vocab_size"] == VOCABULARY
+    assert json.loads((folder / "manifest.json").read_text())["settings"] == {
+        "vocab_size": VOCABULARY
+    }
 
 
 def test_files_beside_the_archives_own_change_nothing(root):
@@ -383,3 +389,82 @@ def test_another_vocabulary_than_the_prepared_one_is_refused(root, tmp_path):
     other.write_bytes(train_tokenizer(texts, VOCABULARY))
     assert "was prepared with another vocabulary" in problem(root, tokenizer_model=other)
     assert "is not a file" in problem(root, tokenizer_model=tmp_path / "missing.model")
+
+
+def test_changed_recording_is_said_and_its_shard_written_again(root, monkeypatch, capsys):
+    monkeypatch.setattr(builder, "SHARD_UTTERANCES", 10)
+    data(root).prepare()
+    folder = root / f"finishline-rnnt-{VOCABULARY}"
+    stamps = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.tar")}
+    first, second = sorted((root / "train-clean-100").rglob("*.flac"))[:2]
+    first.write_bytes(second.read_bytes())
+    data(root).prepare_data()  # says nothing: it reads the manifest only
+    capsys.readouterr()
+    module = data(root)
+    module.prepare()
+    line = f"{first} has changed since train-00000.tar was prepared; preparing it again"
+    assert line in capsys.readouterr().out
+    changed = [n for n, t in stamps.items() if (folder / n).stat().st_mtime_ns != t]
+    assert changed == ["train-00000.tar"]
+    utterances = Utterances(folder, "train", module._manifest, seed=0)
+    wanted, _ = soundfile.read(second, dtype="int16")
+    np.testing.assert_array_equal(utterances[0].audio.numpy(), wanted)
+
+
+def test_changed_transcript_is_said_and_labels_follow(root, capsys):
+    data(root).prepare()
+    path = sorted((root / "dev-clean").rglob("*.trans.txt"))[0]
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0].split()[0] + " STAR STAR", *lines[1:]]) + "\n")
+    capsys.readouterr()
+    module = data(root)
+    module.prepare()
+    assert f"{path} has changed since dev-00000.tar" in capsys.readouterr().out
+    utterances = Utterances(module._prepared, "dev", module._manifest, seed=0)
+    assert module.decode(utterances[0].labels.tolist()) == "star star"
+
+
+def write_old_format(root):
+    """Names and manifest of a folder that finishline 0.1 prepared."""
+    folder = root / f"finishline-rnnt-{VOCABULARY}"
+    folder.mkdir()
+    for name in ("train-000000.tar", "train-000000.json", "train-index.npz", "train-labels.npz",
+                 "dev-000000.tar", "dev-000000.json", "dev-index.npz", "dev-labels.npz",
+                 "tokenizer.model"):  # fmt: skip
+        (folder / name).write_bytes(b"old")
+    shards = {"train": ["train-000000"], "dev": ["dev-000000"]}
+    lengths = {"train": [1600] * 36, "dev": [1600] * 12}
+    content = {"format": 1, "vocab_size": VOCABULARY, "shards": shards, "num_samples": lengths}
+    (folder / "manifest.json").write_text(json.dumps({**content, "most_labels": 9}))
+    return folder
+
+
+def test_folder_of_version_0_1_is_named_by_a_run_and_replaced_by_prepare(root, tmp_path):
+    data(root, prepared_dir=tmp_path / "new").prepare_data()
+    folder = write_old_format(root)
+    wanted = (
+        f"{folder} was prepared by another version of finishline: run the recipe's prepare "
+        "command, which prepares it again"
+    )
+    assert problem(root) == wanted
+    assert data(root).problems() == [wanted]
+    data(root).prepare()
+    names = {path.name for path in (tmp_path / "new").iterdir()}
+    assert {path.name for path in folder.iterdir()} == names
+    for name in names - {".lock", "prepare.log"}:
+        assert (folder / name).read_bytes() == (tmp_path / "new" / name).read_bytes()
+
+
+def test_preparation_workers_import_no_torch():
+    code = "import sys, datamodules.librispeech.build; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.slow
+def test_processes_write_the_same_bytes_and_need_no_torch(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(builder, "SHARD_UTTERANCES", 10)
+    data(root, prepared_dir=tmp_path / "1", prepare_processes=1).prepare()
+    data(root, prepared_dir=tmp_path / "2", prepare_processes=2).prepare()
+    for path in (tmp_path / "1").iterdir():
+        if path.name not in (".lock", "prepare.log"):
+            assert (tmp_path / "2" / path.name).read_bytes() == path.read_bytes()

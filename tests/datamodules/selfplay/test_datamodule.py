@@ -235,7 +235,7 @@ def cut(data: SelfPlayDataModule, model: int, games: range) -> list[Path]:
     return files
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_prepare_names_every_game_that_is_cut_off(tmp_path, monkeypatch, capsys, processes):
     monkeypatch.setattr(selfplay_check, "SERIAL_FILES", 100 if processes == 1 else 0)
     monkeypatch.setattr(selfplay_check, "processes_for", lambda items, memory: processes)

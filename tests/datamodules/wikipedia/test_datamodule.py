@@ -1,8 +1,11 @@
 """Wikipedia's preparation: layout, picking, restarts, bad input; and its batches."""
 
+import errno
 import hashlib
+import json
 import os
 import random
+import shutil
 from collections import Counter
 from dataclasses import replace
 
@@ -22,16 +25,21 @@ SMALL = {"max_seq_length": 64, "max_predictions": 10, "dupe_factor": 2, "num_par
          "published_text": False}  # fmt: skip
 
 
-@pytest.fixture
-def root(tmp_path):
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
     """A small data set in the published layout."""
-    folder = tmp_path / "data"
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp("wikipedia")
     write_text(folder)
     for path in (folder / "results4").glob("part-*"):
         articles = path.read_text().split("\n\n")[:20]
         path.write_text("\n\n".join(articles) + "\n")
     return folder
+
+
+@pytest.fixture
+def root(original, tmp_path):
+    """A copy of the data set, to be changed."""
+    return shutil.copytree(original, tmp_path / "data")
 
 
 def module(root, **settings):
@@ -139,15 +147,14 @@ def test_prepared_folder_is_used_without_opening_samples_or_text(root, monkeypat
 def test_interrupted_write_leaves_no_shard(root, monkeypatch):
     import safetensors.numpy
 
-    def full(arrays, path, metadata):
-        path.write_bytes(b"half")
-        raise OSError("no space left")
+    def full(arrays, metadata):
+        raise OSError(errno.ENOSPC, "no space left")
 
-    monkeypatch.setattr(safetensors.numpy, "save_file", full)
+    monkeypatch.setattr(safetensors.numpy, "save", full)
     data = module(root)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(ValueError, match="cannot be written .no space left"):
         data.prepare_data()
-    assert list(data._prepared.iterdir()) == []
+    assert sorted(path.name for path in data._prepared.iterdir()) == [".lock", "prepare.log"]
 
 
 def test_batches_hold_the_samples_packed(root):
@@ -321,7 +328,7 @@ def test_prepare_says_which_parts_could_not_be_compared(root, monkeypatch, capsy
     sums["vocab.txt"] = hashlib.md5((root / "vocab.txt").read_bytes()).hexdigest()
     own = {name: md5 for name, md5 in sums.items() if not name.startswith("part-")}
     monkeypatch.setattr("datamodules.wikipedia.text.PUBLISHED_PARTS", 8)
-    monkeypatch.setattr(builder, "reference_checksums", lambda folder: own)
+    monkeypatch.setattr("datamodules.wikipedia.datamodule.reference_checksums", lambda folder: own)
     module(root, published_text=True).prepare()
     assert "3 of the parts were not compared" in capsys.readouterr().out
     own |= sums
@@ -378,7 +385,7 @@ def test_other_text_or_settings_are_refused_also_once_they_are_prepared(root, mo
     published = {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in files}
     data = module(root)
     data.prepare_data()
-    source = replace(data._text_source(root / "results4"), checksums=published)
+    source = replace(data._text_source, checksums=published)
     shards = data._manifest["shards"]
     builder.check_shards_match(source, data._prepared, shards)
     name = data._train_names[0]
@@ -387,12 +394,12 @@ def test_other_text_or_settings_are_refused_also_once_they_are_prepared(root, mo
         builder.check_shards_match(source, data._prepared, changed)
     with pytest.raises(ValueError, match="vocab.txt: MD5 .* the published file has 64800d5d"):
         module(root, published_text=True).prepare_data()
-    with pytest.raises(ValueError, match="was prepared with other settings"):
+    with pytest.raises(ValueError, match="was prepared with max_seq_length 64, this run needs 32"):
         module(root, max_seq_length=32, prepared_dir=data._prepared).prepare_data()
 
 
 def test_another_vocabulary_of_the_same_size_is_not_the_published_one(root):
-    source = module(root)._text_source(root / "results4")
+    source = module(root)._text_source
     texts = [root / "results4" / name for name in ("eval.txt", "eval.md5")]
     md5s = {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in texts}
     wrong = replace(source, checksums={**md5s, "vocab.txt": "1" * 32})
@@ -400,7 +407,10 @@ def test_another_vocabulary_of_the_same_size_is_not_the_published_one(root):
         builder.build(wrong, root / "out")
 
 
-def test_missing_vocabulary_says_where_to_get_it(root):
+@pytest.mark.parametrize("prepared", [True, False])
+def test_missing_vocabulary_says_where_to_get_it(root, prepared):
+    if prepared:
+        module(root).prepare_data()
     (root / "vocab.txt").unlink()
     with pytest.raises(FileNotFoundError, match="vocab.txt is missing; see 'Data' in docs/bert.md"):
         module(root).prepare_data()
@@ -421,5 +431,65 @@ def test_shards_can_be_read_by_whoever_may_read_the_manifest(root):
     data = module(root)
     data.prepare_data()
     modes = {path.name: path.stat().st_mode for path in data._prepared.iterdir()}
-    assert len(modes) == 5
+    assert len([name for name in modes if name.endswith(".safetensors")]) == 4
+    modes.pop(".lock")
     assert set(modes.values()) == {modes["manifest.json"]}
+
+
+def as_version_1(folder, *, finished=True):
+    """Turn a prepared folder into one of the version without records."""
+    (folder / "records.jsonl").unlink()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").unlink()
+    if finished:
+        old = {"format": 1, "shards": manifest["shards"], "repeated_articles": 0}
+        (folder / "manifest.json").write_text(json.dumps(old))
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.safetensors")}
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize("num_parts", [3, 4])
+def test_shards_of_version_1_are_used(root, finished, num_parts):
+    data = module(root)
+    data.prepare_data()
+    stamps = as_version_1(data._prepared, finished=finished)
+    more = module(root, num_parts=num_parts)
+    more.prepare_data()
+    for name, stamp in stamps.items():
+        assert (more._prepared / name).stat().st_mtime_ns == stamp
+    assert len(list(more._prepared.glob("train-*"))) == num_parts
+    assert module(root, num_parts=num_parts).samples_per_epoch == more.samples_per_epoch
+
+
+def test_folders_of_other_versions_and_settings_get_one_line(root):
+    data = module(root)
+    data.prepare_data()
+    as_version_1(data._prepared)
+    other = module(root, max_seq_length=32, prepared_dir=data._prepared)
+    with pytest.raises(ValueError, match="was prepared with other settings") as error:
+        other.prepare_data()
+    assert "\n" not in str(error.value)
+    for content in ({"format": 99}, {"dataset": "wikipedia", "format": 99}):
+        (data._prepared / "manifest.json").write_text(json.dumps(content))
+        with pytest.raises(
+            ValueError, match="another version .* run the recipe's prepare"
+        ) as error:
+            module(root).prepare_data()
+        assert "\n" not in str(error.value)
+    module(root).prepare()
+    module(root).prepare_data()
+
+
+def test_prepare_makes_the_shards_of_changed_text_again(root, capsys):
+    data = module(root)
+    data.prepare_data()
+    name, path = next(iter(data._text_source.files().items()))
+    shard = data._prepared / f"{name}.safetensors"
+    before = shard.read_bytes()
+    path.touch()
+    module(root).prepare()
+    assert "changed" not in capsys.readouterr().out
+    path.write_text(path.read_text() * 2)
+    module(root).prepare()
+    assert f"{path} has changed since {name} was prepared" in capsys.readouterr().out
+    assert shard.read_bytes() != before

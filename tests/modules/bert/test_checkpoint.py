@@ -200,7 +200,7 @@ def test_missing_and_broken_files_get_one_line(tmp_path, tf_checkpoint):
         load_checkpoint(net(0), tmp_path / "nowhere")
     data = prefix.with_name(prefix.name + ".data-00000-of-00001")
     data.write_bytes(data.read_bytes()[:3000])
-    with pytest.raises(ValueError, match="cut off in tensor"):
+    with pytest.raises(ValueError, match="truncated in tensor"):
         load_checkpoint(net(0), prefix)
     (tmp_path / "bad.index").write_bytes(b"x" * 100)
     with pytest.raises(ValueError, match="not a TensorFlow checkpoint index"):
@@ -250,7 +250,7 @@ def test_files_that_tensorflow_wrote_load(tmp_path, version, compressed):
 
 def test_unknown_variable_of_tensorflow_2_is_named(monkeypatch):
     monkeypatch.setattr("modules.bert.checkpoint.RULES", [r for r in RULES if r[1] != r"pooler.\1"])
-    with pytest.raises(ValueError, match="tensor pooler_transform/.* has no place in the net"):
+    with pytest.raises(ValueError, match="the net has no tensor pooler_transform/"):
         load_checkpoint(Bert(**TINY), DATA / "tf2")
 
 

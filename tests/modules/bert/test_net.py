@@ -228,7 +228,7 @@ def test_other_masked_language_models_fit(name, config):
 
 
 def test_adapters_wrong_settings_are_refused(tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="'NoSuchModel', which is no model"):
+    with pytest.raises(ValueError, match="'NoSuchModel', which is not a model"):
         MaskedLMAdapter(model="NoSuchModel")
     with pytest.raises(ValueError, match="ElectraConfig has no vocab_siz"):
         MaskedLMAdapter(model="ElectraForMaskedLM", config={"vocab_siz": 9})

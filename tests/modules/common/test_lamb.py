@@ -32,8 +32,8 @@ def formula(weights, grads_of_steps, *, lr, betas, eps, decays, clip):
     return weights
 
 
-def run(weights, grads_of_steps, groups, **settings):
-    optimizer = Lamb(groups(weights), **settings)
+def run(weights, grads_of_steps, groups, kind=Lamb, **settings):
+    optimizer = kind(groups(weights), **settings)
     for grads in grads_of_steps:
         for w, g in zip(weights, grads, strict=True):
             w.grad = g.clone()
@@ -72,6 +72,26 @@ def test_lamb_group_without_decay_has_no_trust_ratio():
     run(weights, grads, groups, weight_decay=0.01, **settings)
     for got, want in zip(weights, wanted, strict=True):
         torch.testing.assert_close(got.detach(), want, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("clip", [1.0, None])
+def test_lamb_equals_the_one_of_timm(clip):
+    from timm.optim.lamb import Lamb as TimmLamb
+
+    ours, grads = problem(size=3.0)
+    theirs = [weight.detach().clone().requires_grad_() for weight in ours]
+    settings = {"lr": 0.02, "betas": (0.9, 0.99), "eps": 1e-6, "max_grad_norm": clip}
+
+    def groups(w):
+        return [
+            {"params": [w[0], w[2]], "weight_decay": 0.01},
+            {"params": [w[1]], "weight_decay": 0.0},
+        ]
+
+    run(ours, grads, groups, **settings)
+    run(theirs, grads, groups, kind=TimmLamb, **settings)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
 
 
 def test_lamb_zero_weight_moves_with_ratio_one():

@@ -38,8 +38,8 @@ def test_names_that_users_write_stay_silently(stem):
 
 def test_old_notebooks_find_their_runs():
     done = run("from scoring.result_sets import find_runs; print(find_runs.__module__)")
-    assert done.stdout == "scoring.runs.result_sets\n"
-    assert "scoring.result_sets is now scoring.runs.result_sets" in done.stderr
+    assert done.stdout == "scoring.runs.run\n"
+    assert "scoring.result_sets is now scoring.runs.run" in done.stderr
 
 
 def test_a_class_path_is_translated_and_any_other_left_alone():

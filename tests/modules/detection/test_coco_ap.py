@@ -122,7 +122,7 @@ def test_absurd_boxes_count_as_in_pycocotools(box):
 
 
 @pytest.mark.parametrize("ids", [range(0, 999), [7] * 999, None])
-def test_objects_count_whatever_their_ids(ids):
+def test_objects_count_regardless_of_their_ids(ids):
     truth, detections = scene(np.random.default_rng(0), **CASES["ordinary"])
     right = coco_average_precision(truth, detections)
     for number, annotation in enumerate(truth["annotations"]):
@@ -162,7 +162,7 @@ def test_bad_detection_is_an_error_and_no_score(change, message):
         coco_average_precision(truth, [{**detections[0], **change}])
 
 
-def test_nothing_to_find_is_an_error():
+def test_truth_without_objects_is_an_error():
     truth, detections = scene(np.random.default_rng(0), **CASES["ordinary"])
     with pytest.raises(ValueError, match="no annotated object"):
         coco_average_precision({**truth, "annotations": []}, detections)

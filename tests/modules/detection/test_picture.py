@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modules.detection.picture import Shown, save_detections
+from modules.detection.picture import DetectionExample, save_detections
 
 WILD = [[-1e6, -1e6, 1e6, 1e6], [-40.0, 9.0, 900.0, 60.0], [310.0, 310.0, 400.0, 400.0]]
 
@@ -14,7 +14,7 @@ WILD = [[-1e6, -1e6, 1e6, 1e6], [-40.0, 9.0, 900.0, 60.0], [310.0, 310.0, 400.0,
 @pytest.mark.parametrize("boxes", [[], WILD])
 def test_boxes_beyond_the_image_leave_its_size_alone(tmp_path, boxes):
     image = np.full((80, 100, 3), (0, 200, 0), np.uint8)
-    one = Shown(image, np.array(boxes).reshape(-1, 4), np.ones(len(boxes)),
+    one = DetectionExample(image, np.array(boxes).reshape(-1, 4), np.ones(len(boxes)),
                 np.ones(len(boxes), int), None)  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -1,4 +1,4 @@
-"""Training steps beside torchvision's at the same image sizes, as ratios within one run."""
+"""Training steps against torchvision's at the same image sizes, as ratios within one run."""
 
 import os
 import statistics

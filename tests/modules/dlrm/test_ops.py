@@ -10,12 +10,9 @@ from sklearn.metrics import roc_auc_score
 
 from modules.common.schedules import warmup_hold_poly
 from modules.dlrm import auc as auc_ops
-from modules.dlrm import lookup_interaction
 from modules.dlrm.auc import ExactAUC, auc_from_keys, chance_margin, pack
 from modules.dlrm.interaction import dot_interaction
-from modules.dlrm.lookup_interaction import look_up_and_interact
 from modules.dlrm.sparse_sgd import SparseSGD, stochastic_round
-from modules.dlrm.table_rows import distinct
 
 
 def scores_and_labels(num, *, levels=None, seed=0):
@@ -131,38 +128,6 @@ def test_interaction_under_autocast_has_its_type_and_trains():
     torch.testing.assert_close(features.grad, wanted, rtol=0.05, atol=0.1)
 
 
-@pytest.mark.parametrize("block_bytes", [1, 700, 1 << 20])
-def test_lookup_and_interaction_in_blocks_has_the_gradient_of_its_formula(monkeypatch, block_bytes):
-    monkeypatch.setattr(lookup_interaction, "BLOCK_BYTES", block_bytes)
-    torch.manual_seed(0)
-    dense = torch.randn(7, 4, dtype=torch.float64, requires_grad=True)
-    weight = torch.randn(9, 4, dtype=torch.float64, requires_grad=True)
-    rows = torch.randint(9, (7, 3))
-
-    def formula(dense, weight):
-        features = torch.cat([dense[:, None], weight[rows]], 1)
-        return torch.cat([dense, dot_interaction(features)], 1)
-
-    def blocks(dense, weight):
-        return look_up_and_interact(dense, weight, rows)
-
-    torch.testing.assert_close(blocks(dense, weight), formula(dense, weight))
-    toward = torch.randn(7, 10, dtype=torch.float64)
-    wanted = torch.autograd.grad(formula(dense, weight), (dense, weight), toward)
-    got = torch.autograd.grad(blocks(dense, weight), (dense, weight), toward)
-    torch.testing.assert_close(got[0], wanted[0])
-    torch.testing.assert_close(got[1].to_dense(), wanted[1])
-
-
-def test_different_rows_keep_their_first_places():
-    torch.manual_seed(0)
-    rows = torch.cat([torch.tensor([7, 3, 7, 0, 3, 2**40]), torch.randint(50, (5000,))])
-    different, place = distinct(rows)
-    assert different[:4].tolist() == [7, 3, 0, 2**40]
-    assert len(different.unique()) == len(different) == len(rows.unique())
-    assert torch.equal(different[place], rows)
-
-
 def gradient(rows, num_rows=6, width=3):
     values = torch.randn(len(rows), width)
     return torch.sparse_coo_tensor(
@@ -258,31 +223,3 @@ def test_schedule_at_the_published_settings():
     assert rate(49315 + 13886) == pytest.approx(6.0)
     assert rate(10**6) == max(1e-7, 24 / 27772**2)
     assert warmup_hold_poly(1, learning_rate=1.0) == 1.0
-
-
-def test_fused_lookup_refuses_rows_outside_and_keeps_what_is_not_a_number():
-    dense, weight = torch.randn(2, 4), torch.randn(5, 4)
-    for row in (-1, 5):
-        with pytest.raises(IndexError, match="of a table of 5 rows"):
-            look_up_and_interact(dense, weight, torch.tensor([[0, 1], [row, 2]]))
-    weight[3, 1] = float("nan")
-    out = look_up_and_interact(dense, weight, torch.tensor([[0, 3], [1, 2]]))
-    assert out.isnan().any(1).tolist() == [True, False]
-    weight[3, 1] = float("inf")
-    assert (
-        look_up_and_interact(dense, weight, torch.tensor([[0, 3]])[:1].expand(2, 2)).isinf().any()
-    )
-
-
-def test_fused_lookup_takes_any_strides():
-    dense, weight = torch.randn(4, 6).T, torch.randn(9, 4)
-    rows = torch.randint(9, (3, 6)).T
-    wanted = look_up_and_interact(dense.contiguous(), weight, rows.contiguous())
-    assert torch.equal(look_up_and_interact(dense, weight, rows), wanted)
-    weight.requires_grad_()
-    look_up_and_interact(dense, weight, rows).sum().backward()  # its gradient has stride 0
-    spread = weight.grad.to_dense()
-    weight.grad = None
-    features = torch.cat([dense[:, None], weight[rows]], 1)
-    dot_interaction(features).sum().backward()
-    torch.testing.assert_close(spread, weight.grad)

@@ -108,6 +108,7 @@ def test_ranks_train_and_evaluate_like_one(results):
     assert all(float(result["area"]) == float(metric.compute()) for result in results)
 
 
+@pytest.mark.slow
 def test_ranks_that_exchange_ranges_of_scores_find_the_area_of_all(results):
     for number, levels in enumerate(LEVELS):
         scores, labels = scored(levels)

@@ -108,7 +108,7 @@ def test_games_go_through_one_set_of_graphs_per_role_made_for_their_largest_batc
     module.warm_up_evaluation()
     assert made == []  # as in ``speed``, whose rounds play no games
     settings = {"games_at_once": 6, "virtual_losses": 2, "workers": 3, "eval_games": 10}
-    module.lend_network(type("D", (), settings)())
+    module.attach_policy(type("D", (), settings)())
     for _ in range(2):
         module.warm_up_evaluation()
     match = {"plane_shape": (13, 5, 5), "largest": 30, "copies": 1}

@@ -53,6 +53,27 @@ def test_steps_equal_the_formula(adapt: bool, decay: float, layout: torch.memory
         np.testing.assert_allclose(param.detach().numpy(), wanted, rtol=2e-5, atol=2e-6)
 
 
+def test_at_a_constant_rate_it_is_the_one_of_timm() -> None:
+    from timm.optim.lars import Lars
+
+    torch.manual_seed(0)
+    ours = [nn.Parameter(torch.randn(shape)) for shape in ((8, 4, 3, 3), (5, 7), (6,))]
+    theirs = [nn.Parameter(weight.detach().clone()) for weight in ours]
+    settings = {"momentum": 0.9, "weight_decay": 0.01}
+    optimizers = [
+        LARS(ours, 0.7, eta=0.02, **settings),
+        Lars(theirs, 0.7, trust_coeff=0.02, eps=1e-7, **settings),
+    ]
+    for _ in range(5):
+        for a, b in zip(ours, theirs, strict=True):
+            a.grad = torch.randn_like(a)
+            b.grad = a.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_without_adaptation_and_at_a_constant_rate_it_is_torchs_sgd() -> None:
     torch.manual_seed(0)
     ours, theirs = nn.Linear(5, 3), nn.Linear(5, 3)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from modules.common.batch_norm_sync import average_running_statistics
 from modules.common.schedules import warmup_polynomial
 from modules.resnet import ResNetModule
-from modules.resnet.module import IMAGE_MEAN, TopOne
+from modules.resnet.module import IMAGE_MEAN, Top1Accuracy
 
 
 class Pixels(nn.Module):
@@ -162,7 +162,7 @@ def test_settings_out_of_range_are_refused(setting: dict[str, float], words: str
 
 
 def test_accuracy_counts_hits_without_rounding() -> None:
-    metric = TopOne()
+    metric = Top1Accuracy()
     logits = torch.eye(10)[torch.arange(1000) % 10]
     label = torch.arange(1000) % 10
     label[:241] = (label[:241] + 1) % 10
@@ -181,7 +181,7 @@ def _on_a_rank(rank: int, folder: str) -> None:
     net[2].running_var.copy_(torch.tensor([1.0, 2.0]) * (1 + 2 * rank))
     net[0].num_batches_tracked.fill_(7)
     average_running_statistics(net)
-    metric = TopOne()
+    metric = Top1Accuracy()
     metric.update(torch.eye(10)[: 3 + rank], torch.arange(3 + rank) * (1 - rank))
     torch.save(
         {"state": net.state_dict(), "accuracy": metric.compute()}, Path(folder, f"{rank}.pt")
@@ -189,6 +189,7 @@ def _on_a_rank(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_ranks_average_statistics_and_add_up_counts(tmp_path: Path) -> None:
     mp.spawn(_on_a_rank, args=(str(tmp_path),), nprocs=2)
     for rank in range(2):

@@ -14,8 +14,8 @@ from modules.common.schedules import warmup_hold_decay
 from modules.rnnt import RNNTModule
 from modules.rnnt.audio_features import splice_frames
 from modules.rnnt.ema import averaged_copy, update_average
-from modules.rnnt.module import WordErrorRate
 from modules.rnnt.net import RNNT
+from modules.rnnt.word_errors import WordErrorRate
 
 SMALL = {
     "num_labels": 7, "encoder_size": 16, "pre_layers": 1, "post_layers": 2,
@@ -62,7 +62,7 @@ def test_first_weights_have_the_reference_ranges(reference_net):
     assert float(reference_net.pred_embed.weight.detach().std()) == pytest.approx(1.0, abs=0.01)
 
 
-def test_dropout_stands_between_and_after_the_lstm_layers(reference_net):
+def test_dropout_is_between_and_after_the_lstm_layers(reference_net):
     for part, rate in (("pre_rnn", 0.1), ("post_rnn", 0.1), ("dec_rnn", 0.3)):
         module = getattr(reference_net, part)
         assert module.lstm.dropout == rate
@@ -97,7 +97,7 @@ def test_padding_does_not_change_an_utterance():
     torch.testing.assert_close(padded[:, :3], alone)
 
 
-def test_labels_start_from_a_vector_of_zeros_and_go_on_from_a_state():
+def test_labels_start_from_zeros_and_continue_from_a_state():
     net = RNNT(**SMALL).eval()
     labels = torch.tensor([[3, 0, 6]])
     whole, _ = net.predict(labels, start=True)
@@ -137,7 +137,7 @@ def test_rate_rises_per_step_and_falls_per_epoch(step, wanted):
     assert rate(step, min_learning_rate=1e-5) == pytest.approx(wanted, rel=1e-12)
 
 
-def test_least_rate_also_holds_in_the_warmup():
+def test_minimum_rate_also_holds_in_the_warmup():
     assert rate(1, learning_rate=1e-5, min_learning_rate=1e-5) == 1e-5
 
 
@@ -159,7 +159,7 @@ def test_average_follows_the_weights_by_the_formula():
     assert not any(p.requires_grad for p in average.parameters())
 
 
-def test_word_error_rate_is_errors_over_words_whatever_the_shares():
+def test_word_error_rate_does_not_depend_on_the_ranks():
     counts = torch.tensor([[2, 1, 9], [0, 0, 1], [1, 4, 2], [3, 0, 5]])
     values = []
     for shares in ([counts], [counts[:1], counts[1:]], [counts[2:], counts[:3], counts[:0]]):
@@ -188,20 +188,22 @@ def batch_of(B=3, N=9000):
     }
 
 
-def test_hearing_in_training_is_a_function_of_the_seed():
+def test_training_features_are_a_function_of_the_seed():
     module = RNNTModule(net=lambda: RNNT(**SMALL))
     batch = batch_of()
-    once, lengths = module.hear(batch, augment=True)
-    again, _ = module.hear(batch, augment=True)
+    once, lengths = module.extract_features(batch, augment=True)
+    again, _ = module.extract_features(batch, augment=True)
     assert torch.equal(once, again)
-    other, other_lengths = module.hear({**batch, "seed": batch["seed"] + 9}, augment=True)
+    other, other_lengths = module.extract_features(
+        {**batch, "seed": batch["seed"] + 9}, augment=True
+    )
     assert not torch.equal(lengths, other_lengths)
-    plain, plain_lengths = module.hear(batch, augment=False)
+    plain, plain_lengths = module.extract_features(batch, augment=False)
     assert plain_lengths.tolist() == [19, 18, 10]
     assert once.shape != plain.shape or not torch.equal(once, plain)
 
 
-def test_hearing_is_in_float32_whatever_the_precision(monkeypatch):
+def test_features_are_float32_regardless_of_precision(monkeypatch):
     module = RNNTModule(net=lambda: RNNT(**SMALL))
     seen = []
 
@@ -215,7 +217,7 @@ def test_hearing_is_in_float32_whatever_the_precision(monkeypatch):
     try:
         torch.set_float32_matmul_precision("high")
         with torch.autocast("cpu", torch.bfloat16):
-            module.hear(batch_of(), augment=True)
+            module.extract_features(batch_of(), augment=True)
             assert torch.is_autocast_enabled("cpu")
         assert torch.get_float32_matmul_precision() == "high"
     finally:
@@ -223,17 +225,17 @@ def test_hearing_is_in_float32_whatever_the_precision(monkeypatch):
     assert seen == [("highest", False)]
 
 
-def test_evaluation_hears_the_same_whatever_is_in_the_batch(monkeypatch):
+def test_evaluation_does_not_depend_on_the_batch(monkeypatch):
     module = RNNTModule(net=lambda: RNNT(**SMALL))
     module._trainer = SimpleNamespace(datamodule=SimpleNamespace(decode=str))
-    heard = []
+    encodings = []
 
     def record(net, encoded, frames, **settings):
-        heard.append((encoded, frames))
+        encodings.append((encoded, frames))
         return [[]] * len(frames)
 
     monkeypatch.setattr("modules.rnnt.module.greedy_decode", record)
-    lengths = torch.tensor([9000, 4100, 2500])  # 19, 9 and 6 frames: the odd ones hear further
+    lengths = torch.tensor([9000, 4100, 2500])  # 19, 9 and 6 frames: the odd ones read further
     batch = {**batch_of(), "audio_lengths": lengths}
     alone = [{key: value[row : row + 1] for key, value in batch.items()} for row in range(3)]
     for row, length in enumerate(lengths.tolist()):
@@ -242,31 +244,31 @@ def test_evaluation_hears_the_same_whatever_is_in_the_batch(monkeypatch):
     with torch.no_grad():
         for some in (batch, *alone):
             module.validation_step(some, 0)
-    together, frames = heard[0]
+    together, frames = encodings[0]
     assert frames.tolist() == [10, 5, 3]
-    for row, (encoded, count) in enumerate(heard[1:]):
+    for row, (encoded, count) in enumerate(encodings[1:]):
         torch.testing.assert_close(together[row, : frames[row]], encoded[0, : int(count)])
 
 
-def test_speed_lies_in_the_closed_range():
+def test_speed_stays_in_the_closed_range():
     module = RNNTModule(net=lambda: RNNT(**SMALL))
     batch = {k: v[:1].repeat(64, *[1] * (v.dim() - 1)) for k, v in batch_of().items()}
     batch["seed"] = torch.arange(64)
-    _, lengths = module.hear(batch, augment=True)
+    _, lengths = module.extract_features(batch, augment=True)
     spread = lengths / 19
     assert spread.min() >= 0.84
     assert spread.max() <= 1.2
     assert spread.max() - spread.min() > 0.25
 
 
-def test_vocabulary_of_another_size_is_refused():
+def test_vocabulary_of_another_size_is_an_error():
     module = RNNTModule(net=lambda: RNNT(**SMALL))
     module._trainer = SimpleNamespace(datamodule=SimpleNamespace(vocab_size=9))
     with pytest.raises(ValueError, match="vocab_size is 9 but the net has 7"):
         module.setup("fit")
 
 
-def test_sharding_is_refused_as_the_joint_would_not_learn():
+def test_sharding_is_an_error_as_the_joint_would_not_learn():
     module = RNNTModule(net=lambda: RNNT(**SMALL))
     strategy = ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1)
     module._trainer = SimpleNamespace(strategy=strategy)
@@ -274,7 +276,7 @@ def test_sharding_is_refused_as_the_joint_would_not_learn():
         module.setup("fit")
 
 
-def test_weights_in_half_precision_are_refused():
+def test_weights_in_half_precision_are_an_error():
     module = RNNTModule(net=lambda: RNNT(**SMALL))
     module._trainer = SimpleNamespace(precision="bf16-true")
     with pytest.raises(ValueError, match="bf16-true: .* need float32; use bf16-mixed"):

@@ -179,7 +179,7 @@ def frames_of(length, B=1):
     return torch.arange(float(length))[None, :, None].expand(B, -1, -1)
 
 
-def test_decoding_moves_on_after_30_labels_in_a_frame():
+def test_decoding_advances_after_30_labels_in_a_frame():
     net = Scripted(lambda frame, count: 2 if frame == 1 else 5)
     (found,) = greedy_decode(net, frames_of(4), torch.tensor([4]))
     assert found == [2] * 30

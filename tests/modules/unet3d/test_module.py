@@ -12,8 +12,7 @@ import torch.distributed as dist
 from torch import nn
 
 from modules.unet3d import UNet3DModule
-from modules.unet3d.dice import dice_ce_loss
-from modules.unet3d.module import CaseDice
+from modules.unet3d.dice import CaseDice, dice_ce_loss
 from modules.unet3d.net import UNet3D
 
 WINDOW = (16, 16, 16)
@@ -238,7 +237,7 @@ def test_bf16_mixed_keeps_loss_and_logits_in_float32():
     assert torch.isfinite(trainer.callback_metrics["val/loss"])
 
 
-def test_mean_dice_of_zero_is_said_and_does_not_stop(caplog):
+def test_mean_dice_of_zero_warns_and_does_not_stop(caplog):
     class Background(Threshold):
         def forward(self, x_BCDHW):
             return super().forward(torch.zeros_like(x_BCDHW))
@@ -361,7 +360,7 @@ def test_foreign_net_trains_and_is_evaluated(net, side):
     assert not module.mllog_tensors()
 
 
-def test_check_net_wrong_class_count_says_both_shapes():
+def test_check_net_wrong_class_count_names_both_shapes():
     module = make_module(net=functools.partial(UNet3D, num_classes=5, filters=(2, 4)))
     with pytest.raises(
         ValueError, match=r"\(1, 3, 16, 16, 16\), but returned .*\(1, 5, 16, 16, 16\)"
@@ -388,7 +387,7 @@ def test_mllog_tensors_reference_net_names_its_layers():
     assert list(make_module().mllog_tensors())[-1] == "output_conv"
 
 
-def test_arguments_parse_from_flags_and_refuse_a_typo():
+def test_arguments_parse_from_flags_and_reject_a_typo():
     parser = pytest.importorskip("jsonargparse").ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(UNet3DModule, "model")
     net = ["--model.net=modules.unet3d.net.UNet3D", "--model.net.filters=[2,4]"]

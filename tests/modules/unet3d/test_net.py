@@ -158,14 +158,14 @@ def test_initial_weights_stay_within_torch_default_bounds():
     assert torch.all(net.down[0][0].norm.bias == 0)
 
 
-def test_forward_side_not_divisible_says_multiple_and_shape():
+def test_forward_side_not_divisible_names_multiple_and_shape():
     with pytest.raises(
         ValueError, match=r"multiples of 4, got an input of shape \(1, 1, 8, 8, 6\)"
     ):
         UNet3D(filters=(2, 3, 4))(torch.zeros(1, 1, 8, 8, 6))
 
 
-def test_net_one_level_is_refused():
+def test_net_one_level_is_an_error():
     with pytest.raises(ValueError, match="at least 2 levels"):
         UNet3D(filters=(8,))
 

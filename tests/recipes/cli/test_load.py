@@ -9,7 +9,7 @@ import pytest
 from recipes import load_run
 from recipes.cli.main import run
 from recipes.unet3d import BENCHMARK
-from scoring.runs.result_sets import find_runs
+from scoring.runs.run import find_runs
 
 DEMO = str(Path(__file__).parents[3] / "recipes/presets/unet3d/demo.yaml")
 

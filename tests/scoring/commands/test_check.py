@@ -7,7 +7,7 @@ import pytest
 from scoring.official.plain_words import allowed_words, explain
 from scoring.rules.rounds import load_round
 from scoring.rules.schedule import schedule_fault
-from scoring.runs.logs import read_log
+from scoring.runs.log_reader import read_log
 
 RULES = load_round("v1.0")
 
@@ -57,7 +57,7 @@ def test_a_crash_of_the_checker_stays_with_its_log(tmp_path, make, cli):
     make.write(tmp_path / "b.log", make.ssd(seed=2))
     _, runs = checked(cli, tmp_path)
     by_name = {run["name"]: run for run in runs}
-    assert "dies of" in by_name["a.log"]["findings"][0]["found"]
+    assert "crashed on this log" in by_name["a.log"]["findings"][0]["found"]
     assert by_name["b.log"]["passed"]
 
 
@@ -157,7 +157,7 @@ def test_rnnt_tensors_that_are_missing_or_twice_are_named(tmp_path, published, c
     _, (run,) = checked(cli, path)
     (finding,) = run["findings"]
     assert finding["rule"] == "initialized tensors"
-    assert finding["found"] == "no pre_rnn, dec_rnn too much"
+    assert finding["found"] == "pre_rnn missing, dec_rnn repeated"
     assert finding["allowed"].startswith("each of pre_rnn, post_rnn, pred_embed")
 
 
@@ -170,7 +170,7 @@ def test_other_files_among_several_paths_are_skipped(tmp_path, make, cli):
     page = make.write(tmp_path / "report.html", ["<html>"])
     status, out, err = cli("check", good, page)
     assert (status, "1 of 1 runs pass" in out) == (0, True)
-    assert err == "check: skipped, as they hold no ':::MLLOG' line: report.html\n"
+    assert err == "check: skipped, as they have no ':::MLLOG' line: report.html\n"
     empty = make.write(tmp_path / "result_1.txt", ["killed"])
     assert cli("check", good, empty)[0] == 1  # a broken log is no other file
     assert cli("check", page)[0] == 1
@@ -196,8 +196,8 @@ STRUCTURE = {
     "empty": (lambda lines: [], "no ':::MLLOG' line"),
     "random": (lambda lines: ["\x00\x07\xff", "q" * 500], "no ':::MLLOG' line among its 2 lines"),
     "no run_start": (_without("run_start"), "no run_start"),
-    "cut in a line": (_cut_in_a_line, "cut off?; no run_stop"),
-    "cut between lines": (lambda lines: lines[:-1], "no run_stop: cut off"),
+    "cut in a line": (_cut_in_a_line, "truncated?; no run_stop"),
+    "cut between lines": (lambda lines: lines[:-1], "no run_stop: truncated"),
 }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from scoring.commands.collect import Slot
+from scoring.runs.collection import Slot
 
 # A recipe that keeps the command-line contract and nothing else: it writes a run folder and
 # ends. Its first argument after --output_root says how it behaves.
@@ -249,7 +249,7 @@ def test_two_collections_do_not_share_a_folder(tmp_path, recipe, cli):
     finally:
         first.wait(60)
     assert status == 2
-    assert "another collect is at work" in err
+    assert "another collect is running" in err
     assert len(folders(out)) == 1
 
 
@@ -259,9 +259,7 @@ def test_an_ended_run_is_read_once(tmp_path, recipe, cli, monkeypatch):
     collect(cli, recipe, out, runs=2)
     slot = Slot(1, out / "01")
     first = slot.ended_run()
-    monkeypatch.setattr(
-        "scoring.commands.collect.find_runs", lambda root: pytest.fail("read again")
-    )
+    monkeypatch.setattr("scoring.runs.collection.find_runs", lambda root: pytest.fail("read again"))
     assert slot.state == "ended"
     assert slot.ended_run() is first
 
@@ -291,5 +289,5 @@ def test_a_second_interrupt_leaves_no_process_behind(tmp_path, recipe):
         process.send_signal(signal.SIGINT)
         time.sleep(1)
     assert process.wait(10) == 130
-    assert "goes on from here" in process.stderr.read()
+    assert "the same command resumes" in process.stderr.read()
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from scoring.commands.compare import rank
+from scoring.published.ranking import rank
 from scoring.rules.rounds import load_round
 from scoring.rules.scores import score
 from scoring.runs.result_sets import find_result_sets
@@ -40,7 +40,7 @@ def test_demo_results_have_no_rank(tmp_path, make):
     for number in range(1, 6):
         make.run(tmp_path, number=number, demo=True, division="closed")
     rules = load_round("v1.0")
-    (found,) = find_result_sets([tmp_path], rules)
+    (found,) = find_result_sets([tmp_path], rules.benchmarks)
     assert rank(score(found, rules), "v1.0")["rank"] is None
 
 
@@ -126,7 +126,7 @@ def test_wrong_use_says_what_to_give(tmp_path, make, cli):
     assert cli("compare", "v0.7", "v1.0", "--plot", tmp_path / "x.gif")[0] == 2
     for names in (["v0.7"], ["v0.7", "v9.9"], [tmp_path, "v0.7"]):
         status, _, err = cli("compare", *names)
-        assert (status, "v0.7 is a round: give two rounds (there are v0.7, v1.0)" in err) == (
+        assert (status, "v0.7 is a round: pass two rounds (v0.7, v1.0)" in err) == (
             2,
             True,
         )
@@ -145,14 +145,14 @@ def test_a_provisional_mean_is_compared_and_not_ranked(tmp_path, make, cli):
     _, out, _ = cli("compare", tmp_path / "a", tmp_path / "b", "--markdown")
     minutes = "10.00 (1 of 5 runs, provisional)"
     assert f"| minutes | {minutes} | {minutes} |" in out
-    assert "too few runs to tell which is faster" in out.splitlines()[-1]
+    assert "too few runs to decide which is faster" in out.splitlines()[-1]
 
 
 def test_one_run_against_one_tells_nothing(tmp_path, make, cli):
     make.run(tmp_path / "a", number=1, seconds=600)
     make.run(tmp_path / "b", number=2, seconds=60)
     _, out, _ = cli("compare", tmp_path / "a", tmp_path / "b")
-    assert "too few runs to tell which is faster (1 run(s) against 1)" in out
+    assert "too few runs to decide which is faster (1 run(s) against 1)" in out
 
 
 def test_a_faster_b_is_named(tmp_path, make, cli):
@@ -192,7 +192,7 @@ def test_closed_rows_are_context_where_the_division_has_none(tmp_path, make, cli
     status, out, _ = cli("compare", tmp_path, "--round", "v1.0")
     assert status == 0
     assert out.splitlines()[0] == (
-        "ssd: v1.0 has no result in the open division; its closed results stand here for context"
+        "ssd: v1.0 has no result in the open division; its closed results are shown for context"
     )
     assert "Google tpu-v4-4096-TF" in out
     (result,) = json.loads(cli("compare", tmp_path, "--round", "v1.0", "--json")[1])["results"]

@@ -1,13 +1,15 @@
 """Package: the tree, the fields, and the official checkers' verdict on it."""
 
 import json
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
 
-from scoring.commands.package import _tracked
+from scoring.commands.package_tree import _tracked
 from scoring.commands.system_description import FIELDS, describe, unfilled
 from scoring.rules.rounds import load_round
 from scoring.runs.result_sets import find_result_sets
@@ -97,6 +99,41 @@ def test_the_code_of_this_benchmark_goes_along_and_no_other(tmp_path, five, sour
     assert names >= {"README.md", "box_finishline.json", *scripts}
 
 
+# Runs a recipe as a script would, with the packaged tree as the only place that has our packages.
+ALONE = """
+import runpy, sys
+from pathlib import Path
+tree = sys.argv[1]
+own = ("recipes", "modules", "datamodules", "callbacks", "scoring")
+sys.meta_path = [f for f in sys.meta_path if "__editable__" not in getattr(f, "__module__", "")]
+inside = [p for p in sys.path if any(Path(p or ".", name).is_dir() for name in own)]
+sys.path = [tree + "/recipes", tree, *(p for p in sys.path if p not in inside)]
+sys.argv = [tree + "/recipes/ssd.py", *sys.argv[2:]]
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+except SystemExit as end:
+    assert not end.code, end.code
+names = [name for name in sys.modules if name.partition(".")[0] in own]
+strangers = [n for n in names if not str(sys.modules[n].__file__).startswith(tree + "/")]
+assert "recipes" in names and not strangers, strangers
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "printed"),
+    [(["--help"], "box AP >= 0.23"), (["fit", "--print_config"], "trainer:")],
+)
+def test_a_packaged_recipe_runs_from_its_tree_alone(tmp_path, five, cli, arguments, printed):
+    package(cli, tmp_path, five, ROOT)
+    code = tmp_path / "out/org/benchmarks/ssd/implementations/finishline"
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    command = [sys.executable, "-c", ALONE, str(code.resolve()), *arguments]
+    done = subprocess.run(command, cwd=empty, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert printed in done.stdout
+
+
 def test_the_official_checkers_text_decides(tmp_path, make, source, cli):
     """A shared seed passes every check of ours on the way in; the package checker must be heard."""
     for number in range(1, 6):
@@ -130,7 +167,7 @@ def test_extra_runs_are_taken_by_start_not_by_time(tmp_path, make, source, cli):
         make.write(folder / f"result_{number}.txt", lines)
     _, told, _ = package(cli, tmp_path, folder, source)
     texts = [f["text"] for f in told["findings"]]
-    assert "ssd: 6 runs found, the first 5 by start are taken" in texts
+    assert "ssd: 6 runs found, the first 5 to start are used" in texts
     packed = (tmp_path / "out/org/results/box/ssd").iterdir()
     seeds = {s for p in packed for s in range(6) if f'"seed", "value": {s},' in p.read_text()}
     assert seeds == {0, 1, 2, 3, 4}
@@ -174,7 +211,7 @@ def test_required_fields_that_are_empty_are_listed():
 
 
 def described(folder):
-    (found,) = find_result_sets([folder], load_round("v1.0"))
+    (found,) = find_result_sets([folder], load_round("v1.0").benchmarks)
     names = {"org": "org", "system": "box", "division": "closed", "availability": "cloud"}
     return describe(found, **names, overrides={})
 
@@ -224,6 +261,6 @@ def test_code_that_the_runs_did_not_run_is_told(tmp_path, make, cli):
     texts = " ".join(finding["text"] for finding in told["findings"])
     if (ROOT / ".git").exists():
         assert "the runs are of revision 0123456-dirty, the code included of" in texts
-    assert "no revision holds" in texts
-    assert "the network lab.Net is none of the code included" in texts
+    assert "uncommitted changes" in texts
+    assert "the network lab.Net is not in the code included" in texts
     assert "the runs differ in model.rate: 0.1 in 2, 0.4 in 3" in texts

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from scoring.runs.logs import read_log
+from scoring.runs.log_reader import read_log
 
 
 def test_a_sound_log_gives_its_time_and_facts(tmp_path, make):
@@ -47,7 +47,7 @@ BROKEN = {
     "no run_start": (lambda lines: [x for x in lines if "run_start" not in x], "no run_start"),
     "order": (_reversed_marks, "out of order"),
     "no mllog": (lambda lines: ["hello", "world"], "no ':::MLLOG' line among its 2 lines"),
-    "no key": (lambda lines: [*lines, ':::MLLOG {"time_ms": 1}'], "no 'key'"),
+    "no key": (lambda lines: [*lines, ':::MLLOG {"time_ms": 1}'], "'key' is missing"),
     "not JSON": (lambda lines: [":::MLLOG nonsense", *lines], "line 1: not a valid mllog line"),
 }
 
@@ -168,7 +168,7 @@ def test_a_closed_result_without_a_batch_size_is_not_valid(tmp_path, make, cli):
         make.write(folder / f"result_{number}.txt", lines)
     status, out, _ = cli("score", tmp_path)
     assert status == 1
-    assert "the logs name no global batch size" in out
+    assert "the logs have no global batch size" in out
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,7 @@ def test_decode_undoes_encode():
     torch.testing.assert_close(decode(default, encode(default, target)), target, atol=1e-5, rtol=0)
 
 
-def test_wild_predictions_make_finite_boxes():
+def test_extreme_predictions_make_finite_boxes():
     default = default_boxes()
     assert decode(default, torch.full((1, 8732, 4), 1e6)).isfinite().all()
 
@@ -160,7 +160,7 @@ def test_diverged_network_is_an_error_and_no_empty_image(part):
         ssd_detections(*outputs, default_boxes())
 
 
-def test_backbone_takes_torchvision_weights_and_their_features():
+def test_backbone_loads_torchvision_weights_and_gives_their_features():
     source = resnet34(weights=None).eval()
     net = SSD300().eval()
     net.load_backbone(source.state_dict())
@@ -173,7 +173,7 @@ def test_backbone_takes_torchvision_weights_and_their_features():
         torch.testing.assert_close(net.backbone(image), source.layer3(x))
 
 
-def test_backbone_refuses_other_weights():
+def test_backbone_rejects_other_weights():
     state = resnet34(weights=None).state_dict()
     del state["layer2.0.conv1.weight"]
     with pytest.raises(ValueError, match=r"layer2\.0\.conv1\.weight must have shape"):
@@ -202,7 +202,7 @@ def test_damaged_backbone_file_is_named_and_nothing_in_it_is_run(fault, tmp_path
     }[fault]
     path.write_bytes(content)
     with pytest.raises(
-        ValueError, match=r"resnet34\.pth is cut short or no file of weights"
+        ValueError, match=r"resnet34\.pth is truncated or not a weights file"
     ) as error:
         SSDModule(net=lambda: SSD300(4, 8)).read_weights(path)
     assert len(str(error.value).splitlines()) == 1
@@ -227,6 +227,7 @@ def test_a_small_batch_is_learnt():
     assert F.relu(torch.tensor(losses)).isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_warm_up_traces_a_compiled_net_for_every_batch(size):
     """Numbers of boxes, of candidates and of detections change from batch to batch."""

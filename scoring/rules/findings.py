@@ -1,0 +1,118 @@
+"""Broken rules: what one is, and those that the official tools leave unchecked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from scoring.rules.rounds import BenchmarkRules, Round
+from scoring.rules.schedule import schedule_fault
+from scoring.runs.logs import RunLog
+from scoring.runs.result_sets import ResultSet
+from scoring.runs.run import Run
+
+OFFICIAL, OURS = "official", "finishline"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One broken rule."""
+
+    rule: str
+    """The log key that the rule is about, or what it is about in words."""
+    line: int | None
+    """Line in the file, from 1; None where the rule is about the whole file."""
+    found: str
+    allowed: str
+    source: str
+    """``OFFICIAL`` for the compliance checker, ``OURS`` for what it leaves unchecked."""
+
+    def sentence(self) -> str:
+        """Return the finding as one line of text.
+
+        Returns:
+            Such as ``seed: found 3, as in result_0.txt; allowed: its own seed``.
+        """
+        where = f" (line {self.line})" if self.line else ""
+        return f"{self.rule}{where}: found {self.found}; allowed: {self.allowed}"
+
+
+def _finding(rule: str, found: str, allowed: str, line: int | None = None) -> Finding:
+    return Finding(rule, line, found, allowed, OURS)
+
+
+def own_findings(run: Run, result: ResultSet, rules: Round) -> list[Finding]:
+    """Check one run against the rules that the official tools leave out.
+
+    Args:
+        run: The run.
+        result: The set it belongs to.
+        rules: The round.
+
+    Returns:
+        Broken rules: damaged logs, resumed runs, demo data, status words, time of initialization,
+        and in the closed division the evaluation schedule and the target.
+    """
+    log = run.log
+    bench = rules.benchmarks.get(result.benchmark)
+    findings = [_finding("the log", problem, "one complete run") for problem in log.problems]
+    if run.fact("resumed"):
+        findings.append(_finding("one clock", "a resumed run", "a run timed from start to end"))
+    if run.demo and run.division == "closed":
+        findings.append(_finding("division", "closed on demo data", "the benchmark's own data"))
+    if log.stops and log.status not in ("success", "aborted"):
+        line = log.stops[0].line
+        findings.append(_finding("run_stop", str(log.status), "status success or aborted", line))
+    findings += _init_time(log, rules.init_limit_minutes)
+    if bench is not None and result.division == "closed":
+        findings += _closed_findings(log, bench)
+    return findings
+
+
+def _init_time(log: RunLog, limit: float) -> list[Finding]:
+    if log.init_start_ms is None or log.init_stop_ms is None:
+        return []
+    minutes = (log.init_stop_ms - log.init_start_ms) / 60_000
+    if minutes < limit:
+        return []
+    return [_finding("initialisation", f"{minutes:.1f} minutes", f"less than {limit:g} minutes")]
+
+
+def _closed_findings(log: RunLog, bench: BenchmarkRules) -> list[Finding]:
+    findings = []
+    if fault := schedule_fault(log, bench):
+        findings.append(_finding("evaluation schedule", fault, "the round's schedule"))
+    passing = [e for e in log.evaluations if bench.reached(e.quality, log.global_batch_size)]
+    if log.status == "success" and not passing:
+        findings.append(_finding("target", "success without it", f"{dict(bench.target)} reached"))
+    if log.status == "aborted" and passing:
+        line = passing[0].line
+        findings.append(_finding("run_stop", "aborted", "success, as the target was reached", line))
+    before = log.evaluations[: log.evaluations_before_stop]
+    if passing and passing[0] in before and passing[0] is not before[-1]:
+        text = f"training continued after the target was reached at {passing[0].progress:g}"
+        allowed = "the first passing evaluation ends the run"
+        findings.append(_finding("halting", text, allowed, passing[0].line))
+    return findings
+
+
+def repeated_seeds(runs: Iterable[Run]) -> dict[int, list[Finding]]:
+    """Find seeds that two runs of a result share.
+
+    Args:
+        runs: The runs of one result.
+
+    Returns:
+        Identity (``id``) of the later run -> its findings.
+    """
+    seen: dict[tuple[str, int, Any], str] = {}
+    findings: dict[int, list[Finding]] = {}
+    for run in runs:
+        for file, line, value in run.log.seeds:
+            seed = (file, line, str(value))
+            if seed in seen:
+                finding = _finding("seed", f"{value}, as in {seen[seed]}", "its own seed")
+                findings.setdefault(id(run), []).append(finding)
+            seen.setdefault(seed, run.name)
+    return findings

@@ -1,0 +1,269 @@
+"""Reads one mllog file (``:::MLLOG {...}`` lines) into a ``RunLog``.
+
+The file is streamed, so a log of 100 MB needs no more memory than one of 100 kB. Keys are read from
+the JSON, never guessed from a substring.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from scoring.runs.logs import Evaluation, Mark, RunLog
+
+TOKEN = b":::MLLOG "
+# No log has longer lines than this; the rest of one is skipped in pieces of this size.
+LONGEST_LINE = 1 << 20
+MOST_FACTS = 500
+MOST_EVALUATIONS = 100_000
+# Ranks may each log the same event; further apart than this it is another event.
+SAME_EVENT_MS = 1000
+# Keys that the score relies on: two different values are a problem.
+RELIED_ON = frozenset({"submission_benchmark", "submission_division", "global_batch_size"})
+
+
+def has_events(path: Path) -> bool:
+    """Return whether a file has an mllog line; reading stops at the first one.
+
+    Args:
+        path: Any file.
+
+    Returns:
+        True also for a file that cannot be read, so that ``read_log`` can say why.
+    """
+    try:
+        with open(path, "rb") as file:
+            return any(TOKEN in line for line in _lines(file))
+    except OSError:
+        return True
+
+
+def read_log(path: Path) -> RunLog:
+    """Read one log file; a damaged one is reported in ``problems`` and never raises.
+
+    Args:
+        path: Any file, in UTF-8, Latin-1 or UTF-16; a line may have a prefix such as ``0: ``
+            before the ``:::MLLOG`` token.
+
+    Returns:
+        The facts, with ``problems`` and ``warnings`` filled.
+    """
+    log = RunLog(Path(path))
+    reader = _Reader(log)
+    try:
+        with open(path, "rb") as file:
+            log.wide = _wide_encoding(file.read(4096)) is not None
+            file.seek(0)
+            for number, line in enumerate(_lines(file), start=1):
+                log.lines = number
+                at = line.rfind(TOKEN)
+                if at >= 0:
+                    reader.read_line(number, line[at + len(TOKEN) :])
+    except OSError as error:
+        log.problems.append(f"cannot be read: {error.strerror}")
+        return log
+    reader.finish()
+    return log
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """Yield lines as bytes, UTF-16 recoded to UTF-8 and overlong lines cut."""
+    head = file.read(4096)
+    file.seek(0)
+    encoding = _wide_encoding(head)
+    if encoding is None:
+        while line := file.readline(LONGEST_LINE):
+            yield line
+        return
+    for line_text in io.TextIOWrapper(file, encoding=encoding, errors="replace"):
+        yield line_text.encode()
+
+
+def _wide_encoding(head: bytes) -> str | None:
+    """Return the UTF-16 variant of a file that begins with ``head``; None for other encodings."""
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    if head.count(0) > len(head) // 3:
+        return "utf-16-le" if head[1:2] == b"\0" else "utf-16-be"
+    return None
+
+
+def _decode(raw: bytes) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")
+
+
+class _Event(NamedTuple):
+    line: int
+    key: str
+    time_ms: float
+    value: Any
+    metadata: dict[str, Any]
+
+
+def _parse(line: int, event: Any) -> _Event:
+    key, time_ms, value = event["key"], float(event["time_ms"]), event["value"]
+    metadata = event.get("metadata") or {}
+    if not isinstance(metadata, dict):
+        raise ValueError(f"metadata is not an object but {metadata!r:.40}")
+    if not isinstance(key, str) or not math.isfinite(time_ms):
+        raise ValueError("key or time_ms has the wrong type")
+    return _Event(line, key, time_ms, value, metadata)
+
+
+class _Reader:
+    """Feeds the lines of one file into a ``RunLog``."""
+
+    def __init__(self, log: RunLog) -> None:
+        self.log = log
+        self.broken: list[tuple[int, str]] = []
+        self.eval_start: float | None = None
+        self.handlers: dict[str, Callable[[_Event], None]] = {
+            "seed": self._seed,
+            "eval_accuracy": self._evaluation,
+            "run_start": self._start,
+            "run_stop": self._stop,
+            "init_start": self._init_start,
+            "init_stop": self._init_stop,
+            "eval_start": self._eval_start,
+            "eval_stop": self._eval_stop,
+        }
+
+    def read_line(self, number: int, raw: bytes) -> None:
+        """Read one mllog line; ``raw`` is what follows the token."""
+        self.log.events += 1
+        self.log.event_lines.append(number)
+        try:
+            event = _parse(number, json.loads(_decode(raw)))
+            self.handlers.get(event.key, self._fact)(event)
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+            self.broken.append((number, _reason(error)))
+
+    def _fact(self, event: _Event) -> None:
+        facts, key = self.log.facts, event.key
+        if key not in facts:
+            if len(facts) < MOST_FACTS:
+                facts[key] = event.value
+        elif key in RELIED_ON and event.value != facts[key]:
+            self.log.conflicts.setdefault(key, event.value)
+        if key == "train_samples":
+            # BERT logs it last, as the samples trained; a plan logged earlier is not the result.
+            facts[key] = event.value
+
+    def _seed(self, event: _Event) -> None:
+        logged = event.metadata.get("lineno")
+        lineno = int(logged) if isinstance(logged, int | float) and math.isfinite(logged) else 0
+        self.log.seeds.append((str(event.metadata.get("file", "")), lineno, event.value))
+
+    def _evaluation(self, event: _Event) -> None:
+        quality = event.value if isinstance(event.value, dict) else {"value": event.value}
+        numbers = {str(k): float(v) for k, v in quality.items() if isinstance(v, int | float)}
+        if not numbers:
+            warning = f"line {event.line}: eval_accuracy without a number: {event.value!r}"
+            self.log.warnings.append(warning)
+            return
+        progress = event.metadata.get("epoch_num")
+        progress = round(float(progress), 3) if isinstance(progress, int | float) else None
+        if len(self.log.evaluations) < MOST_EVALUATIONS:
+            self.log.evaluations.append(Evaluation(event.time_ms, progress, numbers, event.line))
+        if not self.log.stops:
+            self.log.evaluations_before_stop = len(self.log.evaluations)
+
+    def _start(self, event: _Event) -> None:
+        self.log.starts.append(Mark(event.time_ms, event.line))
+
+    def _stop(self, event: _Event) -> None:
+        status = event.metadata.get("status")
+        text = None if status is None else str(status)
+        self.log.stops.append(Mark(event.time_ms, event.line, text))
+
+    def _init_start(self, event: _Event) -> None:
+        known = self.log.init_start_ms
+        self.log.init_start_ms = event.time_ms if known is None else min(known, event.time_ms)
+
+    def _init_stop(self, event: _Event) -> None:
+        self.log.init_stop_ms = event.time_ms
+
+    def _eval_start(self, event: _Event) -> None:
+        self.eval_start = event.time_ms
+
+    def _eval_stop(self, event: _Event) -> None:
+        if self.eval_start is not None:
+            self.log.eval_ms += max(0.0, event.time_ms - self.eval_start)
+            self.eval_start = None
+
+    def finish(self) -> None:
+        """Judge the whole log after its last line."""
+        log = self.log
+        if log.path.stat().st_size == 0:
+            log.problems.append("empty file")
+        elif log.events == 0:
+            log.problems.append(f"no ':::MLLOG' line among its {log.lines} lines")
+        else:
+            self._judge_lines()
+            self._judge_marks()
+            self._judge_order()
+
+    def _judge_order(self) -> None:
+        evaluations = self.log.evaluations
+        for before, after in zip(evaluations, evaluations[1:], strict=False):
+            if before.time_ms - after.time_ms > SAME_EVENT_MS:
+                seconds = (before.time_ms - after.time_ms) / 1000
+                self.log.warnings.append(
+                    f"out of order: the evaluation in line {after.line} is {seconds:.0f} s earlier "
+                    f"than the one in line {before.line}"
+                )
+                return
+
+    def _judge_lines(self) -> None:
+        if self.broken:
+            number, reason = self.broken[0]
+            more = f" (and {len(self.broken) - 1} more)" if len(self.broken) > 1 else ""
+            self.log.problems.append(f"line {number}: not a valid mllog line{more}: {reason}")
+        for key, other in self.log.conflicts.items():
+            first = self.log.facts[key]
+            self.log.problems.append(f"{key} is given as {first!r} and as {other!r}")
+
+    def _judge_marks(self) -> None:
+        log = self.log
+        if not log.starts:
+            log.problems.append("no run_start: the clock never started")
+        elif not log.stops:
+            log.problems.append("no run_stop: truncated, killed or still running")
+        elif log.start is None:
+            log.problems.append(
+                f"out of order: run_stop (line {log.stops[0].line}) comes before run_start "
+                f"(line {log.starts[0].line})"
+            )
+        else:
+            self._judge_repeats("run_start", log.starts)
+            self._judge_repeats("run_stop", log.stops)
+            if log.stops[0].time_ms <= log.start.time_ms:
+                log.problems.append("out of order: run_stop is not later than run_start")
+
+    def _judge_repeats(self, key: str, marks: list[Mark]) -> None:
+        if len(marks) < 2:
+            return
+        spread = max(m.time_ms for m in marks) - min(m.time_ms for m in marks)
+        where = f"{len(marks)} {key} lines (first: {marks[0].line}, last: {marks[-1].line})"
+        if spread > SAME_EVENT_MS:
+            self.log.problems.append(f"{where}, {spread / 1000:.1f} s apart: more than one run?")
+        elif len({m.status for m in marks}) > 1:
+            self.log.problems.append(f"{where} with different status words")
+        else:
+            self.log.warnings.append(f"{where} of the same moment")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"broken JSON ({error.msg} at character {error.pos}); truncated?"
+    if isinstance(error, KeyError):
+        return f"{error.args[0]!r} is missing"
+    return str(error) or type(error).__name__

@@ -1,0 +1,199 @@
+"""Finds and reads training runs: their logs and, for our own run directories, their records.
+
+Three layouts are read: our own run directories (``result.txt`` next to ``run.json``), published or
+submitted trees (``results/SYSTEM/BENCHMARK/result_*.txt``), and plain log files or directories of
+them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scoring.runs.log_reader import read_log
+from scoring.runs.logs import RunLog
+
+OWN_FOLDER = re.compile(r"\d{8}-\d{6}-seed\d+.*")
+LOG_SUFFIXES = frozenset({".txt", ".log", ".out"})
+# Entries of run.json whose type the figures rely on; each may also be null.
+RECORD_TYPES: dict[str, Any] = {
+    **dict.fromkeys(("benchmark", "division", "net", "status", "stop_reason"), str),
+    **dict.fromkeys(("net_arguments", "quality", "seconds", "system", "target", "versions"), dict),
+    **dict.fromkeys(("devices", "global_batch_size", "parameters"), int),
+    **dict.fromkeys(("flops_per_sample", "samples_per_second", "seconds_to_target"), int | float),
+}
+# Entries of run.json that, with network and machine, make runs one result.
+CONFIGURATION = ("dataset", "target", "global_batch_size", "devices", "strategy", "precision")
+
+
+@dataclass
+class Run:
+    """One training run: its log and, if it is one of ours, its record."""
+
+    log: RunLog
+    record: dict[str, Any] | None = None
+    """The contents of ``run.json``; None for other people's logs."""
+    record_problem: str | None = None
+    copy_of: str | None = None
+    """Name of the run that this one is a copy of, if any."""
+    rejected: str | None = None
+    """Why the official checker rejects the log; None if it accepts it or was not asked."""
+
+    @property
+    def folder(self) -> Path:
+        return self.log.path.parent
+
+    @property
+    def name(self) -> str:
+        """Short name: the run directory's for our runs, the file's for others."""
+        return self.folder.name if self.is_own else self.log.path.name
+
+    @property
+    def path(self) -> Path:
+        """The run directory of our runs, the log file of others."""
+        return self.folder if self.is_own else self.log.path
+
+    @property
+    def is_own(self) -> bool:
+        return self.record is not None or self.record_problem is not None
+
+    def fact(self, key: str) -> Any:
+        """Return an entry of ``run.json``; None if it is missing."""
+        return (self.record or {}).get(key)
+
+    @property
+    def demo(self) -> bool:
+        return bool(self.fact("demo"))
+
+    @property
+    def configuration(self) -> tuple[str, ...]:
+        """What must be equal in runs that are averaged: network, machine, batch, target ..."""
+        system = self.fact("system") or {}
+        return (*(str(self.fact(f)) for f in CONFIGURATION), str(self.net), str(system))
+
+    @property
+    def net(self) -> str | None:
+        """The network's class path with its arguments; None if not recorded."""
+        path, arguments = self.fact("net"), self.fact("net_arguments")
+        if not path or not isinstance(arguments, dict) or not arguments:
+            return str(path) if path else None
+        return f"{path}({', '.join(f'{key}={value}' for key, value in arguments.items())})"
+
+    def curve(self, metric: str | None = None) -> list[tuple[float, float]]:
+        """Return quality over time, as the log has it.
+
+        Args:
+            metric: Its name in the log's evaluations; the only one there is by default.
+
+        Returns:
+            Minutes since run_start and value of every evaluation that has the metric, in order.
+        """
+        start, stops = self.log.start, self.log.stops
+        points = []
+        for evaluation in self.log.evaluations if start else ():
+            # Mini Go evaluates after the clock has stopped: such a point belongs to its end.
+            end = min(evaluation.time_ms, stops[0].time_ms) if stops else evaluation.time_ms
+            name = next(iter(evaluation.quality), None) if metric is None else metric
+            if name in evaluation.quality and start:
+                points.append(((end - start.time_ms) / 60_000, evaluation.quality[name]))
+        return points
+
+    @property
+    def division(self) -> str | None:
+        return self.fact("division") or self.log.division
+
+    @property
+    def benchmark(self) -> str | None:
+        return self.log.benchmark or self.fact("benchmark")
+
+
+def find_runs(path: Path) -> Iterator[Run]:
+    """Read every run below a path.
+
+    Args:
+        path: A directory or one log file.
+
+    Yields:
+        Runs in the order of their paths.
+    """
+    if path.is_file():
+        is_own = path.name in ("result.txt", "run.json") and (path.parent / "run.json").is_file()
+        yield _own_run(path.parent) if is_own else Run(read_log(path))
+        return
+    visited: set[str] = set()
+    # A directory of links to chosen runs is read like the runs; a link to a parent ends at once.
+    for folder, subfolders, names in os.walk(path, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in visited:
+            subfolders.clear()
+            continue
+        visited.add(real)
+        subfolders[:] = sorted(n for n in subfolders if not n.startswith("."))
+        if "checkpoints" in subfolders and "run.json" in names:
+            subfolders.remove("checkpoints")
+        yield from _runs_in(Path(folder), sorted(names))
+
+
+def _runs_in(folder: Path, names: list[str]) -> Iterator[Run]:
+    if "run.json" in names or ("result.txt" in names and OWN_FOLDER.fullmatch(folder.name)):
+        yield _own_run(folder)
+        return
+    results = [n for n in names if n.startswith("result") and n.endswith(".txt")]
+    if results:
+        yield from (Run(read_log(folder / name)) for name in sorted(results, key=_number))
+        return
+    for name in names:
+        if Path(name).suffix in LOG_SUFFIXES:
+            log = read_log(folder / name)
+            if log.events:
+                yield Run(log)
+
+
+def _number(name: str) -> tuple[int, str]:
+    digits = "".join(c for c in name if c.isdigit())
+    return (int(digits or 0), name)
+
+
+def _own_run(folder: Path) -> Run:
+    log = read_log(folder / "result.txt")
+    try:
+        record = json.loads((folder / "run.json").read_text())
+        _check_record(record)
+    except FileNotFoundError:
+        return Run(log, record_problem="no run.json: it ended before training began")
+    except (OSError, ValueError) as error:
+        return Run(log, record_problem=f"run.json cannot be read: {error}")
+    return Run(log, record)
+
+
+def _check_record(record: Any) -> None:
+    """Reject what our recipes do not write, such as another program's run.json."""
+    if not isinstance(record, dict):
+        raise ValueError("not an object")
+    for key, kind in RECORD_TYPES.items():
+        value = record.get(key)
+        if value is not None and not isinstance(value, kind):
+            raise ValueError(f"{key} is {value!r:.40}")
+
+
+def configuration_words(run: Run) -> str:
+    """Describe data, target, batch and devices of one of our runs in one line.
+
+    Args:
+        run: The run.
+
+    Returns:
+        Short text.
+    """
+    parts = []
+    for name in CONFIGURATION:
+        value = run.fact(name)
+        if isinstance(value, dict):
+            value = " and ".join(f"{key} {figure}" for key, figure in value.items())
+        parts.append(f"{name.replace('_', ' ')} {value}")
+    return ", ".join(parts)
