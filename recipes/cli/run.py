@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import yaml
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from callbacks import wandb_run
@@ -25,6 +25,7 @@ from recipes.cli.benchmark import Benchmark
 from recipes.cli.division import net_arguments, net_name
 from recipes.cli.loggers import silence_wandb_warnings
 from recipes.cli.parser import RecipeCLI
+from recipes.cli.resume import LAST
 from recipes.cli.screen import wrap_to_terminal
 
 # Not in config.yaml: they say what to do now, not how to train.
@@ -47,6 +48,16 @@ class Run:
         self.trainer = self._trainer()
 
     def _trainer(self) -> Trainer:
+        cli = self.cli
+        self._ours = self._callbacks()
+        loggers = self._given("logger")
+        silence_wandb_warnings(loggers)
+        return cli.build_trainer(
+            callbacks=[*self._given("callbacks"), *self._ours],
+            logger=[MetricsCSV(self.state, lambda: self.folder.path), *loggers],
+        )
+
+    def _callbacks(self) -> list[Callback]:
         cli, state, folder = self.cli, self.state, lambda: self.folder.path
         schedule: EvaluationSchedule = cli.config_init.evaluation
         if cli.config.evaluation.every == cli.parser.get_defaults().evaluation.every:
@@ -77,19 +88,20 @@ class Run:
             state=state,
             benchmark=self.benchmark.name,
         )
+        progress = cli.config.trainer.enable_progress_bar in (None, True)
         # Order matters: the run's directory exists first, the warm-up ends before the target starts
         # the clock, and those after the target read its decision.
-        last = LastCheckpoint(checkpoint)
-        ours = [self.folder, schedule, warm_up, self.target, log, last, record, checkpoint]
-        settings: dict[str, Any] = {}
-        if cli.config.trainer.enable_progress_bar in (None, True):
-            ours.append(Progress(self.target, schedule))
-        self._ours = ours
-        settings["callbacks"] = [*self._given("callbacks"), *ours]
-        loggers = self._given("logger")
-        silence_wandb_warnings(loggers)
-        settings["logger"] = [MetricsCSV(state, folder), *loggers]
-        return cli.build_trainer(**settings)
+        return [
+            self.folder,
+            schedule,
+            warm_up,
+            self.target,
+            log,
+            LastCheckpoint(checkpoint),
+            record,
+            checkpoint,
+            *([Progress(self.target, schedule)] if progress else []),
+        ]
 
     def _given(self, name: str) -> list[Any]:
         """Return the user's loggers or callbacks as a list."""
@@ -134,32 +146,37 @@ class Run:
 
     def verdict(self, stopped: StopRun | None) -> int:
         """Print the run's last line and return the exit status: 0, 3 or 130."""
+        text, status = self._outcome(stopped)
+        if self.folder.created:  # otherwise asking a logger for its W&B run would start one
+            wandb_run.close(self.trainer, status, keep=self._users_wandb_run)
+        rank_zero_only(print)(wrap_to_terminal(text), flush=True)
+        together = stopped is not None or self.state.stop_reason is not StopReason.INTERRUPTED
+        return rank_zero_exit_code(self.trainer, status) if together else status
+
+    def _outcome(self, stopped: StopRun | None) -> tuple[str, int]:
+        """Return the last line and the exit status."""
         state, name = self.state, self.benchmark.name
         quality = ", ".join(f"{key} {value:.6g}" for key, value in state.quality.items())
         after = f"after {human_time(state.clock.seconds)}"
         see = f"see {self.folder.path}" if self.folder.created else "nothing was written"
-        root = self.cli.config.output_root
-        again = f"python recipes/{name}.py fit --ckpt_path last"
-        again += "" if root == Path("runs") else f" --output_root {shlex.quote(str(root))}"
         if state.stop_reason is StopReason.TARGET_REACHED:
             resumed = " (resumed run, not a timed result)" if state.resumed else ""
             kind = "demo" if self.demo else f"{self.division} division"
-            text = f"{name} {kind}: target reached{resumed}, {quality} {after}; {see}"
-            status = 0
-        elif state.stop_reason is StopReason.INTERRUPTED:
-            kept = self.folder.created and (self.folder.path / "checkpoints/last.ckpt").is_file()
-            hint = f"resume with {again}; " if kept else ""
-            text, status = f"{name}: interrupted {after}; {hint}{see}", 130
-        else:
-            reason = f" ({stopped})" if stopped else ""
-            best = quality or "no evaluation finished"
-            text = f"{name}: target not reached{reason}, {best} {after}; {see}"
-            status = 3
-        if self.folder.created:  # otherwise asking a logger for its W&B run would start one
-            wandb_run.close(self.trainer, status, keep=self._users_wandb_run)
-        rank_zero_only(print)(wrap_to_terminal(text), flush=True)
-        together = stopped is not None or state.stop_reason is not StopReason.INTERRUPTED
-        return rank_zero_exit_code(self.trainer, status) if together else status
+            return f"{name} {kind}: target reached{resumed}, {quality} {after}; {see}", 0
+        if state.stop_reason is StopReason.INTERRUPTED:
+            kept = self.folder.created and (self.folder.path / LAST).is_file()
+            hint = f"resume with {self._resume_command()}; " if kept else ""
+            return f"{name}: interrupted {after}; {hint}{see}", 130
+        reason = f" ({stopped})" if stopped else ""
+        best = quality or "no evaluation finished"
+        return f"{name}: target not reached{reason}, {best} {after}; {see}", 3
+
+    def _resume_command(self) -> str:
+        root = self.cli.config.output_root
+        command = f"python recipes/{self.benchmark.name}.py fit --ckpt_path last"
+        return (
+            command if root == Path("runs") else f"{command} --output_root {shlex.quote(str(root))}"
+        )
 
 
 def rank_zero_exit_code(trainer: Trainer, status: int) -> int:
