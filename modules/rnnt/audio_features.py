@@ -126,9 +126,9 @@ def cut_frames(audio_BN: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
     return frames_BTN, 1 + lengths_B // STEP
 
 
-def _fold(index_BN: Tensor, last_B1: Tensor) -> Tensor:
-    """Reflect an index at 0 and at the last sample, as often as needed."""
-    index_BN = index_BN.abs() % (2 * last_B1).clamp(min=1)
+def _fold(index: Tensor, last_B1: Tensor) -> Tensor:
+    """Reflect an index (N,) or (B, N) at 0 and at the last sample, as often as needed."""
+    index_BN = index.abs() % (2 * last_B1).clamp(min=1)
     return torch.where(index_BN > last_B1, 2 * last_B1 - index_BN, index_BN).clamp(min=0)
 
 

@@ -30,8 +30,8 @@ class Transducer(Protocol):
         ``start`` puts the start of the sequence before the labels: U + 1 outputs.
         """
 
-    def join(self, encoded_J: Tensor, predicted_J: Tensor) -> Tensor:
-        """Join vectors whose leading axes broadcast into logits_V."""
+    def join(self, encoded: Tensor, predicted: Tensor) -> Tensor:
+        """Join vectors (..., J) whose leading axes broadcast into logits (..., V)."""
 
 
 def lattice_loss(log_probs_BTU2: Tensor, frames_B: Tensor, num_labels_B: Tensor) -> Tensor:
