@@ -11,30 +11,30 @@ from torchvision.ops import nms
 GROUPS_AT_ONCE = 1280  # of 200 boxes each: about 1 GB
 
 
-def box_area(box_N4: Tensor, *, pixel: int = 0) -> Tensor:
+def box_area(boxes: Tensor, *, pixel: int = 0) -> Tensor:
     """Return areas (...,) of boxes (..., 4); 0 or less where the corners are swapped."""
-    return (box_N4[..., 2] - box_N4[..., 0] + pixel) * (box_N4[..., 3] - box_N4[..., 1] + pixel)
+    return (boxes[..., 2] - boxes[..., 0] + pixel) * (boxes[..., 3] - boxes[..., 1] + pixel)
 
 
-def box_iou(box_N4: Tensor, other_M4: Tensor, *, pixel: int = 0) -> Tensor:
+def box_iou(boxes: Tensor, others: Tensor, *, pixel: int = 0) -> Tensor:
     """Return intersection over union (..., N, M) of every pair; NaN between boxes without area."""
-    low = torch.maximum(box_N4[..., :, None, :2], other_M4[..., None, :, :2])
-    high = torch.minimum(box_N4[..., :, None, 2:], other_M4[..., None, :, 2:])
+    low = torch.maximum(boxes[..., :, None, :2], others[..., None, :, :2])
+    high = torch.minimum(boxes[..., :, None, 2:], others[..., None, :, 2:])
     side = (high - low + pixel).clamp(min=0)
     shared = side[..., 0] * side[..., 1]
-    area, other = box_area(box_N4, pixel=pixel), box_area(other_M4, pixel=pixel)
+    area, other = box_area(boxes, pixel=pixel), box_area(others, pixel=pixel)
     return shared / (area[..., :, None] + other[..., None, :] - shared)
 
 
-def corners_to_centre(box_N4: Tensor) -> Tensor:
+def corners_to_centre(boxes: Tensor) -> Tensor:
     """Turn corners into centre x, centre y, width, height."""
-    low, high = box_N4[..., :2], box_N4[..., 2:]
+    low, high = boxes[..., :2], boxes[..., 2:]
     return torch.cat([(low + high) / 2, high - low], -1)
 
 
-def centre_to_corners(box_N4: Tensor) -> Tensor:
+def centre_to_corners(boxes: Tensor) -> Tensor:
     """Turn centre x, centre y, width, height into corners."""
-    centre, half = box_N4[..., :2], box_N4[..., 2:] / 2
+    centre, half = boxes[..., :2], boxes[..., 2:] / 2
     return torch.cat([centre - half, centre + half], -1)
 
 

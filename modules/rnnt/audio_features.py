@@ -126,10 +126,10 @@ def cut_frames(audio_BN: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
     return frames_BTN, 1 + lengths_B // STEP
 
 
-def _fold(index_BN: Tensor, last_B1: Tensor) -> Tensor:
+def _fold(index: Tensor, last_B1: Tensor) -> Tensor:
     """Reflect an index at 0 and at the last sample, as often as needed."""
-    index_BN = index_BN.abs() % (2 * last_B1).clamp(min=1)
-    return torch.where(index_BN > last_B1, 2 * last_B1 - index_BN, index_BN).clamp(min=0)
+    index = index.abs() % (2 * last_B1).clamp(min=1)
+    return torch.where(index > last_B1, 2 * last_B1 - index, index).clamp(min=0)
 
 
 def normalise(features_BTF: Tensor, num_frames_B: Tensor) -> Tensor:

@@ -141,17 +141,17 @@ class RNNT(nn.Module):
         hidden_BUP, state = self.dec_rnn(embedded_BUP, state)
         return self.joint_pred(hidden_BUP), state
 
-    def join(self, encoded_J: Tensor, predicted_J: Tensor) -> Tensor:
+    def join(self, encoded: Tensor, predicted: Tensor) -> Tensor:
         """Compute the logits of a lattice node.
 
         Args:
-            encoded_J: From ``encode``, (..., J).
-            predicted_J: From ``predict``, (..., J); the leading axes broadcast.
+            encoded: From ``encode``, (..., J).
+            predicted: From ``predict``, (..., J); the leading axes broadcast.
 
         Returns:
             logits_V: (..., V), blank last.
         """
-        return self.joint_net(self.joint_dropout(torch.relu(encoded_J + predicted_J)))
+        return self.joint_net(self.joint_dropout(torch.relu(encoded + predicted)))
 
     def tensor_names(self) -> tuple[str, ...]:
         """Return the reference's names of the parts that have weights."""

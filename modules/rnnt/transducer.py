@@ -30,7 +30,7 @@ class Transducer(Protocol):
         ``start`` puts the start of the sequence before the labels: U + 1 outputs.
         """
 
-    def join(self, encoded_J: Tensor, predicted_J: Tensor) -> Tensor:
+    def join(self, encoded: Tensor, predicted: Tensor) -> Tensor:
         """Join vectors whose leading axes broadcast into logits_V."""
 
 

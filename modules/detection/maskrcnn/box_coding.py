@@ -22,23 +22,23 @@ def encode_boxes(box_N4: Tensor, reference_N4: Tensor, weights: tuple[float, flo
     return torch.cat([shift * weights[0], scale * weights[1]], -1)
 
 
-def decode_boxes(code_NK4: Tensor, reference_N4: Tensor, weights: tuple[float, float]) -> Tensor:
+def decode_boxes(codes: Tensor, reference_N4: Tensor, weights: tuple[float, float]) -> Tensor:
     """Return the corners that codes (N, ..., 4) stand for; sizes grow at most 62.5 times."""
-    shape = (len(reference_N4), *[1] * (code_NK4.ndim - 2), 2)
+    shape = (len(reference_N4), *[1] * (codes.ndim - 2), 2)
     own_centre, own_side = (part.view(shape) for part in _centre_and_side(reference_N4))
-    centre = code_NK4[..., :2] / weights[0] * own_side + own_centre
-    scale = (code_NK4[..., 2:] / weights[1]).clamp(max=MAX_LOG_SCALE)
+    centre = codes[..., :2] / weights[0] * own_side + own_centre
+    scale = (codes[..., 2:] / weights[1]).clamp(max=MAX_LOG_SCALE)
     side = scale.exp() * own_side
     return torch.cat([centre - side / 2, centre + side / 2 - 1], -1)
 
 
-def clip_boxes(box_N4: Tensor, height: Tensor | int, width: Tensor | int) -> Tensor:
+def clip_boxes(boxes: Tensor, height: Tensor | int, width: Tensor | int) -> Tensor:
     """Clip corners to ``[0, width - 1]`` and ``[0, height - 1]``."""
-    x, y = box_N4[..., 0::2].clamp(min=0), box_N4[..., 1::2].clamp(min=0)
+    x, y = boxes[..., 0::2].clamp(min=0), boxes[..., 1::2].clamp(min=0)
     x, y = x.clamp(max=width - 1), y.clamp(max=height - 1)
     return torch.stack([x, y], -1).flatten(-2)
 
 
-def _centre_and_side(box_N4: Tensor) -> tuple[Tensor, Tensor]:
-    side = box_N4[..., 2:] - box_N4[..., :2] + 1
-    return box_N4[..., :2] + side / 2, side
+def _centre_and_side(boxes: Tensor) -> tuple[Tensor, Tensor]:
+    side = boxes[..., 2:] - boxes[..., :2] + 1
+    return boxes[..., :2] + side / 2, side
