@@ -1,1 +1,1 @@
-"""What several data sets share: sampling, shards, preparation, cache."""
+"""Shared by the data sets: sampling, preparation, shards, cache."""

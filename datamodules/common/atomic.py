@@ -10,41 +10,25 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+SILENT_SECONDS = 5.0  # demo data is ready by then
+
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """Open a temporary file that replaces ``path`` on success and is removed on an error.
-
-    Args:
-        path: The file to write; its folder exists.
-
-    Yields:
-        The temporary file, open for writing bytes.
-
-    Raises:
-        OSError: If it cannot be written.
-    """
+    """Open a temporary file that replaces ``path`` on success and is removed on an error."""
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         with partial.open("wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(file.fileno())  # else a power cut could leave the name without the content
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file atomically.
-
-    Args:
-        path: The file to write; its folder exists.
-        content: Anything that JSON can hold.
-
-    Raises:
-        OSError: If it cannot be written.
-    """
+    """Write a JSON file atomically."""
     with atomic_file(path) as file:
         file.write(json.dumps(content, indent=1).encode())
 
@@ -80,22 +64,12 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a lock file; say so on standard error while another process holds it.
-
-    Args:
-        path: The lock file; its folder exists.
-
-    Yields:
-        Nothing; the lock is held meanwhile.
-
-    Raises:
-        OSError: If the file cannot be written.
-    """
+    """Hold a lock file; say so on standard error if another process holds it for long."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(path)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=SILENT_SECONDS)
     except Timeout:
         print(f"waiting for the process that holds {path}", file=sys.stderr)
         lock.acquire()

@@ -1,4 +1,4 @@
-"""What the data of every benchmark has in common: the global batch and its loaders' settings."""
+"""Base class of all data modules: global batch, samplers and loader settings."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ from datamodules.common.sampling import EpochSampler, ranks, resume_position, ru
 
 
 class BenchmarkDataModule(L.LightningDataModule):
-    """A data module that shares its samples out over ranks by itself.
+    """A data module that shards its samples over ranks itself.
 
     Attributes:
         batch_size: Samples per device and micro-step.
@@ -45,7 +45,7 @@ class BenchmarkDataModule(L.LightningDataModule):
 
     @property
     def sampler_options(self) -> dict[str, Any]:
-        """Rank, seed and where a resumed run goes on, as every training sampler takes them."""
+        """Rank, seed and position to resume from, as every training sampler takes them."""
         epoch, done = resume_position(self.trainer)
         rank, world_size = ranks(self.trainer)
         return {
@@ -57,24 +57,17 @@ class BenchmarkDataModule(L.LightningDataModule):
         }
 
     def epoch_sampler(self, num_samples: int) -> EpochSampler:
-        """Shuffled batches of this rank, from where a resumed run stopped.
-
-        Args:
-            num_samples: Training samples of one epoch before padding.
-
-        Returns:
-            A batch sampler.
-        """
+        """Return this rank's shuffled batches, from the resume position on."""
         return EpochSampler(
             num_samples, self.global_batch_size, batch_size=self.batch_size, **self.sampler_options
         )
 
 
 def start_worker(number: int) -> None:
-    """Seed a loader process, and leave Ctrl-C and SIGTERM to the process that trains.
+    """Seed a loader process, and leave Ctrl-C and SIGTERM to the training process.
 
     Terminals and batch systems send them to all processes of a job; a loader process that ended
-    would take the run down before it has written its checkpoint.
+    would bring the run down before its checkpoint is written.
 
     Args:
         number: Number of the loader process.
@@ -87,7 +80,7 @@ def start_worker(number: int) -> None:
 
 
 def _end_for(parent: int) -> None:
-    """End when the parent says so: Python does at its exit, and then waits for its children."""
+    """End on SIGTERM from the parent: Python sends it at exit, then waits for its children."""
     while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
         pass
     os._exit(0)

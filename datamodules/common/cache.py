@@ -15,11 +15,7 @@ from datamodules.common.atomic import atomic_folder, locked
 
 
 def cache_dir() -> Path:
-    """Return the folder for data that can be rebuilt.
-
-    Returns:
-        ``$FINISHLINE_CACHE``, else the user's cache folder; it may not exist yet.
-    """
+    """Return the folder for data that can be rebuilt: ``$FINISHLINE_CACHE``, or a default."""
     if chosen := os.environ.get("FINISHLINE_CACHE"):
         return Path(chosen).expanduser()
     from platformdirs import user_cache_path

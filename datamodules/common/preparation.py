@@ -52,7 +52,7 @@ LOG = "prepare.log"
 
 
 class Done(NamedTuple):
-    """What a job returns: a result that JSON can hold, and the raw files it was made from."""
+    """A job's return value: a result that JSON can hold, and the raw files it was made from."""
 
     result: Any
     raw: Sequence[RawFile] = ()
@@ -78,15 +78,7 @@ class Unit:
 
 
 def space_problem(folder: Path, num_bytes: int) -> str | None:
-    """Compare the disk space needed with the space that is free.
-
-    Args:
-        folder: Folder to write; it or a parent exists.
-        num_bytes: Bytes to be written.
-
-    Returns:
-        One line, or None if there is room.
-    """
+    """Return one line if a folder, which may not exist yet, has less free space than needed."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
     free = shutil.disk_usage(existing).free
     if num_bytes < free:
@@ -125,7 +117,8 @@ class Preparation:
             (folder / RECORDS).unlink()
         else:
             check_settings(folder, earlier["settings"], header["settings"])
-        self.is_new, self._used = not records, dict[str, None]()
+        self.is_new = not (folder / RECORDS).is_file()
+        self._used: dict[str, None] = {}
         self._records = {name: each for name, each in records.items() if name not in redo}
         if redo:  # on disk too: a run that is killed now must not leave them finished
             (folder / MANIFEST).unlink(missing_ok=True)
@@ -183,6 +176,7 @@ class Preparation:
                 kept.
         """
         self._used |= dict.fromkeys(unit.name for unit in units)
+        # The largest first, so that the workers finish together.
         todo = sorted(self.unfinished(units), key=lambda unit: -unit.num_bytes)
         needed = sum(unit.num_bytes for unit in todo)
         if todo:
@@ -196,6 +190,7 @@ class Preparation:
                 problems.append(outcome)
                 self.log(outcome)
                 continue
+            # This process writes the records, one by one: no two lines ever mix.
             unit = by_name[outcome[0]]
             self.remember(unit, outcome[1])
             self.log(f"{title}: {unit.name} done ({count + 1} of {len(todo)})")
@@ -206,14 +201,7 @@ class Preparation:
         return {unit.name: self._records[unit.name]["result"] for unit in units}
 
     def finish(self, facts: Mapping[str, Any]) -> Content:
-        """Write the manifest, which makes the folder readable; records of other units are dropped.
-
-        Args:
-            facts: What a reader needs to know; values that JSON can hold.
-
-        Returns:
-            The manifest.
-        """
+        """Write the manifest, which makes the folder readable, and drop other units' records."""
         self._write_records(self._used)
         dataset, version, settings = (self._header[k] for k in ("dataset", "format", "settings"))
         self.manifest = write_manifest(self.folder, dataset, version, settings, facts)
@@ -270,8 +258,8 @@ def preparing(
         folder: The prepared folder; made if missing.
         dataset: Name of the data set.
         settings: What the prepared files depend on besides the raw files; values for JSON.
-        version: Format of the prepared files; raise it when they change. What an earlier version
-            prepared is then done again.
+        version: Format of the prepared files; raise it when they change. A folder of another
+            format is prepared again.
         root: Folder of the raw files.
         redo: Names of units to do again.
         upgrade: As in ``read_manifest``.
@@ -315,31 +303,20 @@ def preparing(
 
 
 def units_to_redo(folder: Path, root: Path) -> set[str]:
-    """Print which raw files have changed since they were prepared.
-
-    Args:
-        folder: Prepared folder.
-        root: Folder of the raw files.
-
-    Returns:
-        Names of the units made from them, for ``redo``.
-    """
+    """Print which raw files have changed since; return the units made from them, for ``redo``."""
     lines = changed_units(folder, root)
     for line in lines.values():
         print(f"{line}; preparing it again")
     return set(lines)
 
 
+def was_interrupted(folder: Path) -> bool:
+    """Return whether a folder has records of units but no manifest."""
+    return (folder / RECORDS).is_file() and not (folder / MANIFEST).is_file()
+
+
 def unwritable(folder: Path, error: OSError) -> ValueError:
-    """Return the error to raise when a prepared folder cannot be written.
-
-    Args:
-        folder: The prepared folder.
-        error: What the system said.
-
-    Returns:
-        An error of one line.
-    """
+    """Return the error to raise when a prepared folder cannot be written: one line."""
     return ValueError(
         f"{folder}: cannot be written ({error.strerror or error}); finished work is kept; free "
         "some space or give another directory with --data.prepared_dir"
@@ -347,15 +324,7 @@ def unwritable(folder: Path, error: OSError) -> ValueError:
 
 
 def shorten(lines: Sequence[str], most_named: int | None) -> list[str]:
-    """Return at most so many lines, the last one with the number of those left out.
-
-    Args:
-        lines: Problems of one kind.
-        most_named: Lines to keep; None keeps all.
-
-    Returns:
-        The lines to show.
-    """
+    """Return at most ``most_named`` lines, and how many more there are; None returns all."""
     if most_named is None or len(lines) <= most_named:
         return list(lines)
     more = len(lines) - most_named

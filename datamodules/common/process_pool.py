@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-# What Ctrl-C does to a job in a worker: nothing where it is ignored, as in the background.
+# Effect of Ctrl-C on a job in a worker: none where it is ignored, as in the background.
 _ON_INTERRUPT: Any = signal.getsignal(signal.SIGINT)
 
 
@@ -25,17 +25,17 @@ def outcomes(
     *,
     show_progress: bool,
 ) -> Iterator[Result | str]:
-    """Each item's result, or the text of its ValueError; any other error ends it all.
+    """Run a job for each item; a ValueError counts as an outcome, any other error ends the loop.
 
     Args:
-        job: What to do with one item; a module-level function or a ``partial`` of one.
+        job: Called with one item; a module-level function or a ``partial`` of one.
         items: The items.
         processes: Worker processes; 1 works in this process, in order.
-        title: What the progress bar says, such as ``preprocessing``.
+        title: Text of the progress bar, such as ``preprocessing``.
         show_progress: Draw a progress bar on standard error.
 
     Yields:
-        Results as they come.
+        Each item's result, or the text of its ValueError, in the order of completion.
 
     Raises:
         ValueError: If a worker was killed, most likely for lack of memory.
@@ -54,7 +54,7 @@ def outcomes(
 
 
 def processes_for(num_items: int, worker_bytes: int) -> int:
-    """How many workers the cores and the memory allow.
+    """Return how many workers the cores and the memory allow.
 
     Args:
         num_items: Number of jobs.
@@ -68,7 +68,6 @@ def processes_for(num_items: int, worker_bytes: int) -> int:
 
 
 def _serial(job: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result | str]:
-    """Outcomes in this process."""
     for item in items:
         try:
             yield job(item)
@@ -79,7 +78,6 @@ def _serial(job: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Re
 def _parallel(
     job: Callable[[Item], Result], items: Sequence[Item], processes: int
 ) -> Iterator[Result | str]:
-    """Outcomes from a pool, in order of completion."""
     # spawn: a forked child of a process with torch threads can hang.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(processes, context, _start_worker, (os.getpid(),))
@@ -105,7 +103,7 @@ def _main_script_left_out() -> Iterator[None]:
     """Keep new processes from importing the script that was started: a job never needs it.
 
     It takes seconds for a recipe; and a user's script without ``if __name__ == "__main__"`` would
-    prepare its data again in each of them, waiting for ever for the lock that we hold.
+    prepare its data again in each of them, waiting forever for the lock that we hold.
     """
     main = vars(sys.modules["__main__"])
     names: tuple[str, ...] = ("__file__", "__spec__")
@@ -118,7 +116,7 @@ def _main_script_left_out() -> Iterator[None]:
 
 
 def _work(job: Callable[[Item], Result], item: Item) -> Result:
-    """A job in a worker: Ctrl-C ends it. A worker without one leaves that to the main process."""
+    """Run a job in a worker: Ctrl-C ends it. An idle worker leaves that to the main process."""
     signal.signal(signal.SIGINT, _ON_INTERRUPT)
     try:
         return job(item)
@@ -128,7 +126,7 @@ def _work(job: Callable[[Item], Result], item: Item) -> Result:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """New processes compute with one thread each, without importing torch to tell it so."""
+    """Let new processes compute with one thread each, without importing torch to set it."""
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"
     try:
@@ -141,7 +139,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _start_worker(parent: int) -> None:
-    """End when the parent was killed; a pool's workers would wait for ever."""
+    """End when the parent is killed; a pool's workers would wait forever."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:

@@ -29,18 +29,7 @@ class RawFile(NamedTuple):
 
 
 def raw_file(path: Path, sha256: str = "") -> RawFile:
-    """Record a raw file.
-
-    Args:
-        path: The file.
-        sha256: Its hash where the caller has hashed what it read; else the file is read here.
-
-    Returns:
-        Path, size, modification time and hash.
-
-    Raises:
-        OSError: If it cannot be read.
-    """
+    """Record a raw file; its content is read here unless the caller has hashed what it read."""
     facts = path.stat()
     digest = (sha256 or _sha256(path))[:HASH_DIGITS]
     return RawFile(str(path), facts.st_size, facts.st_mtime_ns, digest)
@@ -96,21 +85,7 @@ def read_manifest(
 def write_manifest(
     folder: Path, dataset: str, version: int, settings: Mapping[str, Any], facts: Mapping[str, Any]
 ) -> Content:
-    """Write a folder's manifest, which makes it readable.
-
-    Args:
-        folder: The prepared folder; made if missing.
-        dataset: Name of the data set.
-        version: Format of the prepared files.
-        settings: What they depend on besides the raw files.
-        facts: What a reader needs to know; values that JSON can hold.
-
-    Returns:
-        Its content.
-
-    Raises:
-        OSError: If it cannot be written.
-    """
+    """Write a folder's manifest, which makes it readable, and return its content."""
     folder.mkdir(parents=True, exist_ok=True)
     content = {"dataset": dataset, "format": version, "settings": settings, **facts}
     write_json(folder / MANIFEST, content)
@@ -118,16 +93,7 @@ def write_manifest(
 
 
 def check_settings(folder: Path, actual: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Check that a folder was prepared with the settings of this run.
-
-    Args:
-        folder: The prepared folder, for the message.
-        actual: Settings that it was prepared with.
-        wanted: Settings of this run.
-
-    Raises:
-        ValueError: If they differ; one line that names each difference.
-    """
+    """Raise a ValueError that names each difference between a folder's settings and a run's."""
     different = [
         f"{name} {actual.get(name)}, this run needs {value}"
         for name, value in plain(wanted).items()
@@ -141,14 +107,10 @@ def check_settings(folder: Path, actual: Mapping[str, Any], wanted: Mapping[str,
 
 
 def read_records(folder: Path) -> dict[str, Content]:
-    """Read the records of finished units.
+    """Read the records of a folder, which may be unfinished or not exist, by unit name.
 
-    Args:
-        folder: Prepared folder, finished or not; may not exist.
-
-    Returns:
-        By unit name, ``result``, ``files`` (sizes by name), ``fingerprint`` and ``raw``. The entry
-        "" holds data set, format and settings.
+    A record has ``result``, ``files`` (sizes by name), ``fingerprint`` and ``raw``. The one named
+    "" has data set, format and settings.
     """
     try:
         lines = (folder / RECORDS).read_text().splitlines()
@@ -163,15 +125,7 @@ def read_records(folder: Path) -> dict[str, Content]:
 
 
 def changed_units(folder: Path, root: Path) -> dict[str, str]:
-    """Find the units whose raw files have changed since; absent raw files are no change.
-
-    Args:
-        folder: Prepared folder.
-        root: Folder of the raw files.
-
-    Returns:
-        One line by unit name.
-    """
+    """Return a line for each unit whose raw files have changed; absent files are no change."""
     lines = {}
     for unit, record in read_records(folder).items():
         raw = [RawFile(*entry) for entry in record.get("raw", ())]

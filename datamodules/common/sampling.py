@@ -1,8 +1,8 @@
-"""Which samples a rank sees, in which order, with which random draws: equal on 1 or N ranks.
+"""Order, sharding and random draws of samples: equal on 1 or N ranks.
 
 Everything here is a pure function of (seed, epoch, sample), so a resumed run and a run on another
-number of devices see the same data. Trainers need ``use_distributed_sampler=False``: the sampler
-below shards by itself.
+number of devices see the same data. Trainers need ``use_distributed_sampler=False``: the samplers
+shard by themselves.
 """
 
 import os
@@ -18,7 +18,7 @@ _ORDER_STREAM, _SAMPLE_STREAM = 1, 2
 
 
 class SampleKey(NamedTuple):
-    """What the sampler hands to a data set's ``__getitem__``: the sample and the draw's identity.
+    """An entry of a batch sampler: the sample and the identity of its random draws.
 
     The epoch travels with the index because persistent workers never see ``set_epoch``.
 
@@ -28,7 +28,7 @@ class SampleKey(NamedTuple):
         repeat: 0, or which repetition this is of a sample that pads the epoch.
     """
 
-    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs on a key
+    index: int  # type: ignore[assignment]  # hides tuple.index, which no key needs
     epoch: int
     repeat: int
 
@@ -36,15 +36,15 @@ class SampleKey(NamedTuple):
 class ResumableBatches(Sampler[list[SampleKey]]):
     """A batch sampler that starts at a given batch of a given epoch, as a resumed run needs it.
 
-    Its length is that of a full epoch also when the first batches are skipped, which is what
-    Lightning counts with.
+    Its length is that of a full epoch even if the first batches are skipped, because Lightning
+    counts with it.
 
     Attributes:
         epoch: Epoch of the next iteration.
     """
 
     def __init__(self, *, start_batch: int, start_epoch: int) -> None:
-        """The point to start from.
+        """Set the position to start from.
 
         Args:
             start_batch: Batches of ``start_epoch`` that are already done and are skipped.
@@ -59,16 +59,12 @@ class ResumableBatches(Sampler[list[SampleKey]]):
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order of the next iteration; Lightning calls this before every epoch.
-
-        Args:
-            epoch: Epoch number, from 0.
-        """
+        """Choose the order of the next iteration; Lightning calls this before every epoch."""
         self.epoch = epoch
 
     @property
     def first_batch(self) -> int:
-        """Batch of this epoch to begin with."""
+        """Batch of this epoch to start with."""
         return self.start_batch if self.epoch == self.start_epoch else 0
 
 
@@ -76,8 +72,7 @@ class EpochSampler(ResumableBatches):
     """A batch sampler whose order depends on (seed, epoch) only and whose ranks never overlap.
 
     The epoch is padded to a whole number of global batches by repeating its own first entries;
-    rank r takes entries r, r + R, ... of the padded order. Its length is the number of batches of
-    a full epoch also when the first batches are skipped, which is what Lightning counts with.
+    rank r takes entries r, r + R, ... of the padded order.
 
     Source:
         mlcommons/training_policies @ 43f67ce, training_rules.adoc (each datum once per epoch, last
@@ -97,7 +92,7 @@ class EpochSampler(ResumableBatches):
         start_batch: int = 0,
         start_epoch: int = 0,
     ) -> None:
-        """Sizes and the point to start from.
+        """Set the sizes and the position to start from.
 
         Args:
             num_samples: Samples of one epoch before padding, >= 1.
@@ -112,7 +107,7 @@ class EpochSampler(ResumableBatches):
             start_epoch: Epoch to start with (both from ``resume_position``).
 
         Raises:
-            ValueError: If there is no sample, or the global batch cannot be shared out evenly.
+            ValueError: If there is no sample, or the global batch does not divide evenly.
         """
         if num_samples < 1:
             raise ValueError(f"num_samples must be at least 1, got {num_samples}")
@@ -128,15 +123,9 @@ class EpochSampler(ResumableBatches):
         super().__init__(start_batch=start_batch, start_epoch=start_epoch)
 
     def __len__(self) -> int:
-        """Batches per rank in a full epoch."""
         return self.padded_length // (self.batch_size * self.world_size)
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        """This rank's batches of the current epoch, from ``start_batch`` on in the start epoch.
-
-        Yields:
-            One batch of keys.
-        """
         epoch = self.epoch
         order = epoch_order(self.num_samples, self.seed, epoch) if self.shuffle else None
         for batch in range(self.first_batch, len(self)):
@@ -145,79 +134,52 @@ class EpochSampler(ResumableBatches):
             yield [self._key(order, epoch, position) for position in positions]
 
     def _key(self, order: np.ndarray | None, epoch: int, position: int) -> SampleKey:
-        """The entry at one position of the padded order."""
-        repeat, place = divmod(position, self.num_samples)
-        return SampleKey(place if order is None else int(order[place]), epoch, repeat)
+        """Return the entry at one position of the padded order."""
+        repeat, position = divmod(position, self.num_samples)
+        return SampleKey(position if order is None else int(order[position]), epoch, repeat)
 
 
 def padded_length(num_samples: int, global_batch_size: int) -> int:
-    """Samples per epoch once the last global batch is filled up.
-
-    Args:
-        num_samples: Samples before padding.
-        global_batch_size: Samples per optimizer step.
-
-    Returns:
-        ``num_samples`` rounded up to a multiple of ``global_batch_size``.
-    """
+    """Round ``num_samples`` up to a multiple of ``global_batch_size``."""
     return -(-num_samples // global_batch_size) * global_batch_size
 
 
 def epoch_order(num_samples: int, seed: int, epoch: int) -> np.ndarray:
-    """The shuffled order of one epoch, the same on every rank.
-
-    Args:
-        num_samples: Length of the order.
-        seed: Run seed, >= 0.
-        epoch: Epoch number, from 0.
-
-    Returns:
-        order_N: int64 permutation of ``range(num_samples)``.
-    """
+    """Return an epoch's order: an int64 permutation of the samples, the same on every rank."""
     return np.random.default_rng([_ORDER_STREAM, seed, epoch]).permutation(num_samples)
 
 
 def sample_rng(seed: int, epoch: int, index: int, repeat: int = 0) -> np.random.Generator:
-    """The generator of one sample's augmentation: independent of rank, worker and history.
+    """Make the generator of one sample's augmentation: independent of rank, worker and history.
 
     Args:
         seed: Run seed, >= 0.
         epoch: Epoch number, from 0.
         index: Sample number.
-        repeat: ``SampleKey.repeat``: a sample that pads the epoch is drawn anew.
+        repeat: ``SampleKey.repeat``: a sample that pads the epoch gets new draws.
 
     Returns:
-        A fresh generator, about 20 microseconds to make.
+        A new generator; making it takes about 20 microseconds.
     """
     return np.random.default_rng([_SAMPLE_STREAM, seed, epoch, index, repeat])
 
 
 def run_seed() -> int:
-    """The run's seed as set by ``lightning.seed_everything``; 0 if that was never called.
+    """Return the seed set by ``lightning.seed_everything``, equal on all ranks; 0 without.
 
-    It does not depend on torch's own generator, which differs between ranks and moves during
+    It does not depend on torch's own generator, which differs between ranks and advances during
     training.
-
-    Returns:
-        The seed, equal on all ranks.
     """
     return int(os.environ.get("PL_GLOBAL_SEED", "0"))
 
 
 def ranks(trainer: L.Trainer | None) -> tuple[int, int]:
-    """Rank and number of ranks.
-
-    Args:
-        trainer: The trainer a data module is attached to, or None outside of one.
-
-    Returns:
-        ``(rank, world_size)``; ``(0, 1)`` without a trainer.
-    """
+    """Return ``(rank, world_size)``; ``(0, 1)`` without a trainer."""
     return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
 
 
 def evaluation_indices(num_samples: int, trainer: L.Trainer | None) -> range:
-    """The evaluation samples of this rank: every sample exactly once over all ranks, no padding.
+    """Return this rank's evaluation samples: each exactly once over all ranks, no padding.
 
     Where the model itself is sharded (FSDP, tensor parallel) each forward pass needs all ranks,
     so every rank takes every sample and metrics drop the duplicates by index.
@@ -238,11 +200,11 @@ def evaluation_indices(num_samples: int, trainer: L.Trainer | None) -> range:
 
 
 def resume_position(trainer: L.Trainer | None) -> tuple[int, int]:
-    """Where training goes on: ``(0, 0)`` for a fresh run, else the checkpoint's place.
+    """Return the position to resume from: ``(0, 0)`` for a fresh run.
 
-    To be read in ``train_dataloader``: Lightning has restored its loops by then, but has not yet
-    settled the half-counted batch of a checkpoint that was written at a batch's end. Checkpoints
-    written in ``on_train_epoch_start`` cannot be continued: Lightning loses that epoch.
+    Call it in ``train_dataloader``: Lightning has restored its loops by then, but has not yet
+    settled the half-counted batch of a checkpoint that was written at a batch's end. Runs cannot
+    resume from a checkpoint written in ``on_train_epoch_start``: Lightning loses that epoch.
 
     Args:
         trainer: The trainer, or None outside of one.

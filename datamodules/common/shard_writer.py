@@ -51,14 +51,7 @@ class Plan:
     sizes: Sequence[int] = ()
 
     def fingerprint(self, samples: slice = slice(None)) -> str:
-        """Hash everything but the samples' bytes; equal plans can take over each other's work.
-
-        Args:
-            samples: The samples to include.
-
-        Returns:
-            64 hexadecimal digits.
-        """
+        """Hash everything but the samples' bytes; equal plans can take over each other's work."""
         head = [FORMAT, self.dataset, self.split, list(self.fields), self.samples_per_shard]
         digest = hashlib.sha256(json.dumps([*head, dict(self.facts)], sort_keys=True).encode())
         for line in (*self.keys[samples], *self.texts[samples]):
@@ -77,7 +70,7 @@ class Plan:
 
 
 class Job(NamedTuple):
-    """What a worker needs to write one shard."""
+    """A worker's task: the samples of one shard."""
 
     split: str
     fields: tuple[str, ...]
@@ -113,7 +106,7 @@ def write_shards(
 
     Args:
         preparation: The folder in preparation.
-        plans: What to write.
+        plans: One per split.
         load: Gives a sample's bytes; must be picklable. A process holds one sample at a time.
         processes: Writers; 0 chooses by cores and memory.
         serial_bytes: Below this much output one process is faster.

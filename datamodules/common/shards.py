@@ -28,22 +28,14 @@ _REDO = "run the recipe's prepare command to write it again"
 
 
 def shard_name(split: str, number: int) -> str:
-    """File name of one shard.
-
-    Args:
-        split: The split.
-        number: From 0.
-
-    Returns:
-        Such as ``train-00012.tar``.
-    """
+    """Return the file name of one shard, such as ``train-00012.tar``."""
     return f"{split}-{number:05d}.tar"
 
 
 class ShardSet:
     """Samples of one split by number, read with one system call per field.
 
-    Opening reads the manifest and the files' sizes, no sample; the index is mapped at first use.
+    Opening reads the manifest and the files' sizes, no sample; the index is mapped on first use.
 
     Args:
         folder: Folder of the shards.
@@ -69,6 +61,7 @@ class ShardSet:
         return int(self.manifest["samples"])
 
     def __getstate__(self) -> dict[str, Any]:
+        # A spawned worker opens its own files.
         return {**self.__dict__, "_index": None, "_open": {}}
 
     def __del__(self) -> None:
@@ -76,13 +69,13 @@ class ShardSet:
             os.close(descriptor)
 
     def read(self, number: int) -> tuple[bytes, ...]:
-        """Bytes of one sample.
+        """Read one sample.
 
         Args:
             number: In ``[0, len(self))``.
 
         Returns:
-            One entry per field, in the order of ``fields``.
+            Bytes of each field, in the order of ``fields``.
 
         Raises:
             ValueError: If the shard has become shorter than the index says.
@@ -93,11 +86,11 @@ class ShardSet:
         parts = tuple(os.pread(descriptor, size, offset) for offset, size in pairs)
         if any(len(part) != size for part, (_, size) in zip(parts, pairs, strict=True)):
             path = self.folder / self._shards[shard]["name"]
-            raise ValueError(f"{path}: sample {number} lies past the end of the file; {_REDO}")
+            raise ValueError(f"{path}: sample {number} is past the end of the file; {_REDO}")
         return parts
 
     def name(self, number: int) -> str:
-        """Where a sample is, for messages.
+        """Return shard and member of a sample, for messages.
 
         Args:
             number: The sample.
@@ -106,29 +99,26 @@ class ShardSet:
             Path of the shard and the member's name in it.
         """
         shard, offset = (int(value) for value in self._rows()[number, :2])
+        # The header block, which begins with the name, is in front of the content.
         header = os.pread(self._descriptor(shard), 100, offset - 512)
         member = header.rstrip(b"\0").decode(errors="replace")
         return f"{self.folder / self._shards[shard]['name']}: {member}"
 
     def problems(self) -> list[str]:
-        """Files that are missing and shards of the wrong size; opens none.
-
-        Returns:
-            One line per bad file, with the number of samples that a shard takes along.
-        """
+        """Return one line per missing file or shard of the wrong size; opens none."""
         lines = [size_problem(self.folder, shard) for shard in self._shards]
         if not (index := index_path(self.folder, self.split)).is_file():
             lines.append(f"{index} is missing")
         return [f"{line}; {_REDO}" for line in lines if line]
 
     def _rows(self) -> np.ndarray:
-        """The index (N, 1 + 2 F): shard, then offset and size of each field."""
+        """Map the index (N, 1 + 2 F ...): shard, offset and size of each field, further numbers."""
         if self._index is None:
             self._index = np.load(index_path(self.folder, self.split), mmap_mode="r")
         return self._index
 
     def _descriptor(self, shard: int) -> int:
-        """An open file; the one opened longest ago makes room when there are too many."""
+        """Return an open file; the one opened longest ago is closed when there are too many."""
         if shard not in self._open:
             if len(self._open) >= OPEN_SHARDS:
                 os.close(self._open.pop(next(iter(self._open))))
@@ -138,7 +128,7 @@ class ShardSet:
 
 
 def read_manifest(folder: Path, split: str, dataset: str) -> dict[str, Any]:
-    """The manifest of a finished split.
+    """Read the manifest of a finished split.
 
     Args:
         folder: Folder of the shards.
@@ -150,7 +140,7 @@ def read_manifest(folder: Path, split: str, dataset: str) -> dict[str, Any]:
         ``name, bytes, sha256, samples``.
 
     Raises:
-        ValueError: If there is none (half-written shards have none), or it is another data set's.
+        ValueError: If there is none (unfinished shards have none), or it is another data set's.
     """
     path = manifest_path(folder, split)
     try:
@@ -163,7 +153,7 @@ def read_manifest(folder: Path, split: str, dataset: str) -> dict[str, Any]:
     if named != dataset or manifest.get("format") != FORMAT:
         raise ValueError(
             f"{path} belongs to {named!r} (format {manifest.get('format')}), not to {dataset!r} "
-            f"(format {FORMAT}); name another folder or delete these shards"
+            f"(format {FORMAT}); give another directory or delete these shards"
         )
     return manifest
 
@@ -171,7 +161,7 @@ def read_manifest(folder: Path, split: str, dataset: str) -> dict[str, Any]:
 def damaged_shards(
     folder: Path, split: str, dataset: str, *, processes: int = 0, show_progress: bool = False
 ) -> dict[Path, str]:
-    """Shards of a finished split whose bytes are not those that were written; reads everything.
+    """Find shards of a finished split whose bytes have changed; reads everything.
 
     Args:
         folder: Folder of the shards.
@@ -196,15 +186,7 @@ def damaged_shards(
 
 
 def has_shards(folder: Path, split: str) -> bool:
-    """Whether a folder holds shards of a split, finished or not.
-
-    Args:
-        folder: Any folder.
-        split: The split.
-
-    Returns:
-        True if there is a manifest or a tar file of that split.
-    """
+    """Return whether a folder has shards of a split, finished or not."""
     return manifest_path(folder, split).is_file() or any(folder.glob(f"{split}-[0-9]*.tar"))
 
 
@@ -230,7 +212,6 @@ def _hash_problem(folder: Path, shard: Mapping[str, Any]) -> str:
         return line
     path = folder / shard["name"]
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found == shard["sha256"]:
-        return ""
+        if hashlib.file_digest(file, "sha256").hexdigest() == shard["sha256"]:
+            return ""
     return f"{path} has changed since it was written ({shard['samples']} samples)"

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.common.base import BenchmarkDataModule
 from datamodules.common.cache import build_once, demo_folder
-from datamodules.common.preparation import units_to_redo
+from datamodules.common.preparation import units_to_redo, was_interrupted
 from datamodules.common.sampling import evaluation_indices, padded_length, run_seed
 from datamodules.common.shards import has_shards
 from datamodules.imagenet import prepare as builder
@@ -46,20 +46,20 @@ class ImageNetDataModule(BenchmarkDataModule):
         """Defaults are the closed reference.
 
         Args:
-            root: Folder with ``train/<synset>/`` and ``val/``, or one with finished shards. None
+            root: Directory with ``train/<synset>/`` and ``val/``, or one with finished shards. None
                 generates the demo data.
             prepared_dir: Where shards and listings go; default ``finishline-imagenet`` in the root.
             batch_size: Training images per device and step.
             evaluation_batch_size: Evaluation images per device and step; speed and memory only.
             image_size: Side of the crops in pixels.
-            num_classes: Class folders that must be there.
+            num_classes: Class directories that must be there.
             num_train: Training images that must be there.
             num_val: Evaluation images that must be there.
             num_workers: Loader processes per device; 0 loads in the training process.
             prepare_processes: Processes that write shards; 0 chooses by cores and memory.
 
         Raises:
-            ValueError: If a number lies outside its range; one line each.
+            ValueError: If a number is out of range; one line each.
         """
         super().__init__()
         sizes = {
@@ -92,30 +92,21 @@ class ImageNetDataModule(BenchmarkDataModule):
         return padded_length(self.counts.train, self.global_batch_size)
 
     def prepare_data(self) -> None:
-        """List the files, unless there are shards or a listing; opens no image.
-
-        Raises:
-            FileNotFoundError: If the root does not exist.
-            ValueError: One line per problem.
-        """
+        """List the files, unless there are shards or a listing; opens no image."""
         self._write_demo()
         builder.make_readable(self._source, self._prepared, self.counts)
 
     def prepare(self) -> None:
-        """Check every image and write shards, or check those that are there by their hashes.
-
-        Raises:
-            FileNotFoundError: If the root does not exist.
-            ValueError: One line per missing part or unreadable image.
-        """
+        """Check every image and write shards, or check those that are there by their hashes."""
         self._write_demo()
         options: dict[str, Any] = {"processes": self.prepare_processes, "show_progress": True}
-        place = (self._source, self._prepared, self.counts)
+        arguments = (self._source, self._prepared, self.counts)
         redo = units_to_redo(self._prepared, self._source)
-        intact = builder.drop_damaged(*place, **options)
-        if redo or not intact or builder.shards_outdated(*place):
-            encoded_anew = builder.write_all_shards(*place, redo=redo, **options)
-            print(f"{encoded_anew} images are no plain JPEG (PNG, CMYK) and were encoded anew")
+        intact = builder.drop_damaged(*arguments, **options)
+        intact = intact and not was_interrupted(self._prepared)
+        if redo or not intact or builder.shards_outdated(*arguments):
+            encoded_anew = builder.write_all_shards(*arguments, redo=redo, **options)
+            print(f"{encoded_anew} images are not plain JPEGs (PNG, CMYK) and were re-encoded")
         print(
             f"ImageNet{' demo' if self.demo else ''} is ready in {self._prepared}: "
             f"{self.counts.train} training and {self.counts.val} evaluation images of "
@@ -123,11 +114,7 @@ class ImageNetDataModule(BenchmarkDataModule):
         )
 
     def problems(self) -> list[str]:
-        """What keeps this root from being used, without opening an image or writing a file.
-
-        Returns:
-            One line per problem: what, where, what to do; empty when all is well.
-        """
+        """Return one line per problem of this root, without opening an image or writing a file."""
         if self.root is None:
             return []
         if any(has_shards(self._prepared, split) for split in builder.SPLITS):
@@ -139,14 +126,7 @@ class ImageNetDataModule(BenchmarkDataModule):
         return []
 
     def setup(self, stage: str) -> None:
-        """Refuse a batch that the data set cannot fill.
-
-        Args:
-            stage: ``fit`` or ``validate``.
-
-        Raises:
-            ValueError: If a global batch is larger than the training set.
-        """
+        """Check that the training set fills a global batch."""
         if self.global_batch_size > self.counts.train:
             raise ValueError(
                 f"the global batch of {self.global_batch_size} images (data.batch_size "
@@ -155,11 +135,7 @@ class ImageNetDataModule(BenchmarkDataModule):
             )
 
     def mllog_facts(self) -> dict[str, object]:
-        """The log's data keys.
-
-        Returns:
-            Values by key.
-        """
+        """Return the log's data keys."""
         return {
             "train_samples": self.counts.train,
             "eval_samples": self.counts.val,
@@ -167,33 +143,21 @@ class ImageNetDataModule(BenchmarkDataModule):
         }
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Shuffled, augmented images of this rank, from where a resumed run stopped.
-
-        Returns:
-            The loader.
-        """
+        """Return shuffled, augmented images of this rank, from the resume position on."""
         sampler = self.epoch_sampler(self.counts.train)
         source = builder.open_source(self._source, self._prepared, "train", self.counts)
         dataset = TrainingImages(source, self.image_size, run_seed())
         return DataLoader(dataset, batch_sampler=sampler, **self.loader_options)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """Evaluation images of this rank, each exactly once over all ranks, none left out.
-
-        Returns:
-            The loader.
-        """
+        """Return evaluation images of this rank, each exactly once over all ranks."""
         source = builder.open_source(self._source, self._prepared, "val", self.counts)
         numbers = evaluation_indices(self.counts.val, self.trainer)
         dataset = EvaluationImages(source, self.image_size, numbers)
         return DataLoader(dataset, batch_size=self.evaluation_batch_size, **self.loader_options)
 
     def synthetic_batch(self) -> Batch:
-        """A random training batch on the CPU, for warm-up and speed tests.
-
-        Returns:
-            A batch with the keys, shapes, types and memory layout of a training batch.
-        """
+        """Return a random training batch on the CPU, for warm-up and speed tests."""
         B, S = self.batch_size, self.image_size
         image_BSS3 = torch.randint(0, 256, (B, S, S, 3), dtype=torch.uint8)
         return {

@@ -32,7 +32,7 @@ def _noise(y: np.ndarray, x: np.ndarray, rng: np.random.Generator) -> np.ndarray
 
 
 def _blocks(y: np.ndarray, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Squares of half a period, each light or dark by chance."""
+    """Draw squares of half a period, each light or dark by chance."""
     rows = np.floor((y - y.min()) / np.pi).astype(int)
     columns = np.floor((x - x.min()) / np.pi).astype(int)
     return rng.integers(0, 2, (rows.max() + 1, columns.max() + 1))[rows, columns].astype(float)
@@ -55,14 +55,7 @@ COUNTS = Counts(len(PATTERNS), len(PATTERNS) * TRAIN_PER_CLASS, len(PATTERNS) * 
 
 
 def write_textures(folder: Path) -> None:
-    """Write the demo data set, and its shards as ``prepare`` writes them.
-
-    Args:
-        folder: Existing empty folder; gets ``train``, ``val`` and ``finishline-imagenet``.
-
-    Raises:
-        OSError: If the folder cannot be written.
-    """
+    """Write the demo data set, and its shards as ``prepare`` writes them."""
     from datamodules.imagenet.prepare import write_all_shards
 
     write_images(folder, TRAIN_PER_CLASS, VAL_PER_CLASS)
@@ -70,16 +63,7 @@ def write_textures(folder: Path) -> None:
 
 
 def write_images(folder: Path, train_per_class: int, val_per_class: int) -> None:
-    """Write both splits in synset folders.
-
-    Args:
-        folder: Existing folder.
-        train_per_class: Training images of each class.
-        val_per_class: Evaluation images of each class.
-
-    Raises:
-        OSError: If the folder cannot be written.
-    """
+    """Write both splits in synset folders."""
     for number in range(len(PATTERNS)):
         synset = f"n{number + 1:08d}"
         for split, count in (("train", train_per_class), ("val", val_per_class)):
@@ -92,16 +76,7 @@ def write_images(folder: Path, train_per_class: int, val_per_class: int) -> None
 
 
 def texture(split: str, class_number: int, number: int) -> np.ndarray:
-    """One image.
-
-    Args:
-        split: ``train`` or ``val``.
-        class_number: Class in ``[0, 10)``.
-        number: Image in its class.
-
-    Returns:
-        image_HW3: uint8 RGB, 80 to 140 pixels a side.
-    """
+    """Draw one image: image_HW3, uint8 RGB, 80 to 140 pixels a side."""
     rng = np.random.default_rng([STREAM, split == "val", class_number, number])
     height, width = rng.integers(SMALLEST, LARGEST + 1, 2)
     scale = 2 * np.pi / rng.uniform(SHORTEST_PERIOD, LONGEST_PERIOD)
@@ -114,7 +89,7 @@ def texture(split: str, class_number: int, number: int) -> np.ndarray:
 
 
 def _colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Two colours that the noise does not drown."""
+    """Draw two colours that differ by more than the noise."""
     while True:
         first, second = rng.uniform(0, 255, (2, 3))
         if np.abs(first - second).max() >= LEAST_CONTRAST:

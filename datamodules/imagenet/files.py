@@ -1,4 +1,4 @@
-"""Finds ImageNet's files in a folder, and says in plain lines what is missing.
+"""Find ImageNet's files in a folder, and name what is missing.
 
 Accepted: ``train/<synset>/*.JPEG`` with ``val/<synset>/*.JPEG``, or with ``val/*.JPEG`` and a file
 of labels, one synset per line in the order of the file names.
@@ -14,12 +14,12 @@ LABELS = ("imagenet_2012_validation_synset_labels.txt", "synset_labels.txt")
 SOURCE = "image-net.org (free account, non-commercial research only)"
 TRAIN_ARCHIVE = f"ILSVRC2012_img_train.tar, 148 GB, from {SOURCE}"
 VAL_ARCHIVE = f"ILSVRC2012_img_val.tar, 6.7 GB, from {SOURCE}"
-NAMED = 3  # missing things that a message names before it only counts
+NAMED = 3  # missing classes that a message names before it only counts them
 
 
 @dataclass(frozen=True)
 class Counts:
-    """How much the data set holds when it is whole."""
+    """Classes and images of the complete data set."""
 
     classes: int
     train: int
@@ -28,35 +28,17 @@ class Counts:
 
 @dataclass(frozen=True)
 class Files:
-    """The images of both splits.
+    """The images of both splits: path from the root and class number of each."""
 
-    Attributes:
-        synsets: Class names in sorted order; the place is the class number.
-        train: Path from the root and class number of every training image, by class and name.
-        val: The same for evaluation, by file name.
-    """
-
-    synsets: tuple[str, ...]
-    train: Sequence[tuple[str, int]]
-    val: Sequence[tuple[str, int]]
+    synsets: tuple[str, ...]  # in sorted order; the position is the class number
+    train: Sequence[tuple[str, int]]  # by class and name
+    val: Sequence[tuple[str, int]]  # by file name
 
 
 def scan(root: Path, counts: Counts) -> Files:
-    """List all images without opening one.
-
-    Args:
-        root: Folder with ``train`` and ``val``.
-        counts: What must be there.
-
-    Returns:
-        The images.
-
-    Raises:
-        FileNotFoundError: If the root does not exist.
-        ValueError: One line per problem.
-    """
+    """List all images without opening one; raise one line per problem."""
     if not root.is_dir():
-        raise FileNotFoundError(f"{root} is not a folder; --data.root names the one with train/")
+        raise FileNotFoundError(f"{root} is not a directory; --data.root names the one with train/")
     train = _class_folders(root / "train")
     flat = _images(root / "val")
     val = {} if flat else _class_folders(root / "val")
@@ -71,7 +53,7 @@ def scan(root: Path, counts: Counts) -> Files:
     problems += _wrong_count(root / "val", len(flat) or len(labels), counts.val, VAL_ARCHIVE)
     if problems:
         raise ValueError("\n".join(problems))
-    number = {synset: place for place, synset in enumerate(synsets)}
+    number = {synset: label for label, synset in enumerate(synsets)}
     return Files(
         tuple(synsets),
         [(f"train/{s}/{name}", number[s]) for s in synsets for name in train[s]],
@@ -80,49 +62,42 @@ def scan(root: Path, counts: Counts) -> Files:
 
 
 def labels_of_flat_val(root: Path) -> bytes:
-    """What the classes depend on beside the files' places.
-
-    Args:
-        root: Folder with ``train`` and ``val``.
-
-    Returns:
-        Content of the file of labels where ``val`` is flat, else nothing.
-    """
-    place = _labels_file(root)
-    return place.read_bytes() if place is not None and _images(root / "val") else b""
+    """Return the content of the file of labels where ``val`` is flat, else nothing."""
+    path = _labels_file(root)
+    return path.read_bytes() if path is not None and _images(root / "val") else b""
 
 
 def _labels_file(root: Path) -> Path | None:
-    places = (folder / name for folder in (root, root / "val") for name in LABELS)
-    return next((place for place in places if place.is_file()), None)
+    paths = (folder / name for folder in (root, root / "val") for name in LABELS)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _missing_parts(root: Path, has_train: bool, has_val: bool) -> list[str]:
     problems = []
     if not has_train:
         problems.append(
-            f"{root / 'train'} holds no class folders with images: unpack {TRAIN_ARCHIVE}, then "
-            "each of its inner archives into a folder of that archive's name"
+            f"{root / 'train'} contains no class directories with images: unpack {TRAIN_ARCHIVE}, "
+            "then each of its inner archives into a directory of that archive's name"
         )
     if not has_val:
-        problems.append(f"{root / 'val'} holds no images: unpack {VAL_ARCHIVE} there")
+        problems.append(f"{root / 'val'} contains no images: unpack {VAL_ARCHIVE} there")
     return problems
 
 
 def _class_folders(folder: Path) -> dict[str, list[str]]:
-    """Image names of every class folder that has any."""
+    """List the image names of every class folder that has any."""
     if not folder.is_dir():
         return {}
-    found = {
+    folders = {
         entry.name: _images(Path(entry))
         for entry in os.scandir(folder)
         if entry.is_dir() and not entry.name.startswith(".")
     }
-    return {synset: names for synset, names in found.items() if names}
+    return {synset: names for synset, names in folders.items() if names}
 
 
 def _images(folder: Path) -> list[str]:
-    """Sorted names of the image files in a folder; hidden ones are other programs' leavings."""
+    """List the image files of a folder by name, without hidden ones of other programs."""
     if not folder.is_dir():
         return []
     with os.scandir(folder) as entries:
@@ -133,20 +108,20 @@ def _images(folder: Path) -> list[str]:
 def _labels(
     root: Path, flat: list[str], folders: dict[str, list[str]]
 ) -> tuple[list[tuple[str, str]], list[str]]:
-    """Name (from ``val``) and synset of every evaluation image, by file name; and problems."""
+    """Return name (from ``val``) and synset of each evaluation image, by file name; problems."""
     if not flat:
         pairs = [(f"{synset}/{name}", synset) for synset in folders for name in folders[synset]]
         return sorted(pairs, key=lambda pair: pair[0].partition("/")[2]), []
-    place = _labels_file(root)
-    if place is None:
+    path = _labels_file(root)
+    if path is None:
         return [], [
             f"{root / 'val'} is flat, so it needs {root / LABELS[0]}: one synset per line in the "
             "order of the file names (tensorflow/models, research/inception has it), or sort the "
-            "images into synset folders"
+            "images into synset directories"
         ]
-    lines = place.read_text().split()
+    lines = path.read_text().split()
     if len(lines) != len(flat):
-        text = f"{place} has {len(lines)} labels for {len(flat)} images in {root / 'val'}"
+        text = f"{path} has {len(lines)} labels for {len(flat)} images in {root / 'val'}"
         return [], [f"{text}; get the whole file, or the missing images"]
     return list(zip(flat, lines, strict=True)), []
 
@@ -157,14 +132,16 @@ def _missing_classes(
     missing = sorted(labelled - set(train))
     if missing:
         names = ", ".join(missing[:NAMED]) + (", ..." if len(missing) > NAMED else "")
-        return [f"{root / 'train'} lacks {len(missing)} class folders ({names}): {TRAIN_ARCHIVE}"]
+        return [
+            f"{root / 'train'} lacks {len(missing)} class directories ({names}): {TRAIN_ARCHIVE}"
+        ]
     if len(train) != counts.classes:
-        return [f"{root / 'train'} has {len(train)} class folders, expected {counts.classes}"]
+        return [f"{root / 'train'} has {len(train)} class directories, expected {counts.classes}"]
     return []
 
 
-def _wrong_count(folder: Path, found: int, expected: int, archive: str) -> list[str]:
-    if found == expected:
+def _wrong_count(folder: Path, count: int, expected: int, archive: str) -> list[str]:
+    if count == expected:
         return []
-    what = f"lacks {expected - found}" if found < expected else f"has {found - expected} too many"
+    what = f"lacks {expected - count}" if count < expected else f"has {count - expected} too many"
     return [f"{folder} {what} of {expected} images: {archive}"]

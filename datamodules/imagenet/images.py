@@ -1,4 +1,4 @@
-"""From a file's bytes to a training or evaluation image: odd formats, crop window, decode, resize.
+"""From a JPEG's bytes to a training or evaluation image: crop window, decode, resize.
 
 Shapes: S side of the square output, H W pixels of the original. Pixels are uint8 RGB in 0..255.
 """
@@ -27,18 +27,10 @@ class Box(NamedTuple):
 
 
 def distorted_box(rng: np.random.Generator, width: int, height: int) -> Box:
-    """Draw the window of a training crop.
+    """Draw the window of a training crop; the whole image after 100 failed attempts.
 
     Aspect is uniform, then the window's height is uniform between the bounds that the areas give;
     windows below a tenth of the image are drawn again.
-
-    Args:
-        rng: The sample's generator.
-        width: W of the image, >= 1.
-        height: H of the image, >= 1.
-
-    Returns:
-        The window; the whole image after 100 attempts in vain.
 
     Source:
         tensorflow, core/kernels/image/sample_distorted_bounding_box_op.cc, as called by
@@ -61,7 +53,7 @@ def distorted_box(rng: np.random.Generator, width: int, height: int) -> Box:
 def _window(
     aspect: float, draw: float, width: int, height: int, least: float, most: float
 ) -> tuple[int, int] | None:
-    """Width and height of a window of one aspect, or None if rounding puts it out of bounds."""
+    """Return a window's width and height, or None if rounding puts it out of bounds."""
     h = round(math.sqrt(least / aspect))
     highest = min(round(math.sqrt(most / aspect)), height)
     while highest > 0 and round(highest * aspect) > width:
@@ -77,19 +69,7 @@ def _window(
 
 
 def training_image(data: bytes, rng: np.random.Generator, side: int) -> np.ndarray:
-    """A random window of an image, resized and flipped half of the time.
-
-    Args:
-        data: A JPEG's bytes, as ``standard_jpeg`` gives them.
-        rng: The sample's generator.
-        side: S.
-
-    Returns:
-        image_SS3: uint8.
-
-    Raises:
-        ValueError: If the image cannot be decoded.
-    """
+    """Return image_SS3, uint8: a random window, resized and flipped half of the time."""
     header = jpeg_header(data)
     if header is None:
         raise ValueError("is not a JPEG file")
@@ -101,23 +81,11 @@ def training_image(data: bytes, rng: np.random.Generator, side: int) -> np.ndarr
 
 
 def cropped(data: bytes, header: Header, box: Box, side: int) -> torch.Tensor:
-    """A window of an image, resized to a square.
+    """Resize a window of an image to a square: image_3SS, uint8, channels innermost in memory.
 
     Where the window has at least twice the pixels wanted on both axes, the file is decoded at a
     half, a quarter or an eighth of its size, which skips most of the work and smooths about as the
     resizing would.
-
-    Args:
-        data: A JPEG's bytes.
-        header: Its header.
-        box: The window.
-        side: S.
-
-    Returns:
-        image_3SS: uint8, channels innermost in memory.
-
-    Raises:
-        ValueError: If the image cannot be decoded.
     """
     shrink = min(box.right - box.left, box.bottom - box.top) // side
     if shrink >= 2:
@@ -128,17 +96,7 @@ def cropped(data: bytes, header: Header, box: Box, side: int) -> torch.Tensor:
 
 
 def evaluation_image(data: bytes, side: int) -> np.ndarray:
-    """The centre of an image whose short side was resized to 256/224 of the crop.
-
-    Args:
-        data: A JPEG's bytes, as ``standard_jpeg`` gives them.
-        side: S.
-
-    Returns:
-        image_SS3: uint8.
-
-    Raises:
-        ValueError: If the image cannot be decoded.
+    """Return image_SS3, uint8: the centre, the short side resized to 256/224 of the crop.
 
     Source:
         mlcommons/training, image_classification/tensorflow2/imagenet_preprocessing.py (v1.0).
@@ -156,17 +114,7 @@ def evaluation_image(data: bytes, side: int) -> np.ndarray:
 
 
 def decode(data: bytes) -> torch.Tensor:
-    """Decode a whole JPEG.
-
-    Args:
-        data: Its bytes.
-
-    Returns:
-        image_3HW: uint8 RGB, channels innermost in memory.
-
-    Raises:
-        ValueError: If it is damaged or cut short.
-    """
+    """Decode a JPEG to image_3HW, uint8 RGB, channels innermost; ValueError if it is damaged."""
     from torchvision.io import ImageReadMode, decode_jpeg
 
     bytes_N = torch.frombuffer(bytearray(data), dtype=torch.uint8)
@@ -177,7 +125,7 @@ def decode(data: bytes) -> torch.Tensor:
 
 
 def _resize(image_3HW: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Bilinear with smoothing; equals Pillow's BILINEAR within one level of 255."""
+    """Resize, bilinear with smoothing; equals Pillow's BILINEAR within one level of 255."""
     # A window of an image is neither layout; copied, it takes the fast path and keeps its layout.
     image_13HW = image_3HW[None].contiguous(memory_format=torch.channels_last)
     return F.interpolate(image_13HW, (height, width), mode="bilinear", antialias=True)[0]

@@ -10,7 +10,7 @@ _FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 
 
 class Header(NamedTuple):
-    """What a JPEG file says of its image; 3 components are colour, 1 grey, 4 CMYK."""
+    """Size and colour components of a JPEG file; 3 components are colour, 1 grey, 4 CMYK."""
 
     width: int
     height: int
@@ -18,45 +18,30 @@ class Header(NamedTuple):
 
 
 def jpeg_header(data: bytes) -> Header | None:
-    """Read size and colour components, some ten times faster than opening the image.
-
-    Args:
-        data: A file's bytes.
-
-    Returns:
-        The header, or None if these are not the bytes of a JPEG file.
-    """
+    """Read a JPEG's header, some ten times faster than opening the image; None for other files."""
     if data[:2] != b"\xff\xd8":
         return None
-    place, end = 2, len(data) - 9
-    while place < end and data[place] == 0xFF:
-        marker = data[place + 1]
+    offset, end = 2, len(data) - 9
+    while offset < end and data[offset] == 0xFF:
+        marker = data[offset + 1]
         if marker in _FRAME:
-            height = int.from_bytes(data[place + 5 : place + 7], "big")
-            width = int.from_bytes(data[place + 7 : place + 9], "big")
-            return Header(width, height, data[place + 9])
+            height = int.from_bytes(data[offset + 5 : offset + 7], "big")
+            width = int.from_bytes(data[offset + 7 : offset + 9], "big")
+            return Header(width, height, data[offset + 9])
         if marker == 0xFF:  # padding
-            place += 1
+            offset += 1
         elif marker in _BARE:
-            place += 2
+            offset += 2
         else:
-            place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+            offset += 2 + int.from_bytes(data[offset + 2 : offset + 4], "big")
     return None
 
 
 def standard_jpeg(data: bytes) -> bytes:
-    """Bytes of a JPEG in colour or grey; anything else is encoded anew as RGB of quality 100.
+    """Return the bytes of a JPEG in colour or grey; re-encode anything else as RGB of quality 100.
 
-    ImageNet's training set has one PNG and 22 CMYK files named ``.JPEG``.
-
-    Args:
-        data: An image file's bytes, in any format that Pillow reads.
-
-    Returns:
-        The same bytes for a plain JPEG.
-
-    Raises:
-        ValueError: If it is no readable image.
+    ImageNet's training set has one PNG and 22 CMYK files named ``.JPEG``. Raises a ValueError if it
+    is not a readable image.
 
     Source:
         tensorflow/tpu, tools/datasets/imagenet_to_gcs.py.
@@ -70,14 +55,7 @@ def standard_jpeg(data: bytes) -> bytes:
 
 
 def check_decodable(data: bytes) -> None:
-    """Decode a whole image.
-
-    Args:
-        data: A JPEG's bytes.
-
-    Raises:
-        ValueError: If it is damaged or cut short.
-    """
+    """Decode a whole image; raise a ValueError if it is damaged or truncated."""
     try:
         open_image(data).load()
     except (OSError, SyntaxError) as error:
@@ -85,10 +63,10 @@ def check_decodable(data: bytes) -> None:
 
 
 def open_image(data: bytes) -> Any:
-    """A Pillow image; its pixels are not decoded yet."""
+    """Open a Pillow image; its pixels are not decoded yet."""
     from PIL import Image
 
     try:
         return Image.open(io.BytesIO(data))
     except (OSError, SyntaxError) as error:
-        raise ValueError("is no readable image") from error
+        raise ValueError("is not a readable image") from error

@@ -1,4 +1,4 @@
-"""Brings ImageNet into the form that training reads: shards, or a listing of plain files."""
+"""Prepare ImageNet for training: shards, or a listing of plain files."""
 
 import hashlib
 from collections.abc import Collection
@@ -80,7 +80,7 @@ def write_all_shards(
 ) -> int:
     """Check every image and write both splits' shards, keeping finished ones but those to redo.
 
-    Returns the number of images that were no plain JPEG: their bytes in the shards have another
+    Returns the number of images that were not plain JPEGs: their bytes in the shards have another
     length (23 in ImageNet).
     """
     plans = _plans(root, scan(root, counts), samples_per_shard, measure=True)
@@ -91,6 +91,7 @@ def write_all_shards(
         "show_progress": show_progress,
     }
     with preparing(prepared, DATASET, {}, **options) as preparation:
+        # No "is it ready?": finished shards are found by their records and sizes.
         index = write_shards(preparation, plans, partial(_load, root), processes=processes)
         preparation.finish(vars(counts))
     return sum(int((index[plan.split][:, 2] != plan.sizes).sum()) for plan in plans)

@@ -20,11 +20,7 @@ _ERROR = "BadImageError: "
 
 
 class BadImageError(ValueError):
-    """An image that cannot be used.
-
-    Args:
-        text: One line; or what a loader's worker makes of it, whose last line that is.
-    """
+    """An image that cannot be used; of a loader worker's traceback, the last line is kept."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text.rstrip().rpartition(_ERROR)[2])
@@ -39,13 +35,7 @@ class Batch(TypedDict):
 
 
 class TrainingImages(Dataset[Batch]):
-    """Augmented images; a batch of keys gives a batch.
-
-    Args:
-        source: The images.
-        side: S.
-        seed: Run seed.
-    """
+    """Augmented images; a batch of keys gives a batch."""
 
     def __init__(self, source: ImageSource, side: int, seed: int) -> None:
         self.source, self.side, self.seed = source, side, seed
@@ -54,29 +44,16 @@ class TrainingImages(Dataset[Batch]):
         return self.__getitems__([key])
 
     def __getitems__(self, keys: Sequence[SampleKey]) -> Batch:
-        """Augment a batch of images; the draws depend on seed and key only.
+        """Augment a batch of images; the draws depend on seed and key only."""
 
-        Args:
-            keys: Which images, in which epoch.
-
-        Returns:
-            The batch.
-        """
-
-        def make(place: int, data: bytes) -> np.ndarray:
-            return training_image(data, sample_rng(self.seed, *_draw(keys[place])), self.side)
+        def make(position: int, data: bytes) -> np.ndarray:
+            return training_image(data, sample_rng(self.seed, *_draw(keys[position])), self.side)
 
         return _batch(self.source, [key.index for key in keys], self.side, make)
 
 
 class EvaluationImages(Dataset[Batch]):
-    """Centre crops of some images.
-
-    Args:
-        source: The images.
-        side: S.
-        numbers: Which ones, in order.
-    """
+    """Centre crops of the images in ``numbers``, in that order."""
 
     def __init__(self, source: ImageSource, side: int, numbers: Sequence[int]) -> None:
         self.source, self.side, self.numbers = source, side, numbers
@@ -84,35 +61,21 @@ class EvaluationImages(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def __getitem__(self, place: int) -> Batch:
-        return self.__getitems__([place])
+    def __getitem__(self, position: int) -> Batch:
+        return self.__getitems__([position])
 
-    def __getitems__(self, places: Sequence[int]) -> Batch:
-        """Crop a batch of images.
+    def __getitems__(self, positions: Sequence[int]) -> Batch:
+        """Crop a batch of images, given by their positions in ``numbers``."""
+        numbers = [self.numbers[position] for position in positions]
 
-        Args:
-            places: Places in ``numbers``.
-
-        Returns:
-            The batch.
-        """
-        numbers = [self.numbers[place] for place in places]
-
-        def make(place: int, data: bytes) -> np.ndarray:
+        def make(position: int, data: bytes) -> np.ndarray:
             return evaluation_image(data, self.side)
 
         return _batch(self.source, numbers, self.side, make)
 
 
 def as_is(batch: Batch) -> Batch:
-    """Collate function of loaders whose data set makes whole batches.
-
-    Args:
-        batch: The batch.
-
-    Returns:
-        The same.
-    """
+    """Collate for data sets that make whole batches: return the batch."""
     return batch
 
 
@@ -126,16 +89,16 @@ def _batch(
     side: int,
     make: Callable[[int, bytes], np.ndarray],
 ) -> Batch:
-    """Read images straight into their place of the batch."""
+    """Read images straight into their rows of the batch."""
     image_BSS3 = np.empty((len(numbers), side, side, 3), dtype=np.uint8)
     labels = []
-    for place, number in enumerate(numbers):
+    for position, number in enumerate(numbers):
         try:
             data, label = source.read(number)
         except ValueError as error:
             raise BadImageError(f"{source.name(number)} {error}") from error
         try:
-            image_BSS3[place] = make(place, data)
+            image_BSS3[position] = make(position, data)
         except ValueError as error:
             text = f"{source.name(number)} {error}; {source.remedy}"
             raise BadImageError(text) from error

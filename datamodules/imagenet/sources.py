@@ -15,31 +15,21 @@ FIELDS = ("jpg", "cls")
 
 
 class ImageSource(Protocol):
-    """Where images come from; the same number gives the same bytes from files and from shards.
+    """Source of images; the same number gives the same bytes from files and from shards."""
 
-    Attributes:
-        remedy: What to do about an image that cannot be decoded.
-    """
-
-    remedy: str
+    remedy: str  # what to do about an image that cannot be decoded
 
     def read(self, number: int) -> tuple[bytes, int]:
-        """A JPEG's bytes and the class number."""
+        """Return a JPEG's bytes and the class number."""
 
     def name(self, number: int) -> str:
-        """Where the image is, for messages."""
+        """Return where the image is, for messages."""
 
 
 class FileSource:
-    """Images in plain files, listed once and never kept in memory as a list.
+    """Images in plain files, listed once by ``write_listing``."""
 
-    Args:
-        root: Folder that the listed paths start from.
-        listing: Folder that ``write_listing`` made.
-        split: ``train`` or ``val``.
-    """
-
-    remedy = "take it out of its archive again"
+    remedy = "extract it from its archive again"
 
     def __init__(self, root: Path, listing: Path, split: str) -> None:
         self.root, self.listing = root, listing
@@ -48,17 +38,7 @@ class FileSource:
         self._labels = np.load(listing / f"{split}.labels.npy", mmap_mode="r")
 
     def read(self, number: int) -> tuple[bytes, int]:
-        """Bytes and class of one image.
-
-        Args:
-            number: The image.
-
-        Returns:
-            A plain JPEG's bytes (others are encoded anew, as in shards) and the class number.
-
-        Raises:
-            ValueError: If the file is missing or no image.
-        """
+        """Return a plain JPEG's bytes (others are re-encoded, as in shards) and the class."""
         path = self._path(number)
         try:
             data = path.read_bytes()
@@ -72,14 +52,6 @@ class FileSource:
             raise ValueError(f"{error}; {self.remedy}") from error
 
     def name(self, number: int) -> str:
-        """The file's path.
-
-        Args:
-            number: The image.
-
-        Returns:
-            The path.
-        """
         return str(self._path(number))
 
     def _path(self, number: int) -> Path:
@@ -87,60 +59,30 @@ class FileSource:
 
 
 class ShardSource:
-    """Images in shards.
-
-    Args:
-        folder: Folder of the shards.
-        split: ``train`` or ``val``.
-        counts: What the manifest must agree with.
-
-    Raises:
-        ValueError: One line per problem.
-    """
+    """Images in shards; raises one line per problem, also where ``counts`` do not fit."""
 
     remedy = "run the recipe's prepare command, which finds and replaces damaged shards"
 
     def __init__(self, folder: Path, split: str, counts: Counts) -> None:
         self.shards = ShardSet(folder, split, dataset=DATASET)
-        found = (len(self.shards.manifest["facts"]["synsets"]), len(self.shards))
+        actual = (len(self.shards.manifest["facts"]["synsets"]), len(self.shards))
         expected = (counts.classes, counts.train if split == "train" else counts.val)
-        if found != expected:
+        if actual != expected:
             raise ValueError(
-                f"{folder / split}.json has {found[1]} images of {found[0]} classes, expected "
+                f"{folder / split}.json has {actual[1]} images of {actual[0]} classes, expected "
                 f"{expected[1]} of {expected[0]}: these are another data set's shards"
             )
 
     def read(self, number: int) -> tuple[bytes, int]:
-        """Bytes and class of one image.
-
-        Args:
-            number: The image.
-
-        Returns:
-            A plain JPEG's bytes and the class number.
-        """
         data, label = self.shards.read(number)
         return data, int(label)
 
     def name(self, number: int) -> str:
-        """Shard and member.
-
-        Args:
-            number: The image.
-
-        Returns:
-            Both in one string.
-        """
         return self.shards.name(number)
 
 
 def write_listing(folder: Path, files: Files) -> None:
-    """Write the paths and class numbers of plain files.
-
-    Args:
-        folder: Existing empty folder.
-        files: The images.
-    """
+    """Write the paths and class numbers of plain files into an empty folder."""
     for split, images in (("train", files.train), ("val", files.val)):
         np.save(folder / f"{split}.names.npy", np.array([name.encode() for name, _ in images]))
         np.save(folder / f"{split}.labels.npy", np.array([c for _, c in images], dtype=np.int32))

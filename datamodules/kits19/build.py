@@ -44,24 +44,11 @@ def build(
     redo: Collection[str] = (),
     show_progress: bool = False,
 ) -> Cases:
-    """Preprocess what is not yet done of a raw folder.
+    """Preprocess the cases of a raw folder that are not done yet; return all cases of the split.
 
-    Args:
-        raw_folder: Folder with the raw ``case_XXXXX`` folders.
-        out: Prepared folder; made if missing.
-        split: The cases wanted.
-        minimum: Least size of each axis.
-        checksums: Expected MD5 by file name; empty for generated data.
-        processes: Worker processes; 0 chooses by cores and memory.
-        redo: Cases to preprocess again.
-        show_progress: Draw a progress bar.
-
-    Returns:
-        All cases of the split.
-
-    Raises:
-        ValueError: One line per problem: bad raw files, no space, a folder that cannot be written,
-            labels that differ from the reference's. Complete cases are kept, others removed.
+    Raises a ValueError with one line per problem: bad raw files, no space, labels that differ from
+    the reference's. Good cases are kept, bad ones removed. ``checksums`` gives the expected MD5 by
+    file name; it is empty for generated data.
     """
     raws, problems = scan_cases(raw_folder, split.cases)
     if problems:
@@ -106,22 +93,7 @@ def adopt(
     processes: int = 0,
     show_progress: bool = False,
 ) -> Cases:
-    """Check a folder that was preprocessed elsewhere; only the manifest is added to it.
-
-    Args:
-        folder: Folder with ``case_XXXXX_x.npy`` and ``_y.npy`` files.
-        split: The cases wanted.
-        minimum: Least size of each axis.
-        checksums: Expected MD5 by file name.
-        processes: Worker processes; 0 chooses by cores.
-        show_progress: Draw a progress bar.
-
-    Returns:
-        All cases of the split.
-
-    Raises:
-        ValueError: One line per problem.
-    """
+    """Check a folder that was preprocessed elsewhere; only the manifest is added to it."""
     size = sum(path.stat().st_size for path in folder.glob("case_*.npy"))
     workers = processes or (1 if size < SERIAL_BYTES else os.cpu_count() or 1)
     job = partial(inspect_case, folder, minimum=tuple(minimum))

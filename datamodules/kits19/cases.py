@@ -15,19 +15,12 @@ DATASET, FORMAT = "kits19", 2
 
 @dataclass(frozen=True)
 class PreparedCase:
-    """One preprocessed case as the manifest records it.
+    """One preprocessed case as the manifest records it."""
 
-    Attributes:
-        case: 5-digit id.
-        shape: Size in voxels (D, H, W).
-        md5_x: MD5 of ``case_XXXXX_x.npy``.
-        md5_y: MD5 of ``case_XXXXX_y.npy``.
-    """
-
-    case: str
-    shape: tuple[int, int, int]
-    md5_x: str
-    md5_y: str
+    case: str  # 5-digit id
+    shape: tuple[int, int, int]  # in voxels (D, H, W)
+    md5_x: str  # of the image's file
+    md5_y: str  # of the label's file
 
 
 Cases = dict[str, PreparedCase]
@@ -69,21 +62,13 @@ def case_of(record: Mapping[str, Any]) -> PreparedCase:
 
 
 def read_cases(folder: Path, minimum: Sequence[int]) -> Cases:
-    """Read a prepared folder's manifest; opens no volume.
+    """Read a prepared folder's cases whose two files exist; opens no volume.
 
-    Args:
-        folder: Prepared folder; may not exist yet.
-        minimum: Least size of each axis that this run needs.
-
-    Returns:
-        By case id, the cases whose two files exist; none if there is no manifest.
-
-    Raises:
-        ValueError: If the folder was prepared with another minimum size.
+    Raises a ValueError if the folder was prepared with another minimum size.
     """
     cases: Cases = {}
-    for place in (folder, checked_folder(folder)):
-        content = read_manifest(place, DATASET, version=FORMAT, upgrade=from_format_1)
+    for manifest_folder in (folder, checked_folder(folder)):
+        content = read_manifest(manifest_folder, DATASET, version=FORMAT, upgrade=from_format_1)
         if content is not None:
             check_settings(folder, content["settings"], settings(minimum))
             cases |= {record["case"]: case_of(record) for record in content["cases"]}

@@ -15,10 +15,7 @@ CHANGED_UPSTREAM = {"00043"}
 
 
 def reference_checksums() -> dict[str, str]:
-    """MD5 of the 420 files as the reference's preprocessing writes them.
-
-    Returns:
-        MD5 by file name.
+    """Return the MD5s of the 420 files that the reference's preprocessing writes, by file name.
 
     Source:
         mlcommons/training @ 9947bdf2, image_segmentation/pytorch/checksum.json.
@@ -29,15 +26,9 @@ def reference_checksums() -> dict[str, str]:
 def label_errors(
     folder: Path, cases: Mapping[str, PreparedCase], checksums: Mapping[str, str]
 ) -> dict[str, str]:
-    """Labels that differ from the reference's; nearest-neighbour resampling leaves no excuse.
+    """Return one line for each case whose label differs from the reference's.
 
-    Args:
-        folder: Prepared folder, for the text.
-        cases: Finished cases.
-        checksums: Expected MD5 by file name; an unlisted file passes.
-
-    Returns:
-        One line by case id.
+    Nearest-neighbour resampling is exact, so there is no excuse. An unlisted file passes.
     """
     paths = {case: label_path(folder, case) for case in cases if case not in CHANGED_UPSTREAM}
     return {
@@ -49,15 +40,7 @@ def label_errors(
 
 
 def checksum_verdict(cases: Mapping[str, PreparedCase], checksums: Mapping[str, str]) -> list[str]:
-    """What to say about the checksums once all labels have passed.
-
-    Args:
-        cases: Finished cases.
-        checksums: Expected MD5 by file name; empty for generated data.
-
-    Returns:
-        A line of confirmation or of warning, and one for the case that upstream changed.
-    """
+    """Summarise the checksums, empty for generated data, once all labels have passed."""
     if not checksums:
         return []
     here = Path()

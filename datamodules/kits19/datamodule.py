@@ -58,7 +58,7 @@ class KiTS19DataModule(BenchmarkDataModule):
         """Defaults are the closed reference on one device.
 
         Args:
-            root: Folder with the raw ``case_XXXXX`` folders, a ``kits19`` clone, or a folder with
+            root: Directory with the raw ``case_XXXXX`` directories, a ``kits19`` clone, or one with
                 files that are already preprocessed. None generates the demo data.
             prepared_dir: Where preprocessed files go; default ``finishline-unet3d`` in the root.
             batch_size: Samples per device and step.
@@ -72,7 +72,7 @@ class KiTS19DataModule(BenchmarkDataModule):
                 half precision) and crop and augment there.
 
         Raises:
-            ValueError: If a number lies outside its range; one line each.
+            ValueError: If a number is out of range; one line each.
         """
         super().__init__()
         problems = [
@@ -107,21 +107,11 @@ class KiTS19DataModule(BenchmarkDataModule):
         return padded_length(len(self._split.train), self.global_batch_size)
 
     def prepare_data(self) -> None:
-        """Make the preprocessed files; when they are there, only the manifest is read.
-
-        Raises:
-            FileNotFoundError: If the root is missing or is not the data's folder.
-            ValueError: One line per problem in the data.
-        """
+        """Make the preprocessed files; if they are there, only the manifest is read."""
         self._prepare(show_progress=not self.demo)
 
     def prepare(self) -> None:
-        """The same with a progress bar and a verdict, for the ``prepare`` command.
-
-        Raises:
-            FileNotFoundError: If the root is missing or is not the data's folder.
-            ValueError: One line per problem in the data.
-        """
+        """Prepare with a progress bar and a verdict; what changed since is prepared again."""
         cases = self._prepare(show_progress=True, check_raw=True)
         split = self._split
         print(
@@ -132,11 +122,7 @@ class KiTS19DataModule(BenchmarkDataModule):
             print(line)
 
     def problems(self) -> list[str]:
-        """What keeps this root from being used, without reading or writing any volume.
-
-        Returns:
-            One line per problem: what, where, what to do; empty when all is well.
-        """
+        """Return one line per problem of this root, without reading or writing any volume."""
         if self.root is None:
             return []
         try:
@@ -152,11 +138,7 @@ class KiTS19DataModule(BenchmarkDataModule):
         return builder.raw_problems(folder, self._prepared, todo, self.crop_size)
 
     def mllog_facts(self) -> dict[str, object]:
-        """The log's data keys, from the split and the arguments.
-
-        Returns:
-            Values by key.
-        """
+        """Return the log's data keys, from the split and the arguments."""
         return {
             "train_samples": len(self._split.train),
             "eval_samples": len(self._split.evaluation),
@@ -166,11 +148,7 @@ class KiTS19DataModule(BenchmarkDataModule):
         }
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Shuffled crops of this rank, from where a resumed run stopped.
-
-        Returns:
-            The loader; iterating it gives training batches.
-        """
+        """Return shuffled crops of this rank, from the resume position on."""
         cases = self._cases(self._split.train)
         dataset = TrainingVolumes(
             self._prepared,
@@ -183,6 +161,7 @@ class KiTS19DataModule(BenchmarkDataModule):
         )
         sampler = self.epoch_sampler(len(cases))
         if self.device_cache:
+            # The loader then gives indices and draws; transfer_batch_to_device makes the crops.
             self._train_volumes = DeviceVolumes(self._prepared, cases, torch.float16)
         return DataLoader(
             dataset,
@@ -192,17 +171,13 @@ class KiTS19DataModule(BenchmarkDataModule):
         )
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """Whole evaluation volumes of this rank, each exactly once over all ranks.
-
-        Returns:
-            The loader; iterating it gives one volume at a time.
-        """
+        """Return whole evaluation volumes of this rank, each exactly once over all ranks."""
         cases = self._cases(self._split.evaluation)
         indices = evaluation_indices(len(cases), self.trainer)
         if not self.device_cache:
             volumes = EvaluationVolumes(self._prepared, cases, indices)
             return DataLoader(volumes, batch_size=1, **self.loader_options)
-        # Evaluation keeps single precision: the quality must not depend on where volumes lie.
+        # Evaluation keeps single precision: the quality must not depend on where volumes are kept.
         self._evaluation_volumes = DeviceVolumes(self._prepared, cases, torch.float32)
         numbers: Any = indices
         return DataLoader(numbers, batch_size=1, collate_fn=order_volumes)
@@ -210,16 +185,7 @@ class KiTS19DataModule(BenchmarkDataModule):
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int
     ) -> Any:
-        """Move a batch, or with ``device_cache`` make it on the device, without waiting for it.
-
-        Args:
-            batch: What the loader gave.
-            device: Where the model is.
-            dataloader_idx: Number of the loader.
-
-        Returns:
-            The batch on the device.
-        """
+        """Move a batch, or with ``device_cache`` make it on the device, without synchronising."""
         if not isinstance(batch, DeviceOrder):
             return super().transfer_batch_to_device(batch, device, dataloader_idx)
         volumes = self._evaluation_volumes if batch.draws is None else self._train_volumes
@@ -227,11 +193,7 @@ class KiTS19DataModule(BenchmarkDataModule):
         return volumes.batch(batch, self.crop_size, device)
 
     def synthetic_batch(self) -> Batch:
-        """A random training batch on the CPU, for warm-up and speed tests.
-
-        Returns:
-            A batch with the keys, shapes and types of a training batch.
-        """
+        """Return a random training batch on the CPU, for warm-up and speed tests."""
         shape = (self.batch_size, 1, *self.crop_size)
         return {
             "image": torch.randn(shape),
@@ -290,7 +252,6 @@ class KiTS19DataModule(BenchmarkDataModule):
         return builder.build(folder, out, self._split, self.crop_size, redo=redo, **options)
 
     def _cases(self, wanted: tuple[str, ...]) -> list[PreparedCase]:
-        """The manifest's records of some cases."""
         done = read_cases(self._prepared, self.crop_size)
         if lost := [case for case in wanted if case not in done]:
             raise ValueError(
@@ -306,7 +267,6 @@ def _is_preprocessed(folder: Path) -> bool:
 
 
 def _demo_split() -> CaseSplit:
-    """The generated cases, 6 of them held out."""
     from datamodules.kits19.demo import EVALUATION, NUM_CASES
 
     every = tuple(f"{number:05d}" for number in range(NUM_CASES))

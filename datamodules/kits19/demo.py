@@ -21,14 +21,7 @@ STREAM = 20191  # keeps the phantoms' random numbers apart from every other use 
 
 
 def write_phantoms(folder: Path) -> None:
-    """Write all demo cases.
-
-    Args:
-        folder: Existing folder; gets ``case_XXXXX/imaging.nii.gz`` and ``segmentation.nii.gz``.
-
-    Raises:
-        OSError: If the folder cannot be written.
-    """
+    """Write all demo cases as ``case_XXXXX/{imaging,segmentation}.nii.gz``."""
     for number in range(NUM_CASES):
         image_DHW, label_DHW = phantom(number)
         case = folder / f"case_{number:05d}"
@@ -40,33 +33,14 @@ def write_phantoms(folder: Path) -> None:
 def save_nifti(
     path: Path, volume_DHW: np.ndarray, spacing: tuple[float, float, float] = SPACING_MM
 ) -> None:
-    """Write one volume as compressed NIfTI.
-
-    Args:
-        path: File to write, ending in ``.nii.gz``.
-        volume_DHW: Voxels, int16 or uint8.
-        spacing: Voxel size in mm (slices, height, width).
-
-    Raises:
-        OSError: If it cannot be written.
-    """
+    """Write one volume, int16 or uint8, as compressed NIfTI; spacing in mm (D, H, W)."""
     import nibabel
 
     nibabel.save(nibabel.Nifti1Image(volume_DHW, np.diag([*spacing, 1.0])), path)
 
 
 def phantom(number: int) -> tuple[np.ndarray, np.ndarray]:
-    """One raw case.
-
-    The tumour is brighter than the kidney, not between kidney and background: with a value between
-    them every kidney border would look like tumour.
-
-    Args:
-        number: Case number.
-
-    Returns:
-        image_DHW int16 in Hounsfield units and label_DHW uint8 in 0..2, of one size.
-    """
+    """Return one raw case: image_DHW int16 in Hounsfield units and label_DHW uint8 in 0..2."""
     from scipy.ndimage import gaussian_filter
 
     rng = np.random.default_rng([STREAM, number])
@@ -83,12 +57,13 @@ def phantom(number: int) -> tuple[np.ndarray, np.ndarray]:
     kidney_voxels = np.argwhere(label == 1)
     centre = kidney_voxels[rng.integers(len(kidney_voxels))] * scale
     label[_within(grid_3DHW, centre, np.full(3, rng.uniform(5, 7)))] = 2
+    # The tumour is brighter than the kidney: with a value between kidney and background every
+    # kidney border would look like tumour.
     clean = np.array([BACKGROUND_HU, KIDNEY_HU, TUMOUR_HU])[label]
     image = gaussian_filter(clean, BLUR_VOXELS) + rng.normal(0.0, NOISE_HU, shape)
     return np.rint(image).astype(np.int16), label
 
 
 def _within(grid_3DHW: np.ndarray, centre: np.ndarray, semi_axes: np.ndarray) -> np.ndarray:
-    """Which grid points lie in an ellipsoid."""
     offset = (grid_3DHW - centre[:, None, None, None]) / semi_axes[:, None, None, None]
     return (offset**2).sum(axis=0) <= 1.0

@@ -22,17 +22,9 @@ MEAN_HU, STD_HU = 101.0, 76.9
 
 
 def resampled_shape(shape: Sequence[int], spacing: Sequence[float]) -> list[int]:
-    """Size at the target spacing, truncated; unchanged only if the spacing is exactly the target.
-
-    A float32 header never equals 1.6 exactly, so in practice every case is resampled.
-
-    Args:
-        shape: Size in voxels (D, H, W).
-        spacing: Voxel size in mm, > 0.
-
-    Returns:
-        New size.
-    """
+    """Return the size (D, H, W) at the target spacing, truncated."""
+    # Unchanged only if the spacing is exactly the target. A float32 header never equals 1.6, so
+    # in practice every case is resampled.
     if list(spacing) == list(TARGET_SPACING_MM):
         return list(shape)
     return [
@@ -42,28 +34,12 @@ def resampled_shape(shape: Sequence[int], spacing: Sequence[float]) -> list[int]
 
 
 def padded_shape(shape: Sequence[int], minimum: Sequence[int]) -> tuple[int, ...]:
-    """Size after padding.
-
-    Args:
-        shape: Size in voxels (D, H, W).
-        minimum: Least size of each axis.
-
-    Returns:
-        The larger of the two, per axis.
-    """
+    """Return the larger of size and minimum, per axis."""
     return tuple(max(pair) for pair in zip(shape, minimum, strict=True))
 
 
 def prepared_bytes(raw: RawCase, minimum: Sequence[int]) -> int:
-    """Disk space of one preprocessed case: float32 image and uint8 label.
-
-    Args:
-        raw: The case's headers.
-        minimum: Least size of each axis.
-
-    Returns:
-        Bytes.
-    """
+    """Return the disk space of a preprocessed case: float32 image and uint8 label."""
     return 5 * math.prod(padded_shape(resampled_shape(raw.shape, raw.spacing), minimum))
 
 
@@ -75,14 +51,8 @@ def preprocess(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Resample to 1.6 x 1.2 x 1.2 mm, clip and normalise the image, pad both by repeating the edge.
 
-    Args:
-        image_1DHW: float32 in Hounsfield units.
-        label_1DHW: uint8 class ids, same size.
-        spacing: Voxel size in mm (D, H, W).
-        minimum: Least size of each axis afterwards (128 each in the reference).
-
-    Returns:
-        Image, float32 in about [-2.341, 2.640], and label, uint8, of one new size.
+    Takes float32 Hounsfield units and uint8 classes; gives float32 in about [-2.341, 2.640] and
+    uint8, at least ``minimum`` voxels (D, H, W).
 
     Source:
         mlcommons/training @ 9947bdf2, image_segmentation/pytorch/preprocess_dataset.py.
@@ -95,7 +65,7 @@ def preprocess(
         image_1DHW = F.interpolate(
             from_numpy(image_1DHW)[None], size=size, mode="trilinear", align_corners=True
         )[0].numpy()
-        # The older "nearest" (floor of the scaled index), not "nearest-exact".
+        # "nearest" floors the scaled index, as the reference does; "nearest-exact" would not.
         small = from_numpy(label_1DHW)[None]
         label_1DHW = F.interpolate(small, size=size, mode="nearest")[0].numpy()
     image_1DHW = (np.clip(image_1DHW, *CLIP_HU) - MEAN_HU) / STD_HU
@@ -123,31 +93,15 @@ def save_npy(path: Path, array: np.ndarray) -> str:
 
 
 def md5_of(path: Path) -> str:
-    """MD5 of a file.
-
-    Args:
-        path: File to read.
-
-    Returns:
-        Hexadecimal digest.
-    """
+    """Return the MD5 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "md5").hexdigest()
 
 
 def inspect_case(folder: Path, case: str, minimum: Sequence[int]) -> PreparedCase:
-    """Check one case that was preprocessed elsewhere.
+    """Check one case that was preprocessed elsewhere and return its record.
 
-    Args:
-        folder: Folder with the ``.npy`` files.
-        case: 5-digit id.
-        minimum: Least size of each axis.
-
-    Returns:
-        The case's record.
-
-    Raises:
-        ValueError: If a file is missing or damaged, or shapes, types or labels are wrong.
+    Raises a ValueError if a file is missing or damaged, or shapes, types or labels are wrong.
     """
     arrays = []
     for path, dtype in ((image_path(folder, case), "float32"), (label_path(folder, case), "uint8")):

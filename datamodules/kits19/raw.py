@@ -1,4 +1,4 @@
-"""The raw KiTS19 folder: finding it, checking it without unpacking it, reading one case.
+"""The raw KiTS19 folder: find it, check it without unpacking it, read one case.
 
 Layout: ``case_XXXXX/imaging.nii.gz`` and ``case_XXXXX/segmentation.nii.gz``, axes (slices, height,
 width), voxel spacing in the header in the same order.
@@ -24,57 +24,34 @@ OBTAIN = (
 
 @dataclass(frozen=True)
 class CaseSplit:
-    """Which cases train and which evaluate, as 5-digit ids in ascending order.
-
-    Attributes:
-        train: Training cases.
-        evaluation: Held-out cases.
-    """
+    """Ids (5 digits, ascending) of the training and evaluation cases."""
 
     train: tuple[str, ...]
     evaluation: tuple[str, ...]
 
     @property
     def cases(self) -> tuple[str, ...]:
-        """All cases, ascending."""
         return tuple(sorted(self.train + self.evaluation))
 
 
 @dataclass(frozen=True)
 class RawCase:
-    """One raw case as its headers describe it.
+    """One raw case as its headers describe it."""
 
-    Attributes:
-        case: 5-digit id.
-        folder: Folder with the two files.
-        shape: Size in voxels (slices, height, width).
-        spacing: Voxel size in mm, same order.
-    """
-
-    case: str
+    case: str  # 5-digit id
     folder: Path
-    shape: tuple[int, int, int]
-    spacing: tuple[float, float, float]
+    shape: tuple[int, int, int]  # in voxels (slices, height, width)
+    spacing: tuple[float, float, float]  # in mm, same order
 
 
 def data_lines(name: str) -> list[str]:
-    """The lines of a list shipped in ``datamodules/kits19/data``, comments left out.
-
-    Args:
-        name: File name.
-
-    Returns:
-        Non-empty lines.
-    """
+    """Return the lines of a list shipped in ``datamodules/kits19/data``, without comments."""
     text = (files("datamodules.kits19") / "data" / name).read_text()
     return [line for line in text.splitlines() if line and not line.startswith("#")]
 
 
 def kits19_split() -> CaseSplit:
-    """The benchmark's split: 168 training cases, 42 evaluation cases, no case of 210 and above.
-
-    Returns:
-        The split.
+    """Return the benchmark's split: 168 training and 42 evaluation cases, none of 210 and above.
 
     Source:
         mlcommons/training @ 9947bdf2, image_segmentation/pytorch/evaluation_cases.txt.
@@ -85,20 +62,12 @@ def kits19_split() -> CaseSplit:
 
 
 def find_data(root: Path) -> Path:
-    """The folder that holds the cases, raw or preprocessed: the root, or ``data`` in a clone.
+    """Return the folder with the cases, raw or preprocessed: the root, or ``data`` in a clone.
 
-    Args:
-        root: Folder given by the user.
-
-    Returns:
-        ``root`` or ``root/data``.
-
-    Raises:
-        FileNotFoundError: If there is no such folder or no case in it; the text says so when the
-            root is one level too high or too low.
+    Raises a FileNotFoundError that says whether the root is one level too high or too low.
     """
     if not root.is_dir():
-        raise FileNotFoundError(f"data root {root} is not a folder. {OBTAIN}")
+        raise FileNotFoundError(f"data root {root} is not a directory. {OBTAIN}")
     for folder in (root, root / "data"):
         if next(folder.glob("case_[0-9]*"), None):
             return folder
@@ -109,18 +78,13 @@ def find_data(root: Path) -> Path:
     for below in sorted(path for path in root.iterdir() if path.is_dir()):
         if next(below.glob("case_[0-9]*"), None) or next(below.glob("data/case_[0-9]*"), None):
             raise FileNotFoundError(f"data root {root} is one level too high: give {below}")
-    raise FileNotFoundError(f"data root {root} holds no case_XXXXX folder. {OBTAIN}")
+    raise FileNotFoundError(f"data root {root} contains no case_XXXXX directory. {OBTAIN}")
 
 
 def scan_cases(folder: Path, cases: Sequence[str]) -> tuple[list[RawCase], list[str]]:
-    """Check all cases from their headers and file ends, without unpacking them.
+    """Check all cases by their headers and file ends, without unpacking them.
 
-    Args:
-        folder: Folder with ``case_XXXXX`` folders.
-        cases: Ids that must be there; others are ignored.
-
-    Returns:
-        The cases that look well, and one line per problem: what, where, what to do.
+    Returns the good ones, and one line per problem: what, where, what to do.
     """
     good: list[RawCase] = []
     problems: list[str] = []
@@ -145,17 +109,7 @@ def scan_cases(folder: Path, cases: Sequence[str]) -> tuple[list[RawCase], list[
 
 
 def scan_case(folder: Path) -> RawCase:
-    """Check one case from its two headers.
-
-    Args:
-        folder: The case's folder.
-
-    Returns:
-        What the headers say.
-
-    Raises:
-        ValueError: If a file is unreadable or cut short, or the two sizes differ.
-    """
+    """Check one case by its two headers; raise a ValueError of one line if it is bad."""
     image_shape, spacing = _header(folder / IMAGE)
     label_shape, _ = _header(folder / LABEL)
     if image_shape != label_shape:
@@ -167,17 +121,7 @@ def scan_case(folder: Path) -> RawCase:
 
 
 def read_case(raw: RawCase) -> tuple[np.ndarray, np.ndarray]:
-    """Read one raw case.
-
-    Args:
-        raw: The case.
-
-    Returns:
-        image_1DHW float32 in Hounsfield units and label_1DHW uint8 in 0..2.
-
-    Raises:
-        ValueError: If a file cannot be unpacked or a label lies outside 0..2.
-    """
+    """Return a case's image_1DHW, float32 in Hounsfield units, and label_1DHW, uint8 in 0..2."""
     image_DHW = _voxels(raw.folder / IMAGE).astype(np.float32)
     label_DHW = _voxels(raw.folder / LABEL)
     ids = np.unique(label_DHW)
@@ -190,7 +134,7 @@ def read_case(raw: RawCase) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _header(path: Path) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
-    """Shape and spacing, after a look at whether the file is complete."""
+    """Read shape and spacing, after checking that the file is complete."""
     import nibabel
 
     try:
@@ -209,14 +153,14 @@ def _header(path: Path) -> tuple[tuple[int, int, int], tuple[float, float, float
 
 
 def _unpacked_size(path: Path) -> int:
-    """Size modulo 2^32 that a gzip file states in its last four bytes."""
+    """Return the size modulo 2^32 that a gzip file states in its last four bytes."""
     with path.open("rb") as file:
         file.seek(-4, 2)
         return int.from_bytes(file.read(4), "little")
 
 
 def _voxels(path: Path) -> np.ndarray:
-    """All voxels with the header's scaling, as nibabel's ``get_fdata`` gives them."""
+    """Read all voxels with the header's scaling, as nibabel's ``get_fdata`` does."""
     import nibabel
 
     try:
@@ -227,13 +171,12 @@ def _voxels(path: Path) -> np.ndarray:
 
 
 def _unreadable(path: Path, error: Exception) -> str:
-    """One line for a file that is cut short or no NIfTI at all."""
     reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return f"{path}: cannot be read, it is cut short or damaged ({reason}); fetch this case again"
+    return f"{path}: cannot be read, it is truncated or damaged ({reason}); fetch this case again"
 
 
 def _some(cases: Sequence[str]) -> str:
-    """``case_00003`` or ``37 cases (00003, 00004, ...)``."""
+    """Format cases as ``case_00003`` or ``37 cases (00003, 00004, ...)``."""
     if len(cases) == 1:
         return f"case_{cases[0]}"
     dots = ", ..." if len(cases) > MOST_NAMED_CASES else ""

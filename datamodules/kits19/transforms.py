@@ -1,4 +1,4 @@
-"""Random crop and augmentation of CT volumes: numbers drawn on the host, applied anywhere.
+"""Random crop and augmentation of CT volumes: drawn on the host, applied on any device.
 
 ``draw_sample`` makes every random choice of one training sample from one generator; ``apply_draw``
 carries it out with torch on the volume's own device. Host and accelerator therefore crop and flip
@@ -24,36 +24,21 @@ MAX_NOISE_SIGMA = 0.1
 
 
 class SampleDraw(NamedTuple):
-    """Every random choice of one training sample.
+    """Every random choice of one training sample."""
 
-    Attributes:
-        start: First voxel of the crop on each axis (D, H, W).
-        flips: Spatial axes (0 = D) to reverse.
-        brightness: Factor on the image, or None.
-        noise_sigma: Standard deviation of the noise in units of the normalised image, or None.
-        noise_seed: Seed of the noise field.
-    """
-
-    start: tuple[int, int, int]
-    flips: tuple[int, ...]
-    brightness: float | None
-    noise_sigma: float | None
+    start: tuple[int, int, int]  # first voxel of the crop (D, H, W)
+    flips: tuple[int, ...]  # spatial axes (0 = D) to reverse
+    brightness: float | None  # factor on the image
+    noise_sigma: float | None  # in units of the normalised image
     noise_seed: int
 
 
 def component_boxes(label_DHW: np.ndarray, *, keep: int = 2) -> dict[int, np.ndarray]:
-    """Bounding boxes of each class's largest connected components; the slow part of the crop.
+    """Find the bounding boxes of each class's ``keep`` largest connected components.
 
+    Returns, for each class present, boxes_K32: int64 [start, end) per axis, 1 <= K <= keep.
     Components touch by faces and are ranked by the volume of their BOX, not by their voxels: a
-    quirk of the reference. The labelling runs inside the box of all foreground, which changes
-    nothing but the time.
-
-    Args:
-        label_DHW: Class ids, uint8, 0 is background.
-        keep: Boxes kept per class.
-
-    Returns:
-        For each class present, boxes_K32: int64 [start, end) per axis, 1 <= K <= keep.
+    quirk of the reference.
 
     Source:
         mlcommons/training @ 9947bdf2, image_segmentation/pytorch/data_loading/pytorch_loader.py.
@@ -61,7 +46,7 @@ def component_boxes(label_DHW: np.ndarray, *, keep: int = 2) -> dict[int, np.nda
     """
     from scipy import ndimage
 
-    # astype(bool) of every voxel at once; find_objects of that is the foreground's box.
+    # Label inside the box of all foreground only: the same components in less time.
     around = ndimage.find_objects((label_DHW > 0).view(np.uint8))
     if not around:
         return {}
@@ -72,28 +57,18 @@ def component_boxes(label_DHW: np.ndarray, *, keep: int = 2) -> dict[int, np.nda
         if class_id == 0:
             continue
         components, _ = ndimage.label(region == class_id)
-        found_N32 = np.array(
+        boxes_N32 = np.array(
             [[(a.start, a.stop) for a in box] for box in ndimage.find_objects(components)]
         )
-        volume_N = (found_N32[..., 1] - found_N32[..., 0]).prod(axis=1)
+        volume_N = (boxes_N32[..., 1] - boxes_N32[..., 0]).prod(axis=1)
         largest = np.argsort(-volume_N, kind="stable")[:keep]
-        boxes[int(class_id)] = found_N32[largest] + offset_31
+        boxes[int(class_id)] = boxes_N32[largest] + offset_31
     return boxes
 
 
 def uniform_start(rng: np.random.Generator, shape: Sequence[int], crop: Sequence[int]) -> list[int]:
-    """A crop's first voxel, uniform over the volume but for the last position of each axis.
-
-    The upper end is exclusive twice over in the reference, so the last position is never used.
-
-    Args:
-        rng: Source of randomness.
-        shape: Volume's size (D, H, W), each at least the crop's.
-        crop: Crop's size (D, H, W).
-
-    Returns:
-        First voxel on each axis.
-    """
+    """Draw a crop's first voxel, uniform over the volume."""
+    # Both the reference's bound and numpy's exclude the end: the last position is never used.
     return [
         0 if size == side else int(rng.integers(0, size - side))
         for size, side in zip(shape, crop, strict=True)
@@ -103,16 +78,7 @@ def uniform_start(rng: np.random.Generator, shape: Sequence[int], crop: Sequence
 def box_start(
     rng: np.random.Generator, box_32: np.ndarray, shape: Sequence[int], crop: Sequence[int]
 ) -> list[int]:
-    """A crop's first voxel, such that the crop holds the box, or lies within a box too large.
-
-    Args:
-        rng: Source of randomness.
-        box_32: int64 [start, end) of the foreground on each axis.
-        shape: Volume's size (D, H, W), each at least the crop's.
-        crop: Crop's size (D, H, W).
-
-    Returns:
-        First voxel on each axis.
+    """Draw a crop's first voxel so that the crop contains the box, or lies within a larger box.
 
     Source:
         mlcommons/training @ 9947bdf2, image_segmentation/pytorch/data_loading/pytorch_loader.py.
@@ -137,24 +103,14 @@ def crop_start(
     crop: Sequence[int],
     oversampling: float,
 ) -> tuple[int, int, int]:
-    """Where the random balanced crop begins: on the foreground or anywhere.
+    """Draw the random balanced crop's first voxel: on the foreground or anywhere.
 
     The class is uniform over those present in the volume, so the tumour takes half of the biased
     crops. A volume without foreground gets the uniform crop (the reference would raise).
-
-    Args:
-        rng: Source of randomness.
-        shape: Volume's size (D, H, W), each at least the crop's.
-        boxes: Gives the result of ``component_boxes``; called only for a crop on the foreground.
-        crop: Crop's size (D, H, W).
-        oversampling: Probability of a crop on the foreground, in [0, 1].
-
-    Returns:
-        First voxel on each axis.
     """
-    found = boxes() if rng.random() < oversampling else {}
-    if found:
-        candidates_K32 = found[int(rng.choice(sorted(found)))]
+    by_class = boxes() if rng.random() < oversampling else {}
+    if by_class:
+        candidates_K32 = by_class[int(rng.choice(sorted(by_class)))]
         box_32 = candidates_K32[int(rng.integers(len(candidates_K32)))]
         depth, height, width = box_start(rng, box_32, shape, crop)
     else:
@@ -171,7 +127,7 @@ def draw_sample(
     oversampling: float,
     brightness: BrightnessForm,
 ) -> SampleDraw:
-    """All random choices of one training sample: crop, flips, brightness and noise.
+    """Draw crop, flips, brightness and noise of one training sample.
 
     Args:
         rng: The sample's own generator.
@@ -201,17 +157,9 @@ def draw_sample(
 def apply_draw(
     image_1DHW: Tensor, label_1DHW: Tensor, draw: SampleDraw, crop: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
-    """Crop and augment one volume on the device it lies on; the volume itself is left alone.
+    """Crop and augment one volume on its own device; return new tensors, float32 and uint8.
 
-    Args:
-        image_1DHW: Normalised image, any float type.
-        label_1DHW: Class ids, uint8, same size.
-        draw: What to do.
-        crop: Crop's size (P, Q, R).
-
-    Returns:
-        image_1PQR as float32 and label_1PQR as uint8, new tensors. Noise has the same distribution
-        on every device, but its values are those of the device's generator.
+    Noise has the same distribution on every device; its values are the device's generator's.
     """
     where = (slice(None), *(slice(s, s + n) for s, n in zip(draw.start, crop, strict=True)))
     axes = [axis + 1 for axis in draw.flips]

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from datamodules.common.sampling import SampleKey, sample_rng
 from datamodules.common.shards import ShardSet
-from datamodules.librispeech.build import DATASET, Manifest
+from datamodules.librispeech.manifest import DATASET, Manifest
 from datamodules.librispeech.recordings import decode
 
 _EVALUATION_STREAM = 4  # keeps evaluation seeds apart from all draws of datamodules.common.sampling
@@ -34,33 +34,18 @@ class Batch(TypedDict):
 
 
 class Sample(NamedTuple):
-    """One utterance.
+    """One utterance."""
 
-    Attributes:
-        audio: int16 samples.
-        labels: int64 ids.
-        seed: Seed of its augmentation and dither.
-        number: Its number in the manifest.
-    """
-
-    audio: Tensor
-    labels: Tensor
-    seed: int
-    number: int
+    audio: Tensor  # int16
+    labels: Tensor  # int64 ids
+    seed: int  # of its augmentation and dither
+    number: int  # in the manifest
 
 
 class Utterances(Dataset[Sample]):
-    """Utterances of one split, by their numbers.
+    """Utterances of one split, by number; ``numbers`` selects those that indices count, None all.
 
-    Args:
-        folder: Prepared folder.
-        split: ``train`` or ``dev``.
-        manifest: The folder's manifest.
-        seed: Run seed.
-        numbers: Utterance numbers that indices count; None for all.
-
-    Raises:
-        ValueError: If a table of the folder is damaged.
+    Raises a ValueError if a table of the folder is damaged.
     """
 
     def __init__(
@@ -79,20 +64,12 @@ class Utterances(Dataset[Sample]):
         self.seed, self.numbers = seed, numbers
 
     def __len__(self) -> int:
-        """Utterances."""
         return len(self.ends) if self.numbers is None else len(self.numbers)
 
     def __getitem__(self, key: SampleKey | int) -> Sample:
-        """One utterance; a key trains with its epoch's seed, a plain number always with the same.
-
-        Args:
-            key: From a sampler.
-
-        Returns:
-            The sample.
-        """
-        place = key.index if isinstance(key, SampleKey) else key
-        number = int(place if self.numbers is None else self.numbers[place])
+        """Return one utterance; its seed depends on a key's epoch, and is fixed for a number."""
+        position = key.index if isinstance(key, SampleKey) else key
+        number = int(position if self.numbers is None else self.numbers[position])
         if isinstance(key, SampleKey):
             rng = sample_rng(self.seed, key.epoch, number, key.repeat)
         else:
@@ -117,14 +94,7 @@ class Utterances(Dataset[Sample]):
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Pad samples to one batch.
-
-    Args:
-        samples: Utterances.
-
-    Returns:
-        The batch.
-    """
+    """Pad samples to one batch."""
     audio = [sample.audio for sample in samples]
     labels = [sample.labels for sample in samples]
     return {
@@ -138,22 +108,13 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 
 def batches_by_length(numbers: Sequence[int], lengths: np.ndarray, size: int) -> list[list[int]]:
-    """Evaluation batches of similar length, the longest first.
-
-    Args:
-        numbers: Utterances to evaluate, each once.
-        lengths: Audio samples of every utterance.
-        size: Utterances per batch.
-
-    Returns:
-        Batches of utterance numbers.
-    """
+    """Return batches of utterances of similar length, the longest first."""
     ordered = sorted(numbers, key=lambda number: (-int(lengths[number]), number))
     return [ordered[first : first + size] for first in range(0, len(ordered), size)]
 
 
 def _table(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of a file that the build wrote."""
+    """Read all arrays of a file that the preparation wrote."""
     try:
         with np.load(path) as arrays:
             return dict(arrays)

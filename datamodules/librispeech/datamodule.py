@@ -22,9 +22,10 @@ from datamodules.common.preparation import units_to_redo
 from datamodules.common.sampling import evaluation_indices, ranks, run_seed
 from datamodules.librispeech import build as builder
 from datamodules.librispeech.audio import Batch, Utterances, batches_by_length, collate
+from datamodules.librispeech.manifest import TOKENIZER, Manifest, read_manifest
 from datamodules.librispeech.raw import find_data, scan
 from datamodules.librispeech.recordings import SAMPLE_RATE
-from datamodules.librispeech.sampler import BucketSampler, refuse_too_few, rows_per_epoch
+from datamodules.librispeech.sampler import BucketSampler, check_fills_a_step, rows_per_epoch
 from datamodules.librispeech.text import Tokenizer
 
 REFERENCE_VOCABULARY = 1023
@@ -55,8 +56,8 @@ class LibriSpeechDataModule(BenchmarkDataModule):
         """Defaults are the closed reference on one device with 8 accumulated micro-steps.
 
         Args:
-            root: Folder with the subsets, or with ``LibriSpeech`` in it. None generates the demo
-                data.
+            root: Directory with the subsets, or with ``LibriSpeech`` in it. None generates the
+                demo data.
             prepared_dir: Where shards go; default ``finishline-rnnt`` in the root.
             batch_size: Utterances per device and micro-step.
             max_duration: Longest training utterance in seconds; longer ones are left out.
@@ -68,7 +69,7 @@ class LibriSpeechDataModule(BenchmarkDataModule):
             prepare_processes: Processes for preprocessing; 0 chooses by cores and memory.
 
         Raises:
-            ValueError: If a number lies outside its range; one line each.
+            ValueError: If a number is out of range; one line each.
         """
         super().__init__()
         least = {
@@ -103,33 +104,16 @@ class LibriSpeechDataModule(BenchmarkDataModule):
         return rows_per_epoch(len(self._train_numbers), row, accumulation) * row
 
     def prepare_data(self) -> None:
-        """Make vocabulary and shards; when they are there, only the manifest is read.
-
-        Raises:
-            FileNotFoundError: If the root is missing or is not the data's folder.
-            ValueError: One line per problem in the data.
-        """
+        """Make vocabulary and shards; if they are there, only the manifest is read."""
         self._prepare(show_progress=not self.demo, replace=self.demo)
 
     def setup(self, stage: str) -> None:
-        """Refuse, before anything takes long, a batch that all utterances together do not fill.
-
-        Args:
-            stage: Only ``fit`` needs a batch.
-
-        Raises:
-            ValueError: If there are too few utterances for one optimizer step.
-        """
+        """Check, before anything takes long, that the utterances fill one optimizer step."""
         if stage == "fit":
-            refuse_too_few(len(self._train_numbers), self._row_size, self.accumulation)
+            check_fills_a_step(len(self._train_numbers), self._row_size, self.accumulation)
 
     def prepare(self) -> None:
-        """The same with a progress bar and a verdict, for the ``prepare`` command.
-
-        Raises:
-            FileNotFoundError: If the root is missing or is not the data's folder.
-            ValueError: One line per problem in the data.
-        """
+        """Prepare with a progress bar and a verdict; what changed since is prepared again."""
         redo = units_to_redo(self._prepared, self._source)
         manifest = self._prepare(show_progress=True, replace=True, redo=redo)
         print(
@@ -140,26 +124,18 @@ class LibriSpeechDataModule(BenchmarkDataModule):
         )
 
     def problems(self) -> list[str]:
-        """What keeps this root from being used, without opening any recording.
-
-        Returns:
-            One line per problem: what, where, what to do; empty when all is well.
-        """
+        """Return one line per problem of this root, without opening any recording."""
         if self.root is None:
             return []
         try:
-            if builder.read_manifest(self._prepared, self.vocab_size) is not None:
+            if read_manifest(self._prepared, self.vocab_size) is not None:
                 return []
             return scan(find_data(self.root))[1]
         except (FileNotFoundError, ValueError) as error:
             return str(error).splitlines()
 
     def mllog_facts(self) -> dict[str, object]:
-        """The log's data keys, from the manifest and the arguments.
-
-        Returns:
-            Values by key.
-        """
+        """Return the log's data keys, from the manifest and the arguments."""
         row = self._row_size
         return {
             "train_samples": len(self._train_numbers) // row * row,
@@ -169,11 +145,7 @@ class LibriSpeechDataModule(BenchmarkDataModule):
         }
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Rows of similar length, this rank's share, from where a resumed run stopped.
-
-        Returns:
-            The loader; iterating it gives training batches.
-        """
+        """Return this rank's share of rows of similar length, from the resume position on."""
         numbers = self._train_numbers
         utterances = Utterances(
             self._prepared, "train", self._manifest, seed=run_seed(), numbers=numbers
@@ -190,11 +162,7 @@ class LibriSpeechDataModule(BenchmarkDataModule):
         )
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """All evaluation utterances whatever their length, each exactly once over all ranks.
-
-        Returns:
-            The loader; iterating it gives evaluation batches.
-        """
+        """Return all evaluation utterances, each exactly once over all ranks."""
         utterances = Utterances(self._prepared, "dev", self._manifest, seed=run_seed())
         self._names = utterances.keys.tolist()
         batches = batches_by_length(
@@ -206,18 +174,18 @@ class LibriSpeechDataModule(BenchmarkDataModule):
         return DataLoader(utterances, batch_sampler=plan, collate_fn=collate, **self.loader_options)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of label ids.
+        """Return the text of label ids.
 
         Args:
             ids: Label ids in ``[0, vocab_size)``.
 
         Returns:
-            Words with single blanks between them.
+            Words separated by single spaces.
         """
         return self._tokenizer.decode(ids)
 
     def utterance_name(self, number: int) -> str:
-        """Name of an evaluation utterance.
+        """Return the name of an evaluation utterance.
 
         Args:
             number: ``index`` of the batch.
@@ -228,14 +196,10 @@ class LibriSpeechDataModule(BenchmarkDataModule):
         return self._names[number]
 
     def synthetic_batch(self) -> Batch:
-        """A random training batch on the CPU whose lengths are spread as those of the data.
-
-        Returns:
-            A batch with the keys, shapes and types of a training batch.
-        """
+        """Return a random training batch on the CPU whose lengths are spread like the data's."""
         lengths = np.sort(self._num_samples("train")[self._train_numbers])
-        places = np.linspace(0, len(lengths) - 1, self.batch_size).round().astype(int)
-        audio_lengths = torch.from_numpy(lengths[places])
+        positions = np.linspace(0, len(lengths) - 1, self.batch_size).round().astype(int)
+        audio_lengths = torch.from_numpy(lengths[positions])
         share = audio_lengths / audio_lengths.max()
         label_lengths = (share * self._manifest.most_labels).long().clamp(min=1)
         shape = (self.batch_size, int(audio_lengths.max()))
@@ -263,20 +227,18 @@ class LibriSpeechDataModule(BenchmarkDataModule):
         return self.prepared_dir or self._source / f"finishline-rnnt{size}"
 
     @cached_property
-    def _manifest(self) -> builder.Manifest:
-        """The manifest of the prepared folder."""
-        manifest = builder.read_manifest(self._prepared, self.vocab_size)
+    def _manifest(self) -> Manifest:
+        manifest = read_manifest(self._prepared, self.vocab_size)
         if manifest is None:
             raise ValueError(f"{self._prepared} is not prepared; run the recipe's prepare command")
         return manifest
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:
-        """The vocabulary of the prepared folder."""
-        return Tokenizer(self._prepared / builder.TOKENIZER, self.vocab_size)
+        return Tokenizer(self._prepared / TOKENIZER, self.vocab_size)
 
     def _num_samples(self, split: str) -> np.ndarray:
-        """Audio samples of every utterance of a split."""
+        """Return the audio samples of every utterance of a split."""
         return np.array(self._manifest.num_samples[split])
 
     @cached_property
@@ -291,13 +253,13 @@ class LibriSpeechDataModule(BenchmarkDataModule):
 
     def _prepare(
         self, *, show_progress: bool, replace: bool, redo: Collection[str] = ()
-    ) -> builder.Manifest:
+    ) -> Manifest:
         """Prepare the folder if need be, and return its manifest."""
         if self.demo:
             from datamodules.librispeech.demo import write_corpus
 
             build_once(self._source, write_corpus)
-        manifest = builder.read_manifest(self._prepared, self.vocab_size, replace=replace)
+        manifest = read_manifest(self._prepared, self.vocab_size, replace=replace)
         if manifest is not None and self.tokenizer_model is not None:
             builder.check_same_vocabulary(self._prepared, self.tokenizer_model, self.vocab_size)
         if manifest is not None and not redo:

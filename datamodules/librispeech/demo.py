@@ -33,22 +33,15 @@ SENTENCE_WORDS = (2, 3)
 
 
 def write_corpus(folder: Path) -> None:
-    """Write all subsets.
-
-    Args:
-        folder: Existing folder; gets ``SUBSET/SPEAKER/CHAPTER/*.flac`` and ``*.trans.txt``.
-
-    Raises:
-        OSError: If the folder cannot be written.
-    """
+    """Write all subsets as ``SUBSET/SPEAKER/CHAPTER/*.flac`` and ``*.trans.txt``."""
     import soundfile
 
     held_out = set(sentences("dev-clean", excluded=set()))
-    for place, subset in enumerate(PARAMETERS):
+    for rank, subset in enumerate(PARAMETERS):
         texts = sentences(subset, excluded=set() if subset == "dev-clean" else held_out)
         speakers = SPEAKERS[subset]
         for number, text in enumerate(texts):
-            speaker = 1000 * (place + 1) + number % speakers
+            speaker = 1000 * (rank + 1) + number % speakers
             chapter = folder / subset / str(speaker) / "1"
             chapter.mkdir(parents=True, exist_ok=True)
             key = f"{speaker}-1-{number // speakers:04d}"
@@ -59,15 +52,7 @@ def write_corpus(folder: Path) -> None:
 
 
 def sentences(subset: str, *, excluded: set[str]) -> list[str]:
-    """Random sentences of two or three words.
-
-    Args:
-        subset: Name of the subset.
-        excluded: Sentences that must not occur.
-
-    Returns:
-        As many sentences as the subset has utterances, in capitals.
-    """
+    """Draw a subset's sentences of two or three words, none of them in ``excluded``."""
     rng = np.random.default_rng([STREAM, list(PARAMETERS).index(subset)])
     texts: list[str] = []
     while len(texts) < PARAMETERS[subset]:
@@ -79,16 +64,8 @@ def sentences(subset: str, *, excluded: set[str]) -> list[str]:
 
 
 def speak(text: str, speaker: int, number: int) -> np.ndarray:
-    """Sound of a sentence.
-
-    Args:
-        text: Words of ``LETTERS``.
-        speaker: Whose voice; sets pitch, loudness of the tones and rate.
-        number: Which recording; sets the durations and the noise.
-
-    Returns:
-        audio_N: float64 in (-1, 1), 16 kHz.
-    """
+    """Synthesise a sentence: audio_N, float64 in (-1, 1), 16 kHz."""
+    # The speaker sets pitch, rate and loudness of the tones, the number durations and noise.
     voice = np.random.default_rng([STREAM, 1, speaker])
     pitch, rate = voice.uniform(*PITCH), voice.uniform(*RATE)
     loudness_K = voice.uniform(*LOUDNESS, len(CHORD))
@@ -104,17 +81,7 @@ def speak(text: str, speaker: int, number: int) -> np.ndarray:
 
 
 def chord(letter: int, seconds: float, pitch: float, loudness_K: np.ndarray) -> np.ndarray:
-    """Sound of a letter: three tones that fade in and out.
-
-    Args:
-        letter: Its number in ``LETTERS``.
-        seconds: How long it lasts.
-        pitch: Multiplies all frequencies.
-        loudness_K: Multiplies each tone.
-
-    Returns:
-        audio_N: float64.
-    """
+    """Synthesise a letter: three tones that fade in and out."""
     time_N = np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
     steps_K = [(letter + step) % len(LETTERS) for step in CHORD]
     hertz_K = pitch * LOWEST_HZ * SPACING ** np.array(steps_K)

@@ -1,7 +1,7 @@
-"""The raw LibriSpeech folder: finding it, checking its transcripts, listing its utterances.
+"""The raw LibriSpeech folder: find it, check its transcripts, list its utterances.
 
 Layout: ``SUBSET/SPEAKER/CHAPTER/SPEAKER-CHAPTER-NNNN.flac`` and, in the same folder,
-``SPEAKER-CHAPTER.trans.txt`` with one line per utterance: its id, a blank, its text in capitals.
+``SPEAKER-CHAPTER.trans.txt`` with one line per utterance: its id, a space, its text in capitals.
 """
 
 import os
@@ -28,36 +28,21 @@ MOST_NAMED = 6
 
 @dataclass(frozen=True)
 class Utterance:
-    """One recording and what is said in it.
+    """One recording and its transcript."""
 
-    Attributes:
-        key: ``SPEAKER-CHAPTER-NNNN``.
-        path: The FLAC file.
-        text: Transcript in lower case.
-        transcript: File that the text comes from.
-    """
-
-    key: str
-    path: Path
-    text: str
-    transcript: Path
+    key: str  # SPEAKER-CHAPTER-NNNN
+    path: Path  # the FLAC file
+    text: str  # in lower case
+    transcript: Path  # the file that the text comes from
 
 
 def find_data(root: Path) -> Path:
-    """The folder that holds the subsets: the root, or ``LibriSpeech`` in it.
+    """Return the folder with the subsets: the root, or ``LibriSpeech`` in it.
 
-    Args:
-        root: Folder given by the user.
-
-    Returns:
-        ``root`` or ``root/LibriSpeech``.
-
-    Raises:
-        FileNotFoundError: If there is none; the text says so when the root is one level too high
-            or too low.
+    Raises a FileNotFoundError that says whether the root is one level too high or too low.
     """
     if not root.is_dir():
-        raise FileNotFoundError(f"data root {root} is not a folder. LibriSpeech: {OBTAIN}")
+        raise FileNotFoundError(f"data root {root} is not a directory. LibriSpeech: {OBTAIN}")
     for folder in (root, root / "LibriSpeech"):
         if _has_subset(folder):
             return folder
@@ -68,35 +53,30 @@ def find_data(root: Path) -> Path:
             if _has_subset(folder):
                 raise FileNotFoundError(f"data root {root} is one level too high: give {folder}")
     raise FileNotFoundError(
-        f"data root {root} holds none of {', '.join(SUBSETS)}. LibriSpeech: {OBTAIN}"
+        f"data root {root} contains none of {', '.join(SUBSETS)}. LibriSpeech: {OBTAIN}"
     )
 
 
 def scan(folder: Path) -> tuple[dict[str, list[Utterance]], list[str]]:
-    """All utterances of all subsets, from folders and transcripts; opens no recording.
+    """List all utterances of all subsets by folders and transcripts; opens no recording.
 
-    Args:
-        folder: From :func:`find_data`.
-
-    Returns:
-        Utterances by subset, in the order of the sorted transcript files and of their lines; and
-        one line per problem.
+    Returns utterances by subset, in the order of the sorted transcript files and of their lines;
+    and one line per problem.
     """
-    found: dict[str, list[Utterance]] = {}
+    utterances: dict[str, list[Utterance]] = {}
     problems: list[str] = []
     seen: dict[str, Path] = {}
     for subset in SUBSETS:
-        place = folder / subset
-        if not place.is_dir():
-            problems.append(f"{place}: missing; {_how_to_get(folder, subset)}")
+        if not (folder / subset).is_dir():
+            problems.append(f"{folder / subset}: missing; {_how_to_get(folder, subset)}")
             continue
-        found[subset], lines = _scan_subset(place, seen)
+        utterances[subset], lines = _scan_subset(folder / subset, seen)
         problems += lines
-    return found, problems
+    return utterances, problems
 
 
 def _how_to_get(folder: Path, subset: str) -> str:
-    """What brings a missing subset into the folder; its archive holds ``LibriSpeech/SUBSET``."""
+    """Say how to get a missing subset; its archive contains ``LibriSpeech/SUBSET``."""
     deeper = folder / "LibriSpeech" / subset
     if deeper.is_dir():
         return f"its archive was extracted one level too deep, move {deeper} to {folder}"
@@ -110,25 +90,25 @@ def _has_subset(folder: Path) -> bool:
     return any((folder / subset).is_dir() for subset in SUBSETS)
 
 
-def _scan_subset(place: Path, seen: dict[str, Path]) -> tuple[list[Utterance], list[str]]:
-    """Utterances and problems of one subset; notes its keys and transcripts in ``seen``."""
+def _scan_subset(subset: Path, seen: dict[str, Path]) -> tuple[list[Utterance], list[str]]:
+    """List a subset's utterances and problems; add its keys and transcripts to ``seen``."""
     recordings: dict[str, Path] = {}
     transcripts: list[Path] = []
-    for base, _, names in os.walk(place, followlinks=True):
+    for base, _, names in os.walk(subset, followlinks=True):
         for name in names:
-            if name.startswith("."):  # a copy by macOS has "._NAME" beside every file
+            if name.startswith("."):  # a copy by macOS has "._NAME" next to every file
                 continue
             if name.endswith(".flac"):
                 recordings[name[: -len(".flac")]] = Path(base, name)
             elif name.endswith(".trans.txt"):
                 transcripts.append(Path(base, name))
     if not transcripts:
-        return [], [f"{place}: no SPEAKER/CHAPTER/*.trans.txt in it; extract the archive anew"]
-    too_deep = [path for path in transcripts if len(path.relative_to(place).parts) != 3]
+        return [], [f"{subset}: no SPEAKER/CHAPTER/*.trans.txt in it; extract the archive again"]
+    too_deep = [path for path in transcripts if len(path.relative_to(subset).parts) != 3]
     if too_deep:
         return [], [
-            f"{place}: {too_deep[0].relative_to(place)} is not SPEAKER/CHAPTER/*.trans.txt; the "
-            f"archive was extracted one level too deep, move its folders into {place}"
+            f"{subset}: {too_deep[0].relative_to(subset)} is not SPEAKER/CHAPTER/*.trans.txt; the "
+            f"archive was extracted one level too deep, move its folders into {subset}"
         ]
     utterances, lines = _read_transcripts(sorted(transcripts), recordings, seen)
     mute = [f"{recordings[key]}: no transcript" for key in sorted(recordings.keys() - seen.keys())]
@@ -138,12 +118,12 @@ def _scan_subset(place: Path, seen: dict[str, Path]) -> tuple[list[Utterance], l
 def _read_transcripts(
     transcripts: list[Path], recordings: dict[str, Path], seen: dict[str, Path]
 ) -> tuple[list[Utterance], list[str]]:
-    """Utterances, and one line per transcript that cannot be used, a few of each kind."""
+    """Read utterances; one line per transcript that cannot be used, a few of each kind."""
     utterances: list[Utterance] = []
     strange, silent = [], []
     twice: dict[tuple[Path, Path], str] = {}
     for path in transcripts:
-        # What is no UTF-8 turns up as a strange letter.
+        # Bytes that are not UTF-8 show up as a replacement character.
         lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
         for key, _, text in (line.strip().partition(" ") for line in lines if line.strip()):
             if key in seen:
@@ -153,7 +133,7 @@ def _read_transcripts(
             seen[key] = path
             if not ALPHABET.fullmatch(text) or not text.strip():
                 letter = next((c for c in text if not ALPHABET.fullmatch(c)), None)
-                what = f"has {letter!r}, allowed are A-Z, ' and blank" if letter else "is empty"
+                what = f"has {letter!r}, allowed are A-Z, ' and space" if letter else "is empty"
                 strange.append(f"{path}: the transcript of {key} {what}")
             if key not in recordings:
                 silent.append(f"{path.parent / key}.flac: missing, though it has a transcript")

@@ -13,8 +13,7 @@ class BucketSampler(ResumableBatches):
     """A batch sampler over rows of utterances that lie in the same bucket of lengths.
 
     A row is what all ranks take in one micro-step; gradient accumulation takes consecutive rows,
-    so rows of different buckets. Its length is that of a full epoch also when the first batches
-    are skipped, which is what Lightning counts with.
+    so rows of different buckets.
 
     Source:
         mlcommons/training @ 9947bdf2, rnn_speech_recognition/pytorch common/data/dali/sampler.py.
@@ -35,42 +34,19 @@ class BucketSampler(ResumableBatches):
         start_batch: int = 0,
         start_epoch: int = 0,
     ) -> None:
-        """Lengths, sizes and the point to start from.
-
-        Args:
-            num_samples: Audio samples of each utterance.
-            batch_size: Utterances per rank and micro-step.
-            rank: This process, in ``[0, world_size)``.
-            world_size: Number of processes.
-            seed: Run seed, equal on all ranks.
-            num_buckets: Buckets of equal count, from the shortest to the longest; 1 shuffles all.
-            accumulation: Micro-steps per optimizer step.
-            start_batch: Batches of ``start_epoch`` that are already done and are skipped.
-            start_epoch: Epoch to start with (both from ``resume_position``).
-
-        Raises:
-            ValueError: If the utterances do not fill one optimizer step.
-        """
+        """Plan over ``num_samples``, each utterance's audio samples; 1 bucket shuffles all."""
         self.order_N = np.argsort(num_samples, kind="stable")
         self.row_size, self.accumulation = batch_size * world_size, accumulation
-        refuse_too_few(len(num_samples), self.row_size, accumulation)
+        check_fills_a_step(len(num_samples), self.row_size, accumulation)
         self.rank, self.world_size, self.seed = rank, world_size, seed
         self.num_buckets = num_buckets
         super().__init__(start_batch=start_batch, start_epoch=start_epoch)
 
     def __len__(self) -> int:
-        """Batches per rank in a full epoch."""
         return rows_per_epoch(len(self.order_N), self.row_size, self.accumulation)
 
     def plan(self, epoch: int) -> np.ndarray:
-        """All rows of an epoch, the same on every rank.
-
-        Args:
-            epoch: Epoch number, from 0.
-
-        Returns:
-            rows: int64 (rows, row size) utterance numbers; none twice.
-        """
+        """Return an epoch's rows (rows, row size) of utterance numbers, the same on every rank."""
         rng = np.random.default_rng([_BUCKET_STREAM, self.seed, epoch])
         buckets = np.array_split(self.order_N, self.num_buckets)
         sequence = np.concatenate([rng.permutation(bucket) for bucket in buckets])
@@ -79,41 +55,18 @@ class BucketSampler(ResumableBatches):
         return rng.permutation(rows)[: len(self)]
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        """This rank's batches of the current epoch, from ``start_batch`` on in the start epoch.
-
-        Yields:
-            One batch of keys.
-        """
         epoch = self.epoch
         for row in self.plan(epoch)[self.first_batch :]:
             yield [SampleKey(int(n), epoch, 0) for n in row[self.rank :: self.world_size]]
 
 
 def rows_per_epoch(num_utterances: int, row_size: int, accumulation: int) -> int:
-    """Micro-steps of one epoch.
-
-    Args:
-        num_utterances: Training utterances.
-        row_size: Utterances per micro-step over all ranks.
-        accumulation: Micro-steps per optimizer step.
-
-    Returns:
-        Rows that fill whole optimizer steps.
-    """
+    """Return the micro-steps of an epoch: rows that fill whole optimizer steps."""
     return num_utterances // row_size // accumulation * accumulation
 
 
-def refuse_too_few(num_utterances: int, row_size: int, accumulation: int) -> None:
-    """Refuse so few utterances that an epoch would have no optimizer step.
-
-    Args:
-        num_utterances: Training utterances.
-        row_size: Utterances per micro-step over all ranks.
-        accumulation: Micro-steps per optimizer step.
-
-    Raises:
-        ValueError: If they do not fill one optimizer step.
-    """
+def check_fills_a_step(num_utterances: int, row_size: int, accumulation: int) -> None:
+    """Raise a ValueError if the utterances do not fill one optimizer step."""
     if not rows_per_epoch(num_utterances, row_size, accumulation):
         raise ValueError(
             f"{num_utterances} training utterances do not fill one step of "

@@ -1,4 +1,4 @@
-"""The SentencePiece vocabulary: training it on the transcripts, loading it, using it."""
+"""The SentencePiece vocabulary: train it on the transcripts, load it, use it."""
 
 import io
 import re
@@ -10,17 +10,9 @@ UNKNOWN = 0
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> bytes:
-    """Train a unigram vocabulary on transcripts.
+    """Train a unigram vocabulary of ``vocab_size`` pieces, the unknown one (id 0) included.
 
-    Args:
-        texts: Lower-case transcripts.
-        vocab_size: Pieces, the unknown one (id 0) counted.
-
-    Returns:
-        The model file's bytes.
-
-    Raises:
-        ValueError: If the texts cannot give that many pieces.
+    Returns the model file's bytes. Raises a ValueError if the texts cannot give that many pieces.
 
     Source:
         mlcommons/training @ 9947bdf2, rnn_speech_recognition/pytorch
@@ -48,25 +40,16 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> bytes:
 
 
 def _reason(message: str) -> str:
-    """What SentencePiece says in words, without its place in its own source."""
-    if found := re.search(r"value <= (\d+)", message):
-        return f"it gives at most {found[1]} pieces"
-    if found := re.search(r"required_chars\. \d+ vs (\d+)", message):
-        return f"its characters need at least {found[1]} pieces"
+    """Shorten SentencePiece's message, which starts with a position in its own source."""
+    if match := re.search(r"value <= (\d+)", message):
+        return f"it gives at most {match[1]} pieces"
+    if match := re.search(r"required_chars\. \d+ vs (\d+)", message):
+        return f"its characters need at least {match[1]} pieces"
     return message.splitlines()[-1].rpartition("] ")[2].strip()
 
 
 class Tokenizer:
-    """Text to label ids and back.
-
-    Args:
-        path: A SentencePiece model.
-        vocab_size: The number of pieces it must have.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is no model, or one of another size.
-    """
+    """Text to label ids and back, with a SentencePiece model of ``vocab_size`` pieces."""
 
     def __init__(self, path: Path, vocab_size: int) -> None:
         import sentencepiece
@@ -86,23 +69,9 @@ class Tokenizer:
             )
 
     def encode(self, text: str) -> list[int]:
-        """Label ids of a text.
-
-        Args:
-            text: Lower-case words.
-
-        Returns:
-            Ids in ``[0, vocab_size)``; 0 where a character is unknown.
-        """
+        """Return the label ids of lower-case words; 0 where a character is unknown."""
         return self._model.encode(text)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of label ids.
-
-        Args:
-            ids: Label ids.
-
-        Returns:
-            Words with single blanks between them.
-        """
+        """Return the words of label ids, separated by single spaces."""
         return self._model.decode(list(ids))

@@ -221,7 +221,7 @@ def test_declaring_closed_against_a_rule_is_refused(tmp_path, capsys, flags, wor
 def test_scale_of_the_first_weights_is_free_in_the_closed_division(tmp_path, capsys):
     args = ["fit", "--data.root", str(tmp_path), "--submission.division", "closed"]
     assert run(BENCHMARK, [*args, "--model.net.init_scale", "0.35"]) == 1
-    assert f"data root {tmp_path} holds none of" in capsys.readouterr().err
+    assert f"data root {tmp_path} contains none of" in capsys.readouterr().err
 
 
 def test_net_and_vocabulary_of_unequal_size_is_one_line(tmp_path, capsys):

@@ -9,7 +9,7 @@ import pytest
 SCRIPT = """
 import os, signal, subprocess, sys
 from torch.utils.data import DataLoader
-from datamodules._base import BenchmarkDataModule
+from datamodules.common.base import BenchmarkDataModule
 
 class Numbers(BenchmarkDataModule):
     batch_size, num_workers = 1, 2

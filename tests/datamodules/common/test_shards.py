@@ -123,7 +123,7 @@ def test_shard_cut_while_in_use_is_an_error_not_a_hang(shards: Path) -> None:
     split = ShardSet(shards, "train", dataset="toy")
     path = shards / "train-00001.tar"
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(ValueError, match="train-00001.tar: sample 7 lies past the end"):
+    with pytest.raises(ValueError, match="train-00001.tar: sample 7 is past the end"):
         split.read(7)
 
 

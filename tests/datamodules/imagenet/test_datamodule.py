@@ -164,7 +164,7 @@ def test_damaged_image_is_one_line_also_from_a_worker(
     with pytest.raises(BadImageError) as error:
         list(data(copy, num_workers=num_workers).val_dataloader())
     assert str(error.value).startswith(f"{bad} cannot be decoded")
-    assert str(error.value).endswith("; take it out of its archive again")
+    assert str(error.value).endswith("; extract it from its archive again")
     assert len(str(error.value).splitlines()) == 1
 
 
@@ -174,7 +174,7 @@ def test_shard_cut_after_the_start_is_one_line(root: Path, tmp_path: Path) -> No
     shard = tmp_path / "val-00000.tar"
     loader = module.val_dataloader()
     shard.write_bytes(shard.read_bytes()[:5000])
-    with pytest.raises(BadImageError, match="lies past the end of the file"):
+    with pytest.raises(BadImageError, match="is past the end of the file"):
         list(loader)
 
 

@@ -69,20 +69,20 @@ def test_flat_val_with_labels_gives_the_same_evaluation_order(root: Path) -> Non
 def test_missing_class_folder_is_named_in_one_line(root: Path) -> None:
     shutil.rmtree(root / "train" / SYNSETS[4])
     first, second = problem(root).splitlines()
-    assert "lacks 1 class folders (n00000005)" in first
+    assert "lacks 1 class directories (n00000005)" in first
     assert f"lacks 13 of {COUNTS.train} images" in second
 
 
 def test_root_with_train_but_no_val_says_where_val_comes_from(root: Path) -> None:
     shutil.rmtree(root / "val")
     (line,) = problem(root).splitlines()
-    assert "val holds no images" in line
+    assert "val contains no images" in line
     assert "ILSVRC2012_img_val.tar, 6.7 GB" in line
 
 
 def test_empty_root_lists_both_parts_and_no_root_is_said(tmp_path: Path) -> None:
     assert len(problem(tmp_path).splitlines()) == 2
-    with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
+    with pytest.raises(FileNotFoundError, match="nowhere is not a directory"):
         scan(tmp_path / "nowhere", COUNTS)
 
 
@@ -99,7 +99,7 @@ def test_labels_file_that_is_short_or_missing_is_said(root: Path) -> None:
 def test_wrong_counts_are_said(root: Path) -> None:
     (root / "train" / SYNSETS[0] / "n00000001_3.JPEG").unlink()
     assert f"lacks 1 of {COUNTS.train} images" in problem(root)
-    assert "10 class folders, expected 1000" in problem(root, Counts(1000, 1_281_167, 50_000))
+    assert "10 class directories, expected 1000" in problem(root, Counts(1000, 1_281_167, 50_000))
 
 
 def test_doctor_lists_problems_without_opening_or_writing(root: Path) -> None:
@@ -114,7 +114,7 @@ def test_prepare_writes_shards_and_encodes_odd_files_anew(
 ) -> None:
     data(root).prepare()
     text = capsys.readouterr().out
-    assert "2 images are no plain JPEG" in text
+    assert "2 images are not plain JPEGs" in text
     assert "130 training and 30 evaluation images of 10 classes" in text
     prepared = root / "finishline-imagenet"
     source = builder.open_source(root, prepared, "train", COUNTS)
@@ -153,7 +153,7 @@ def test_damaged_shard_is_kept_where_the_images_are_gone(root: Path) -> None:
     flipped[9000] ^= 1
     bad.write_bytes(flipped)
     (root / "train").rename(root / "away")
-    with pytest.raises(ValueError, match="train holds no class folders"):
+    with pytest.raises(ValueError, match="train contains no class directories"):
         data(root).prepare()
     assert bad.read_bytes() == flipped  # its other images are good, and there are no others
     (root / "away").rename(root / "train")
@@ -205,9 +205,9 @@ def test_truncated_and_foreign_files_are_all_named_by_prepare(root: Path) -> Non
         data(root).prepare()
     first, second = str(error.value).splitlines()
     assert "n00000001_2.JPEG cannot be decoded" in first
-    assert first.endswith("; take it out of its archive again")
-    assert "ILSVRC2012_val_00000012.JPEG is no readable image" in second
-    assert second.endswith("; take it out of its archive again")
+    assert first.endswith("; extract it from its archive again")
+    assert "ILSVRC2012_val_00000012.JPEG is not a readable image" in second
+    assert second.endswith("; extract it from its archive again")
 
 
 def test_half_written_and_foreign_shards_are_refused(root: Path) -> None:
@@ -270,6 +270,26 @@ def test_changed_image_is_said_and_its_shard_written_again(
     capsys.readouterr()
     data(root).prepare()
     assert "has changed" not in capsys.readouterr().out
+
+
+def test_killed_before_the_changed_shards_were_begun_still_writes_them_again(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data(root).prepare()
+    changed, other = (root / f"train/n00000001/n00000001_{n}.JPEG" for n in (0, 1))
+    for path in (changed, root / "val/n00000001/ILSVRC2012_val_00000001.JPEG"):
+        path.write_bytes(other.read_bytes())
+
+    def killed(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(builder, "write_shards", killed)
+        with pytest.raises(KeyboardInterrupt):
+            data(root).prepare()
+    data(root).prepare()
+    source = builder.open_source(root, root / "finishline-imagenet", "train", COUNTS)
+    assert source.read(0) == (other.read_bytes(), 0)
 
 
 def test_folder_of_version_0_1_is_read_and_one_lost_shard_written_again(root: Path) -> None:

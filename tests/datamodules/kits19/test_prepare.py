@@ -213,7 +213,7 @@ def test_build_lists_all_header_problems_at_once_and_writes_nothing(
     assert len(lines) == 5
     assert "imaging.nii.gz is missing in case_00000" in lines[0]
     assert "segmentation.nii.gz is missing in case_00000" in lines[1]
-    assert "case_00001/imaging.nii.gz: cannot be read, it is cut short" in lines[2]
+    assert "case_00001/imaging.nii.gz: cannot be read, it is truncated" in lines[2]
     assert "has shape (4, 9, 7), but imaging.nii.gz has (5, 9, 7)" in lines[3]
     assert "case_00003/imaging.nii.gz: cannot be read" in lines[4]
     assert not (tmp_path / "out").exists()
@@ -364,10 +364,10 @@ def test_find_data_says_which_level_is_right(tmp_path: Path) -> None:
         find_data(tmp_path)
     with pytest.raises(FileNotFoundError, match=f"one level too low: give {data}"):
         find_data(case)
-    with pytest.raises(FileNotFoundError, match=r"is not a folder. KiTS19 \(about 30 GB"):
+    with pytest.raises(FileNotFoundError, match=r"is not a directory. KiTS19 \(about 30 GB"):
         find_data(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="holds no case_XXXXX folder"):
+    with pytest.raises(FileNotFoundError, match="contains no case_XXXXX directory"):
         find_data(tmp_path / "empty")
 
 

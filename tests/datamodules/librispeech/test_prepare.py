@@ -146,7 +146,7 @@ def test_root_may_be_the_folder_above(root):
     ("given", "words"),
     [
         ("LibriSpeech/dev-clean", "one level too low: give"),
-        ("LibriSpeech/nothing", "is not a folder"),
+        ("LibriSpeech/nothing", "is not a directory"),
     ],
 )
 def test_root_at_another_level_is_named(root, given, words):
