@@ -2,7 +2,8 @@
 
 ``image_BCDHW`` has five dimensions, ``counts_BK3`` three with 3 in the last. Functions of
 ``modules.*`` are wrapped as their file is imported, so that every importer gets the wrapped one;
-only those with such a parameter are. Compiled code is traced without the check.
+only those with such a parameter are. Compiled code is traced without the check. It is on where the
+environment variable SHAPE_SUFFIXES is set.
 """
 
 from __future__ import annotations

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+SILENT_SECONDS = 5.0  # demo data is ready by then
+
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
@@ -19,7 +21,7 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
         with partial.open("wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(file.fileno())  # else a power cut could leave the name without the content
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -62,12 +64,12 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a lock file; say so on standard error while another process holds it."""
+    """Hold a lock file; say so on standard error if another process holds it for long."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(path)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=SILENT_SECONDS)
     except Timeout:
         print(f"waiting for the process that holds {path}", file=sys.stderr)
         lock.acquire()

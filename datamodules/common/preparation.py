@@ -52,7 +52,7 @@ LOG = "prepare.log"
 
 
 class Done(NamedTuple):
-    """What a job returns: a result that JSON can hold, and the raw files it was made from."""
+    """A job's return value: a result that JSON can hold, and the raw files it was made from."""
 
     result: Any
     raw: Sequence[RawFile] = ()
@@ -117,7 +117,8 @@ class Preparation:
             (folder / RECORDS).unlink()
         else:
             check_settings(folder, earlier["settings"], header["settings"])
-        self.is_new, self._used = not records, dict[str, None]()
+        self.is_new = not (folder / RECORDS).is_file()
+        self._used: dict[str, None] = {}
         self._records = {name: each for name, each in records.items() if name not in redo}
         if redo:  # on disk too: a run that is killed now must not leave them finished
             (folder / MANIFEST).unlink(missing_ok=True)
@@ -175,6 +176,7 @@ class Preparation:
                 kept.
         """
         self._used |= dict.fromkeys(unit.name for unit in units)
+        # The largest first, so that the workers finish together.
         todo = sorted(self.unfinished(units), key=lambda unit: -unit.num_bytes)
         needed = sum(unit.num_bytes for unit in todo)
         if todo:
@@ -188,6 +190,7 @@ class Preparation:
                 problems.append(outcome)
                 self.log(outcome)
                 continue
+            # This process writes the records, one by one: no two lines ever mix.
             unit = by_name[outcome[0]]
             self.remember(unit, outcome[1])
             self.log(f"{title}: {unit.name} done ({count + 1} of {len(todo)})")
@@ -305,6 +308,11 @@ def units_to_redo(folder: Path, root: Path) -> set[str]:
     for line in lines.values():
         print(f"{line}; preparing it again")
     return set(lines)
+
+
+def was_interrupted(folder: Path) -> bool:
+    """Return whether a folder has records of units but no manifest."""
+    return (folder / RECORDS).is_file() and not (folder / MANIFEST).is_file()
 
 
 def unwritable(folder: Path, error: OSError) -> ValueError:

@@ -28,7 +28,7 @@ def outcomes(
     """Run a job for each item; a ValueError counts as an outcome, any other error ends the loop.
 
     Args:
-        job: What to do with one item; a module-level function or a ``partial`` of one.
+        job: Called with one item; a module-level function or a ``partial`` of one.
         items: The items.
         processes: Worker processes; 1 works in this process, in order.
         title: Text of the progress bar, such as ``preprocessing``.

@@ -135,8 +135,8 @@ class EpochSampler(ResumableBatches):
 
     def _key(self, order: np.ndarray | None, epoch: int, position: int) -> SampleKey:
         """Return the entry at one position of the padded order."""
-        repeat, place = divmod(position, self.num_samples)
-        return SampleKey(place if order is None else int(order[place]), epoch, repeat)
+        repeat, position = divmod(position, self.num_samples)
+        return SampleKey(position if order is None else int(order[position]), epoch, repeat)
 
 
 def padded_length(num_samples: int, global_batch_size: int) -> int:

@@ -70,7 +70,7 @@ class Plan:
 
 
 class Job(NamedTuple):
-    """What a worker needs to write one shard."""
+    """A worker's task: the samples of one shard."""
 
     split: str
     fields: tuple[str, ...]
@@ -106,7 +106,7 @@ def write_shards(
 
     Args:
         preparation: The folder in preparation.
-        plans: What to write.
+        plans: One per split.
         load: Gives a sample's bytes; must be picklable. A process holds one sample at a time.
         processes: Writers; 0 chooses by cores and memory.
         serial_bytes: Below this much output one process is faster.

@@ -61,6 +61,7 @@ class ShardSet:
         return int(self.manifest["samples"])
 
     def __getstate__(self) -> dict[str, Any]:
+        # A spawned worker opens its own files.
         return {**self.__dict__, "_index": None, "_open": {}}
 
     def __del__(self) -> None:
@@ -98,6 +99,7 @@ class ShardSet:
             Path of the shard and the member's name in it.
         """
         shard, offset = (int(value) for value in self._rows()[number, :2])
+        # The header block, which begins with the name, is in front of the content.
         header = os.pread(self._descriptor(shard), 100, offset - 512)
         member = header.rstrip(b"\0").decode(errors="replace")
         return f"{self.folder / self._shards[shard]['name']}: {member}"
@@ -210,7 +212,6 @@ def _hash_problem(folder: Path, shard: Mapping[str, Any]) -> str:
         return line
     path = folder / shard["name"]
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found == shard["sha256"]:
-        return ""
+        if hashlib.file_digest(file, "sha256").hexdigest() == shard["sha256"]:
+            return ""
     return f"{path} has changed since it was written ({shard['samples']} samples)"

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.common.base import BenchmarkDataModule
 from datamodules.common.cache import build_once, demo_folder
-from datamodules.common.preparation import units_to_redo
+from datamodules.common.preparation import units_to_redo, was_interrupted
 from datamodules.common.sampling import evaluation_indices, padded_length, run_seed
 from datamodules.common.shards import has_shards
 from datamodules.imagenet import prepare as builder
@@ -100,11 +100,12 @@ class ImageNetDataModule(BenchmarkDataModule):
         """Check every image and write shards, or check those that are there by their hashes."""
         self._write_demo()
         options: dict[str, Any] = {"processes": self.prepare_processes, "show_progress": True}
-        place = (self._source, self._prepared, self.counts)
+        arguments = (self._source, self._prepared, self.counts)
         redo = units_to_redo(self._prepared, self._source)
-        intact = builder.drop_damaged(*place, **options)
-        if redo or not intact or builder.shards_outdated(*place):
-            encoded_anew = builder.write_all_shards(*place, redo=redo, **options)
+        intact = builder.drop_damaged(*arguments, **options)
+        intact = intact and not was_interrupted(self._prepared)
+        if redo or not intact or builder.shards_outdated(*arguments):
+            encoded_anew = builder.write_all_shards(*arguments, redo=redo, **options)
             print(f"{encoded_anew} images are not plain JPEGs (PNG, CMYK) and were re-encoded")
         print(
             f"ImageNet{' demo' if self.demo else ''} is ready in {self._prepared}: "

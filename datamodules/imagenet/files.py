@@ -53,7 +53,7 @@ def scan(root: Path, counts: Counts) -> Files:
     problems += _wrong_count(root / "val", len(flat) or len(labels), counts.val, VAL_ARCHIVE)
     if problems:
         raise ValueError("\n".join(problems))
-    number = {synset: place for place, synset in enumerate(synsets)}
+    number = {synset: label for label, synset in enumerate(synsets)}
     return Files(
         tuple(synsets),
         [(f"train/{s}/{name}", number[s]) for s in synsets for name in train[s]],
@@ -63,13 +63,13 @@ def scan(root: Path, counts: Counts) -> Files:
 
 def labels_of_flat_val(root: Path) -> bytes:
     """Return the content of the file of labels where ``val`` is flat, else nothing."""
-    place = _labels_file(root)
-    return place.read_bytes() if place is not None and _images(root / "val") else b""
+    path = _labels_file(root)
+    return path.read_bytes() if path is not None and _images(root / "val") else b""
 
 
 def _labels_file(root: Path) -> Path | None:
-    places = (folder / name for folder in (root, root / "val") for name in LABELS)
-    return next((place for place in places if place.is_file()), None)
+    paths = (folder / name for folder in (root, root / "val") for name in LABELS)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _missing_parts(root: Path, has_train: bool, has_val: bool) -> list[str]:
@@ -88,12 +88,12 @@ def _class_folders(folder: Path) -> dict[str, list[str]]:
     """List the image names of every class folder that has any."""
     if not folder.is_dir():
         return {}
-    found = {
+    folders = {
         entry.name: _images(Path(entry))
         for entry in os.scandir(folder)
         if entry.is_dir() and not entry.name.startswith(".")
     }
-    return {synset: names for synset, names in found.items() if names}
+    return {synset: names for synset, names in folders.items() if names}
 
 
 def _images(folder: Path) -> list[str]:
@@ -112,16 +112,16 @@ def _labels(
     if not flat:
         pairs = [(f"{synset}/{name}", synset) for synset in folders for name in folders[synset]]
         return sorted(pairs, key=lambda pair: pair[0].partition("/")[2]), []
-    place = _labels_file(root)
-    if place is None:
+    path = _labels_file(root)
+    if path is None:
         return [], [
             f"{root / 'val'} is flat, so it needs {root / LABELS[0]}: one synset per line in the "
             "order of the file names (tensorflow/models, research/inception has it), or sort the "
             "images into synset directories"
         ]
-    lines = place.read_text().split()
+    lines = path.read_text().split()
     if len(lines) != len(flat):
-        text = f"{place} has {len(lines)} labels for {len(flat)} images in {root / 'val'}"
+        text = f"{path} has {len(lines)} labels for {len(flat)} images in {root / 'val'}"
         return [], [f"{text}; get the whole file, or the missing images"]
     return list(zip(flat, lines, strict=True)), []
 
@@ -140,8 +140,8 @@ def _missing_classes(
     return []
 
 
-def _wrong_count(folder: Path, found: int, expected: int, archive: str) -> list[str]:
-    if found == expected:
+def _wrong_count(folder: Path, count: int, expected: int, archive: str) -> list[str]:
+    if count == expected:
         return []
-    what = f"lacks {expected - found}" if found < expected else f"has {found - expected} too many"
+    what = f"lacks {expected - count}" if count < expected else f"has {count - expected} too many"
     return [f"{folder} {what} of {expected} images: {archive}"]

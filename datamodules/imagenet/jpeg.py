@@ -21,19 +21,19 @@ def jpeg_header(data: bytes) -> Header | None:
     """Read a JPEG's header, some ten times faster than opening the image; None for other files."""
     if data[:2] != b"\xff\xd8":
         return None
-    place, end = 2, len(data) - 9
-    while place < end and data[place] == 0xFF:
-        marker = data[place + 1]
+    offset, end = 2, len(data) - 9
+    while offset < end and data[offset] == 0xFF:
+        marker = data[offset + 1]
         if marker in _FRAME:
-            height = int.from_bytes(data[place + 5 : place + 7], "big")
-            width = int.from_bytes(data[place + 7 : place + 9], "big")
-            return Header(width, height, data[place + 9])
+            height = int.from_bytes(data[offset + 5 : offset + 7], "big")
+            width = int.from_bytes(data[offset + 7 : offset + 9], "big")
+            return Header(width, height, data[offset + 9])
         if marker == 0xFF:  # padding
-            place += 1
+            offset += 1
         elif marker in _BARE:
-            place += 2
+            offset += 2
         else:
-            place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+            offset += 2 + int.from_bytes(data[offset + 2 : offset + 4], "big")
     return None
 
 
@@ -41,7 +41,7 @@ def standard_jpeg(data: bytes) -> bytes:
     """Return the bytes of a JPEG in colour or grey; re-encode anything else as RGB of quality 100.
 
     ImageNet's training set has one PNG and 22 CMYK files named ``.JPEG``. Raises a ValueError if it
-    is no readable image.
+    is not a readable image.
 
     Source:
         tensorflow/tpu, tools/datasets/imagenet_to_gcs.py.
@@ -69,4 +69,4 @@ def open_image(data: bytes) -> Any:
     try:
         return Image.open(io.BytesIO(data))
     except (OSError, SyntaxError) as error:
-        raise ValueError("is no readable image") from error
+        raise ValueError("is not a readable image") from error

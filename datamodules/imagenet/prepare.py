@@ -91,6 +91,7 @@ def write_all_shards(
         "show_progress": show_progress,
     }
     with preparing(prepared, DATASET, {}, **options) as preparation:
+        # No "is it ready?": finished shards are found by their records and sizes.
         index = write_shards(preparation, plans, partial(_load, root), processes=processes)
         preparation.finish(vars(counts))
     return sum(int((index[plan.split][:, 2] != plan.sizes).sum()) for plan in plans)

@@ -46,8 +46,8 @@ class TrainingImages(Dataset[Batch]):
     def __getitems__(self, keys: Sequence[SampleKey]) -> Batch:
         """Augment a batch of images; the draws depend on seed and key only."""
 
-        def make(place: int, data: bytes) -> np.ndarray:
-            return training_image(data, sample_rng(self.seed, *_draw(keys[place])), self.side)
+        def make(position: int, data: bytes) -> np.ndarray:
+            return training_image(data, sample_rng(self.seed, *_draw(keys[position])), self.side)
 
         return _batch(self.source, [key.index for key in keys], self.side, make)
 
@@ -61,14 +61,14 @@ class EvaluationImages(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def __getitem__(self, place: int) -> Batch:
-        return self.__getitems__([place])
+    def __getitem__(self, position: int) -> Batch:
+        return self.__getitems__([position])
 
-    def __getitems__(self, places: Sequence[int]) -> Batch:
+    def __getitems__(self, positions: Sequence[int]) -> Batch:
         """Crop a batch of images, given by their positions in ``numbers``."""
-        numbers = [self.numbers[place] for place in places]
+        numbers = [self.numbers[position] for position in positions]
 
-        def make(place: int, data: bytes) -> np.ndarray:
+        def make(position: int, data: bytes) -> np.ndarray:
             return evaluation_image(data, self.side)
 
         return _batch(self.source, numbers, self.side, make)
@@ -92,13 +92,13 @@ def _batch(
     """Read images straight into their rows of the batch."""
     image_BSS3 = np.empty((len(numbers), side, side, 3), dtype=np.uint8)
     labels = []
-    for place, number in enumerate(numbers):
+    for position, number in enumerate(numbers):
         try:
             data, label = source.read(number)
         except ValueError as error:
             raise BadImageError(f"{source.name(number)} {error}") from error
         try:
-            image_BSS3[place] = make(place, data)
+            image_BSS3[position] = make(position, data)
         except ValueError as error:
             text = f"{source.name(number)} {error}; {source.remedy}"
             raise BadImageError(text) from error

@@ -65,11 +65,11 @@ class ShardSource:
 
     def __init__(self, folder: Path, split: str, counts: Counts) -> None:
         self.shards = ShardSet(folder, split, dataset=DATASET)
-        found = (len(self.shards.manifest["facts"]["synsets"]), len(self.shards))
+        actual = (len(self.shards.manifest["facts"]["synsets"]), len(self.shards))
         expected = (counts.classes, counts.train if split == "train" else counts.val)
-        if found != expected:
+        if actual != expected:
             raise ValueError(
-                f"{folder / split}.json has {found[1]} images of {found[0]} classes, expected "
+                f"{folder / split}.json has {actual[1]} images of {actual[0]} classes, expected "
                 f"{expected[1]} of {expected[0]}: these are another data set's shards"
             )
 

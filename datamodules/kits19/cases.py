@@ -67,8 +67,8 @@ def read_cases(folder: Path, minimum: Sequence[int]) -> Cases:
     Raises a ValueError if the folder was prepared with another minimum size.
     """
     cases: Cases = {}
-    for place in (folder, checked_folder(folder)):
-        content = read_manifest(place, DATASET, version=FORMAT, upgrade=from_format_1)
+    for manifest_folder in (folder, checked_folder(folder)):
+        content = read_manifest(manifest_folder, DATASET, version=FORMAT, upgrade=from_format_1)
         if content is not None:
             check_settings(folder, content["settings"], settings(minimum))
             cases |= {record["case"]: case_of(record) for record in content["cases"]}

@@ -161,6 +161,7 @@ class KiTS19DataModule(BenchmarkDataModule):
         )
         sampler = self.epoch_sampler(len(cases))
         if self.device_cache:
+            # The loader then gives indices and draws; transfer_batch_to_device makes the crops.
             self._train_volumes = DeviceVolumes(self._prepared, cases, torch.float16)
         return DataLoader(
             dataset,
@@ -176,7 +177,7 @@ class KiTS19DataModule(BenchmarkDataModule):
         if not self.device_cache:
             volumes = EvaluationVolumes(self._prepared, cases, indices)
             return DataLoader(volumes, batch_size=1, **self.loader_options)
-        # Evaluation keeps single precision: the quality must not depend on where volumes lie.
+        # Evaluation keeps single precision: the quality must not depend on where volumes are kept.
         self._evaluation_volumes = DeviceVolumes(self._prepared, cases, torch.float32)
         numbers: Any = indices
         return DataLoader(numbers, batch_size=1, collate_fn=order_volumes)

@@ -46,7 +46,7 @@ def component_boxes(label_DHW: np.ndarray, *, keep: int = 2) -> dict[int, np.nda
     """
     from scipy import ndimage
 
-    # astype(bool) of every voxel at once; find_objects of that is the foreground's box.
+    # Label inside the box of all foreground only: the same components in less time.
     around = ndimage.find_objects((label_DHW > 0).view(np.uint8))
     if not around:
         return {}

@@ -95,9 +95,9 @@ class EvaluationVolumes(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, place: int) -> Batch:
+    def __getitem__(self, position: int) -> Batch:
         """Return one volume; its ``index`` is the number within the whole evaluation set."""
-        index = self.indices[place]
+        index = self.indices[position]
         image, label = open_volume(self.folder, self.cases[index].case)
         # clone reads the file here, in the worker, not page by page in the model.
         return {"image": image.clone(), "label": label.clone(), "index": torch.tensor(index)}

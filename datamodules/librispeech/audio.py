@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from datamodules.common.sampling import SampleKey, sample_rng
 from datamodules.common.shards import ShardSet
-from datamodules.librispeech.build import DATASET, Manifest
+from datamodules.librispeech.manifest import DATASET, Manifest
 from datamodules.librispeech.recordings import decode
 
 _EVALUATION_STREAM = 4  # keeps evaluation seeds apart from all draws of datamodules.common.sampling
@@ -68,8 +68,8 @@ class Utterances(Dataset[Sample]):
 
     def __getitem__(self, key: SampleKey | int) -> Sample:
         """Return one utterance; its seed depends on a key's epoch, and is fixed for a number."""
-        place = key.index if isinstance(key, SampleKey) else key
-        number = int(place if self.numbers is None else self.numbers[place])
+        position = key.index if isinstance(key, SampleKey) else key
+        number = int(position if self.numbers is None else self.numbers[position])
         if isinstance(key, SampleKey):
             rng = sample_rng(self.seed, key.epoch, number, key.repeat)
         else:

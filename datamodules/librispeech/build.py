@@ -6,7 +6,6 @@ A prepared folder holds ``tokenizer.model``, the shards of the splits ``train`` 
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,16 @@ import numpy as np
 
 from datamodules.common.atomic import atomic_file
 from datamodules.common.preparation import preparing, shorten
-from datamodules.common.records import read_manifest as read_common_manifest
 from datamodules.common.shard_writer import Plan, write_shards
 from datamodules.common.shards import index_path, manifest_path
 from datamodules.common.shards import read_manifest as read_shard_manifest
+from datamodules.librispeech.manifest import (
+    DATASET,
+    FORMAT,
+    TOKENIZER,
+    Manifest,
+    read_manifest,
+)
 from datamodules.librispeech.raw import (
     EVALUATION_SUBSET,
     MOST_NAMED,
@@ -29,45 +34,11 @@ from datamodules.librispeech.raw import (
 from datamodules.librispeech.recordings import load
 from datamodules.librispeech.text import UNKNOWN, Tokenizer, train_tokenizer
 
-DATASET, FORMAT = "librispeech", 2
-TOKENIZER = "tokenizer.model"
 SPLITS = ("train", "dev")
 FIELDS = ("flac", "txt")
 SHARD_UTTERANCES = 1000  # about 200 MB
 # Below this much audio a process's start costs more than the work.
 SERIAL_BYTES = 400_000_000
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """Facts of a prepared folder; ``most_labels`` is of the longest training transcript."""
-
-    vocab_size: int
-    num_samples: dict[str, list[int]]
-    """Audio samples of every utterance, by split."""
-    most_labels: int
-
-
-def read_manifest(folder: Path, vocab_size: int, *, replace: bool = False) -> Manifest | None:
-    """Read the manifest of a complete prepared folder; None if it has to be prepared.
-
-    Opens nothing else. Raises a ValueError if the folder has another vocabulary size, or was
-    prepared by another version and is not to be replaced.
-    """
-    content = read_common_manifest(folder, DATASET, version=FORMAT, replace=replace)
-    try:
-        assert content is not None
-        size = content["settings"]["vocab_size"]
-        manifest = Manifest(size, content["num_samples"], content["most_labels"])
-        needed = set(content["files"])
-    except (AssertionError, KeyError, TypeError):
-        return None
-    if size != vocab_size:
-        raise ValueError(
-            f"{folder} was prepared with {size} pieces, data.vocab_size is "
-            f"{vocab_size}: give another directory with --data.prepared_dir"
-        )
-    return manifest if needed <= {entry.name for entry in folder.iterdir()} else None
 
 
 def check_same_vocabulary(folder: Path, given: Path, vocab_size: int) -> None:
@@ -116,6 +87,7 @@ def build(
         _remove_old_format(out)
         # None trains a vocabulary on the training transcripts.
         tokenizer = _write_tokenizer(out, splits["train"], vocab_size, tokenizer_model)
+        # Before the shards: a bad transcript is to be named within seconds.
         labels = {name: _labels(tokenizer, split) for name, split in splits.items()}
         index = write_shards(
             preparation,

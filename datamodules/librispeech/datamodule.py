@@ -22,6 +22,7 @@ from datamodules.common.preparation import units_to_redo
 from datamodules.common.sampling import evaluation_indices, ranks, run_seed
 from datamodules.librispeech import build as builder
 from datamodules.librispeech.audio import Batch, Utterances, batches_by_length, collate
+from datamodules.librispeech.manifest import TOKENIZER, Manifest, read_manifest
 from datamodules.librispeech.raw import find_data, scan
 from datamodules.librispeech.recordings import SAMPLE_RATE
 from datamodules.librispeech.sampler import BucketSampler, check_fills_a_step, rows_per_epoch
@@ -127,7 +128,7 @@ class LibriSpeechDataModule(BenchmarkDataModule):
         if self.root is None:
             return []
         try:
-            if builder.read_manifest(self._prepared, self.vocab_size) is not None:
+            if read_manifest(self._prepared, self.vocab_size) is not None:
                 return []
             return scan(find_data(self.root))[1]
         except (FileNotFoundError, ValueError) as error:
@@ -197,8 +198,8 @@ class LibriSpeechDataModule(BenchmarkDataModule):
     def synthetic_batch(self) -> Batch:
         """Return a random training batch on the CPU whose lengths are spread like the data's."""
         lengths = np.sort(self._num_samples("train")[self._train_numbers])
-        places = np.linspace(0, len(lengths) - 1, self.batch_size).round().astype(int)
-        audio_lengths = torch.from_numpy(lengths[places])
+        positions = np.linspace(0, len(lengths) - 1, self.batch_size).round().astype(int)
+        audio_lengths = torch.from_numpy(lengths[positions])
         share = audio_lengths / audio_lengths.max()
         label_lengths = (share * self._manifest.most_labels).long().clamp(min=1)
         shape = (self.batch_size, int(audio_lengths.max()))
@@ -226,15 +227,15 @@ class LibriSpeechDataModule(BenchmarkDataModule):
         return self.prepared_dir or self._source / f"finishline-rnnt{size}"
 
     @cached_property
-    def _manifest(self) -> builder.Manifest:
-        manifest = builder.read_manifest(self._prepared, self.vocab_size)
+    def _manifest(self) -> Manifest:
+        manifest = read_manifest(self._prepared, self.vocab_size)
         if manifest is None:
             raise ValueError(f"{self._prepared} is not prepared; run the recipe's prepare command")
         return manifest
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:
-        return Tokenizer(self._prepared / builder.TOKENIZER, self.vocab_size)
+        return Tokenizer(self._prepared / TOKENIZER, self.vocab_size)
 
     def _num_samples(self, split: str) -> np.ndarray:
         """Return the audio samples of every utterance of a split."""
@@ -252,13 +253,13 @@ class LibriSpeechDataModule(BenchmarkDataModule):
 
     def _prepare(
         self, *, show_progress: bool, replace: bool, redo: Collection[str] = ()
-    ) -> builder.Manifest:
+    ) -> Manifest:
         """Prepare the folder if need be, and return its manifest."""
         if self.demo:
             from datamodules.librispeech.demo import write_corpus
 
             build_once(self._source, write_corpus)
-        manifest = builder.read_manifest(self._prepared, self.vocab_size, replace=replace)
+        manifest = read_manifest(self._prepared, self.vocab_size, replace=replace)
         if manifest is not None and self.tokenizer_model is not None:
             builder.check_same_vocabulary(self._prepared, self.tokenizer_model, self.vocab_size)
         if manifest is not None and not redo:

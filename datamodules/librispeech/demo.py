@@ -37,11 +37,11 @@ def write_corpus(folder: Path) -> None:
     import soundfile
 
     held_out = set(sentences("dev-clean", excluded=set()))
-    for place, subset in enumerate(PARAMETERS):
+    for rank, subset in enumerate(PARAMETERS):
         texts = sentences(subset, excluded=set() if subset == "dev-clean" else held_out)
         speakers = SPEAKERS[subset]
         for number, text in enumerate(texts):
-            speaker = 1000 * (place + 1) + number % speakers
+            speaker = 1000 * (rank + 1) + number % speakers
             chapter = folder / subset / str(speaker) / "1"
             chapter.mkdir(parents=True, exist_ok=True)
             key = f"{speaker}-1-{number // speakers:04d}"

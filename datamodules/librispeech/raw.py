@@ -96,7 +96,7 @@ def _scan_subset(subset: Path, seen: dict[str, Path]) -> tuple[list[Utterance], 
     transcripts: list[Path] = []
     for base, _, names in os.walk(subset, followlinks=True):
         for name in names:
-            if name.startswith("."):  # a copy by macOS has "._NAME" beside every file
+            if name.startswith("."):  # a copy by macOS has "._NAME" next to every file
                 continue
             if name.endswith(".flac"):
                 recordings[name[: -len(".flac")]] = Path(base, name)

@@ -41,10 +41,10 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> bytes:
 
 def _reason(message: str) -> str:
     """Shorten SentencePiece's message, which starts with a position in its own source."""
-    if found := re.search(r"value <= (\d+)", message):
-        return f"it gives at most {found[1]} pieces"
-    if found := re.search(r"required_chars\. \d+ vs (\d+)", message):
-        return f"its characters need at least {found[1]} pieces"
+    if match := re.search(r"value <= (\d+)", message):
+        return f"it gives at most {match[1]} pieces"
+    if match := re.search(r"required_chars\. \d+ vs (\d+)", message):
+        return f"its characters need at least {match[1]} pieces"
     return message.splitlines()[-1].rpartition("] ")[2].strip()
 
 

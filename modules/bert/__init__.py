@@ -9,7 +9,7 @@ __all__ = ["BertModule"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the public names on first use; the other files here need no Lightning."""
+    """Import the public names on first use, so that this package loads without torch."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from modules.bert import module

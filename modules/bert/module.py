@@ -266,19 +266,15 @@ class BertModule(BenchmarkModule):
         position_T = torch.cat([torch.arange(length) for length in lengths])
         starts = torch.tensor([0, *lengths]).cumsum(0)
         name, size = type(self.net).__name__, len(lengths)
-        try:
-            with dry_run(self.net):
-                words, nexts = self.net.eval()(
-                    position_T % 3 + 2, position_T * 0, position_T, starts.int(), starts[:-1] + 1
-                )
+        tokens = " and ".join(str(length) for length in lengths)
+        with dry_run(self.net, f"{name} fails on samples of {tokens} tokens"):
+            words, nexts = self.net.eval()(
+                position_T % 3 + 2, position_T * 0, position_T, starts.int(), starts[:-1] + 1
+            )
             got = (tuple(words.shape), None if nexts is None else tuple(nexts.shape))
-        except Exception as error:
-            reason = (str(error).strip().splitlines() or ["no message"])[0]
-            tokens = " and ".join(str(length) for length in lengths)
-            raise ValueError(f"{name} fails on samples of {tokens} tokens: {reason}") from error
         if len(got[0]) != 2 or got[0][0] != size or got[1] not in (None, (size, 2)):
             raise ValueError(
-                f"{name} gave shapes {got} for {size} samples with a masked word each; "
+                f"{name} returned shapes {got} for {size} samples with a masked word each; "
                 f"needed ({size}, words) and ({size}, 2), or None for the second"
             )
 

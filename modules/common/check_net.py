@@ -10,10 +10,25 @@ from callbacks.preserve_state import preserve_state
 
 
 @contextmanager
-def dry_run(net: nn.Module) -> Iterator[None]:
-    """Run a network in a block without gradients and restore its state afterwards."""
-    with preserve_state(net), torch.no_grad():
-        yield
+def dry_run(net: nn.Module, failure: str) -> Iterator[None]:
+    """Run a network in a block without gradients and restore its state afterwards.
+
+    Args:
+        net: The network, on the device where it runs.
+        failure: Start of the message if the block fails, such as ``Net fails on 3 samples``.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        ValueError: If the block fails; one line with the network's own error.
+    """
+    try:
+        with preserve_state(net), torch.no_grad():
+            yield
+    except Exception as error:
+        lines = str(error).strip().splitlines() or ["no message"]
+        raise ValueError(f"{failure}: {type(error).__name__}: {lines[0]}") from error
 
 
 def check_net(
@@ -36,13 +51,8 @@ def check_net(
     """
     device = next((p.device for p in net.parameters()), torch.device("cpu"))
     name, shape = type(net).__name__, tuple(input_shape)
-    try:
-        with dry_run(net):
-            output = net.eval()(_random_input(shape, dtype, device))
-    except Exception as error:
-        lines = str(error).strip().splitlines() or ["no message"]
-        reason = f"{type(error).__name__}: {lines[0]}"
-        raise ValueError(f"{name} failed on an input of shape {shape}: {reason}") from error
+    with dry_run(net, f"{name} failed on an input of shape {shape}"):
+        output = net.eval()(_random_input(shape, dtype, device))
     got = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
     if not isinstance(output, Tensor) or tuple(output.shape) != tuple(output_shape):
         raise ValueError(

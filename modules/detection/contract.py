@@ -20,13 +20,9 @@ def check_detector(
 ) -> None:
     """Raise a ValueError unless the network follows the contract on a small batch."""
     name = type(net).__name__
-    try:
-        with dry_run(net):
-            losses = net.train()(*inputs, targets)
-            detections = net.eval()(*inputs)
-    except Exception as error:
-        lines = str(error).strip().splitlines() or ["no message"]
-        raise ValueError(f"{name} failed: {type(error).__name__}: {lines[0]}") from error
+    with dry_run(net, f"{name} failed"):
+        losses = net.train()(*inputs, targets)
+        detections = net.eval()(*inputs)
     scalars = isinstance(losses, Mapping) and all(loss.ndim == 0 for loss in losses.values())
     if not scalars or not losses:
         raise ValueError(

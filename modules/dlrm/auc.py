@@ -57,7 +57,7 @@ def auc_over_ranks(keys_N: Tensor) -> float:
 
 
 def _sorted(keys_N: Tensor) -> Tensor:
-    """Sort keys; numpy sorts integers several times faster than torch does on CPUs."""
+    """Sort keys, in place on CPUs, where numpy is several times faster than torch."""
     if keys_N.device.type != "cpu":
         return keys_N.sort().values
     keys_N = keys_N.contiguous()

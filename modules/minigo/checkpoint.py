@@ -30,15 +30,15 @@ def tensors_by_name(net: DualNet) -> dict[str, Tensor]:
     Returns:
         The net's own tensors, not copies.
     """
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for name, layer in net.layers().items():
         norm = isinstance(layer, nn.BatchNorm2d)
         parts = ("gamma", "beta", "moving_mean", "moving_variance") if norm else ("kernel", "bias")
         for part in parts:
             tensor = getattr(layer, PARTS[part])
             if tensor is not None:
-                found[f"{name}/{part}"] = tensor
-    return found
+                tensors[f"{name}/{part}"] = tensor
+    return tensors
 
 
 def load_bundle(net: DualNet, prefix: Path) -> tuple[dict[str, Tensor], int]:

@@ -65,9 +65,9 @@ class GraphedNets:
         self._device, self._dtype = device, dtype
         self._idle: SimpleQueue[_Copy] = SimpleQueue()
         planes = torch.zeros((largest, *plane_shape), dtype=torch.uint8, device=device)
-        aside = torch.cuda.Stream(device) if device.type == "cuda" else None
+        side_stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         for _ in range(copies):
-            self._idle.put(_Copy(_frozen(net, device, dtype), planes.clone(), dtype, aside))
+            self._idle.put(_Copy(_frozen(net, device, dtype), planes.clone(), dtype, side_stream))
 
     def network(self, net: nn.Module) -> Network:
         """Freeze a net's current weights, like ``network_of``, for up to ``largest`` positions."""
@@ -94,7 +94,7 @@ class _Copy:
         net: nn.Module,
         planes_BPnn: Tensor,
         dtype: torch.dtype,
-        aside: "torch.cuda.Stream | None",
+        side_stream: "torch.cuda.Stream | None",
     ) -> None:
         self._net, self._planes_BPnn = net, planes_BPnn  # graphs do not keep what they read
         self._held: list[Tensor] = []
@@ -104,9 +104,11 @@ class _Copy:
             partial(_priors_and_values, net, planes_BPnn[:size], dtype) for size in self._sizes
         ]
         self._stream = None
-        if aside is not None:
+        if side_stream is not None:
             self._stream = torch.cuda.Stream(planes_BPnn.device)
-            self._forwards = _captured(self._forwards, self._stream, aside, type(net).__name__)
+            self._forwards = _captured(
+                self._forwards, self._stream, side_stream, type(net).__name__
+            )
 
     @torch.inference_mode()
     def evaluate(self, planes: np.ndarray, weights: list[Tensor]) -> tuple[np.ndarray, np.ndarray]:
@@ -138,7 +140,10 @@ def _in_stream(stream: "torch.cuda.Stream | None") -> Iterator[None]:
 
 
 def _captured(
-    forwards: Sequence[Forward], stream: torch.cuda.Stream, aside: torch.cuda.Stream, name: str
+    forwards: Sequence[Forward],
+    stream: torch.cuda.Stream,
+    side_stream: torch.cuda.Stream,
+    name: str,
 ) -> list[Forward]:
     """Capture each pass; what is returned replays its kernels and fills the same outputs.
 
@@ -146,10 +151,10 @@ def _captured(
     in another stream, so that what libraries allocate for this one belongs to the graphs.
     """
     pool = torch.cuda.graph_pool_handle()
-    aside.wait_stream(torch.cuda.current_stream(stream.device))
+    side_stream.wait_stream(torch.cuda.current_stream(stream.device))
     replays: list[Forward] = []
     for forward in forwards:
-        with torch.cuda.stream(aside):
+        with torch.cuda.stream(side_stream):
             for _ in range(WARM_UP_PASSES):
                 forward()
         graph = torch.cuda.CUDAGraph()

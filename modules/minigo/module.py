@@ -91,7 +91,7 @@ class MiniGoModule(BenchmarkModule):
 
     metric_names: ClassVar[tuple[str, ...]] = ("win_rate", "win_rate_black", "win_rate_white")
     stops_at_weights: ClassVar[bool] = True
-    """The match may be played after the clock; run_stop is when its weights were ready."""
+    """The rules allow the match after the clock; run_stop is when its weights were ready."""
 
     def __init__(
         self,

@@ -276,22 +276,16 @@ class RNNTModule(BenchmarkModule):
                 f"{type(self.net).__name__} has no {', '.join(missing)}; "
                 "see modules.rnnt.transducer.Transducer for what a network needs"
             )
-        try:
-            with dry_run(self.net):
-                speech = torch.zeros(1, 4, NUM_FILTERS * SPLICED, device=self.device)
-                encoded, _ = self.net.encode(speech, torch.tensor([4], device=self.device))
-                labels = torch.zeros(1, 2, dtype=torch.int64, device=self.device)
-                predicted, _ = self.net.predict(labels, start=True)
-                got = tuple(self.net.join(encoded[:, :1, None], predicted[:, None]).shape)
-        except Exception as error:
-            reason = (str(error).strip().splitlines() or ["no message"])[0]
-            raise ValueError(
-                f"{type(self.net).__name__} fails on 4 frames of {NUM_FILTERS * SPLICED} features "
-                f"and 2 labels: {reason}"
-            ) from error
+        features, name = NUM_FILTERS * SPLICED, type(self.net).__name__
+        with dry_run(self.net, f"{name} fails on 4 frames of {features} features and 2 labels"):
+            speech = torch.zeros(1, 4, features, device=self.device)
+            encoded, _ = self.net.encode(speech, torch.tensor([4], device=self.device))
+            labels = torch.zeros(1, 2, dtype=torch.int64, device=self.device)
+            predicted, _ = self.net.predict(labels, start=True)
+            got = tuple(self.net.join(encoded[:, :1, None], predicted[:, None]).shape)
         if got != (1, 1, 3, self.net.num_labels + 1):
             raise ValueError(
-                f"{type(self.net).__name__} gave logits of shape {got} for 1 frame and 2 labels; "
+                f"{name} returned logits of shape {got} for 1 frame and 2 labels; "
                 f"expected (1, 1, 3, {self.net.num_labels + 1}), the last output being the blank"
             )
 

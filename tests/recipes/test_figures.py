@@ -20,11 +20,13 @@ def sheet_of(stem):
 
 
 def test_every_recipe_has_rules_in_the_round():
-    assert STEMS
-    assert sorted(ROUND) == STEMS
+    """Except one that was not in the round, which has no published time either."""
+    assert set(ROUND) <= set(STEMS)
+    others = set(STEMS) - set(ROUND)
+    assert all(sheet_of(stem).needs.published_minutes is None for stem in others)
 
 
-@pytest.mark.parametrize("stem", STEMS)
+@pytest.mark.parametrize("stem", sorted(ROUND))
 def test_target_mode_and_runs_are_the_rounds(stem):
     sheet, rules = sheet_of(stem), ROUND[stem]
     assert (sheet.mode, sheet.runs, sheet.dropped) == (rules.mode, rules.runs, rules.drop)

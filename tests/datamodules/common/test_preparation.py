@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from datamodules.common import atomic
 from datamodules.common import preparation as module
 from datamodules.common.atomic import atomic_file
 from datamodules.common.preparation import Done, Preparation, Unit, preparing
@@ -302,6 +303,25 @@ def test_second_process_waits_and_finds_the_folder_ready(
         thread.join()
     assert sorted(WORKED) == list(NAMES)
     assert results[0] == results[1] == results[2]
+
+
+def test_waiting_for_another_process_is_said_once_it_takes_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(atomic, "SILENT_SECONDS", 0.01)
+    entered = threading.Event()
+
+    def hold() -> None:
+        with atomic.locked(tmp_path / "lock"):
+            entered.set()
+            time.sleep(0.3)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    entered.wait()
+    with atomic.locked(tmp_path / "lock"):
+        thread.join()
+    assert capsys.readouterr().err == f"waiting for the process that holds {tmp_path / 'lock'}\n"
 
 
 def test_work_recorded_for_an_earlier_version_is_not_done_again(root: Path, out: Path) -> None:

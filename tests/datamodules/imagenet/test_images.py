@@ -107,7 +107,7 @@ def test_plain_jpegs_keep_their_bytes_and_others_become_rgb_of_quality_100() -> 
         assert (
             difference(decode(again).permute(1, 2, 0).numpy(), pixels).mean() < 3
         )  # colour is halved, as in the reference
-    with pytest.raises(ValueError, match="no readable image"):
+    with pytest.raises(ValueError, match="not a readable image"):
         standard_jpeg(b"no image at all")
 
 

@@ -206,7 +206,7 @@ def test_truncated_and_foreign_files_are_all_named_by_prepare(root: Path) -> Non
     first, second = str(error.value).splitlines()
     assert "n00000001_2.JPEG cannot be decoded" in first
     assert first.endswith("; extract it from its archive again")
-    assert "ILSVRC2012_val_00000012.JPEG is no readable image" in second
+    assert "ILSVRC2012_val_00000012.JPEG is not a readable image" in second
     assert second.endswith("; extract it from its archive again")
 
 
@@ -270,6 +270,26 @@ def test_changed_image_is_said_and_its_shard_written_again(
     capsys.readouterr()
     data(root).prepare()
     assert "has changed" not in capsys.readouterr().out
+
+
+def test_killed_before_the_changed_shards_were_begun_still_writes_them_again(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data(root).prepare()
+    changed, other = (root / f"train/n00000001/n00000001_{n}.JPEG" for n in (0, 1))
+    for path in (changed, root / "val/n00000001/ILSVRC2012_val_00000001.JPEG"):
+        path.write_bytes(other.read_bytes())
+
+    def killed(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(builder, "write_shards", killed)
+        with pytest.raises(KeyboardInterrupt):
+            data(root).prepare()
+    data(root).prepare()
+    source = builder.open_source(root, root / "finishline-imagenet", "train", COUNTS)
+    assert source.read(0) == (other.read_bytes(), 0)
 
 
 def test_folder_of_version_0_1_is_read_and_one_lost_shard_written_again(root: Path) -> None:

@@ -18,7 +18,7 @@ from datamodules.kits19 import datamodule as kits19
 from datamodules.kits19.demo import phantom, write_phantoms
 from datamodules.kits19.raw import find_data
 from datamodules.kits19.volumes import Batch, DeviceOrder
-from tests.datamodules.kits19.tiny_kits19 import SPLIT, write_raw
+from tests.datamodules.kits19.tiny_kits19 import SPLIT, write_case, write_raw
 
 CROP = (32, 32, 32)
 
@@ -298,6 +298,23 @@ def test_root_goes_through_the_same_preparation(
     assert "3 training and 1 evaluation cases" in capsys.readouterr().out
     assert data._prepared == tiny / "finishline-unet3d-8x8x8"
     assert len(epoch_batches(data)) == 2
+
+
+def test_prepare_says_which_raw_case_has_changed(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = KiTS19DataModule(root=tiny, crop_size=(8, 8, 8))
+    data.prepare()
+    before = data._cases(SPLIT.cases)
+    changed = tiny / "data" / "case_00001" / "imaging.nii.gz"
+    write_case(tmp_path / "other", "00007").joinpath("imaging.nii.gz").replace(changed)
+    data.prepare_data()  # reads the manifest only
+    assert data._cases(SPLIT.cases) == before
+    data.prepare()
+    line = f"{changed} has changed since 00001 was prepared; preparing it again"
+    assert line in capsys.readouterr().out
+    after = data._cases(SPLIT.cases)
+    assert [a.case for a, b in zip(after, before, strict=True) if a != b] == ["00001"]
 
 
 def test_root_with_preprocessed_files_is_taken_as_it_is(tiny: Path, tmp_path: Path) -> None:

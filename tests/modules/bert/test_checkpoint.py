@@ -155,7 +155,7 @@ def test_tensorflow_1_checkpoint_loads_without_tensorflow(tf_checkpoint):
     assert_equal(again, source)
 
 
-def test_optimizer_state_has_no_name_of_ours():
+def test_optimizer_state_is_skipped():
     for name in ("global_step", "beta2_power", "bert/pooler/dense/kernel/LAMB_1",
                  "bert/pooler/dense/bias/adam_m", "cls/predictions/output_bias/LAMB"):  # fmt: skip
         assert our_name(name) is None
@@ -281,11 +281,11 @@ MIXED = bytes(range(100)) + b"-" * 70 + bytes(range(100)) + b"x" * 90 + bytes(ra
         (PACKED, MIXED),
     ],
 )
-def test_snappy_unpacks_what_another_library_packed(packed, plain):
+def test_snappy_decompresses_what_another_library_packed(packed, plain):
     assert decompress(bytes.fromhex(packed)) == plain
 
 
 @pytest.mark.parametrize("packed", ["", "ffffffffff", "05", "0501ff", "0a0061" + "11" * 4])
-def test_damaged_snappy_is_refused(packed):
+def test_damaged_snappy_is_rejected(packed):
     with pytest.raises(ValueError, match="damaged"):
         decompress(bytes.fromhex(packed))

@@ -227,7 +227,7 @@ def test_other_masked_language_models_fit(name, config):
     masked_lm_loss(words, batch["masked_labels"]).backward()
 
 
-def test_adapters_wrong_settings_are_refused(tmp_path, monkeypatch):
+def test_adapters_wrong_settings_are_rejected(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="'NoSuchModel', which is not a model"):
         MaskedLMAdapter(model="NoSuchModel")
     with pytest.raises(ValueError, match="ElectraConfig has no vocab_siz"):

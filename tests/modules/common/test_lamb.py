@@ -135,7 +135,7 @@ def test_lamb_gradients_are_left_as_they_were():
         assert torch.equal(weight.grad, grad)
 
 
-def test_lamb_resumed_from_state_dict_goes_on_to_the_bit():
+def test_lamb_resumed_from_state_dict_continues_bit_for_bit():
     whole, grads = problem(torch.float32)
     run(whole, grads, list, lr=0.01)
     cut, grads = problem(torch.float32)

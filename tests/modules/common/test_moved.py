@@ -1,8 +1,5 @@
 """Old dotted paths: every one still leads to today's object and says so once, on stderr."""
 
-import subprocess
-import sys
-
 import pytest
 
 from modules.common.moved import MOVED, new_path
@@ -10,13 +7,17 @@ from modules.common.moved import MOVED, new_path
 PATHS = sorted((old, new) for old, new in MOVED.items() if new)
 
 
-def run(program):
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done
+@pytest.fixture
+def run(run_python):
+    def program(text):
+        done = run_python(["-c", text])
+        assert done.returncode == 0, done.stderr
+        return done
+
+    return program
 
 
-def test_every_old_path_is_the_new_module_and_warns_once():
+def test_every_old_path_is_the_new_module_and_warns_once(run):
     checks = "".join(
         f"assert import_module({old!r}) is import_module({new!r}), {old!r}\n"
         f"assert import_module({old!r}) is import_module({new!r})\n"
@@ -30,13 +31,13 @@ def test_every_old_path_is_the_new_module_and_warns_once():
 
 
 @pytest.mark.parametrize("stem", ["ssd", "maskrcnn", "unet3d"])
-def test_names_that_users_write_stay_silently(stem):
+def test_names_that_users_write_stay_silently(stem, run):
     name = {"ssd": "SSDModule", "maskrcnn": "MaskRCNNModule", "unet3d": "UNet3DModule"}[stem]
     done = run(f"from modules.{stem} import {name}; print({name}.__name__)")
     assert (done.stdout, done.stderr) == (f"{name}\n", "")
 
 
-def test_old_notebooks_find_their_runs():
+def test_old_notebooks_find_their_runs(run):
     done = run("from scoring.result_sets import find_runs; print(find_runs.__module__)")
     assert done.stdout == "scoring.runs.run\n"
     assert "scoring.result_sets is now scoring.runs.run" in done.stderr

@@ -1,9 +1,10 @@
-"""The per-epoch schedule: against torch's MultiStepLR driven as the reference drives it."""
+"""Schedules against the references: U-Net3D's per epoch, DLRM's per step."""
 
+import numpy as np
 import pytest
 import torch
 
-from modules.common.schedules import warmup_multistep
+from modules.common.schedules import warmup_hold_poly, warmup_multistep
 
 
 def reference_rates(epochs, *, rate, start, warmup, boundaries, factor):
@@ -69,3 +70,44 @@ def test_schedule_boundary_epoch_itself_uses_the_old_rate():
         )
 
     assert (rate(1700), rate(1701)) == (1.5, 0.75)
+
+
+def dlrm_reference_rates(steps, *, base, warmup, start, decay):
+    """The reference's scheduler as it keeps its state: a last rate that plateau and end reuse."""
+    last, rates = base, []
+    for count in range(1, steps + 1):
+        if count < warmup:
+            last = base * (1.0 - (warmup - count) / warmup)
+        elif start <= count < start + decay:
+            last = max(0.0000001, base * ((decay - (count - start)) / decay) ** 2)
+        rates.append(last)
+    return rates
+
+
+@pytest.mark.parametrize(
+    ("base", "warmup", "start", "decay"),
+    [(24.0, 10, 30, 20), (1.0, 5, 5, 60), (18.0, 8, 20, 1), (2.0, 3, 40, 0), (26.0, 2, 2, 7)],
+)
+def test_dlrm_schedule_equals_the_reference_with_its_state(base, warmup, start, decay):
+    wanted = dlrm_reference_rates(70, base=base, warmup=warmup, start=start, decay=decay)
+    ours = [
+        warmup_hold_poly(
+            c, learning_rate=base, warmup_steps=warmup, decay_start_step=start, decay_steps=decay
+        )
+        for c in range(1, 71)
+    ]
+    np.testing.assert_allclose(ours, wanted, rtol=1e-12)
+
+
+def test_dlrm_schedule_at_the_published_settings():
+    def rate(step):
+        return warmup_hold_poly(
+            step, learning_rate=24.0, warmup_steps=2750, decay_start_step=49315, decay_steps=27772
+        )
+
+    assert rate(1) == pytest.approx(24 / 2750)
+    assert rate(2749) == rate(2750) == rate(49314) == pytest.approx(24 * 2749 / 2750)
+    assert rate(49315) == 24.0
+    assert rate(49315 + 13886) == pytest.approx(6.0)
+    assert rate(10**6) == max(1e-7, 24 / 27772**2)
+    assert warmup_hold_poly(1, learning_rate=1.0) == 1.0

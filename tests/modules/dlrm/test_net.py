@@ -130,7 +130,7 @@ def test_interaction_of_looked_up_rows_equals_its_formula_and_gradient(contiguou
     torch.testing.assert_close(*gradients)
 
 
-def test_rows_outside_the_tables_are_refused_and_numbers_stay_what_they_are():
+def test_rows_outside_the_tables_are_rejected_and_nan_and_infinity_kept():
     tables, dense = FusedEmbedding((2, 3), 4), torch.randn(2, 4)
     for row in (-3, 3):
         with pytest.raises(IndexError):
@@ -187,7 +187,7 @@ def test_accumulated_sparse_gradients_add_up():
     torch.testing.assert_close(parts, net.tables.weight.grad.to_dense())
 
 
-def test_first_values_have_the_reference_ranges(monkeypatch):
+def test_initial_values_have_the_reference_ranges(monkeypatch):
     monkeypatch.setattr(fused_embedding, "INIT_BLOCK_ROWS", 1000)
     torch.manual_seed(0)
     sizes = (4, 2500, 900)
@@ -205,7 +205,7 @@ def test_first_values_have_the_reference_ranges(monkeypatch):
     assert float(middle.bias.detach().std()) == pytest.approx((1 / 800) ** 0.5, rel=0.1)
 
 
-def test_seed_decides_the_first_values():
+def test_seed_determines_the_initial_values():
     def drawn(seed):
         torch.manual_seed(seed)
         return DLRM(**SMALL).tables.weight
@@ -214,7 +214,7 @@ def test_seed_decides_the_first_values():
     assert not torch.equal(drawn(3), drawn(4))
 
 
-def test_tables_that_do_not_fit_are_refused_with_the_plan(monkeypatch):
+def test_tables_that_do_not_fit_are_rejected_with_the_plan(monkeypatch):
     monkeypatch.setattr(fused_embedding, "_free_bytes", lambda device: 80 * 2**30)
     with pytest.raises(ValueError, match="187,767,399 rows x 128 float32 = 89.5 GiB") as error:
         DLRM()
@@ -234,7 +234,7 @@ def test_half_precision_tables_halve_the_plan_and_train():
         DLRM(**SMALL, table_dtype="int8")
 
 
-def test_exchange_between_ranks_is_not_compiled_anew_in_every_step(monkeypatch):
+def test_exchange_between_ranks_is_not_recompiled_in_every_step(monkeypatch):
     monkeypatch.setattr(fused_embedding, "_rank_and_world", lambda: (0, 2))
     monkeypatch.setattr(fused_embedding.dist, "all_to_all_single", lambda out, x, *_: out.copy_(x))
     monkeypatch.setattr(fused_embedding.dist, "get_world_size", lambda: 2)
@@ -246,7 +246,7 @@ def test_exchange_between_ranks_is_not_compiled_anew_in_every_step(monkeypatch):
     assert made == made[:1] * 4
 
 
-def test_net_of_another_shape_is_refused():
+def test_net_of_another_shape_is_rejected():
     DLRMModule(net=lambda: DLRM(**SMALL)).configure_model()
 
     class Wide(nn.Module):
@@ -272,7 +272,7 @@ def test_half_precision_tables_keep_the_gradients_of_a_large_batch(dtype):
 
 
 @pytest.mark.parametrize(("rows", "good"), [(20, True), (19, False)])
-def test_net_without_rows_for_the_data_is_refused_before_training(rows, good):
+def test_net_without_rows_for_the_data_is_rejected_before_training(rows, good):
     class Own(nn.Module):
         def __init__(self):
             super().__init__()
@@ -291,7 +291,7 @@ def test_net_without_rows_for_the_data_is_refused_before_training(rows, good):
 
 
 @pytest.mark.parametrize("strategy", [FSDPStrategy(), ModelParallelStrategy(), DDPStrategy()])
-def test_strategies_that_shard_the_tables_again_are_refused(strategy):
+def test_strategies_that_shard_the_tables_again_are_rejected(strategy):
     module = DLRMModule()
     module._trainer = SimpleNamespace(strategy=strategy)
     if isinstance(strategy, DDPStrategy):
@@ -301,7 +301,7 @@ def test_strategies_that_shard_the_tables_again_are_refused(strategy):
         module.setup("fit")
 
 
-def test_schedule_that_cannot_be_is_refused():
+def test_inconsistent_schedule_is_rejected():
     with pytest.raises(ValueError, match="at least warmup_steps"):
         DLRMModule(warmup_steps=10, decay_start_step=5, decay_steps=3)
     with pytest.raises(ValueError, match="at least 0"):

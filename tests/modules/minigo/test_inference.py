@@ -54,7 +54,7 @@ def test_sizes_are_eighths_of_the_largest(largest, sizes):
     assert batch_sizes(largest) == sizes
 
 
-def test_every_batch_gets_its_own_rows_answers():
+def test_every_batch_gets_the_answers_for_its_own_rows():
     net = net_of(0)
     network, other = graphed().network(net), network_of(net, CPU)
     # Falling, so that the rows that fill a batch are those of the batch before.
@@ -204,7 +204,7 @@ GraphedNets(Branching(), device, torch.float32, plane_shape=(13, 5, 5), largest=
 
 @pytest.mark.gpu
 @gpu
-def test_a_net_whose_kernels_depend_on_its_input_is_refused_with_the_reason():
+def test_a_net_whose_kernels_depend_on_its_input_is_rejected_with_the_reason():
     # In a process of its own: torch 2.11 does not recover from a capture that failed.
     done = subprocess.run([sys.executable, "-c", BRANCHING], capture_output=True, text=True)
     assert "ValueError: Branching cannot be captured in a CUDA graph" in done.stderr

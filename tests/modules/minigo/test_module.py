@@ -70,7 +70,7 @@ def test_checkpoint_has_tensorflows_names_and_order_of_axes(tmp_path):
     assert (net.value_fc1.weight.detach().numpy() == kernel.T).all()
 
 
-def test_checkpoint_of_another_board_is_refused(tmp_path):
+def test_checkpoint_of_another_board_is_rejected(tmp_path):
     save_bundle(small(size=7), tmp_path / "c")
     with pytest.raises(ValueError, match="another board size than 5 x 5"):
         load_bundle(small(), tmp_path / "c")
@@ -178,7 +178,7 @@ def test_win_rate_counts_games_of_both_colours():
     assert rate.compute()["win_rate"].dtype == torch.float64
 
 
-def test_bad_settings_are_refused_together():
+def test_bad_settings_are_rejected_together():
     with pytest.raises(ValueError, match="lr_rates.*\n.*eval_readouts.*\nmax_plies"):
         MiniGoModule(net=small, size=5, lr_rates=[0.1], eval_readouts=0, max_plies=2049)
 
@@ -209,7 +209,7 @@ class Foreign(nn.Module):
         (torch.zeros(2, 26), "tuple of policy logits and values"),
     ],
 )
-def test_a_net_without_policy_and_value_is_refused_by_its_own_name(outputs, message):
+def test_a_net_without_policy_and_value_is_rejected_by_its_own_name(outputs, message):
     with pytest.raises(ValueError, match=message):
         MiniGoModule(net=lambda: Foreign(outputs), size=5).check_net()
     MiniGoModule(net=lambda: Foreign((torch.zeros(2, 26), torch.zeros(2))), size=5).check_net()

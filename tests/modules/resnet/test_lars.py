@@ -125,7 +125,7 @@ def test_state_goes_through_a_checkpoint() -> None:
 
 
 @pytest.mark.parametrize("bad", [{"lr": -1.0}, {"momentum": 1.0}, {"eta": 0.0}])
-def test_settings_out_of_range_are_refused(bad: dict[str, float]) -> None:
+def test_settings_out_of_range_are_rejected(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="LARS needs"):
         LARS([nn.Parameter(torch.ones(1))], **{"lr": 1.0, **bad})
 

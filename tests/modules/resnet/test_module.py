@@ -153,7 +153,7 @@ def test_sgd_step_is_the_gradient_of_the_references_loss_with_its_l2_term() -> N
         ({"learning_rate": 0.0, "weight_decay": -1.0}, "learning_rate .*\nweight_decay"),
     ],
 )
-def test_settings_out_of_range_are_refused(setting: dict[str, float], words: str) -> None:
+def test_settings_out_of_range_are_rejected(setting: dict[str, float], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         module(**setting)
 
@@ -244,7 +244,7 @@ def test_facts_have_the_figures_of_the_convergence_point(optimizer: str) -> None
     assert ("lars_epsilon" in facts) == (optimizer == "lars")
 
 
-def test_net_of_the_wrong_shape_is_refused() -> None:
+def test_net_of_the_wrong_shape_is_rejected() -> None:
     with pytest.raises(ValueError, match=r"\(1, 1000\)"):
         module().check_net()
 

@@ -79,6 +79,6 @@ def test_stride_sits_in_the_3x3_convolution(net: ResNet) -> None:
 
 
 @pytest.mark.parametrize("bad", [{"num_classes": 0}, {"width": 0}, {"blocks": (3, 4, 6)}])
-def test_impossible_sizes_are_refused(bad: dict[str, object]) -> None:
+def test_impossible_sizes_are_rejected(bad: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="four stages"):
         ResNet(**bad)  # type: ignore[arg-type]
