@@ -312,6 +312,7 @@ def test_checkpoint_of_another_benchmark_is_refused(tmp_path, capsys):
     assert "was written by rnnt, not by unet3d" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_shuffled_labels_do_not_reach_the_target(tmp_path, monkeypatch):
     from datamodules.kits19 import volumes as kits19_volumes
 
