@@ -1,4 +1,4 @@
-"""The name that users write, ``modules.ssd.SSDModule``; the code is in modules/detection."""
+"""The name that users write, ``modules.ssd.SSDModule``; the code is in detection."""
 
 from typing import TYPE_CHECKING, Any
 
