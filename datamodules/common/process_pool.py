@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
@@ -82,7 +83,7 @@ def _parallel(
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(processes, context, _start_worker, (os.getpid(),))
     try:
-        with _main_script_left_out(), _one_thread():
+        with _main_script_left_out(), _one_thread(), _interrupt_held_back():
             futures: list[Future[Result]] = [pool.submit(_work, job, item) for item in items]
         for future in as_completed(futures):
             try:
@@ -115,6 +116,17 @@ def _main_script_left_out() -> Iterator[None]:
         main.update(kept)
 
 
+@contextmanager
+def _interrupt_held_back() -> Iterator[None]:
+    """Start processes with Ctrl-C blocked: until they ignore it, it would print a traceback."""
+    resource_tracker.ensure_running()  # it unblocks the signal when it starts
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+
+
 def _work(job: Callable[[Item], Result], item: Item) -> Result:
     """Run a job in a worker: Ctrl-C ends it. An idle worker leaves that to the main process."""
     signal.signal(signal.SIGINT, _ON_INTERRUPT)
@@ -141,6 +153,7 @@ def _one_thread() -> Iterator[None]:
 def _start_worker(parent: int) -> None:
     """End when the parent is killed; a pool's workers would wait forever."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
 
     def watch() -> None:
         pause = threading.Event()

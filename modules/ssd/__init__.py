@@ -1,3 +1,17 @@
 """The name that users write, ``modules.ssd.SSDModule``; the code is in detection."""
 
-from modules.detection.ssd.module import SSDModule as SSDModule
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from modules.detection.ssd.module import SSDModule
+
+__all__ = ["SSDModule"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public name on first use, so that nothing else here needs torch or Lightning."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from modules.detection.ssd import module
+
+    return getattr(module, name)

@@ -16,8 +16,12 @@ class _Parser(argparse.ArgumentParser):
 
 
 def gtp(args: list[str]) -> int:
-    """Play against a trained network in any Go client (GTP 2 on standard input and output)."""
-    parser = _Parser(prog="minigo.py gtp", description=__doc__)
+    """Play against a trained network in any Go client (GTP 2)."""
+    parser = _Parser(
+        prog="minigo.py gtp",
+        description="Play against a trained network: GTP 2 on standard input and output.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     parser.add_argument("--ckpt_path", type=Path, required=True, help="Checkpoint of a run.")
     parser.add_argument("--readouts", type=int, default=100, help="Searches per move.")
     parser.add_argument("--komi", type=float, default=7.5, help="Points that White gets.")

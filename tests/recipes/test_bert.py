@@ -220,7 +220,7 @@ def test_transformers_model_by_dotted_path_runs_in_the_open_division(tmp_path, m
         (["--data.max_seq_length", "128"], "max_sequence_length is fixed"),
         (["--model.from_scratch", "true"], "given checkpoint"),
         (["--data.published_text", "false"], "published"),
-        (["--data.num_parts", "19"], "no sample comes twice"),
+        (["--data.num_parts", "19"], "no sample is repeated"),
         (["--target.metrics", '{"masked_lm_accuracy": 0.7}'], "target.metrics"),
         (["--evaluation.every", "100000"], "evaluation"),
     ],

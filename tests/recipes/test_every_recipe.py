@@ -44,11 +44,11 @@ late = [path for when, path in opened if path.startswith(cache) and when > momen
 print(json.dumps({"status": status, "early": early, "late": late}))
 """
 PROGRESS = re.compile(r"epoch \d+ .*\| |AUC 0")  # the latter: an alarm that three steps deserve
-# What may be opened before the clock starts: counts that prepare wrote, the weights that a
-# benchmark starts from, and the vocabulary that is compared with the published one. All else in the
-# cache counts as data: annotations and labels too.
+# What may be opened before the clock starts: counts and hashes that prepare wrote, the weights that
+# a benchmark starts from, and the vocabulary that is compared with the published one. All else in
+# the cache counts as data: annotations and labels too.
 NO_SAMPLES = re.compile(
-    r"/(manifest\.json|vocab\.txt|finishline-imagenet/(train|val)\.json|R-50\.pkl|"
+    r"/(manifest\.json|records\.jsonl|vocab\.txt|finishline-imagenet/(train|val)\.json|R-50\.pkl|"
     r"(target|work_dir/model\.ckpt-0)\.(index|data-00000-of-00001))$"
 )
 

@@ -115,7 +115,7 @@ def test_short_run_leaves_every_file_and_says_why_it_ended(tmp_path, capsys):
     assert (facts["status"], facts["stop_reason"]) == ("RESUMED", "BUDGET_EXHAUSTED")
     assert (facts["epochs"], facts["samples"]) == (1, 14)
     assert {"curve.png", "metrics.csv"} <= {path.name for path in resumed.iterdir()}
-    assert "--evaluation.limit trains on" in " ".join(capsys.readouterr().out.split())
+    assert "raise --evaluation.limit to train further" in " ".join(capsys.readouterr().out.split())
 
 
 def test_reached_target_gives_status_0_and_a_log_that_passes_as_open(tmp_path, capsys):
@@ -312,6 +312,7 @@ def test_checkpoint_of_another_benchmark_is_refused(tmp_path, capsys):
     assert "was written by rnnt, not by unet3d" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_shuffled_labels_do_not_reach_the_target(tmp_path, monkeypatch):
     from datamodules.kits19 import volumes as kits19_volumes
 

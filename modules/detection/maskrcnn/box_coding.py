@@ -39,6 +39,6 @@ def clip_boxes(boxes: Tensor, height: Tensor | int, width: Tensor | int) -> Tens
     return torch.stack([x, y], -1).flatten(-2)
 
 
-def _centre_and_side(box_N4: Tensor) -> tuple[Tensor, Tensor]:
-    side = box_N4[..., 2:] - box_N4[..., :2] + 1
-    return box_N4[..., :2] + side / 2, side
+def _centre_and_side(boxes: Tensor) -> tuple[Tensor, Tensor]:
+    side = boxes[..., 2:] - boxes[..., :2] + 1
+    return boxes[..., :2] + side / 2, side

@@ -196,9 +196,9 @@ class BoxHead(nn.Module):
         for layer in (self.fc6, self.fc7, self.score, self.box):
             nn.init.zeros_(layer.bias)
 
-    def forward(self, pooled_RC77: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, pooled_RCSS: Tensor) -> tuple[Tensor, Tensor]:
         """Return logit_RK and code_RK4."""
-        x = torch.relu(self.fc7(torch.relu(self.fc6(pooled_RC77.flatten(1)))))
+        x = torch.relu(self.fc7(torch.relu(self.fc6(pooled_RCSS.flatten(1)))))
         return self.score(x), self.box(x).view(len(x), self.score.out_features, 4)
 
 
