@@ -146,6 +146,17 @@ def test_prepare_again_redoes_a_damaged_shard_only(
     assert builder.drop_damaged(root, prepared, COUNTS, processes=1, show_progress=False)
 
 
+def test_prepare_writes_a_damaged_manifest_of_shards_again(root: Path) -> None:
+    data(root).prepare()
+    path = root / "finishline-imagenet" / "train.json"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:50])
+    with pytest.raises(ValueError, match="train.json is missing or unreadable"):
+        data(root).prepare_data()
+    data(root).prepare()
+    assert path.read_bytes() == whole
+
+
 def test_damaged_shard_is_kept_where_the_images_are_gone(root: Path) -> None:
     data(root).prepare()
     bad = root / "finishline-imagenet" / "train-00000.tar"
