@@ -277,7 +277,7 @@ def preparing(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / ".lock"):
-            for stale in folder.glob(".*.partial-*"):  # of a killed run, as we hold the lock
+            for stale in folder.glob("*.partial-*"):  # of a killed run, as we hold the lock
                 if stale.is_file():
                     stale.unlink()
             manifest = read_manifest(

@@ -154,5 +154,6 @@ def _load(root: Path, image: tuple[str, int]) -> Loaded:
         check_decodable(data)
         raw = raw_file(path, hashlib.sha256(content).hexdigest())
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} {error}; {FileSource.remedy}") from error
+        what = f"cannot be read ({error.strerror})" if isinstance(error, OSError) else error
+        raise ValueError(f"{path} {what}; {FileSource.remedy}") from error
     return Loaded((data, str(label).encode()), [raw])

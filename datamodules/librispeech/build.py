@@ -123,7 +123,7 @@ def _labels_name(split: str) -> str:
 
 def _remove_old_format(out: Path) -> None:
     """Remove what only format 1 had; its shards go when the new ones are written."""
-    for pattern in ("train-[0-9]*.json", "dev-[0-9]*.json", "train-index.npz", "dev-index.npz"):
+    for pattern in ("train-[0-9]*.json", "dev-[0-9]*.json", "*-index.npz", ".*.partial"):
         for path in out.glob(pattern):
             path.unlink()
 

@@ -194,6 +194,7 @@ def test_killed_run_continues_and_ends_with_the_same_bytes(
         prepare(root, out, killed=killed)
     assert read_manifest(out, "toy", version=2) is None
     (out / ".x.out.partial-4711").touch()
+    (out / "x.partial-4711").touch()  # as version 0.1 named them
     (out / ".files.partial-abc").mkdir()  # another program's
     if (out / "records.jsonl").is_file():
         (out / "records.jsonl").open("a").write('\n{"unit": "c", "fing')  # half a line

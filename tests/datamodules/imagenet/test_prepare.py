@@ -221,6 +221,14 @@ def test_truncated_and_foreign_files_are_all_named_by_prepare(root: Path) -> Non
     assert second.endswith("; extract it from its archive again")
 
 
+def test_image_that_cannot_be_read_is_named_without_an_error_number(root: Path) -> None:
+    path = root / "train" / "n00000001" / "n00000001_3.JPEG"
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ValueError, match=r"_3.JPEG cannot be read \(Is a directory\); extract it"):
+        data(root).prepare()
+
+
 def test_half_written_and_foreign_shards_are_refused(root: Path) -> None:
     data(root).prepare()
     (root / "finishline-imagenet" / "val.json").unlink()
