@@ -17,7 +17,7 @@ from datamodules.coco.image_check import unusable_images
 from datamodules.common import records
 from datamodules.common.atomic import atomic_file
 from datamodules.common.preparation import Done, Unit, preparing, units_to_redo
-from datamodules.common.records import changed_units, raw_file
+from datamodules.common.records import changed_units, damaged_units, raw_file
 
 SPLITS = ("train", "val")
 PREPARED = "finishline-coco"
@@ -57,14 +57,14 @@ def read_manifest(root: Path, prepared: Path, *, replace: bool = False) -> dict[
     """Return the manifest of a prepared directory, or None."""
     upgrade = partial(_upgrade, root)
     return records.read_manifest(
-        prepared, DATASET, version=VERSION, upgrade=upgrade, replace=replace
+        prepared, DATASET, version=VERSION, upgrade=upgrade, replace=replace, keys=SPLITS
     )
 
 
 def ready_manifest(root: Path, prepared: Path) -> dict[str, Any] | None:
-    """Return the manifest if the annotation files have not changed since, else None."""
+    """Return the manifest if no annotation file or prepared file has changed since, else None."""
     manifest = read_manifest(root, prepared, replace=True)
-    return None if changed_units(prepared, root) else manifest
+    return None if changed_units(prepared, root) or damaged_units(prepared) else manifest
 
 
 def _upgrade(root: Path, content: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -107,8 +107,8 @@ def prepare(root: Path, prepared: Path, *, show_progress: bool = False) -> dict[
         upgrade=partial(_upgrade, root),
         show_progress=show_progress,
     ) as preparation:
-        if preparation.manifest is not None:
-            return preparation.manifest
+        if preparation.manifest and (manifest := read_manifest(root, prepared)):
+            return manifest
         units = [_unit(root, split) for split in SPLITS]
         job = partial(_write_split, root, prepared, parsed)
         # In this process, which has the annotations already.

@@ -42,6 +42,8 @@ from datamodules.common.records import (
     Upgrade,
     changed_units,
     check_settings,
+    damaged_units,
+    file_size,
     plain,
     read_manifest,
     read_records,
@@ -111,10 +113,10 @@ class Preparation:
         self._root, self._show_progress = root, show_progress
         self._header, self._logging = header, False
         records = read_records(folder)
-        earlier = records.pop("", header)
-        if any(earlier[key] != header[key] for key in ("dataset", "format")):
+        earlier = records.pop("", None)
+        if earlier is None or any(earlier[key] != header[key] for key in ("dataset", "format")):
             records = {}
-            (folder / RECORDS).unlink()
+            (folder / RECORDS).unlink(missing_ok=True)
         else:
             check_settings(folder, earlier["settings"], header["settings"])
         self.is_new = not (folder / RECORDS).is_file()
@@ -232,7 +234,7 @@ class Preparation:
         record = self._records.get(unit.name)
         if record is None or record["fingerprint"] != unit.fingerprint:
             return False
-        sizes = {name: _size(self.folder / name) for name in unit.files}
+        sizes = {name: file_size(self.folder / name) for name in unit.files}
         return record["files"] == sizes
 
     def _relative(self, path: str) -> str:
@@ -275,7 +277,7 @@ def preparing(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / ".lock"):
-            for stale in folder.glob(".*.partial-*"):  # of a killed run, as we hold the lock
+            for stale in folder.glob("*.partial-*"):  # of a killed run, as we hold the lock
                 if stale.is_file():
                     stale.unlink()
             manifest = read_manifest(
@@ -303,11 +305,17 @@ def preparing(
 
 
 def units_to_redo(folder: Path, root: Path) -> set[str]:
-    """Print which raw files have changed since; return the units made from them, for ``redo``."""
-    lines = changed_units(folder, root)
+    """Print which raw and prepared files have changed since; return their units, for ``redo``."""
+    lines = damaged_units(folder) | changed_units(folder, root)
     for line in lines.values():
         print(f"{line}; preparing it again")
     return set(lines)
+
+
+def damage_lines(folder: Path) -> list[str]:
+    """Return a line per prepared file that is missing or has another size, for the doctor."""
+    lines = damaged_units(folder).values()
+    return [f"{line}; run the recipe's prepare command" for line in lines]
 
 
 def was_interrupted(folder: Path) -> bool:
@@ -317,6 +325,9 @@ def was_interrupted(folder: Path) -> bool:
 
 def unwritable(folder: Path, error: OSError) -> ValueError:
     """Return the error to raise when a prepared folder cannot be written: one line."""
+    path = Path(str(error.filename or folder))
+    if folder not in (path, *path.parents) and path not in folder.parents:  # a raw file
+        return ValueError(f"{path}: cannot be read ({error.strerror}); finished work is kept")
     return ValueError(
         f"{folder}: cannot be written ({error.strerror or error}); finished work is kept; free "
         "some space or give another directory with --data.prepared_dir"
@@ -333,7 +344,3 @@ def shorten(lines: Sequence[str], most_named: int | None) -> list[str]:
 
 def _run_unit(job: Callable[[Any], Done], unit: Unit) -> tuple[str, Done]:
     return unit.name, job(unit.item)
-
-
-def _size(path: Path) -> int | None:
-    return path.stat().st_size if path.is_file() else None

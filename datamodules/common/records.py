@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,8 @@ MANIFEST, RECORDS = "manifest.json", "records.jsonl"
 HASH_DIGITS = 32  # of 64: notices changes, and keeps the records of a million files small
 Content = dict[str, Any]
 Upgrade = Callable[[Content], Content | None]
+_HEADER_KEYS = {"unit", "dataset", "format", "settings"}
+_RECORD_KEYS = {"unit", "fingerprint", "files", "result", "raw"}
 
 
 class OutdatedError(ValueError):
@@ -42,6 +45,7 @@ def read_manifest(
     version: int,
     upgrade: Upgrade | None = None,
     replace: bool = False,
+    keys: Collection[str] = (),
 ) -> Content | None:
     """Read the manifest of a prepared folder; opens no other file.
 
@@ -51,6 +55,7 @@ def read_manifest(
         version: Format that it must have.
         upgrade: Turns a manifest of an earlier format into today's; None where that cannot be.
         replace: Whether a folder of another version is to be prepared again: gives None.
+        keys: Facts that it must have; one without them is damaged.
 
     Returns:
         Its content, with ``settings``; None if there is no manifest or it is damaged.
@@ -71,7 +76,8 @@ def read_manifest(
             f"{path} belongs to {owner}: give another directory with --data.prepared_dir"
         )
     if content.get("dataset") and content.get("format") == version:
-        return content if isinstance(content.get("settings"), dict) else None
+        whole = isinstance(content.get("settings"), dict) and content.keys() >= {*keys}
+        return content if whole else None
     if upgrade and (upgraded := upgrade(content)) is not None:
         return upgraded
     if replace:
@@ -113,14 +119,15 @@ def read_records(folder: Path) -> dict[str, Content]:
     "" has data set, format and settings.
     """
     try:
-        lines = (folder / RECORDS).read_text().splitlines()
+        lines = (folder / RECORDS).read_text(errors="replace").splitlines()
     except OSError:
         return {}
     records: dict[str, Content] = {}
     for line in lines:
-        with suppress(ValueError, KeyError, TypeError):  # half a line of a killed run
+        with suppress(ValueError, TypeError, AttributeError):  # half a line of a killed run
             record = json.loads(line)
-            records[record["unit"]] = record
+            if record.keys() >= (_RECORD_KEYS if record.get("unit") else _HEADER_KEYS):
+                records[record["unit"]] = record
     return records
 
 
@@ -128,11 +135,28 @@ def changed_units(folder: Path, root: Path) -> dict[str, str]:
     """Return a line for each unit whose raw files have changed; absent files are no change."""
     lines = {}
     for unit, record in read_records(folder).items():
-        raw = [RawFile(*entry) for entry in record.get("raw", ())]
-        if changed := [root / file.path for file in raw if _has_changed(root, file)]:
+        # Text, not paths: ImageNet has a million files.
+        raw = {os.path.join(root, entry[0]): RawFile(*entry) for entry in record.get("raw", ())}
+        if changed := [path for path, file in raw.items() if _has_changed(path, file)]:
             more = f" and {len(changed) - 1} more files have" if changed[1:] else " has"
             lines[unit] = f"{changed[0]}{more} changed since {unit} was prepared"
     return lines
+
+
+def damaged_units(folder: Path) -> dict[str, str]:
+    """Return a line for each finished unit with a file that is missing or has another size."""
+    lines = {}
+    for unit, record in read_records(folder).items():
+        for name, expected in record.get("files", {}).items():
+            size = file_size(folder / name)
+            if size != expected:
+                what = "is missing" if size is None else f"has {size} of {expected} bytes"
+                lines[unit] = f"{folder / name} {what}"
+    return lines
+
+
+def file_size(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
 
 
 def plain(value: Any) -> Any:
@@ -140,16 +164,15 @@ def plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def _has_changed(root: Path, file: RawFile) -> bool:
+def _has_changed(path: str, file: RawFile) -> bool:
     """Another size is a change; another time alone is settled by the hash."""
-    path = root / file.path
     try:
-        facts = path.stat()
+        facts = os.stat(path)
     except OSError:
         return False
     if facts.st_size != file.size or facts.st_mtime_ns == file.mtime_ns:
         return facts.st_size != file.size
-    return _sha256(path)[:HASH_DIGITS] != file.sha256
+    return _sha256(Path(path))[:HASH_DIGITS] != file.sha256
 
 
 def _sha256(path: Path) -> str:

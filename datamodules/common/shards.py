@@ -32,6 +32,10 @@ def shard_name(split: str, number: int) -> str:
     return f"{split}-{number:05d}.tar"
 
 
+class UnfinishedError(ValueError):
+    """A split without a readable manifest."""
+
+
 class ShardSet:
     """Samples of one split by number, read with one system call per field.
 
@@ -140,14 +144,15 @@ def read_manifest(folder: Path, split: str, dataset: str) -> dict[str, Any]:
         ``name, bytes, sha256, samples``.
 
     Raises:
-        ValueError: If there is none (unfinished shards have none), or it is another data set's.
+        UnfinishedError: If there is none, as of unfinished shards, or it is damaged.
+        ValueError: If it is another data set's.
     """
     path = manifest_path(folder, split)
     try:
         manifest = json.loads(path.read_text())
         named = manifest["dataset"]
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UnfinishedError(
             f"{path} is missing or unreadable: the {split} shards are not finished; {_REDO}"
         ) from error
     if named != dataset or manifest.get("format") != FORMAT:

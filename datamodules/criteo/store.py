@@ -57,7 +57,12 @@ def read_manifest(folder: Path, settings: Settings, *, replace: bool = False) ->
     )
     if content is None and (replace or not path.is_file()):
         return None
-    if content is None or "rows" not in content:
+    if content is None:
+        raise ValueError(
+            f"{path} is not of prepared Criteo data, or damaged; pass another directory with "
+            "--data.prepared_dir, or run the recipe's prepare command, which replaces it"
+        )
+    if "rows" not in content:
         raise ValueError(
             f"{path} is not of prepared Criteo data; pass another directory with "
             "--data.prepared_dir"

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Collection
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from datamodules.common.cache import build_once
 from datamodules.common.preparation import preparing, unwritable
 from datamodules.common.records import raw_file
 from datamodules.common.shard_writer import Loaded, Plan, write_shards
-from datamodules.common.shards import damaged_shards, has_shards, read_manifest
+from datamodules.common.shards import UnfinishedError, damaged_shards, has_shards, read_manifest
 from datamodules.imagenet.files import Counts, Files, labels_of_flat_val, scan
 from datamodules.imagenet.jpeg import check_decodable, standard_jpeg
 from datamodules.imagenet.sources import (
@@ -106,7 +107,7 @@ def drop_damaged(
     """
     bad: dict[Path, str] = {}
     for split in SPLITS:
-        if (prepared / f"{split}.json").is_file():
+        with suppress(UnfinishedError):
             bad |= damaged_shards(
                 prepared, split, DATASET, processes=processes, show_progress=show_progress
             )
@@ -153,5 +154,6 @@ def _load(root: Path, image: tuple[str, int]) -> Loaded:
         check_decodable(data)
         raw = raw_file(path, hashlib.sha256(content).hexdigest())
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} {error}; {FileSource.remedy}") from error
+        what = f"cannot be read ({error.strerror})" if isinstance(error, OSError) else error
+        raise ValueError(f"{path} {what}; {FileSource.remedy}") from error
     return Loaded((data, str(label).encode()), [raw])

@@ -144,7 +144,7 @@ def _take_over(
 ) -> None:
     """Record the cases of version 0.1, which wrote none."""
     if preparation.is_new:
-        cases = read_cases(out, minimum)
+        cases = read_cases(out, minimum, replace=True)
         for unit in units:
             if unit.name in cases:
                 preparation.remember(unit, Done(vars(cases[unit.name])))

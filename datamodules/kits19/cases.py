@@ -61,14 +61,22 @@ def case_of(record: Mapping[str, Any]) -> PreparedCase:
     return PreparedCase(**{**record, "shape": tuple(record["shape"])})
 
 
-def read_cases(folder: Path, minimum: Sequence[int]) -> Cases:
+def read_cases(folder: Path, minimum: Sequence[int], *, replace: bool = False) -> Cases:
     """Read a prepared folder's cases whose two files exist; opens no volume.
 
-    Raises a ValueError if the folder was prepared with another minimum size.
+    Raises a ValueError if the folder was prepared with another minimum size, or by another version
+    and is not to be replaced.
     """
     cases: Cases = {}
     for manifest_folder in (folder, checked_folder(folder)):
-        content = read_manifest(manifest_folder, DATASET, version=FORMAT, upgrade=from_format_1)
+        content = read_manifest(
+            manifest_folder,
+            DATASET,
+            version=FORMAT,
+            upgrade=from_format_1,
+            replace=replace,
+            keys=("cases",),
+        )
         if content is not None:
             check_settings(folder, content["settings"], settings(minimum))
             cases |= {record["case"]: case_of(record) for record in content["cases"]}

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.common.base import BenchmarkDataModule
 from datamodules.common.cache import build_once, demo_folder
-from datamodules.common.preparation import units_to_redo
+from datamodules.common.preparation import damage_lines, units_to_redo
 from datamodules.common.sampling import evaluation_indices, padded_length, run_seed
 from datamodules.kits19 import build as builder
 from datamodules.kits19.cases import Cases, PreparedCase, read_cases
@@ -134,7 +134,7 @@ class KiTS19DataModule(BenchmarkDataModule):
         if _is_preprocessed(folder):
             return builder.missing_files(folder, todo)
         if not todo:
-            return []
+            return damage_lines(self._prepared)
         return builder.raw_problems(folder, self._prepared, todo, self.crop_size)
 
     def mllog_facts(self) -> dict[str, object]:
@@ -238,7 +238,8 @@ class KiTS19DataModule(BenchmarkDataModule):
             build_once(self._source, write_phantoms)
         folder = find_data(self._source)
         redo = units_to_redo(self._prepared, folder) if check_raw else set()
-        cases = read_cases(self._prepared, self.crop_size)
+        replace = check_raw or self.demo
+        cases = read_cases(self._prepared, self.crop_size, replace=replace)
         if not redo and all(case in cases for case in self._split.cases):
             return cases
         options: dict[str, Any] = {

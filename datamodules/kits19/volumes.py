@@ -82,7 +82,7 @@ class TrainingVolumes(Dataset[Batch]):
         """Return a volume's component boxes, computed at the first call."""
         if index not in self._boxes:
             path = label_path(self.folder, self.cases[index].case)
-            self._boxes[index] = component_boxes(np.load(path, mmap_mode="r")[0])
+            self._boxes[index] = component_boxes(_map(path)[0])
         return self._boxes[index]
 
 
@@ -143,10 +143,16 @@ class DeviceVolumes:
 
 def open_volume(folder: Path, case: str) -> tuple[Tensor, Tensor]:
     """Map one preprocessed case into memory: image_1DHW float32 and label_1DHW uint8."""
-    # Mode c maps like r but privately: torch warns of read-only arrays, and writes stay in memory.
-    image = np.load(image_path(folder, case), mmap_mode="c")
-    label = np.load(label_path(folder, case), mmap_mode="c")
+    image, label = _map(image_path(folder, case)), _map(label_path(folder, case))
     return torch.from_numpy(image), torch.from_numpy(label)
+
+
+def _map(path: Path) -> np.ndarray:
+    try:
+        # Mode c maps like r but privately: torch warns of read-only arrays.
+        return np.load(path, mmap_mode="c")
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path} is damaged; run the recipe's prepare command") from error
 
 
 def order_draws(samples: Sequence[tuple[int, SampleDraw]]) -> DeviceOrder:

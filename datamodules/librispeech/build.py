@@ -107,14 +107,14 @@ def build(
         return Manifest(vocab_size, lengths, most_labels)
 
 
-def _files(out: Path) -> list[str]:
-    """Name all files that a reader needs."""
+def _files(out: Path) -> dict[str, int]:
+    """Return the sizes of all files that a reader needs."""
     names = [TOKENIZER]
     for split in SPLITS:
         shards = read_shard_manifest(out, split, DATASET)["shards"]
         names += [manifest_path(out, split).name, index_path(out, split).name]
         names += [*(shard["name"] for shard in shards), _labels_name(split)]
-    return names
+    return {name: (out / name).stat().st_size for name in names}
 
 
 def _labels_name(split: str) -> str:
@@ -123,7 +123,7 @@ def _labels_name(split: str) -> str:
 
 def _remove_old_format(out: Path) -> None:
     """Remove what only format 1 had; its shards go when the new ones are written."""
-    for pattern in ("train-[0-9]*.json", "dev-[0-9]*.json", "train-index.npz", "dev-index.npz"):
+    for pattern in ("train-[0-9]*.json", "dev-[0-9]*.json", "*-index.npz", ".*.partial"):
         for path in out.glob(pattern):
             path.unlink()
 

@@ -30,12 +30,13 @@ def read_manifest(folder: Path, vocab_size: int, *, replace: bool = False) -> Ma
         assert content is not None
         size = content["settings"]["vocab_size"]
         manifest = Manifest(size, content["num_samples"], content["most_labels"])
-        needed = set(content["files"])
-    except (AssertionError, KeyError, TypeError):
+        needed: dict[str, int] = dict(content["files"])
+    except (AssertionError, KeyError, TypeError, ValueError):
         return None
     if size != vocab_size:
         raise ValueError(
             f"{folder} was prepared with {size} pieces, data.vocab_size is "
             f"{vocab_size}: give another directory with --data.prepared_dir"
         )
-    return manifest if needed <= {entry.name for entry in folder.iterdir()} else None
+    whole = all(records.file_size(folder / name) == size for name, size in needed.items())
+    return manifest if whole else None

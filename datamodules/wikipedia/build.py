@@ -30,7 +30,7 @@ def read_manifest(source: Source, out: Path, *, replace: bool = False) -> dict[s
     """Return the manifest if all of the source's shards exist, else None; opens no shard."""
     upgrade = partial(_upgrade, source, out)
     manifest = records.read_manifest(
-        out, DATASET, version=VERSION, upgrade=upgrade, replace=replace
+        out, DATASET, version=VERSION, upgrade=upgrade, replace=replace, keys=("shards",)
     )
     if manifest is None:
         return None
@@ -113,7 +113,7 @@ def build(
         show_progress=show_progress,
     ) as preparation:
         manifest = preparation.manifest
-        if manifest is not None and _has_all_shards(source, out, manifest):
+        if manifest is not None and read_manifest(source, out) is not None:
             return manifest
         units = [_unit(name, path) for name, path in source.files().items()]
         if preparation.is_new:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.common.base import BenchmarkDataModule
 from datamodules.common.cache import build_once, demo_folder
-from datamodules.common.preparation import units_to_redo
+from datamodules.common.preparation import damage_lines, units_to_redo
 from datamodules.common.sampling import evaluation_indices, padded_length
 from datamodules.wikipedia import build as builder
 from datamodules.wikipedia.batches import PackedBatch, Sample, ShardedSamples, pack
@@ -175,7 +175,7 @@ class WikipediaDataModule(BenchmarkDataModule):
             folder = text_folder(self.root)
         except FileNotFoundError as error:
             return [str(error)]
-        lines = []
+        lines = damage_lines(self._prepared)
         try:
             self._find_parts(folder)
         except (FileNotFoundError, ValueError) as error:

@@ -501,3 +501,13 @@ def test_annotations_with_another_time_alone_are_not_prepared_again(root):
     for split in store.SPLITS:
         store.annotation_file(root, split).touch()
     assert store.ready_manifest(root, root / store.PREPARED)
+
+
+def test_truncated_annotations_and_a_manifest_without_counts_are_made_again(root):
+    COCO300DataModule(root=root).prepare_data()
+    table, manifest = (root / store.PREPARED / name for name in ("train.npz", "manifest.json"))
+    whole = table.read_bytes(), manifest.read_bytes()
+    table.write_bytes(whole[0][:-8])
+    manifest.write_text('{"dataset": "coco", "format": 4, "settings": {}}')
+    COCO300DataModule(root=root).prepare_data()
+    assert (table.read_bytes(), manifest.read_bytes()) == whole

@@ -20,7 +20,14 @@ import pytest
 from datamodules.common import atomic
 from datamodules.common import preparation as module
 from datamodules.common.atomic import atomic_file
-from datamodules.common.preparation import Done, Preparation, Unit, preparing
+from datamodules.common.preparation import (
+    Done,
+    Preparation,
+    Unit,
+    damage_lines,
+    preparing,
+    units_to_redo,
+)
 from datamodules.common.records import (
     OutdatedError,
     changed_units,
@@ -124,6 +131,60 @@ def test_ready_folder_is_not_prepared_again(root: Path, out: Path) -> None:
     assert files(out) == before
 
 
+HEADER = '{"unit": "", "dataset": "toy", "format": 2, "settings": {"size": [1, 2]}}'
+
+
+@pytest.mark.parametrize("line", ['{"unit": "b"}', "[1]", '"b"', '{"unit": ["b"]}', "\udcff", "{"])
+def test_damaged_records_are_done_again(root: Path, out: Path, line: str) -> None:
+    prepare(root, out)
+    whole = files(out)
+    (out / "manifest.json").unlink()
+    (out / "records.jsonl").write_text(f"{HEADER}\n{line}\n", errors="surrogateescape")
+    prepare(root, out)
+    assert files(out) == whole
+
+
+@pytest.mark.parametrize("header", ['{"unit": ""}', ""])
+def test_records_without_their_settings_are_not_used(root: Path, out: Path, header: str) -> None:
+    prepare(root, out)
+    _, *records = (out / "records.jsonl").read_text().splitlines()
+    (out / "records.jsonl").write_text("\n".join([header, *records]))
+    (out / "manifest.json").unlink()
+    WORKED.clear()
+    prepare(root, out)
+    assert sorted(WORKED) == list(NAMES)
+
+
+def test_prepared_file_that_is_missing_or_truncated_is_named_and_redone(
+    root: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare(root, out)
+    whole = files(out)
+    (out / "b.out").write_bytes(b"b")
+    (out / "c.out").unlink()
+    lines = [f"{out / 'b.out'} has 1 of 4 bytes", f"{out / 'c.out'} is missing"]
+    assert damage_lines(out) == [f"{line}; run the recipe's prepare command" for line in lines]
+    redo = units_to_redo(out, root)
+    assert capsys.readouterr().out.splitlines() == [f"{x}; preparing it again" for x in lines]
+    WORKED.clear()
+    prepare(root, out, redo=redo)
+    assert sorted(WORKED) == ["b", "c"]
+    assert files(out) == whole
+
+
+def test_raw_file_that_cannot_be_read_is_named_itself(root: Path, out: Path) -> None:
+    (root / "b.txt").unlink()
+    (root / "b.txt").mkdir()
+    with pytest.raises(ValueError, match=r"^\S+/raw/b.txt: cannot be read \(Is a directory\)"):
+        prepare(root, out)
+
+
+def test_manifest_without_a_needed_fact_counts_as_damaged(root: Path, out: Path) -> None:
+    prepare(root, out)
+    assert read_manifest(out, "toy", version=2, keys=["lengths"]) is not None
+    assert read_manifest(out, "toy", version=2, keys=["lengths", "more"]) is None
+
+
 @pytest.mark.parametrize("killed", NAMES)
 def test_killed_run_continues_and_ends_with_the_same_bytes(
     root: Path, out: Path, tmp_path: Path, killed: str
@@ -133,6 +194,7 @@ def test_killed_run_continues_and_ends_with_the_same_bytes(
         prepare(root, out, killed=killed)
     assert read_manifest(out, "toy", version=2) is None
     (out / ".x.out.partial-4711").touch()
+    (out / "x.partial-4711").touch()  # as version 0.1 named them
     (out / ".files.partial-abc").mkdir()  # another program's
     if (out / "records.jsonl").is_file():
         (out / "records.jsonl").open("a").write('\n{"unit": "c", "fing')  # half a line

@@ -146,6 +146,17 @@ def test_prepare_again_redoes_a_damaged_shard_only(
     assert builder.drop_damaged(root, prepared, COUNTS, processes=1, show_progress=False)
 
 
+def test_prepare_writes_a_damaged_manifest_of_shards_again(root: Path) -> None:
+    data(root).prepare()
+    path = root / "finishline-imagenet" / "train.json"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:50])
+    with pytest.raises(ValueError, match="train.json is missing or unreadable"):
+        data(root).prepare_data()
+    data(root).prepare()
+    assert path.read_bytes() == whole
+
+
 def test_damaged_shard_is_kept_where_the_images_are_gone(root: Path) -> None:
     data(root).prepare()
     bad = root / "finishline-imagenet" / "train-00000.tar"
@@ -208,6 +219,14 @@ def test_truncated_and_foreign_files_are_all_named_by_prepare(root: Path) -> Non
     assert first.endswith("; extract it from its archive again")
     assert "ILSVRC2012_val_00000012.JPEG is not a readable image" in second
     assert second.endswith("; extract it from its archive again")
+
+
+def test_image_that_cannot_be_read_is_named_without_an_error_number(root: Path) -> None:
+    path = root / "train" / "n00000001" / "n00000001_3.JPEG"
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ValueError, match=r"_3.JPEG cannot be read \(Is a directory\); extract it"):
+        data(root).prepare()
 
 
 def test_half_written_and_foreign_shards_are_refused(root: Path) -> None:

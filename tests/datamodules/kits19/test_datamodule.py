@@ -340,3 +340,38 @@ def test_wrong_arguments_are_all_named() -> None:
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0") as caught:
         KiTS19DataModule(batch_size=0, oversampling=1.5)
     assert "oversampling must be in [0, 1], got 1.5" in str(caught.value)
+
+
+def test_truncated_volume_is_named_and_prepare_makes_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kits19, "kits19_split", lambda: SPLIT)
+    data = KiTS19DataModule(root=write_raw(tmp_path), crop_size=(8, 8, 8))
+    data.prepare_data()
+    path = tmp_path / "finishline-unet3d-8x8x8" / "case_00001_x.npy"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-4])
+    attach(data)
+    with pytest.raises(ValueError, match="case_00001_x.npy is damaged; run the recipe's prepare"):
+        list(data.train_dataloader())
+    (line,) = data.problems()
+    assert line.startswith(f"{path} has {len(whole) - 4} of {len(whole)} bytes; run the recipe's")
+    data.prepare()
+    assert path.read_bytes() == whole
+    assert data.problems() == []
+
+
+@pytest.mark.parametrize(
+    "content", ['{"dataset": "kits19", "format": 3}', '{"dataset": "kits19", "format": 2}', "{"]
+)
+def test_prepare_replaces_the_manifest_of_another_version_and_a_damaged_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    monkeypatch.setattr(kits19, "kits19_split", lambda: SPLIT)
+    data = KiTS19DataModule(root=write_raw(tmp_path), crop_size=(8, 8, 8))
+    data.prepare_data()
+    path = tmp_path / "finishline-unet3d-8x8x8" / "manifest.json"
+    whole = path.read_bytes()
+    path.write_text(content)
+    data.prepare()
+    assert path.read_bytes() == whole

@@ -93,11 +93,23 @@ def test_damaged_table_says_what_to_do(root, name):
     module.prepare_data()
     path = root / f"finishline-rnnt-{VOCABULARY}" / name
     whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
+    path.write_bytes(bytes(len(whole)))
     with pytest.raises(ValueError, match=f"{name} is damaged; delete it and run the prepare"):
         module.val_dataloader()
     path.unlink()
     data(root).prepare_data()
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("name", ["train-00000.tar", "train.json", "dev-labels.npz"])
+def test_truncated_file_of_a_prepared_folder_is_written_again(root, name):
+    data(root).prepare_data()
+    path = root / f"finishline-rnnt-{VOCABULARY}" / name
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="is not prepared; run the recipe's prepare command"):
+        data(root).train_dataloader()
+    data(root).prepare()
     assert path.read_bytes() == whole
 
 

@@ -493,3 +493,18 @@ def test_prepare_makes_the_shards_of_changed_text_again(root, capsys):
     module(root).prepare()
     assert f"{path} has changed since {name} was prepared" in capsys.readouterr().out
     assert shard.read_bytes() != before
+
+
+def test_prepare_makes_a_truncated_shard_and_a_manifest_without_shards_again(root):
+    data = module(root)
+    data.prepare_data()
+    folder = next(root.glob("finishline-bert*"))
+    shard, manifest = folder / "train-00000.safetensors", folder / "manifest.json"
+    whole = shard.read_bytes(), manifest.read_bytes()
+    shard.write_bytes(whole[0][:-8])
+    assert any("train-00000.safetensors has" in line for line in data.problems())
+    module(root).prepare()
+    header = {key: json.loads(whole[1])[key] for key in ("dataset", "format", "settings")}
+    manifest.write_text(json.dumps(header))
+    module(root).prepare()
+    assert (shard.read_bytes(), manifest.read_bytes()) == whole
