@@ -91,8 +91,8 @@ def help_page(parser: ArgumentParser, benchmark: Benchmark, command: str) -> str
     usage = f"usage: python recipes/{benchmark.name}.py {command} [--flag VALUE ...]"
     about = (
         f"{benchmark.dataset}, {benchmark.area}. Target: {benchmark.target_text()}. Each flag is "
-        "shown with its default, the closed reference's; capitals stand for a value without one, "
-        "a|b for a choice. --model.net.help CLASS lists the arguments of a network."
+        "shown with its default, the closed reference's; capitals mean that there is none, a|b a "
+        "choice with the default first. --model.net.help CLASS lists the arguments of a network."
     )
     if command in ("prepare", "doctor"):
         about = about.rpartition(". ")[0] + "."
