@@ -16,8 +16,7 @@ from tests import shape_suffixes
 from tests.warm import WarmProcess
 
 torch.set_num_threads(1)
-if os.environ.get("SHAPE_SUFFIXES"):  # not every name keeps its word yet
-    shape_suffixes.install()
+shape_suffixes.install()
 # A shell that starts the tests in the background ignores Ctrl-C for them; some tests send one.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -2,8 +2,7 @@
 
 ``image_BCDHW`` has five dimensions, ``counts_BK3`` three with 3 in the last. Functions of
 ``modules.*`` are wrapped as their file is imported, so that every importer gets the wrapped one;
-only those with such a parameter are. Compiled code is traced without the check. It is on where the
-environment variable SHAPE_SUFFIXES is set.
+only those with such a parameter are. Compiled code is traced without the check.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+# One character per dimension: pooled_RC77 has four.
 SUFFIX = re.compile(r"_([A-Z][A-Z0-9]*)$")
 ARRAYS = (torch.Tensor, np.ndarray)
 
@@ -34,7 +34,7 @@ def shape_of(name: str) -> tuple[int | None, ...] | None:
     match = SUFFIX.search(name)
     if match is None:
         return None
-    return tuple(int(x) if x.isdigit() else None for x in re.findall(r"[A-Z]|\d+", match[1]))
+    return tuple(int(x) if x.isdigit() else None for x in match[1])
 
 
 def wrapped(function: FunctionType) -> FunctionType:
@@ -60,6 +60,9 @@ def wrapped(function: FunctionType) -> FunctionType:
                 assert good, f"{function.__qualname__}: {name} has shape {tuple(value.shape)}"
         return function(*args, **kwargs)
 
+    # torch.compile counts recompilations, and keeps sizes, per code: each function needs its own.
+    name = f"{function.__module__}.{function.__qualname__}"
+    checked.__code__ = checked.__code__.replace(co_name=name)
     return checked  # type: ignore[return-value]
 
 

@@ -1,7 +1,6 @@
 """The check of shape suffixes: it fails where it must and leaves functions whole."""
 
 import inspect
-import os
 import pickle
 import types
 
@@ -20,6 +19,7 @@ from tests.shape_suffixes import shape_of, wrap_module, wrapped
         ("image_BCDHW", (None,) * 5),
         ("counts_BK3", (None, None, 3)),
         ("boxes_N4", (None, 4)),
+        ("pooled_RC77", (None, None, 7, 7)),
         ("image", None),
         ("max_N_rows", None),
         ("num_classes", None),
@@ -75,10 +75,6 @@ def test_functions_methods_and_static_methods_of_a_module_are_wrapped():
             function(torch.ones(2, 3, 4))
 
 
-is_on = pytest.mark.skipif(not os.environ.get("SHAPE_SUFFIXES"), reason="SHAPE_SUFFIXES is not set")
-
-
-@is_on
 def test_the_check_is_on_in_this_run():
     wrapped_ones = [
         value
@@ -89,7 +85,6 @@ def test_the_check_is_on_in_this_run():
     assert len(wrapped_ones) >= 3
 
 
-@is_on
 def test_a_wrapped_function_keeps_its_name_signature_and_pickles():
     function = dice.overlap_counts
     assert inspect.signature(function) == inspect.signature(function.__wrapped__)
@@ -106,3 +101,19 @@ def test_compiled_code_is_traced_whole():
     compiled = torch.compile(wrapped(scale), backend=backend, fullgraph=True)
     assert compiled(torch.ones(2, 4), 3.0).sum() == 24
     assert len(graphs) == 1
+
+
+def test_many_compiled_functions_do_not_use_up_one_limit():
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    for number in range(4):
+        module = types.ModuleType(f"made_up_{number}")
+        exec("def add(x_N): return x_N + 1", module.__dict__)
+        assert wrap_module(module) == 1
+        with torch._dynamo.config.patch(recompile_limit=2):
+            torch.compile(module.add, backend=backend)(torch.ones(2 + number))
+    assert len(graphs) == 4

@@ -17,23 +17,26 @@ def box_area(boxes: Tensor, *, pixel: int = 0) -> Tensor:
 
 
 def box_iou(boxes: Tensor, others: Tensor, *, pixel: int = 0) -> Tensor:
-    """Return intersection over union (..., N, M) of every pair; NaN between boxes without area."""
+    """Return intersection over union (..., N, M) of boxes (..., N, 4) with others (..., M, 4).
+
+    It is NaN between boxes without area.
+    """
     low = torch.maximum(boxes[..., :, None, :2], others[..., None, :, :2])
     high = torch.minimum(boxes[..., :, None, 2:], others[..., None, :, 2:])
     side = (high - low + pixel).clamp(min=0)
     shared = side[..., 0] * side[..., 1]
-    area, other = box_area(boxes, pixel=pixel), box_area(others, pixel=pixel)
-    return shared / (area[..., :, None] + other[..., None, :] - shared)
+    area, other_area = box_area(boxes, pixel=pixel), box_area(others, pixel=pixel)
+    return shared / (area[..., :, None] + other_area[..., None, :] - shared)
 
 
 def corners_to_centre(boxes: Tensor) -> Tensor:
-    """Turn corners into centre x, centre y, width, height."""
+    """Turn corners (..., 4) into centre x, centre y, width, height."""
     low, high = boxes[..., :2], boxes[..., 2:]
     return torch.cat([(low + high) / 2, high - low], -1)
 
 
 def centre_to_corners(boxes: Tensor) -> Tensor:
-    """Turn centre x, centre y, width, height into corners."""
+    """Turn centre x, centre y, width, height (..., 4) into corners."""
     centre, half = boxes[..., :2], boxes[..., 2:] / 2
     return torch.cat([centre - half, centre + half], -1)
 

@@ -127,9 +127,9 @@ def cut_frames(audio_BN: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _fold(index: Tensor, last_B1: Tensor) -> Tensor:
-    """Reflect an index at 0 and at the last sample, as often as needed."""
-    index = index.abs() % (2 * last_B1).clamp(min=1)
-    return torch.where(index > last_B1, 2 * last_B1 - index, index).clamp(min=0)
+    """Reflect an index (N,) or (B, N) at 0 and at the last sample, as often as needed."""
+    index_BN = index.abs() % (2 * last_B1).clamp(min=1)
+    return torch.where(index_BN > last_B1, 2 * last_B1 - index_BN, index_BN).clamp(min=0)
 
 
 def normalise(features_BTF: Tensor, num_frames_B: Tensor) -> Tensor:

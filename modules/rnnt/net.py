@@ -149,7 +149,7 @@ class RNNT(nn.Module):
             predicted: From ``predict``, (..., J); the leading axes broadcast.
 
         Returns:
-            logits_V: (..., V), blank last.
+            Logits (..., V), blank last.
         """
         return self.joint_net(self.joint_dropout(torch.relu(encoded + predicted)))
 

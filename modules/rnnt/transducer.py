@@ -31,7 +31,7 @@ class Transducer(Protocol):
         """
 
     def join(self, encoded: Tensor, predicted: Tensor) -> Tensor:
-        """Join vectors whose leading axes broadcast into logits_V."""
+        """Join vectors (..., J) whose leading axes broadcast into logits (..., V)."""
 
 
 def lattice_loss(log_probs_BTU2: Tensor, frames_B: Tensor, num_labels_B: Tensor) -> Tensor:

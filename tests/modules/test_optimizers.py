@@ -248,9 +248,9 @@ FIRST_RATES = {
 }
 
 
-def closed(stem):
+def closed(stem, **settings):
     module_class = importlib.import_module(f"recipes.{stem}").BENCHMARK.module_class()
-    return make(module_class, **({"size": 5} if stem == "minigo" else {}))
+    return make(module_class, **({"size": 5} if stem == "minigo" else {}), **settings)
 
 
 def test_every_recipe_is_here():
@@ -280,6 +280,49 @@ def test_closed_first_rates_are_the_references(stem):
         assert [group["lr"] for group in optimizer.param_groups] == close(wanted)
         optimizer.step()
         scheduler.step()
+
+
+OTHER_SGD = {"momentum": 0.7, "weight_decay": 0.03}
+OTHER_LAMB = {"betas": (0.6, 0.7), "eps": 1e-3, "weight_decay": 0.03, "max_grad_norm": 5.0}
+RNNT_NAMES = {"beta1": 0.6, "beta2": 0.7, "epsilon": 1e-3, "gradient_clip_norm": 5.0}
+
+
+@pytest.mark.parametrize(
+    ("stem", "settings", "wanted"),
+    [(stem, OTHER_SGD, OTHER_SGD) for stem in ("unet3d", "resnet", "ssd", "maskrcnn", "minigo")]
+    + [
+        ("rnnt", {**RNNT_NAMES, "weight_decay": 0.03}, OTHER_LAMB),
+        ("bert", OTHER_LAMB, OTHER_LAMB),
+    ],
+)
+def test_settings_other_than_the_optimizers_defaults_reach_it(stem, settings, wanted):
+    optimizer = closed(stem, **settings).configure_optimizers()["optimizer"]
+    own = {**vars(optimizer), **optimizer.param_groups[0]}
+    assert {name: own[name] for name in wanted} == wanted
+
+
+def test_rnnt_without_a_limit_does_not_clip():
+    module = make(RNNTModule, gradient_clip_norm=float("inf"))
+    assert module.configure_optimizers()["optimizer"].max_grad_norm is None
+
+
+def test_maskrcnn_leaves_frozen_parameters_out():
+    module = closed("maskrcnn")
+    for frozen in module.net.conv.parameters():
+        frozen.requires_grad_(False)
+    groups = module.configure_optimizers()["optimizer"].param_groups
+    names = {id(weight): name for name, weight in module.net.named_parameters()}
+    trained = [{names[id(w)] for w in g["params"]} for g in groups]
+    assert trained == [(KERNELS | GAINS) - {"conv.weight"}, (BIASES | SHIFTS) - {"conv.bias"}]
+
+
+def test_minigo_goes_on_with_the_checkpoints_momentum():
+    module = closed("minigo")
+    slot = torch.arange(4.0)
+    module._momentum = {"conv.bias": slot}
+    state = module.configure_optimizers()["optimizer"].state
+    assert torch.equal(state[module.net.conv.bias]["momentum_buffer"], slot)
+    assert module.net.linear.bias not in state
 
 
 def test_resnet_sgd_decays_all_but_norms_by_twice_the_figure():

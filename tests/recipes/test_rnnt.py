@@ -177,8 +177,8 @@ class Mute(RNNT):
         super().__init__(num_labels=num_labels, encoder_size=8, pre_layers=1, post_layers=1,
                          prediction_size=8, joint_size=8)  # fmt: skip
 
-    def join(self, encoded_J, predicted_J):
-        logits = super().join(encoded_J, predicted_J)
+    def join(self, encoded, predicted):
+        logits = super().join(encoded, predicted)
         blank = torch.zeros_like(logits)
         blank[..., -1] = 50.0
         return blank + 0.0 * logits

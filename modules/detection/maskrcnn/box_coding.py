@@ -1,6 +1,6 @@
 """Boxes relative to anchors or proposals, with inclusive corners as in Mask R-CNN's reference.
 
-Letters: N boxes, K classes; boxes are x1, y1, x2, y2, widths are x2 - x1 + 1.
+Letters: N boxes, as x1, y1, x2, y2; widths are x2 - x1 + 1.
 """
 
 import math
@@ -33,7 +33,7 @@ def decode_boxes(codes: Tensor, reference_N4: Tensor, weights: tuple[float, floa
 
 
 def clip_boxes(boxes: Tensor, height: Tensor | int, width: Tensor | int) -> Tensor:
-    """Clip corners to ``[0, width - 1]`` and ``[0, height - 1]``."""
+    """Clip corners (..., 4) to ``[0, width - 1]`` and ``[0, height - 1]``."""
     x, y = boxes[..., 0::2].clamp(min=0), boxes[..., 1::2].clamp(min=0)
     x, y = x.clamp(max=width - 1), y.clamp(max=height - 1)
     return torch.stack([x, y], -1).flatten(-2)

@@ -167,8 +167,8 @@ class Scripted:
         count = torch.zeros(1, B, 1) if state is None else state[0] + 1
         return count[0][:, None], (count, count)
 
-    def join(self, encoded_J, predicted_J):
-        frame, count = torch.broadcast_tensors(encoded_J[..., 0], predicted_J[..., 0])
+    def join(self, encoded, predicted):
+        frame, count = torch.broadcast_tensors(encoded[..., 0], predicted[..., 0])
         logits = torch.zeros(*frame.shape, 6)
         for place in itertools.product(*(range(n) for n in frame.shape)):
             logits[place + (self.rule(int(frame[place]), int(count[place])),)] = 1.0
