@@ -124,7 +124,7 @@ def _sections(parser: ArgumentParser) -> dict[str, tuple[str, list[Action]]]:
                 section = sections.setdefault(group if dot else "run", (title, []))
                 section[1].append(action)
     for _, actions in sections.values():
-        actions.sort(key=_place)
+        actions.sort(key=_position)
     return sections
 
 
@@ -133,8 +133,8 @@ def _name(action: Action) -> str:
     return flag.removeprefix("--").replace("-", "_")
 
 
-def _place(action: Action) -> int:
-    """Return the place among ``TEXTS``; other flags come first, in their own order."""
+def _position(action: Action) -> int:
+    """Return the position among ``TEXTS``; other flags come first, in their own order."""
     order = list(TEXTS)
     return order.index(_name(action)) if _name(action) in TEXTS else -1
 

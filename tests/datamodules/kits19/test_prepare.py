@@ -360,9 +360,9 @@ def test_find_data_says_which_level_is_right(tmp_path: Path) -> None:
     data = case.parent
     assert find_data(data) == data
     assert find_data(tmp_path / "kits19") == data
-    with pytest.raises(FileNotFoundError, match=f"one level too high: give {tmp_path}/kits19"):
+    with pytest.raises(FileNotFoundError, match=f"one level too high: pass {tmp_path}/kits19"):
         find_data(tmp_path)
-    with pytest.raises(FileNotFoundError, match=f"one level too low: give {data}"):
+    with pytest.raises(FileNotFoundError, match=f"single case directory; pass its parent, {data}"):
         find_data(case)
     with pytest.raises(FileNotFoundError, match=r"is not a directory. KiTS19 \(about 30 GB"):
         find_data(tmp_path / "nowhere")
