@@ -43,7 +43,11 @@ EXCEPTIONS: dict[tuple[str, str], tuple[float, str]] = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.same_bits", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.same_bits",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("revision", help="revision to compare the working tree with")
     parser.add_argument("stems", nargs="*", metavar="STEM", help="demos (default: all)")
     given = parser.parse_args(arguments)
