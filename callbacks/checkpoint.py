@@ -31,7 +31,7 @@ class Checkpoint(Callback):
     A second signal ends the process at once.
 
     Args:
-        every_seconds: Least seconds between two checkpoints. Also before the first; they are
+        every_seconds: Minimum seconds between two checkpoints. Also before the first; they are
             written inside the clock, but for the one at the target.
         folder: Gives the run's directory once it exists.
         state: The run's shared state.

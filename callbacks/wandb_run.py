@@ -1,4 +1,4 @@
-"""What W&B gets in addition to Lightning's metrics: evaluations, the record, artifacts.
+"""Send W&B what Lightning's metrics lack: evaluations, the record, artifacts.
 
 A W&B run is recognised by its ``summary``, so that W&B is not imported unless it is used.
 """

@@ -1,1 +1,1 @@
-"""What happens after runs: check, score, compare, package and report (``python -m scoring``)."""
+"""From runs to a result: check, score, compare, package and report (``python -m scoring``)."""

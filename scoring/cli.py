@@ -61,8 +61,8 @@ def _round(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _paths(command: argparse.ArgumentParser, name: str, text: str, nargs: str = "+") -> None:
-    command.add_argument(name, nargs=nargs, type=Path, metavar=name.upper(), help=text)
+def _paths(command: argparse.ArgumentParser, name: str, metavar: str, text: str) -> None:
+    command.add_argument(name, nargs="+", type=Path, metavar=metavar, help=text)
 
 
 def _collect(commands: Any) -> None:
@@ -79,7 +79,9 @@ def _collect(commands: Any) -> None:
     command.add_argument(
         "--runs", type=int, required=True, metavar="N", help="total number of runs"
     )
-    command.add_argument("--parallel", type=int, default=1, metavar="P", help="runs at a time (1)")
+    command.add_argument(
+        "--parallel", type=int, default=1, metavar="P", help="runs at a time (default: 1)"
+    )
     command.add_argument(
         "--output_root", type=Path, help="output directory (default: runs/collect-<recipe>)"
     )
@@ -94,7 +96,7 @@ def _check(commands: Any) -> None:
         "Also checks what the official tools leave out: evaluation schedule, stopping at the "
         "target, unique seeds. Works on logs of any program.",
     )
-    _paths(command, "run", "run directories, directories of them, or log files")
+    _paths(command, "run", "RUN", "run directories, directories of them, or log files")
     _round(command)
 
 
@@ -105,7 +107,7 @@ def _score(commands: Any) -> None:
         "Drop-and-mean score, spread and convergence test",
         "Reads run directories, results/SYSTEM/BENCHMARK/result_*.txt trees and plain logs.",
     )
-    _paths(command, "folder", "what to score")
+    _paths(command, "folder", "DIR", "run directories, submission trees or log files")
     command.add_argument(
         "--official", action="store_true", help="also score with the official tools"
     )
@@ -122,7 +124,7 @@ def _compare(commands: Any) -> None:
         "  compare v0.7 v1.0         two rounds: the best result of each benchmark\n\n"
         "Runs of one benchmark with different networks get a scoreboard of the networks.",
     )
-    _paths(command, "result", "one or two directories, or two rounds")
+    _paths(command, "result", "RESULT", "one or two directories, or two rounds")
     command.add_argument("--round", help="compare with this published round")
     command.add_argument("--markdown", action="store_true", help="print Markdown")
     command.add_argument("--csv", action="store_true", help="print CSV")
@@ -134,14 +136,14 @@ def _package(commands: Any) -> None:
         commands,
         "package",
         "Write the official submission tree and run the official checkers on it",
-        "\n\nDivisions: closed (the reference's model, data and rules) and open (anything else).\n"
+        "\n\nDivisions: closed (the reference's model, data and rules), open (anything else).\n"
         "Availability:\n"
         "  cloud     available: rented by others today, on released software\n"
         "  onprem    available: bought by others today, on released software\n"
-        "  preview   will be available within 180 days or by the next round, and resubmitted then\n"
+        "  preview   available within 180 days or by the next round; then resubmitted\n"
         "  research  anything else (RDI): research, development or internal",
     )
-    _paths(command, "folder", "directories of scored runs")
+    _paths(command, "folder", "DIR", "directories of scored runs")
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new directory")
     command.add_argument("--org", required=True, help="the submitting organisation")
     command.add_argument("--system", required=True, help="short name of the system, no spaces")
@@ -167,9 +169,9 @@ def _report(commands: Any) -> None:
         "One self-contained HTML page",
         "It loads nothing and has no script; light and dark, for phone, screen or paper.",
     )
-    _paths(command, "folder", "what to report on")
+    _paths(command, "folder", "DIR", "run directories, submission trees or log files")
     command.add_argument(
-        "--out", type=Path, metavar="FILE", help="output file (default: FOLDER/report.html)"
+        "--out", type=Path, metavar="FILE", help="output file (default: DIR/report.html)"
     )
     _round(command)
 

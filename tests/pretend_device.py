@@ -32,12 +32,12 @@ NAME = "pretend"
 # As on GPUs: these may join tensors of two devices, where they copy or index.
 MAY_MIX = {aten.copy_, aten._to_copy, aten.index, aten.index_put_, aten.index_put}
 MAY_MIX |= {aten._index_put_impl_}
-# Composites that reach the mode whole in inference mode; what they return is no view to be told.
+# Composites that reach the mode whole in inference mode; their results need not count as views.
 WHOLE = {aten.to, aten.contiguous, aten.reshape, aten.flatten}
 
 
 class Elsewhere(torch.Tensor):
-    """A tensor that says it lies on the pretended device; ``inner`` holds its numbers."""
+    """A tensor that reports the pretended device; ``inner`` holds its numbers."""
 
     inner: Tensor
 

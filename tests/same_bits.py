@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RECORDER = ROOT / "tests/tools/first_losses.py"
 SEED, BATCHES = 20210630, 10
 
-# Samples per step of each demo: the evaluation comes after the tenth step, whatever the epoch.
+# Samples per step of each demo: the evaluation comes after the tenth step, regardless of the epoch.
 BATCH_SIZES = {
     "unet3d": 2,
     "rnnt": 8,
@@ -32,7 +32,7 @@ BATCH_SIZES = {
     "maskrcnn": 4,
 }
 # Mini Go is evaluated between generations only: small ones, played in turn with the training, so
-# that the ten batches lie in three generations and two of these come from the new network's games.
+# that the ten batches span three generations and two of these come from the new network's games.
 OWN_FLAGS = {
     "minigo": ("--data.overlap=false", "--data.games_per_generation=16", "--data.eval_games=8")
 }
@@ -43,7 +43,11 @@ EXCEPTIONS: dict[tuple[str, str], tuple[float, str]] = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.same_bits", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.same_bits",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("revision", help="revision to compare the working tree with")
     parser.add_argument("stems", nargs="*", metavar="STEM", help="demos (default: all)")
     given = parser.parse_args(arguments)
@@ -75,7 +79,7 @@ def checkout(revision: str, folder: Path) -> Path:
 def first_losses(tree: Path, stem: str, folder: Path) -> dict[str, str]:
     """Name of each figure -> its value; empty where the run failed, with its error printed."""
     work = Path(tempfile.mkdtemp(dir=folder))
-    # Beside the recorder only this tree is on the path: an editable install comes after both.
+    # Besides the recorder, only this tree is on the path: an editable install comes after both.
     shutil.copy(RECORDER, work)
     result = work / "losses.json"
     paths = os.pathsep.join([str(tree), str(work)])

@@ -185,7 +185,7 @@ def test_no_file_is_longer_than_500_lines(path):
 
 
 def test_no_file_bears_the_name_of_a_package():
-    """Python puts the folder of a file that it runs first: random.py beside it would be taken."""
+    """A script's directory is first on the path: random.py next to it would be imported."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     needed = [*project["dependencies"], *project["optional-dependencies"]["test"]]
     packages = {re.split(r"[^\w-]", name)[0].lower().replace("-", "_") for name in needed}

@@ -91,7 +91,7 @@ def test_kept_outputs_are_small_and_name_no_machine(path):
     ],
 )
 def test_notebook_runs_from_top_to_bottom(path, tmp_path, monkeypatch):
-    folder = tmp_path / "notebooks"  # a copy: a run leaves its folders beside the notebook
+    folder = tmp_path / "notebooks"  # a copy: a run leaves its directories next to the notebook
     folder.mkdir()
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")

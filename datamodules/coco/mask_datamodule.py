@@ -44,7 +44,7 @@ class COCOMaskDataModule(COCODataModule):
                 demo data.
             prepared_dir: Directory for compact annotations; default ``finishline-coco`` in root.
             batch_size: Images per device and step.
-            evaluation_batch_size: Images per evaluation batch; affects time and memory only.
+            evaluation_batch_size: Images per evaluation batch; affects only time and memory.
             min_image_size: Shorter side in pixels.
             max_image_size: Maximum longer side in pixels.
             num_workers: Loader processes per device; 0 loads in the training process.

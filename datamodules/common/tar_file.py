@@ -23,7 +23,7 @@ class TarShard:
         self._tar = _tar_writer_class()(
             self, user="", group="", mode=0o644, mtime=0, encoder=False, compress=False
         )
-        # One header block per member, whatever its name; a name above 256 bytes is an error.
+        # One header block per member, regardless of its name; a name above 256 bytes is an error.
         self._tar.tarstream.format = tarfile.USTAR_FORMAT
 
     def __enter__(self) -> "TarShard":

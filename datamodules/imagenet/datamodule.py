@@ -48,9 +48,11 @@ class ImageNetDataModule(BenchmarkDataModule):
         Args:
             root: Directory with ``train/<synset>/`` and ``val/``, or one with finished shards. None
                 generates the demo data.
-            prepared_dir: Where shards and listings go; default ``finishline-imagenet`` in the root.
+            prepared_dir: Directory for shards and listings; default ``finishline-imagenet`` in the
+                root.
             batch_size: Training images per device and step.
-            evaluation_batch_size: Evaluation images per device and step; speed and memory only.
+            evaluation_batch_size: Evaluation images per device and step; affects only time
+                and memory.
             image_size: Side of the crops in pixels.
             num_classes: Class directories that must be there.
             num_train: Training images that must be there.

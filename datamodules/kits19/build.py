@@ -114,7 +114,9 @@ def adopt(
 def missing_files(folder: Path, cases: Sequence[str]) -> list[str]:
     """List the files that a folder preprocessed elsewhere lacks, naming at most five."""
     lost = [path for case in cases for path in _paths(folder, case) if not path.is_file()]
-    lines = [f"{path}: missing; copy it again, or give the raw data's folder" for path in lost[:5]]
+    lines = [
+        f"{path}: missing; copy it again, or give the raw data's directory" for path in lost[:5]
+    ]
     more = len(lost) - len(lines)
     return [*lines, f"{folder}: {more} more files are missing"] if more else lines
 

@@ -28,7 +28,7 @@ def label_errors(
 ) -> dict[str, str]:
     """Return one line for each case whose label differs from the reference's.
 
-    Nearest-neighbour resampling is exact, so there is no excuse. An unlisted file passes.
+    Nearest-neighbour resampling is exact, so there is no tolerance. An unlisted file passes.
     """
     paths = {case: label_path(folder, case) for case in cases if case not in CHANGED_UPSTREAM}
     return {

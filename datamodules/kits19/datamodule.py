@@ -60,9 +60,10 @@ class KiTS19DataModule(BenchmarkDataModule):
         Args:
             root: Directory with the raw ``case_XXXXX`` directories, a ``kits19`` clone, or one with
                 files that are already preprocessed. None generates the demo data.
-            prepared_dir: Where preprocessed files go; default ``finishline-unet3d`` in the root.
+            prepared_dir: Directory for the preprocessed files; default ``finishline-unet3d`` in the
+                root.
             batch_size: Samples per device and step.
-            crop_size: Training crop in voxels (D, H, W); also the least size of a prepared volume.
+            crop_size: Training crop in voxels (D, H, W), and the minimum size of a prepared volume.
             oversampling: Probability of a crop on the foreground, in [0, 1].
             brightness: ``reference`` multiplies by 1.7 to 2.3 as the reference does; ``plain`` by
                 0.7 to 1.3 as accepted submissions did.

@@ -73,11 +73,11 @@ def find_data(root: Path) -> Path:
             return folder
     if (root / IMAGE).is_file() or (root / LABEL).is_file():
         raise FileNotFoundError(
-            f"data root {root} is a single case, one level too low: give {root.parent}"
+            f"data root {root} is a single case directory; pass its parent, {root.parent}"
         )
     for below in sorted(path for path in root.iterdir() if path.is_dir()):
         if next(below.glob("case_[0-9]*"), None) or next(below.glob("data/case_[0-9]*"), None):
-            raise FileNotFoundError(f"data root {root} is one level too high: give {below}")
+            raise FileNotFoundError(f"data root {root} is one level too high: pass {below}")
     raise FileNotFoundError(f"data root {root} contains no case_XXXXX directory. {OBTAIN}")
 
 

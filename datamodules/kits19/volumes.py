@@ -68,7 +68,7 @@ class TrainingVolumes(Dataset[Batch]):
         return {"image": image, "label": label, "index": torch.tensor(key.index)}
 
     def draw(self, key: SampleKey) -> SampleDraw:
-        """Draw one sample's random choices, whatever was drawn before."""
+        """Draw one sample's random choices, independent of earlier draws."""
         return draw_sample(
             sample_rng(self.seed, key.epoch, key.index, key.repeat),
             self.cases[key.index].shape,

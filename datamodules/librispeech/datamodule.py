@@ -58,13 +58,13 @@ class LibriSpeechDataModule(BenchmarkDataModule):
         Args:
             root: Directory with the subsets, or with ``LibriSpeech`` in it. None generates the
                 demo data.
-            prepared_dir: Where shards go; default ``finishline-rnnt`` in the root.
+            prepared_dir: Directory for the shards; default ``finishline-rnnt`` in the root.
             batch_size: Utterances per device and micro-step.
             max_duration: Longest training utterance in seconds; longer ones are left out.
             num_buckets: Buckets of similar length that training rows come from.
             vocab_size: SentencePiece pieces; the blank is one more label.
             tokenizer_model: A SentencePiece model to use; None trains one on the transcripts.
-            validation_batch_size: Utterances decoded at a time; changes time and memory only.
+            validation_batch_size: Utterances decoded at a time; affects only time and memory.
             num_workers: Loader processes per device; 0 loads in the training process.
             prepare_processes: Processes for preprocessing; 0 chooses by cores and memory.
 

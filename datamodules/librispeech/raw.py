@@ -47,11 +47,11 @@ def find_data(root: Path) -> Path:
         if _has_subset(folder):
             return folder
     if root.name in SUBSETS:
-        raise FileNotFoundError(f"data root {root} is one level too low: give {root.parent}")
+        raise FileNotFoundError(f"data root {root} is one level too low: pass {root.parent}")
     for below in sorted(path for path in root.iterdir() if path.is_dir()):
         for folder in (below, below / "LibriSpeech"):
             if _has_subset(folder):
-                raise FileNotFoundError(f"data root {root} is one level too high: give {folder}")
+                raise FileNotFoundError(f"data root {root} is one level too high: pass {folder}")
     raise FileNotFoundError(
         f"data root {root} contains none of {', '.join(SUBSETS)}. LibriSpeech: {OBTAIN}"
     )

@@ -54,12 +54,13 @@ SELFPLAY_STREAM = 71
 
 
 class SelfPlayDataModule(BenchmarkDataModule):
-    """Plays games with the module's network and trains on those of the newest generations.
+    """Play games with the module's network and train on those of the newest generations.
 
     The defaults are the closed reference on one device.
 
     Args:
-        root: Directory with the given checkpoint and target. None generates the demo's.
+        root: Directory with the initial checkpoint and the target network. None generates those of
+            the demo.
         batch_size: Examples per device and step.
         size: Points per side of the board, 5 to 19.
         komi: Points that White gets for moving second.
@@ -75,9 +76,9 @@ class SelfPlayDataModule(BenchmarkDataModule):
         virtual_losses: Leaves of one game in a batch of the network.
         slow_readouts: Searches per move that becomes an example.
         fast_readouts: Searches per other move.
-        fast_share: Probability that a move is one of these others.
+        fast_share: Probability that a move is such a fast one, which becomes no example.
         noise_alpha: Dirichlet concentration of the noise at the root.
-        noise_mix: Share of the noise in the priors.
+        noise_mix: Share of the noise in the priors at the root, 0 to 1.
         soft_plies: First moves of a game, drawn in proportion to visits.
         pass_alive_plies: Moves after which a game ends once every point is decided.
         resign_threshold: Range from which each game draws the value, for the player to move, below

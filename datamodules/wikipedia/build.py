@@ -136,7 +136,7 @@ def _unit(name: str, path: Path) -> Unit:
 
 
 def _adopt_shards(preparation: Preparation, source: Source, units: Sequence[Unit]) -> None:
-    """Record shards that version 1 made of the same text; it kept no records beside them."""
+    """Record shards that version 1 made of the same text; it kept no records of them."""
     for unit in preparation.unfinished(units):
         path, text = shard_path(preparation.folder, unit.name), source.files()[unit.name]
         if path.is_file():

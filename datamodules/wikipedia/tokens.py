@@ -7,7 +7,7 @@ once; a repeated word is a dictionary look-up.
 """
 
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Letters that are words of their own.
@@ -108,36 +108,34 @@ def normalise(text: str) -> str:
 
 
 class _Table(dict[int, str | None]):
-    """A translation table that applies a rule once per character."""
+    """A translation table that applies a rule once per character; None drops the character."""
+
+    def __init__(self, rule: Callable[[str], str | None]) -> None:
+        super().__init__()
+        self._rule = rule
 
     def __missing__(self, code: int) -> str | None:
-        value = self[code] = self.rule(chr(code))
+        value = self[code] = self._rule(chr(code))
         return value
 
-    def rule(self, character: str) -> str | None:
-        """Return a character's replacement; None drops it."""
-        raise NotImplementedError
 
-
-class _Clean(_Table):
-    def rule(self, character: str) -> str | None:
-        code, category = ord(character), unicodedata.category(character)
-        if character == "\n":
-            return character
-        if character in "\t\r" or category == "Zs":
-            return " "
-        if code in (0, 0xFFFD) or category in ("Cc", "Cf"):
-            return None
-        if any(first <= code <= last for first, last in CJK_RANGES):
-            return f" {character} "
+def _clean(character: str) -> str | None:
+    code, category = ord(character), unicodedata.category(character)
+    if character == "\n":
         return character
+    if character in "\t\r" or category == "Zs":
+        return " "
+    if code in (0, 0xFFFD) or category in ("Cc", "Cf"):
+        return None
+    if any(first <= code <= last for first, last in CJK_RANGES):
+        return f" {character} "
+    return character
 
 
-class _Split(_Table):
-    def rule(self, character: str) -> str | None:
-        if unicodedata.category(character) == "Mn":
-            return None
-        return f" {character} " if is_punctuation(character) else character
+def _split(character: str) -> str | None:
+    if unicodedata.category(character) == "Mn":
+        return None
+    return f" {character} " if is_punctuation(character) else character
 
 
 def is_punctuation(character: str) -> bool:
@@ -147,6 +145,6 @@ def is_punctuation(character: str) -> bool:
     return ascii_sign or unicodedata.category(character).startswith("P")
 
 
-_CLEAN, _SPLIT = _Clean(), _Split()
+_CLEAN, _SPLIT = _Table(_clean), _Table(_split)
 # A complete table of single characters enables Python's fast path.
 _CLEAN_ASCII = {code: _CLEAN[code] for code in range(128)}

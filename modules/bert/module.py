@@ -46,7 +46,7 @@ class Batch(TypedDict):
 
 
 class BertModule(BenchmarkModule):
-    """Trains a network to fill in masked words; the defaults are the closed reference at batch 256.
+    """Train a network to fill in masked words; the defaults are the closed reference at batch 256.
 
     Args:
         net: Builds the network; see ``Bert.forward`` for its inputs and outputs. Other models of
@@ -54,15 +54,15 @@ class BertModule(BenchmarkModule):
         checkpoint: Starting weights: a TensorFlow checkpoint, safetensors or torch file; by default
             the published one in the data's root.
         from_scratch: Start from random weights although there is a data root.
-        starting_accuracy: Expected accuracy of the starting weights, which ``validate`` without a
-            run's checkpoint compares; None skips the comparison, as for weights of your own.
+        starting_accuracy: Expected accuracy of the starting weights; ``validate`` without a
+            checkpoint checks it. None skips the check, as for weights of your own.
         learning_rate: Rate that the decay starts from.
         training_steps: Step at which the rate reaches 0.
-        warmup_steps: Steps of linear warm-up; 0 has none.
+        warmup_steps: Steps of linear warm-up; 0 for none.
         start_warmup_step: Step at which the warm-up would be at 0; may be negative.
         betas: Decay of LAMB's moments.
         eps: Added to the root of LAMB's second moment.
-        weight_decay: Of matrices and tables; biases and LayerNorm have none.
+        weight_decay: Weight decay of matrices and tables; biases and LayerNorm have none.
         max_grad_norm: Gradients are scaled down to this global norm.
 
     Raises:

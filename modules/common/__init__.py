@@ -1,1 +1,1 @@
-"""What several benchmarks share: schedules, optimizers, checks, checkpoint readers."""
+"""Shared by the benchmarks: schedules, optimizers, checks, checkpoint readers."""

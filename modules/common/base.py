@@ -1,4 +1,4 @@
-"""What the module of every benchmark has in common: logged loss, schedule, range checks."""
+"""Base class of the benchmarks' modules: logged loss, schedule, range checks."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Literal

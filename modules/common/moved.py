@@ -15,6 +15,7 @@ MOVED: dict[str, str | None] = {
     "modules.nets.bert": "modules.bert.net",
     "modules.nets.dlrm": "modules.dlrm.net",
     "modules.nets.maskrcnn": "modules.detection.maskrcnn.net",
+    "modules.nets.maskrcnn_backbone": "modules.detection.maskrcnn.backbone",
     "modules.nets.masked_lm_adapter": "modules.bert.transformers_adapter",
     "modules.nets.minigo": "modules.minigo.net",
     "modules.nets.resnet": "modules.resnet.net",

@@ -170,7 +170,7 @@ def warmup_linear_decay(
         step: Optimizer steps done before this one, from 0.
         learning_rate: Rate that the warm-up aims at and the decay starts from.
         training_steps: Step from which on the rate is 0.
-        warmup_steps: Length of the warm-up; 0 has none, whatever its start.
+        warmup_steps: Length of the warm-up; 0 disables it, and ``start`` with it.
         start_warmup_step: Step at which the warm-up would be at 0; may be negative.
 
     Returns:
@@ -204,8 +204,7 @@ def warmup_then_drops(
         step: Counted from 0.
         learning_rate: Base rate.
         warmup_steps: Length of the warm-up; 0 starts at the base rate.
-        warmup_factor: The warm-up starts ``1 / 2**warmup_factor`` of the base rate below it; 0
-            starts at 0.
+        warmup_factor: The warm-up starts at ``1 - 1 / 2**warmup_factor`` of the base rate.
         decay_boundary_steps: First step of each lower rate.
         decay_factor: Multiplies the rate at each of them.
 

@@ -114,7 +114,7 @@ def _record(
 
 
 def _area(detection: Mapping[str, Any], kind: str) -> float:
-    """Return a box's area: outside ``ANY_AREA`` an unmatched box is no false positive.
+    """Return a box's area: outside ``ANY_AREA`` an unmatched box is not a false positive.
 
     A mask's area is limited by its image, so it is not computed.
     """

@@ -39,7 +39,7 @@ class Batch(TypedDict):
 
 
 class DLRMModule(BenchmarkModule):
-    """Trains a network to predict clicks; the defaults are the closed reference at batch 55,296.
+    """Train a network to predict clicks; the defaults are the closed reference at batch 55,296.
 
     Args:
         net: Builds the network: (B, 13) float32 and (B, 26) integers in, (B,) log-odds out.

@@ -61,7 +61,7 @@ class WinRate(Metric):
 
 
 class MiniGoModule(BenchmarkModule):
-    """Trains the dual network on its own games; the defaults are the closed reference.
+    """Train the dual network on its own games; the defaults are the closed reference.
 
     Args:
         net: Builds the network: (B, 13, n, n) in, policy logits (B, A) and values (B,) out.
@@ -69,13 +69,13 @@ class MiniGoModule(BenchmarkModule):
         komi: Points that White gets.
         lr_boundaries: Global step up to which each rate but the last holds, inclusive.
         lr_rates: Learning rates, one more than boundaries.
-        momentum: Of SGD.
+        momentum: Momentum of SGD.
         weight_decay: L2 penalty of kernels and normalisation gains; biases have none.
         value_weight: Weight of the value's squared error.
         eval_readouts: Searches per move of an evaluation game.
         eval_virtual_losses: Leaves of one game in a batch of the network.
         pass_alive_plies: Moves after which a game ends once nothing is left to play for.
-        max_plies: Moves after which an evaluation game is scored as it stands, at most 2048.
+        max_plies: Moves after which an evaluation game is scored as it is, at most 2048.
         bfloat16_play: Let the network play its training games in bfloat16; evaluation games are
             always in single precision.
         cuda_graph_play: Play all games through CUDA graphs of a few batch sizes, captured in the

@@ -57,7 +57,7 @@ class Top1Accuracy(Metric):
 
 
 class ResNetModule(BenchmarkModule):
-    """Trains an image classifier; the defaults are the reference convergence point at batch 3264.
+    """Train an image classifier; the defaults are the reference convergence point at batch 3264.
 
     Args:
         net: Builds the network: (B, 3, H, W) float in, one logit per class out.
@@ -66,8 +66,9 @@ class ResNetModule(BenchmarkModule):
         warmup_epochs: Epochs of linear warm-up from 0, set per step; may be a fraction.
         train_epochs: Epochs until the rate has fallen to 1e-4; training may continue at that rate.
         momentum: Momentum; the rules' table has 0.9 up to a global batch of 32k.
-        weight_decay: 1e-4 times a power of two. LARS adds it times w to the gradient of kernels;
-            SGD adds twice that, as the reference does, and to biases too.
+        weight_decay: L2 penalty; 1e-4 times a power of two in the closed division. LARS adds it
+            times w to the gradient of kernels; SGD adds twice that, as the reference does, and to
+            biases too.
         label_smoothing: Fraction of the target that is spread over all classes; 0 or 0.1.
 
     Raises:

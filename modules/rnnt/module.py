@@ -51,7 +51,7 @@ class RNNTModule(BenchmarkModule):
     """Train a transducer to transcribe speech; the defaults are the closed reference.
 
     Args:
-        net: Builds the network: a :class:`modules.rnnt.transducer.Transducer` for 240 features.
+        net: Builds the network: a ``modules.rnnt.transducer.Transducer`` for 240 features.
         learning_rate: LAMB's rate on the plateau.
         warmup_epochs: Epochs of linear warm-up, per step.
         hold_epochs: Epochs of the plateau.

@@ -22,7 +22,13 @@ def gtp(args: list[str]) -> int:
         description="Play against a trained network: GTP 2 on standard input and output.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--ckpt_path", type=Path, required=True, help="Checkpoint of a run.")
+    parser.add_argument(
+        "--ckpt_path",
+        type=Path,
+        required=True,
+        default=argparse.SUPPRESS,
+        help="Checkpoint of a run.",
+    )
     parser.add_argument("--readouts", type=int, default=100, help="Searches per move.")
     parser.add_argument("--komi", type=float, default=7.5, help="Points that White gets.")
     parser.add_argument("--device", default="cpu", help="Device of the network, such as cuda.")

@@ -91,8 +91,8 @@ def help_page(parser: ArgumentParser, benchmark: Benchmark, command: str) -> str
     usage = f"usage: python recipes/{benchmark.name}.py {command} [--flag VALUE ...]"
     about = (
         f"{benchmark.dataset}, {benchmark.area}. Target: {benchmark.target_text()}. Each flag is "
-        "shown with its default, the closed reference's; capitals stand for a value without one, "
-        "a|b for a choice. --model.net.help CLASS lists the arguments of a network."
+        "shown with its default, the closed reference's; capitals mean that there is none, a|b a "
+        "choice with the default first. --model.net.help CLASS lists the arguments of a network."
     )
     if command in ("prepare", "doctor"):
         about = about.rpartition(". ")[0] + "."
@@ -124,7 +124,7 @@ def _sections(parser: ArgumentParser) -> dict[str, tuple[str, list[Action]]]:
                 section = sections.setdefault(group if dot else "run", (title, []))
                 section[1].append(action)
     for _, actions in sections.values():
-        actions.sort(key=_place)
+        actions.sort(key=_position)
     return sections
 
 
@@ -133,8 +133,8 @@ def _name(action: Action) -> str:
     return flag.removeprefix("--").replace("-", "_")
 
 
-def _place(action: Action) -> int:
-    """Return the place among ``TEXTS``; other flags come first, in their own order."""
+def _position(action: Action) -> int:
+    """Return the position among ``TEXTS``; other flags come first, in their own order."""
     order = list(TEXTS)
     return order.index(_name(action)) if _name(action) in TEXTS else -1
 

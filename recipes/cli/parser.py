@@ -151,7 +151,7 @@ class RecipeCLI(LightningCLI):
         broken = violations(self.benchmark, flat(self.config), defaults, demo=self.demo)
         if wanted == "closed" and broken:
             if self.demo:
-                broken = ["this is demo data; name the real data with --data.root DIR"]
+                broken = ["this is demo data; pass the real data with --data.root DIR"]
             raise UsageError("not a closed division run: " + "; ".join(broken))
         return "open" if broken or wanted == "open" else "closed"
 

@@ -105,7 +105,7 @@ def measure(benchmark: Benchmark, cli: RecipeCLI, steps: int) -> dict[str, Any]:
         plain_ms += _milliseconds(_plain_round(cli, trainer, batches, steps))
     figures = _figures(cli, trainer, lightning_ms, plain_ms, wait)
     _show(figures)
-    # Work beside the steps, such as self-play.
+    # Work outside the steps, such as self-play.
     own: Any = getattr(cli.model, "speed_figures", None)
     others: dict[str, Any] = own(cli.datamodule) if callable(own) else {}
     _show(others)

@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
         args: ``folder`` (one or more), ``out``, ``round``, ``json``.
 
     Returns:
-        0 if the page was written, whatever the verdicts.
+        0 if the page was written, regardless of the verdicts.
     """
     rules = load_round(args.round)
     sets = find_judged_sets(args.folder, rules)

@@ -12,7 +12,7 @@ from scoring.rules.judged_runs import CONVERGED, LEFT_OUT
 from scoring.rules.rounds import load_round
 from scoring.rules.scores import Score, finite
 from scoring.runs.result_sets import ResultSet
-from scoring.runs.run import Run, configuration_words
+from scoring.runs.run import Run, configuration_words, without_moved_paths
 
 LONGEST_NAME = 24
 
@@ -138,7 +138,7 @@ def scoreboard(scored: Sequence[tuple[ResultSet, Score]]) -> list[Scoreboard]:
     boards = []
     for (benchmark, demo, _), rows_of in sorted(groups.items()):
         rows = [_net_row(benchmark, runs) for runs in rows_of.values()]
-        if len({row.net for row in rows}) > 1:
+        if len({without_moved_paths(row.net) for row in rows}) > 1:
             rows.sort(key=lambda row: (-row.reached / row.runs, row.median_seconds or 0))
             target = dict(next(iter(rows_of.values()))[0][0].fact("target") or {})
             boards.append(Scoreboard(benchmark, demo, target, tuple(rows)))

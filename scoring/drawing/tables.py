@@ -1,4 +1,4 @@
-"""What the commands print: tables for the terminal, as Markdown or CSV, and JSON."""
+"""Format what the commands print: tables for the terminal, as Markdown or CSV, and JSON."""
 
 from __future__ import annotations
 

@@ -164,11 +164,14 @@ def score(result: ResultSet, rules: Round) -> Score:
         mean_progress=progress.mean if progress else None,
         quality_mean=_quality_mean(counted),
         rcp=rcp,
-        settings=differing_settings(
-            [run for run, judged in zip(result.runs, runs, strict=True) if judged.counts]
-        ),
+        settings=_differences(result, runs),
         runs=runs,
     )
+
+
+def _differences(result: ResultSet, runs: tuple[JudgedRun, ...]) -> tuple[str, ...]:
+    counted = [run for run, judged in zip(result.runs, runs, strict=True) if judged.counts]
+    return differing_settings(counted)
 
 
 def _missing(missing: int, runs: tuple[JudgedRun, ...]) -> list[str]:

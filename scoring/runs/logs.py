@@ -1,4 +1,4 @@
-"""What one mllog file says, and what is wrong with it.
+"""Contents of one mllog file, and what is wrong with it.
 
 ``problems`` make the time of a run unusable, ``warnings`` do not; each is one line of text.
 """

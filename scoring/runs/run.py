@@ -29,6 +29,8 @@ RECORD_TYPES: dict[str, Any] = {
 }
 # Entries of run.json that, with network and machine, make runs one result.
 CONFIGURATION = ("dataset", "target", "global_batch_size", "devices", "strategy", "precision")
+# Path of a class in our own modules up to its name: version 0.2 moved the files, not the classes.
+MOVED_PATH = re.compile(r"(?<![\w.])modules\.(?:\w+\.)+(?=\w)")
 
 
 @dataclass
@@ -74,7 +76,8 @@ class Run:
     def configuration(self) -> tuple[str, ...]:
         """What must be equal in runs that are averaged: network, machine, batch, target ..."""
         system = self.fact("system") or {}
-        return (*(str(self.fact(f)) for f in CONFIGURATION), str(self.net), str(system))
+        facts = (str(self.fact(f)) for f in CONFIGURATION)
+        return (*facts, without_moved_paths(str(self.net)), str(system))
 
     @property
     def net(self) -> str | None:
@@ -179,6 +182,18 @@ def _check_record(record: Any) -> None:
         value = record.get(key)
         if value is not None and not isinstance(value, kind):
             raise ValueError(f"{key} is {value!r:.40}")
+
+
+def without_moved_paths(text: str) -> str:
+    """Reduce class paths in our own modules to the class, so that old runs equal new ones.
+
+    Args:
+        text: A network or setting, e.g. ``modules.resnet.net.ResNet(width=16)``.
+
+    Returns:
+        The text for comparisons, e.g. ``ResNet(width=16)``.
+    """
+    return MOVED_PATH.sub("", text)
 
 
 def configuration_words(run: Run) -> str:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from scoring.runs.run import Run
+from scoring.runs.run import Run, without_moved_paths
 
 CONFIG = "config.yaml"
 # What runs of one result may differ in: seed, paths, and what affects only the display or speed.
@@ -72,7 +72,7 @@ def differing_settings(runs: Sequence[Run]) -> tuple[str, ...]:
     for name in sorted({name for settings in flat for name in settings}):
         if name.startswith(FREE):
             continue
-        counts = Counter(str(settings.get(name)) for settings in flat)
+        counts = Counter(without_moved_paths(str(settings.get(name))) for settings in flat)
         if len(counts) > 1:
             lines.append(f"{name}: " + ", ".join(f"{v} in {n}" for v, n in sorted(counts.items())))
     return tuple(lines)

@@ -23,7 +23,7 @@ def encode_boxes(box_N4: Tensor, reference_N4: Tensor, weights: tuple[float, flo
 
 
 def decode_boxes(codes: Tensor, reference_N4: Tensor, weights: tuple[float, float]) -> Tensor:
-    """Return the corners that codes (N, ..., 4) stand for; sizes grow at most 62.5 times."""
+    """Return the corners that codes (N, ..., 4) represent; sizes grow at most 62.5 times."""
     shape = (len(reference_N4), *[1] * (codes.ndim - 2), 2)
     own_centre, own_side = (part.view(shape) for part in _centre_and_side(reference_N4))
     centre = codes[..., :2] / weights[0] * own_side + own_centre

@@ -18,7 +18,7 @@ def match_anchors(anchor_A4: Tensor, truth_G4: Tensor, height: int, width: int) 
 
     Positive from IoU 0.7, negative below 0.3. All anchors that attain a ground-truth box's best
     IoU (over all anchors, also those over the border) are positive, each for its OWN best box.
-    Anchors that leave the unpadded image are ignored whatever they overlap.
+    Anchors that leave the unpadded image are ignored regardless of what they overlap.
     """
     x1, y1, x2, y2 = anchor_A4.unbind(1)
     inside = (x1 >= 0) & (y1 >= 0) & (x2 < width) & (y2 < height)

@@ -86,7 +86,7 @@ def encode(default_A4: Tensor, box_BA4: Tensor) -> Tensor:
 
 
 def decode(default_A4: Tensor, code_BA4: Tensor) -> Tensor:
-    """Return the corners box_BA4 that codes stand for, not clipped to the image."""
+    """Return the corners box_BA4 that codes represent, not clipped to the image."""
     # An untrained network may predict sizes that overflow.
     centre = CENTRE_VARIANCE * code_BA4[..., :2] * default_A4[:, 2:] + default_A4[:, :2]
     size = (SIZE_VARIANCE * code_BA4[..., 2:]).clamp(max=MAX_LOG_SIZE).exp() * default_A4[:, 2:]

@@ -37,7 +37,7 @@ class SSDModule(DetectorModule):
             in the data root. Demos start from random weights.
         learning_rate: Base rate per 32 images of the global batch.
         warmup_epochs: Epochs of linear warm-up, per step; 2.619685 are 300 steps at batch 1024.
-        warmup_factor: The warm-up starts ``1 / 2**warmup_factor`` of the base rate below it.
+        warmup_factor: The warm-up starts at ``1 - 1 / 2**warmup_factor`` of the rate.
         decay_boundary_epochs: Completed epochs after which the rate drops to a tenth.
         momentum: Momentum of SGD.
         weight_decay: L2 penalty on every parameter.

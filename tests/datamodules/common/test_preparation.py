@@ -492,8 +492,3 @@ def test_processes_killed_at_random_leave_the_bytes_of_an_undisturbed_run(tmp_pa
     log = (tmp_path / "cut" / "out" / "prepare.log").read_text()
     assert json.loads((tmp_path / "cut" / "out" / "manifest.json").read_text())["format"] == 1
     assert log.count(" done (") == 60  # nothing twice, nothing lost that was recorded
-
-
-def test_a_worker_of_this_file_imports_no_torch() -> None:
-    code = "import sys, datamodules.common.preparation; assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)

@@ -4,8 +4,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -157,7 +155,7 @@ def test_root_may_be_the_folder_above(root):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ("LibriSpeech/dev-clean", "one level too low: give"),
+        ("LibriSpeech/dev-clean", "one level too low: pass"),
         ("LibriSpeech/nothing", "is not a directory"),
     ],
 )
@@ -169,7 +167,7 @@ def test_root_one_level_too_high_is_named(root, tmp_path):
     (tmp_path / "outer" / "deeper").mkdir(parents=True)
     shutil.move(root, tmp_path / "outer" / "deeper" / "LibriSpeech")
     text = problem(tmp_path / "outer")
-    assert "one level too high: give" in text
+    assert "one level too high: pass" in text
     assert text.endswith("LibriSpeech")
 
 
@@ -465,11 +463,6 @@ def test_folder_of_version_0_1_is_named_by_a_run_and_replaced_by_prepare(root, t
     assert {path.name for path in folder.iterdir()} == names
     for name in names - {".lock", "prepare.log"}:
         assert (folder / name).read_bytes() == (tmp_path / "new" / name).read_bytes()
-
-
-def test_preparation_workers_import_no_torch():
-    code = "import sys, datamodules.librispeech.build; assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.slow

@@ -101,7 +101,8 @@ def test_numbers_that_train_silently_wrong_are_rejected(settings, words):
 
 
 def test_start_of_the_warm_up_is_free_without_one():
-    BertModule(net=small_net, warmup_steps=0, start_warmup_step=5)
+    module = BertModule(net=small_net, warmup_steps=0, start_warmup_step=5)
+    assert module.mllog_facts()["start_warmup_step"] == 5
 
 
 def test_loss_divides_by_the_count_plus_a_little():

@@ -391,3 +391,20 @@ def test_other_settings_are_named_and_another_seed_or_place_is_not(tmp_path, mak
     (item,) = scores_of(tmp_path)
     assert item.settings == ("model.learning_rate: 0.1 in 4, 0.4 in 1",)
     assert "the runs differ in model.learning_rate" in cli("score", tmp_path)[1]
+
+
+def test_runs_of_a_network_whose_file_moved_are_one_result(tmp_path, make, cli):
+    for number in range(1, 6):
+        net = "modules.nets.ssd.SSD" if number < 3 else "modules.detection.ssd.net.SSD"
+        folder = make.run(tmp_path, number=number, net=net, reference_net=net)
+        config = f"model:\n  net:\n    class_path: {net}\n  learning_rate: 0.1\n"
+        (folder / "config.yaml").write_text(config)
+    (item,) = scores_of(tmp_path)
+    assert (item.runs_found, item.settings) == (5, ())
+    assert "nothing to compare" in cli("compare", tmp_path)[2]
+
+
+def test_networks_of_one_class_name_in_other_packages_stay_apart(tmp_path, make):
+    for number, net in enumerate(("my.modules.ssd.SSD", "my.SSD", "modules.nets.ssd.SSD"), 1):
+        make.run(tmp_path, number=number, division="open", net=net)
+    assert len(scores_of(tmp_path)) == 3

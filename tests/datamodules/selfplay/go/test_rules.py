@@ -215,7 +215,7 @@ def test_counts_of_move_sequences_equal_plain_ones():
     assert fast(board, info, history, 3) == slow(game, 3)
 
 
-def recomputed(board: np.ndarray, info: np.ndarray) -> None:
+def check_recomputed(board: np.ndarray, info: np.ndarray) -> None:
     """Assert hash, chains and liberties from nothing but the colours."""
     size = int(info[go.SIZE])
     game = SlowGo(size)
@@ -245,7 +245,7 @@ def test_chains_and_hash_stay_true_in_long_random_games(size):
         go.play(board, info, action)
         go.add_to_history(history, info[go.HASH])
         if ply % (size * 4) == 0:
-            recomputed(board, info)
+            check_recomputed(board, info)
 
 
 @pytest.mark.parametrize(("size", "moves"), [(5, 400_000), (9, 400_000), (19, 200_000)])
