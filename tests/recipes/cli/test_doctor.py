@@ -149,5 +149,5 @@ def test_files_missing_from_a_folder_preprocessed_elsewhere_are_named(tmp_path, 
     lacking = [line for line in lines if line.startswith("  lacks")]
     assert lacking == [
         f"  lacks  {tmp_path}/case_00003_x.npy: missing; copy it again, or give the raw data's "
-        "folder"
+        "directory"
     ]
