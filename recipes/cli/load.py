@@ -35,6 +35,7 @@ def load_run(folder: Path | str) -> tuple[L.LightningModule, L.LightningDataModu
     quiet()  # before Lightning is imported: in a notebook that alone may warn
     from recipes.cli.parser import RecipeCLI
 
+    quiet()  # and after it: the import sets Lightning's log level anew
     folder = Path(folder)
     checkpoint = folder / "checkpoints" / "last.ckpt"
     name = json.loads((folder / "run.json").read_text())["benchmark"]
