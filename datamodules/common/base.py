@@ -22,6 +22,29 @@ class BenchmarkDataModule(L.LightningDataModule):
     batch_size: int
     num_workers: int
 
+    def differences(self) -> list[str]:
+        """Say how the data in the root differs from the benchmark's.
+
+        Reads listings and the manifest only and writes nothing. What only ``prepare`` can find out
+        is told once it has run; training asks again then.
+
+        Returns:
+            One line per difference, such as ``10 classes instead of 1,000``; empty for the
+            benchmark's own data and for demo data.
+        """
+        return []
+
+    def net_facts(self) -> dict[str, Any]:
+        """Return what the data fixes about a network, as constructor arguments.
+
+        Returns:
+            Argument name -> value, such as ``{"num_classes": 10, "image_size": 64}``.
+
+        Raises:
+            ValueError: If they are known only after ``prepare``, which has not run.
+        """
+        return {}
+
     @property
     def accumulation(self) -> int:
         """Micro-steps per optimizer step."""

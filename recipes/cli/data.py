@@ -11,25 +11,32 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from recipes.cli.arguments import Arguments
 from recipes.cli.benchmark import Benchmark
+from recipes.cli.data_check import OPEN, describe
 from recipes.cli.doctor import examine, prepared_folder
 from recipes.cli.help import add_help_all, print_help_if_asked
 from recipes.cli.jsonargparse_private import long_flags
 from recipes.cli.presets import demo_preset
 from recipes.cli.screen import wrap_to_terminal
+from recipes.cli.submission import Submission
 from recipes.cli.usage import UsageError, explain, unknown
 
 
 def prepare(benchmark: Benchmark, arguments: Arguments) -> int:
     """Check and preprocess the data; restartable. Problems of the data are a ``ValueError``."""
-    data_module(benchmark, "prepare", arguments).prepare()
+    datamodule = data_module(benchmark, "prepare", arguments).data
+    datamodule.prepare()
+    if lines := datamodule.differences():
+        text = f"Note: {describe(benchmark, datamodule, lines)}; fit trains on it with {OPEN}"
+        print(wrap_to_terminal(text))
     return 0
 
 
 def doctor(benchmark: Benchmark, arguments: Arguments) -> int:
     """Print what this machine and this data have and lack; return 1 if anything is missing."""
-    datamodule = data_module(benchmark, "doctor", arguments)
+    config = data_module(benchmark, "doctor", arguments)
+    datamodule, division = config.data, config.submission.division
     lacking = 0
-    for finding in examine(benchmark, datamodule):
+    for finding in examine(benchmark, datamodule, own_data=division == "open"):
         print(finding)
         lacking += finding.kind == "lacks"
     recipe = f"python recipes/{benchmark.name}.py"
@@ -47,7 +54,11 @@ def doctor(benchmark: Benchmark, arguments: Arguments) -> int:
 
 
 def data_module(benchmark: Benchmark, command: str, arguments: Arguments) -> Any:
-    """Build the data module from flags and from the data sections of configuration files."""
+    """Parse flags and the data sections of configuration files, and build the data module.
+
+    Returns:
+        ``data``, the data module, and for ``doctor`` ``submission``.
+    """
     parser = _parser(benchmark, command)
     print_help_if_asked(parser, benchmark, command, arguments)
     known = long_flags(parser)
@@ -60,7 +71,7 @@ def data_module(benchmark: Benchmark, command: str, arguments: Arguments) -> Any
         config = parser.parse_args(list(arguments.words))
     except ArgumentError as error:
         raise ArgumentError(None, explain(str(error), known, arguments)) from error
-    return parser.instantiate(config).data
+    return parser.instantiate(config)
 
 
 def _parser(benchmark: Benchmark, command: str) -> ArgumentParser:
@@ -75,6 +86,8 @@ def _parser(benchmark: Benchmark, command: str) -> ArgumentParser:
     parser.add_argument("-c", "--config", type=Path | None, default=None, help=text)
     add_help_all(parser)
     parser.add_class_arguments(benchmark.datamodule_class(), "data")
+    if command == "doctor":  # own data is a problem or not, as in fit
+        parser.add_class_arguments(Submission, "submission")
     return parser
 
 

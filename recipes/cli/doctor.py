@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from datamodules.common.cache import cache_dir
 from recipes.cli.benchmark import Benchmark
+from recipes.cli.data_check import OPEN
 from recipes.cli.screen import wrap_to_terminal
 
 
@@ -26,15 +27,21 @@ class Finding(NamedTuple):
         return wrap_to_terminal(f"  {self.kind:7}{self.text}", indent=9)
 
 
-def examine(benchmark: Benchmark, datamodule: Any) -> Iterator[Finding]:
-    """Yield findings on libraries, devices, data, disk and time, in that order."""
+def examine(benchmark: Benchmark, datamodule: Any, *, own_data: bool = False) -> Iterator[Finding]:
+    """Yield findings on libraries, devices, data, disk and time, in that order.
+
+    Args:
+        benchmark: The data sheet.
+        datamodule: The data module.
+        own_data: Accept data that is not the benchmark's, as the open division does.
+    """
     yield from _libraries()
     yield from _devices(benchmark)
     root: Path | None = getattr(datamodule, "root", None)
     if root is None:
         yield from _demo(benchmark)
     else:
-        yield from _data(benchmark, datamodule, Path(root))
+        yield from _data(benchmark, datamodule, Path(root), own_data=own_data)
     yield Finding("note", _time(benchmark))
 
 
@@ -102,7 +109,9 @@ def _demo(benchmark: Benchmark) -> Iterator[Finding]:
     )
 
 
-def _data(benchmark: Benchmark, datamodule: Any, root: Path) -> Iterator[Finding]:
+def _data(
+    benchmark: Benchmark, datamodule: Any, root: Path, *, own_data: bool
+) -> Iterator[Finding]:
     problems: list[str] = datamodule.problems()
     target = Path(getattr(datamodule, "prepared_dir", None) or root)
     prepared = prepared_folder(target)
@@ -110,9 +119,15 @@ def _data(benchmark: Benchmark, datamodule: Any, root: Path) -> Iterator[Finding
         yield Finding("lacks", line)
     for line in getattr(datamodule, "notes", list)():
         yield Finding("note", line)
+    differences = [] if problems else datamodule.differences()
+    for line in differences:
+        hint = "" if own_data else f": fit stops, but trains on it with {OPEN}"
+        kind: Literal["note", "lacks"] = "note" if own_data else "lacks"
+        yield Finding(kind, f"not the benchmark's data: {line}{hint}")
     if not problems:
         state = f", preprocessed in {prepared}" if prepared else ""
-        yield Finding("has", f"{benchmark.dataset} in {root}{state}")
+        name = f"data in {root} for the open division" if differences else None
+        yield Finding("has", f"{name or f'{benchmark.dataset} in {root}'}{state}")
     if prepared is None and root.is_dir() and not _writable(target):
         hint = " (--data.prepared_dir)" if hasattr(datamodule, "prepared_dir") else ""
         yield Finding("lacks", f"{target} cannot be written: choose a writable directory{hint}")

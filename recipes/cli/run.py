@@ -22,6 +22,7 @@ from callbacks.run_folder import RunFolder
 from callbacks.run_record import RunRecord
 from callbacks.warm_up import WarmUp
 from recipes.cli.benchmark import Benchmark
+from recipes.cli.data_check import DataCheck
 from recipes.cli.division import net_arguments, net_name
 from recipes.cli.loggers import silence_wandb_warnings
 from recipes.cli.parser import RecipeCLI
@@ -89,9 +90,11 @@ class Run:
             benchmark=self.benchmark.name,
         )
         progress = cli.config.trainer.enable_progress_bar in (None, True)
-        # Order matters: the run's directory exists first, the warm-up ends before the target starts
-        # the clock, and those after the target read its decision.
+        # Order matters: data is refused before the run has a directory, which exists before all
+        # else; the warm-up ends before the target starts the clock, and those after the target
+        # read its decision.
         return [
+            DataCheck(self.benchmark, self.division),
             self.folder,
             schedule,
             warm_up,

@@ -12,6 +12,7 @@ from callbacks.quality_target import QualityTarget, RunState, StopRun
 from recipes.cli.arguments import Arguments
 from recipes.cli.benchmark import Benchmark
 from recipes.cli.checks import check_checkpoint, check_named_checkpoint, check_weights
+from recipes.cli.data_check import check_data
 from recipes.cli.division import net_name
 from recipes.cli.noise import quiet
 from recipes.cli.parser import RecipeCLI
@@ -30,6 +31,7 @@ def fit(benchmark: Benchmark, arguments: Arguments) -> int:
     resume = find_resume(benchmark.name, arguments)
     cli = RecipeCLI(benchmark, "fit", resume.arguments)
     _check_resumed_checkpoint(benchmark, cli)
+    check_data(benchmark, cli.datamodule, cli.division)
     check_foreign_net(cli)
     preset = arguments.value("--config")
     if cli.demo and preset not in (None, str(demo_preset(benchmark))):  # that one is announced

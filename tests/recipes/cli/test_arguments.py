@@ -27,7 +27,7 @@ def test_every_command_takes_a_configuration_in_every_spelling(command, spelling
     arguments = Arguments([word.format(preset) for word in spelling])
     assert arguments.values("--config") == [str(preset)]
     if command in ("prepare", "doctor"):
-        assert data_module(BENCHMARK, command, arguments).batch_size == 5
+        assert data_module(BENCHMARK, command, arguments).data.batch_size == 5
         return
     chosen = with_default_preset(BENCHMARK, command, arguments)
     assert chosen.words == arguments.words, "a named configuration takes the demo preset's place"

@@ -75,7 +75,12 @@ def findings(datamodule):
 
 
 def data(root, problems=(), prepared_dir=None):
-    return SimpleNamespace(root=root, prepared_dir=prepared_dir, problems=lambda: list(problems))
+    return SimpleNamespace(
+        root=root,
+        prepared_dir=prepared_dir,
+        problems=lambda: list(problems),
+        differences=lambda: [],
+    )
 
 
 def test_too_small_a_disk_blocks_a_download_only(tmp_path, monkeypatch):
