@@ -24,13 +24,13 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return f"--data.root {shlex.quote(str(tmp_path))}"
 
 
-class Started(Exception):
+class StartedError(Exception):
     """Stands for training."""
 
 
 def fit(flags: str, monkeypatch: pytest.MonkeyPatch) -> int:
     def start(self: Trainer, *args: object, **kwargs: object) -> None:
-        raise Started
+        raise StartedError
 
     monkeypatch.setattr(Trainer, "fit", start)
     return run(BENCHMARK, ["fit", *shlex.split(flags)])
