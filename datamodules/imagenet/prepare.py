@@ -1,6 +1,7 @@
 """Prepare ImageNet for training: shards, or a listing of plain files."""
 
 import hashlib
+import json
 from collections.abc import Collection
 from contextlib import suppress
 from functools import partial
@@ -33,6 +34,16 @@ def open_source(root: Path, prepared: Path, split: str, counts: Counts) -> Image
     if has_shards(prepared, split):
         return ShardSource(prepared, split, counts)
     return FileSource(root, listing_folder(root, prepared, counts), split)
+
+
+def synsets(root: Path, prepared: Path, counts: Counts) -> list[str]:
+    """Return the class directories' names by class number, of shards or of a listing."""
+    if has_shards(prepared, "val"):
+        return list(read_manifest(prepared, "val", DATASET)["facts"]["synsets"])
+    path = listing_folder(root, prepared, counts) / "synsets.json"
+    if not path.is_file():
+        raise ValueError(f"{prepared} is not prepared; run the recipe's prepare command")
+    return list(json.loads(path.read_text()))
 
 
 def make_readable(root: Path, prepared: Path, counts: Counts) -> None:
