@@ -6,8 +6,10 @@ import json
 import os
 import platform
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from lightning.pytorch.callbacks import Callback
 from callbacks import wandb_run
 from callbacks.clock import process_start
 from callbacks.curve import run_title, save_curve
+from callbacks.preserve_state import preserve_state
 from callbacks.quality_target import QualityTarget, StopReason, StopRun
 from callbacks.warm_up import WarmUp
 
@@ -89,14 +92,15 @@ class RunRecord(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
         self.finish(trainer)
-        if isinstance(exception, StopRun) and exception.reason is StopReason.BUDGET_EXHAUSTED:
+        if isinstance(exception, StopRun):
             self._write_artifacts(trainer, pl_module)
 
     def _write_artifacts(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the module's artifacts now that the clock has stopped."""
         write = getattr(pl_module, "write_artifacts", None)
         if callable(write) and trainer.is_global_zero:
-            write(self._folder())
+            with _pictures_may_fail(self._folder()), preserve_state(pl_module):
+                write(self._folder())
 
     def finish(self, trainer: L.Trainer) -> None:
         """Write the final record and the curve, and send the figures to the loggers."""
@@ -104,7 +108,10 @@ class RunRecord(Callback):
             return
         record = self._write(trainer)
         evaluations, metrics = self._target.state.evaluations, self._target.metrics
-        save_curve(self._folder() / "curve.png", evaluations, metrics, title=run_title(record))
+        words = getattr(trainer.lightning_module, "metric_words", {})
+        with _pictures_may_fail(self._folder()):
+            path = self._folder() / "curve.png"
+            save_curve(path, evaluations, metrics, title=run_title(record), words=words)
         wandb_run.finish(trainer, record, self._folder())
 
     def _write(self, trainer: L.Trainer) -> dict[str, Any]:
@@ -158,6 +165,17 @@ class RunRecord(Callback):
         if state.resumed:
             return "RESUMED"
         return "success" if state.stop_reason is StopReason.TARGET_REACHED else "aborted"
+
+
+@contextmanager
+def _pictures_may_fail(folder: Path) -> Iterator[None]:
+    """Report an error in a picture or table in one line: the run and its record are complete."""
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        text = f"Warning: a picture in {folder} is missing ({type(error).__name__}: {reason})"
+        print(text, file=sys.stderr, flush=True)
 
 
 def _num_parameters(pl_module: L.LightningModule) -> int:
