@@ -112,6 +112,15 @@ class RecipeCLI(LightningCLI):
             default=None,
             help="Checkpoint to resume from or evaluate. With 'last' the newest unfinished run's.",
         )
+        if self.command == "predict":
+            parser.add_argument(
+                "--out",
+                type=Path,
+                default=Path("predictions"),
+                help="Directory for the predictions.",
+            )
+            text = "Replace files that exist in the directory."
+            parser.add_argument("--overwrite", type=bool, default=False, help=text)
         if self.command == "speed":
             text = "Optimizer steps in each of 3 rounds."
             parser.add_argument("--steps", type=int, default=50, help=text)

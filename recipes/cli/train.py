@@ -14,6 +14,7 @@ from recipes.cli.benchmark import Benchmark
 from recipes.cli.checks import check_checkpoint, check_named_checkpoint, check_weights
 from recipes.cli.data_check import check_data
 from recipes.cli.division import net_name
+from recipes.cli.load import with_checkpoint_of_run
 from recipes.cli.noise import quiet
 from recipes.cli.parser import RecipeCLI
 from recipes.cli.presets import demo_preset
@@ -56,11 +57,12 @@ def validate(benchmark: Benchmark, arguments: Arguments) -> int:
     the status is 0 if they are right, else 1.
     """
     quiet()
+    arguments = with_checkpoint_of_run(arguments)
     check_named_checkpoint(benchmark, arguments)
     cli = RecipeCLI(benchmark, "validate", with_run_config(arguments))
     _check_resumed_checkpoint(benchmark, cli)
     if not cli.config.ckpt_path and starting_checkpoint(cli) is None:
-        raise UsageError("validate needs --ckpt_path FILE (runs/.../checkpoints/last.ckpt)")
+        raise UsageError("validate needs --ckpt_path RUN (runs/<benchmark>/<run>, or a checkpoint)")
     target: QualityTarget = cli.config_init.target
     trainer = cli.build_trainer(logger=False, callbacks=[target], enable_progress_bar=False)
     trainer.strategy.strict_loading = True  # type: ignore[attr-defined]
