@@ -413,6 +413,15 @@ def test_crop_keeps_the_rule_and_is_a_function_of_the_draw():
     assert windows > 40
 
 
+def test_no_pixel_beside_the_window_enters_the_crop():
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (120, 90, 3), dtype=np.uint8)
+    alone = pixels[30:90, 20:70]
+    surrounded = ssd_images.resize(Image.fromarray(pixels), (2 / 9, 0.25, 7 / 9, 0.75), 300)
+    wanted = Image.fromarray(alone).resize((300, 300), Image.Resampling.BILINEAR)
+    assert surrounded.tobytes() == wanted.tobytes()
+
+
 def test_epochs_have_the_reference_number_of_steps(monkeypatch):
     data = COCOMaskDataModule(batch_size=96)
     counts = {"train": {"images_with_usable_box": 117_266}, "val": {"images": 5000}}
