@@ -21,7 +21,7 @@ from callbacks.run_folder import fresh_seed
 from callbacks.warm_up import WarmUp
 from recipes.cli.arguments import Arguments
 from recipes.cli.benchmark import Benchmark
-from recipes.cli.checks import check_devices, check_metrics
+from recipes.cli.checks import auto_takes_mac_gpu, check_devices, check_metrics
 from recipes.cli.division import violations
 from recipes.cli.help import add_help_all, print_help_if_asked
 from recipes.cli.jsonargparse_private import long_flags
@@ -143,6 +143,9 @@ class RecipeCLI(LightningCLI):
                 "themselves, so each rank would see a share of its share; leave the flag out"
             )
         self.demo = self.config.data.get("root") is None
+        self.spares_mac = self.demo and auto_takes_mac_gpu(self.config.trainer.accelerator)
+        if self.spares_mac:
+            self.config.trainer.accelerator = "cpu"
         self.division = self._decide_division()
         prepare_loggers(self.config, group=self.benchmark.name, job_type=self.division)
 

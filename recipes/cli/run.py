@@ -115,7 +115,8 @@ class Run:
         LIVE.show("setting up the run")
         wandb_run.name_runs(trainer, self.folder.path, keep=self._users_wandb_run)
         if self.demo and self.cli.command == "fit":
-            announce_demo(self.benchmark, "fit", self.cli.arguments)
+            cli = self.cli
+            announce_demo(self.benchmark, "fit", cli.arguments, spares_mac=cli.spares_mac)
 
     def _given(self, name: str) -> list[Any]:
         """Return the user's loggers or callbacks as a list."""

@@ -46,7 +46,7 @@ def speed(benchmark: Benchmark, arguments: Arguments) -> int:
     if cli.config.steps <= SKIPPED + 1:
         raise UsageError(f"--steps must be more than {SKIPPED + 1}, got {cli.config.steps}")
     if cli.demo:
-        announce_demo(benchmark, "speed", cli.arguments)
+        announce_demo(benchmark, "speed", cli.arguments, spares_mac=cli.spares_mac)
     measure(benchmark, cli, cli.config.steps)
     return 0
 

@@ -16,6 +16,7 @@ from recipes.cli.benchmark import Benchmark
 from recipes.cli.checks import check_checkpoint, check_named_checkpoint, check_weights
 from recipes.cli.data_check import check_data
 from recipes.cli.division import net_name
+from recipes.cli.memory import explained_memory_errors
 from recipes.cli.noise import quiet
 from recipes.cli.parser import RecipeCLI
 from recipes.cli.resume import exit_suppressed_if_interrupted, find_resume, with_run_config
@@ -42,7 +43,8 @@ def fit(benchmark: Benchmark, arguments: Arguments) -> int:
             # Not an argument of fit(): setup() needs it, to load starting weights or leave them.
             run.trainer.ckpt_path = cli.config.ckpt_path
             LIVE.show(f"preparing the {'demo ' * cli.demo}data")
-            run.trainer.fit(cli.model, datamodule=cli.datamodule, weights_only=True)
+            with explained_memory_errors(cli.config, cli.model, run.trainer):
+                run.trainer.fit(cli.model, datamodule=cli.datamodule, weights_only=True)
         except StopRun as stop:
             stopped = stop
     return run.verdict(stopped or run.end_without_a_step())
@@ -66,7 +68,8 @@ def validate(benchmark: Benchmark, arguments: Arguments) -> int:
     trainer.strategy.strict_loading = True  # type: ignore[attr-defined]
     trainer.ckpt_path = cli.config.ckpt_path
     LIVE.show(f"preparing the {'demo ' * cli.demo}data")
-    trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False, weights_only=True)
+    with explained_memory_errors(cli.config, cli.model, trainer):
+        trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False, weights_only=True)
     quality = target.read(trainer)
     for name, value in sorted(trainer.callback_metrics.items()):
         rank_zero_only(print)(f"{name.removeprefix('val/'):24} {float(value):.6f}")

@@ -78,7 +78,13 @@ DEMO_LINE = "Demo on generated data (real: python recipes/unet3d.py {} --data.ro
 
 @pytest.mark.parametrize(
     "words",
-    ["validate", "speed --steps 2", "fit --data.rot x", "fit --help", "fit --output_root /dev/null"],
+    [
+        "validate",
+        "speed --steps 2",
+        "fit --data.rot x",
+        "fit --help",
+        "fit --output_root /dev/null",
+    ],
 )
 def test_a_demo_that_does_not_run_is_not_announced(words, capsys):
     with contextlib.suppress(SystemExit):  # of the help
