@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from callbacks.checkpoint_files import LAST, checkpoint_of
 from recipes.cli.arguments import Arguments
 from recipes.cli.usage import UsageError
 
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     import lightning as L
 
     from recipes.cli.parser import RecipeCLI
-
-LAST = Path("checkpoints", "last.ckpt")
 
 
 def load_run(run: Path | str) -> tuple[L.LightningModule, L.LightningDataModule]:
@@ -42,7 +41,7 @@ def load_run(run: Path | str) -> tuple[L.LightningModule, L.LightningDataModule]
     from recipes.cli.parser import RecipeCLI
 
     quiet()  # and after it: the import sets Lightning's log level anew
-    checkpoint = checkpoint_of(Path(run))
+    checkpoint = checkpoint_in(Path(run))
     folder = checkpoint.parent.parent
     name = json.loads((folder / "run.json").read_text())["benchmark"]
     if not checkpoint.is_file():
@@ -58,17 +57,19 @@ def load_run(run: Path | str) -> tuple[L.LightningModule, L.LightningDataModule]
 
 def load_weights(cli: RecipeCLI, checkpoint: Path) -> None:
     """Load a checkpoint into the module and put it into evaluation mode, on the CPU."""
-    import torch
+    from modules.common.torch_file import load_verified
 
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    content = load_verified(checkpoint)
     cli.model.on_load_checkpoint(content)
     cli.model.load_state_dict(content["state_dict"])
     cli.model.eval()
 
 
-def checkpoint_of(run: Path) -> Path:
+def checkpoint_in(run: Path) -> Path:
     """Return the last checkpoint of a run's directory; a checkpoint itself is returned as it is."""
-    return run / LAST if (run / "config.yaml").is_file() or (run / "run.json").is_file() else run
+    if not ((run / "config.yaml").is_file() or (run / "run.json").is_file()):
+        return run
+    return checkpoint_of(run) or run / "checkpoints" / LAST
 
 
 def with_checkpoint_of_run(arguments: Arguments) -> Arguments:
@@ -79,10 +80,10 @@ def with_checkpoint_of_run(arguments: Arguments) -> Arguments:
     given = arguments.value("--ckpt_path")
     if given is None or not Path(given).is_dir():
         return arguments
-    checkpoint = checkpoint_of(Path(given))
+    checkpoint = checkpoint_in(Path(given))
     if checkpoint == Path(given) or not checkpoint.exists():
         raise UsageError(
-            f"--ckpt_path {given}: no {LAST} in this directory; pass a run's directory "
+            f"--ckpt_path {given}: no checkpoints/{LAST} in this directory; pass a run's directory "
             "(runs/<benchmark>/<time>-seed<seed>) or a checkpoint"
         )
     return Arguments((*arguments.without("--ckpt_path").words, "--ckpt_path", str(checkpoint)))

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from lightning.fabric.utilities import move_data_to_device
 
+from callbacks.live_line import LIVE
 from recipes.cli.arguments import Arguments
 from recipes.cli.benchmark import Benchmark
 from recipes.cli.checks import check_named_checkpoint, check_weights
@@ -65,6 +66,7 @@ def _examples(cli: RecipeCLI) -> list[str]:
 def _predict_all(predictor: _Predictor, inputs: Sequence[str]) -> int:
     failed = 0
     for source, name in zip(inputs, output_names(inputs), strict=True):
+        LIVE.show(f"predicting {shorten(source)}")
         try:
             print(f"{shorten(source)}: {predictor.predict(source, name)}", flush=True)
         except Exception as error:  # libraries raise many kinds; the other inputs count
