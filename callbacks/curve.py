@@ -58,18 +58,8 @@ def save_curve(
         axes.plot(minutes, values, marker="o", markersize=4, color=color)
         axes.axhline(goal, color=color, linestyle="--", linewidth=1)
         if values and math.isfinite(values[-1]):
-            axes.annotate(
-                f"{values[-1]:.4g} after {human_time(evaluations[-1].seconds)}",
-                (minutes[-1], values[-1]),
-                # Inside the plot: the last point is at its right, and often at its top.
-                xytext=(-6, -8 if values[-1] >= max(values) else 8),
-                textcoords="offset points",
-                ha="right",
-                va="top" if values[-1] >= max(values) else "bottom",
-                color=color,
-                fontsize=10,
-                fontweight="bold",
-            )
+            after = human_time(evaluations[-1].seconds)
+            _label_end(axes, minutes[-1], values[-2:], f"{values[-1]:.4g} after {after}", color)
         # Labels at the lines themselves: a legend would cover some of them.
         text = f"target {goal:g}" if len(target) == 1 else f"{names[name]}, target {goal:g}"
         across = axes.get_yaxis_transform()  # x counts from axis to axis, y in data
@@ -79,6 +69,25 @@ def save_curve(
     label = " and ".join(names.values()) if len(target) < 3 else "quality"
     axes.set(xlabel="minutes on the clock", ylabel=label, xlim=(0, None))
     axes.set_title(textwrap.fill(title, TITLE_COLUMNS), loc="left", fontsize=10, pad=12)
+    axes.margins(y=0.12)  # room for the labels of the last points
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=150)
+
+
+def _label_end(axes: Any, minute: float, values: Sequence[float], text: str, color: str) -> None:
+    """Print the last value at its point, on the side that the curve does not come from."""
+    above = values[-1] >= values[0]
+    label = axes.annotate(
+        text,
+        (minute, values[-1]),
+        xytext=(0, 6 if above else -6),
+        textcoords="offset points",
+        ha="right",
+        va="bottom" if above else "top",
+        color=color,
+        fontsize=10,
+        fontweight="bold",
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 1},
+    )
+    label.set_in_layout(False)  # it is inside the axes
