@@ -127,6 +127,10 @@ class ImageNetDataModule(BenchmarkDataModule):
             return str(error).splitlines()
         return []
 
+    def net_facts(self) -> dict[str, Any]:
+        """Return the number of classes and the images' side in pixels."""
+        return {"num_classes": self.counts.classes, "image_size": self.image_size}
+
     def setup(self, stage: str) -> None:
         """Check that the training set fills a global batch."""
         if self.global_batch_size > self.counts.train:

@@ -138,6 +138,15 @@ class KiTS19DataModule(BenchmarkDataModule):
             return damage_lines(self._prepared)
         return builder.raw_problems(folder, self._prepared, todo, self.crop_size)
 
+    def net_facts(self) -> dict[str, Any]:
+        """Return axes, channels and classes (with background) of the volumes, and the crop."""
+        return {
+            "spatial_dims": 3,
+            "in_channels": 1,
+            "num_classes": 3,
+            "image_size": self.crop_size,
+        }
+
     def mllog_facts(self) -> dict[str, object]:
         """Return the log's data keys, from the split and the arguments."""
         return {

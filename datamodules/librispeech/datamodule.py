@@ -107,6 +107,10 @@ class LibriSpeechDataModule(BenchmarkDataModule):
         """Make vocabulary and shards; if they are there, only the manifest is read."""
         self._prepare(show_progress=not self.demo, replace=self.demo)
 
+    def net_facts(self) -> dict[str, Any]:
+        """Return the number of labels, without the blank."""
+        return {"num_labels": self.vocab_size}
+
     def setup(self, stage: str) -> None:
         """Check, before anything takes long, that the utterances fill one optimizer step."""
         if stage == "fit":

@@ -19,12 +19,13 @@ from callbacks.mlperf_log import MLPerfLog
 from callbacks.progress import Progress, human_time
 from callbacks.quality_target import QualityTarget, RunState, StopReason, StopRun
 from callbacks.run_folder import RunFolder
-from callbacks.run_record import RunRecord
+from callbacks.run_record import RunRecord, num_parameters
 from callbacks.warm_up import WarmUp
 from recipes.cli.benchmark import Benchmark
 from recipes.cli.data_check import DataCheck
-from recipes.cli.division import net_arguments, net_name
+from recipes.cli.division import net_name
 from recipes.cli.loggers import silence_wandb_warnings
+from recipes.cli.net_line import NetLine
 from recipes.cli.parser import RecipeCLI
 from recipes.cli.resume import LAST
 from recipes.cli.screen import wrap_to_terminal
@@ -95,6 +96,7 @@ class Run:
         # read its decision.
         return [
             DataCheck(self.benchmark, self.division),
+            NetLine(cli.net, cli.model),
             self.folder,
             schedule,
             warm_up,
@@ -121,8 +123,7 @@ class Run:
             "division": self.division,
             "dataset": self.benchmark.dataset,
             "demo": self.demo,
-            "net": net_name(self.cli.config.model.net),
-            "net_arguments": net_arguments(self.cli.config.model.net),
+            "net": {**self.cli.net.record(), "parameters": num_parameters(self.cli.model)},
             "reference_net": net_name(self.cli.parser.get_defaults().model.net),
             "resumed_from": self.resumed_from and str(self.resumed_from),
         }
@@ -193,6 +194,7 @@ def config_text(cli: RecipeCLI) -> str:
     """Return the resolved configuration as YAML that ``--config`` reads."""
     text = cli.parser.dump(cli.config, skip_unset=True, skip_validation=True)
     content = {k: v for k, v in yaml.safe_load(text).items() if k not in NOT_SAVED}
+    content["model"]["net"] = cli.net.setting()  # with what the data fixed
     loggers = content.get("trainer", {}).get("logger")
     for logger in loggers if isinstance(loggers, list) else [loggers]:
         if cli.config.ckpt_path and isinstance(logger, dict):

@@ -39,7 +39,7 @@ DEMO = ["--config", str(Path(__file__).parents[3] / "recipes/presets/unet3d/demo
         (
             ["fit", "--model.net", "monai.networks.nets.DynUNet"],
             2,
-            "DynUNet needs --model.net.spatial_dims, ",
+            "DynUNet needs --model.net.kernel_size, --model.net.strides, ",
         ),
         (["fit", "--submission.division", "Closed"], 2, "allowed: auto, closed, open"),
         (["fit", *DEMO, "--trainer.use_distributed_sampler", "true"], 2, "a share of its share"),
