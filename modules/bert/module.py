@@ -250,6 +250,11 @@ class BertModule(BenchmarkModule):
         )
 
     @property
+    def schedule_steps(self) -> int:
+        """Optimizer steps until the rate is 0; further ones change nothing."""
+        return self.training_steps
+
+    @property
     def peak_learning_rate(self) -> float:
         """The last rate of the rise or the first of the decay, whichever is higher."""
         if not self.warmup_steps:
