@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from datamodules.coco import layout, store
 from datamodules.coco import ssd_images as ssd
-from datamodules.coco import store
 from datamodules.coco.annotations import Annotations
 from datamodules.coco.datamodule import COCODataModule
 from datamodules.common.sampling import run_seed
@@ -77,7 +77,7 @@ class COCO300DataModule(COCODataModule):
         annotations = store.load(self._prepared, "train")
         samples = np.flatnonzero(annotations.count() > 0)
         dataset = ssd.TrainingImages(
-            store.image_folder(self.folder, "train"),
+            layout.image_folder(self.folder, "train"),
             annotations,
             samples,
             seed=run_seed(),
@@ -89,7 +89,9 @@ class COCO300DataModule(COCODataModule):
         )
 
     def _evaluation_loader(self, annotations: Annotations, indices: range) -> DataLoader[Any]:
-        dataset = ssd.EvaluationImages(store.image_folder(self.folder, "val"), annotations, indices)
+        dataset = ssd.EvaluationImages(
+            layout.image_folder(self.folder, "val"), annotations, indices
+        )
         return DataLoader(dataset, batch_size=self.evaluation_batch_size, **self.loader_options)
 
     def synthetic_batch(self) -> dict[str, Tensor]:
