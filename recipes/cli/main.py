@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 
+from callbacks.live_line import LIVE
 from recipes.cli.arguments import Arguments
 from recipes.cli.benchmark import Benchmark
 from recipes.cli.presets import RECIPES, rank, with_default_preset
@@ -32,6 +33,7 @@ MODULES = {
     "doctor": "recipes.cli.data",
     "speed": "recipes.cli.speed",
 }
+TO_READ = ("--help", "--help-all", "--print_config")
 SEED_VARIABLES = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
 
 
@@ -103,7 +105,14 @@ def _run_command(benchmark: Benchmark, command: str, arguments: Arguments) -> in
     if command in benchmark.commands:
         return benchmark.command(command)(list(arguments.words))
     arguments = with_default_preset(benchmark, command, arguments)
-    return getattr(import_module(MODULES[command]), command)(benchmark, arguments)
+    # A page of help in a pager must not be written over.
+    if rank() == 0 and (sys.stdout.isatty() or not any(flag in arguments for flag in TO_READ)):
+        LIVE.start()
+    LIVE.show("loading PyTorch")
+    try:
+        return getattr(import_module(MODULES[command]), command)(benchmark, arguments)
+    finally:
+        LIVE.stop()
 
 
 def _overview(benchmark: Benchmark, sheet: str | None) -> str:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from modules.common.base import out_of_range, scheduled
 from modules.common.batch_norm_sync import average_running_statistics
 from modules.common.schedules import warmup_then_drops
+from modules.common.torch_file import check_sums
 from modules.detection.base import NUM_EXAMPLES, DetectorModule
 from modules.detection.coco_metric import CocoAP
 from modules.detection.contract import DETECTION_KEYS, check_detector, sum_of
@@ -91,6 +92,7 @@ class SSDModule(DetectorModule):
 
     def read_weights(self, path: Path) -> Any:
         """Read a state dict without running code that the file may contain."""
+        check_sums(path)
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except OSError:
