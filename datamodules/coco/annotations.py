@@ -123,7 +123,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{path} is missing; unpack {_SOURCE} here")
     try:
         content = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} is truncated or damaged ({error}); unpack {_SOURCE} again"
         ) from None
