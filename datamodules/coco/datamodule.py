@@ -17,6 +17,7 @@ from datamodules.coco.faults import drawable
 from datamodules.coco.published import COUNTS, count_differences
 from datamodules.common.base import BenchmarkDataModule
 from datamodules.common.cache import build_once, demo_folder
+from datamodules.common.records import unreadable
 from datamodules.common.sampling import evaluation_indices, padded_length
 
 
@@ -147,9 +148,9 @@ class COCODataModule(BenchmarkDataModule):
         """
         if self.root is None:
             return []
-        if lines := layout.missing_parts(self.root):
-            return lines
         try:
+            if lines := layout.missing_parts(self.root):
+                return lines
             counts = store.read_manifest(self.root, self._prepared, replace=True)
             if counts is None:
                 parsed, _ = store.check(self.root)
@@ -157,6 +158,8 @@ class COCODataModule(BenchmarkDataModule):
             elif lines := store.changes(self.root, self._prepared):
                 return [f"{line}; run the recipe's prepare command" for line in lines]
             return self.unfit(counts)
+        except OSError as error:
+            return [str(unreadable(self.root, error))]
         except ValueError as error:
             return str(error).splitlines()
 

@@ -235,6 +235,16 @@ def test_a_folder_that_cannot_be_read_is_no_empty_one(root, monkeypatch):
         data.prepare()
 
 
+def test_a_root_that_cannot_be_read_is_told(root, monkeypatch):
+    def stale(path):
+        raise OSError(116, "Stale file handle", str(path))
+
+    monkeypatch.setattr(layout.Path, "is_dir", stale)
+    assert COCO300DataModule(root=root).problems() == [
+        f"{root}: cannot be read (Stale file handle)"
+    ]
+
+
 def test_linked_folders_are_followed(root, tmp_path):
     (root / "train2017").rename(tmp_path / "elsewhere")
     (root / "train2017").symlink_to(tmp_path / "elsewhere")
