@@ -68,6 +68,10 @@ class COCO300DataModule(COCODataModule):
         """Training images with at least one annotation."""
         return int(self._manifest["train"]["annotated_images"])
 
+    def net_facts(self) -> dict[str, Any]:
+        """Return the number of classes, background included, and the image's side."""
+        return super().net_facts() | {"image_size": 300}
+
     def mllog_facts(self) -> dict[str, Any]:
         """Return the log's data keys, from manifest and arguments."""
         return super().mllog_facts() | {"max_samples": self.crop_attempts}

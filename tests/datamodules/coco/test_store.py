@@ -73,7 +73,8 @@ def test_images_may_lie_in_folders_of_their_own(root):
 def test_own_data_says_how_it_differs_before_and_after_it_is_prepared(kind, root):
     data = kind(root=root)
     assert [line.partition(" images in")[0] for line in data.differences()] == ["11", "5"]
-    assert data.net_facts() == {"num_classes": 4}
+    side = {"image_size": 300} if kind is COCO300DataModule else {}
+    assert data.net_facts() == {"num_classes": 4, **side}
     data.prepare()
     lines = data.differences()
     assert lines == [
@@ -81,16 +82,16 @@ def test_own_data_says_how_it_differs_before_and_after_it_is_prepared(kind, root
         "11 training images instead of 118,287",
         "5 evaluation images instead of 5,000",
     ]
-    assert data.net_facts() == {"num_classes": 4}
+    assert data.net_facts() == {"num_classes": 4, **side}
 
 
 def test_categories_are_the_data_s_own(root):
     for split in layout.SPLITS:
         edit(root, lambda c: c["categories"].append({"id": 200, "name": "star"}), split)
     data = COCO300DataModule(root=root)
-    assert data.net_facts() == {"num_classes": 5}
+    assert data.net_facts()["num_classes"] == 5
     data.prepare()
-    assert data.net_facts() == {"num_classes": 5}
+    assert data.net_facts()["num_classes"] == 5
     edit(root, lambda c: c["categories"][0].update(name="other"))
     with pytest.raises(ValueError, match="train and val annotations have different categories"):
         data.prepare()
@@ -98,7 +99,7 @@ def test_categories_are_the_data_s_own(root):
 
 def test_the_demo_and_coco_itself_do_not_differ(root, monkeypatch):
     assert COCO300DataModule().differences() == []
-    assert COCO300DataModule().net_facts() == {"num_classes": 4}
+    assert COCOMaskDataModule().net_facts() == {"num_classes": 4}
     data = COCO300DataModule(root=root)
     data.prepare()
     counts = {split: data._manifest[split] for split in layout.SPLITS}
@@ -107,11 +108,11 @@ def test_the_demo_and_coco_itself_do_not_differ(root, monkeypatch):
         own = {name: counts[split][name] for name in numbers}
         monkeypatch.setitem(published.COUNTS, split, own)
     assert data.differences() == []
-    published.COUNTS["val"]["annotations"] += 1
-    assert [line.partition(" instead")[0] for line in data.differences()] == [
-        f"{counts['val']['annotations']} evaluation objects"
-    ]
-    published.COUNTS["val"]["annotations"] -= 1
+    for name, words in (("annotations", "annotations"), ("objects", "objects that are no crowd")):
+        published.COUNTS["val"][name] += 1
+        (line,) = data.differences()
+        assert line.partition(" instead")[0] == f"{counts['val'][name]} evaluation {words}"
+        published.COUNTS["val"][name] -= 1
     monkeypatch.setattr(published, "CATEGORY_IDS", [1, 3, 91])
     assert data.differences() == ["categories with other ids"]
 
