@@ -41,6 +41,8 @@ class DetectorModule(BenchmarkModule):
             )
         load: Any = self.net.load_backbone
         load(self.read_weights(path))
+        if bad := [name for name, x in self.net.state_dict().items() if not x.isfinite().all()]:
+            raise ValueError(f"{path} has values that are not finite in {bad[0]}; use another file")
 
     def _check_classes(self, datamodule: Any) -> None:
         classes = getattr(self.net, "num_classes", None)
