@@ -12,6 +12,7 @@ from importlib import import_module
 from pathlib import Path
 
 from callbacks.signals import interrupt, signals_as, untouched
+from datamodules.common.loaders import failure
 from recipes.cli.arguments import Arguments
 from recipes.cli.benchmark import Benchmark
 from recipes.cli.environment import check_variables, settle
@@ -156,6 +157,8 @@ def _one_line(error: BaseException) -> str:
     name = type(error).__name__
     if " in DataLoader worker process " in text.partition("\n")[0]:
         text = text.rpartition(f"\n{name}: ")[2]  # the worker's traceback comes first
+    if line := failure(text):
+        return line
     # Errors made for users are ValueError and OSError; the type of any other helps a bug report.
     # Lightning's MisconfigurationException is one too, but importing it here would be slow.
     if isinstance(error, OSError) and error.strerror and error.filename:
