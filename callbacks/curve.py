@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from callbacks.progress import human_time
+from callbacks.live_line import human_time
 from callbacks.quality_target import Evaluation
 
 # Distinct also with red-green blindness and in print (Okabe and Ito's blue, orange, green).

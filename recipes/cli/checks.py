@@ -20,7 +20,7 @@ def check_devices(accelerator: str, devices: Any) -> None:
     """Raise if there are too few devices, before processes start that wait for each other."""
     wanted = len(devices) if isinstance(devices, list | tuple) else str(devices)
     gpus = torch.cuda.device_count()
-    if accelerator == "auto" and not gpus and torch.backends.mps.is_available():
+    if auto_takes_mac_gpu(accelerator):
         return  # Lightning knows how many of these there are
     on_gpu = accelerator in ("cuda", "gpu") or (accelerator == "auto" and gpus > 0)
     if not (on_gpu or accelerator in ("cpu", "auto")) or not str(wanted).isdigit():
@@ -29,6 +29,12 @@ def check_devices(accelerator: str, devices: Any) -> None:
     if int(wanted) > available:
         kind = "CUDA devices" if on_gpu else "CPU cores and no CUDA device"
         raise UsageError(f"--trainer.devices {devices}: this machine has {available} {kind}")
+
+
+def auto_takes_mac_gpu(accelerator: str) -> bool:
+    """Whether Lightning would choose a Mac's GPU."""
+    none_other = accelerator == "auto" and not torch.cuda.device_count()
+    return none_other and torch.backends.mps.is_available()
 
 
 def check_metrics(wanted: Iterable[str], measured: Sequence[str]) -> None:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 
+from callbacks.live_line import LIVE
 from callbacks.signals import interrupt, signals_as, untouched
 from datamodules.common.loaders import failure
 from recipes.cli.arguments import Arguments
@@ -35,6 +36,7 @@ MODULES = {
     "doctor": "recipes.cli.data",
     "speed": "recipes.cli.speed",
 }
+TO_READ = ("--help", "--help-all", "--print_config")
 SEED_VARIABLES = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
 
 
@@ -115,7 +117,14 @@ def _run_command(benchmark: Benchmark, command: str, arguments: Arguments) -> in
     if command in benchmark.commands:
         return benchmark.command(command)(list(arguments.words))
     arguments = with_default_preset(benchmark, command, arguments)
-    return getattr(import_module(MODULES[command]), command)(benchmark, arguments)
+    # A page of help in a pager must not be written over.
+    if rank() == 0 and (sys.stdout.isatty() or not any(flag in arguments for flag in TO_READ)):
+        LIVE.start()
+    LIVE.show("loading PyTorch")
+    try:
+        return getattr(import_module(MODULES[command]), command)(benchmark, arguments)
+    finally:
+        LIVE.stop()
 
 
 def _overview(benchmark: Benchmark, sheet: str | None) -> str:

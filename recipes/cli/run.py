@@ -10,15 +10,17 @@ from typing import Any
 import torch
 import yaml
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from callbacks import wandb_run
 from callbacks.checkpoint import Checkpoint, LastCheckpoint
 from callbacks.checkpoint_files import checkpoint_of
 from callbacks.evaluation_schedule import EvaluationSchedule
+from callbacks.live_line import LIVE, human_time
 from callbacks.metrics_csv import MetricsCSV
 from callbacks.mlperf_log import MLPerfLog
-from callbacks.progress import Progress, human_time
+from callbacks.progress import Progress
 from callbacks.quality_target import QualityTarget, RunState, StopReason, StopRun
 from callbacks.run_folder import RunFolder
 from callbacks.run_record import RunRecord
@@ -30,6 +32,7 @@ from recipes.cli.data_check import DataCheck
 from recipes.cli.division import net_arguments, net_name
 from recipes.cli.loggers import silence_wandb_warnings
 from recipes.cli.parser import RecipeCLI
+from recipes.cli.presets import announce_demo
 from recipes.cli.resume_check import ResumeCheck
 from recipes.cli.saved_config import config_text
 from recipes.cli.screen import wrap_to_terminal
@@ -98,6 +101,7 @@ class Run:
         return [
             DataCheck(self.benchmark, self.division),
             self.folder,
+            LambdaCallback(setup=self._begin),
             schedule,
             warm_up,
             self.target,
@@ -108,6 +112,14 @@ class Run:
             ResumeCheck(cli),
             *([Progress(self.target, schedule)] if progress else []),
         ]
+
+    def _begin(self, trainer: Trainer, *args: Any, **stage: str) -> None:
+        """Announce the run: nothing was wrong with its settings, data and directory."""
+        LIVE.show("setting up the run")
+        wandb_run.name_runs(trainer, self.folder.path, keep=self._users_wandb_run)
+        if self.demo and self.cli.command == "fit":
+            cli = self.cli
+            announce_demo(self.benchmark, "fit", cli.arguments, spares_mac=cli.spares_mac)
 
     def _given(self, name: str) -> list[Any]:
         """Return the user's loggers or callbacks as a list."""
@@ -171,18 +183,18 @@ class Run:
         state, name = self.state, self.benchmark.name
         quality = ", ".join(f"{key} {value:.6g}" for key, value in state.quality.items())
         after = f"after {human_time(state.clock.seconds)}"
+        kind = "demo" if self.demo else f"{self.division} division"
         see = f"see {self.folder.path}" if self.folder.created else "nothing was written"
         if state.stop_reason is StopReason.TARGET_REACHED:
             resumed = " (resumed run, not a timed result)" if state.resumed else ""
-            kind = "demo" if self.demo else f"{self.division} division"
             return f"{name} {kind}: target reached{resumed}, {quality} {after}; {see}", 0
         if state.stop_reason is StopReason.INTERRUPTED:
             kept = self.folder.created and checkpoint_of(self.folder.path) is not None
             hint = f"resume with {self._resume_command()}; " if kept else ""
-            return f"{name}: interrupted {after}; {hint}{see}", 130
+            return f"{name} {kind}: interrupted {after}; {hint}{see}", 130
         reason = f" ({stopped})" if stopped else ""
         best = quality or "no evaluation finished"
-        return f"{name}: target not reached{reason}, {best} {after}; {see}", 3
+        return f"{name} {kind}: target not reached{reason}, {best} {after}; {see}", 3
 
     def _resume_command(self) -> str:
         root = self.cli.config.output_root

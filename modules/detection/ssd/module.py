@@ -165,8 +165,10 @@ class SSDModule(DetectorModule):
 
     @property
     def peak_learning_rate(self) -> float:
-        """Rate of the plateau, that of the warm-up's last step, short of the scaled base rate."""
-        return self.step_learning_rate(max(self.warmup_steps() - 1, 0))
+        """Highest rate: that of the warm-up's last step, or of the last before an earlier drop."""
+        drops = [epoch * self.steps_per_epoch for epoch in self.decay_boundary_epochs]
+        ends = {step for step in (self.warmup_steps(), *drops) if step <= self.warmup_steps()}
+        return max(self.step_learning_rate(max(step - 1, 0)) for step in ends)
 
     def scaled_learning_rate(self) -> float:
         """Return the base rate for the global batch."""
