@@ -99,7 +99,7 @@ def _devices(benchmark: Benchmark) -> Iterator[Finding]:
 
 def _loaders(datamodule: Any) -> Iterator[Finding]:
     """Warn of what would end loader processes."""
-    if not datamodule.num_workers:
+    if not getattr(datamodule, "num_workers", 0):
         return
     if line := socket_problem():
         yield Finding("lacks", line)

@@ -37,7 +37,7 @@ def fit(benchmark: Benchmark, arguments: Arguments) -> int:
     cli = RecipeCLI(benchmark, "fit", resume.arguments)
     _check_resumed_checkpoint(benchmark, cli)
     check_settings(cli)
-    if cli.datamodule.num_workers and (line := socket_problem()):
+    if getattr(cli.datamodule, "num_workers", 0) and (line := socket_problem()):
         raise UsageError(line)
     check_data(benchmark, cli.datamodule, cli.division)
     check_foreign_net(cli)
