@@ -182,5 +182,6 @@ def _fail(message: str, status: int) -> int:
     if rank() == 0:
         print(wrap_to_terminal(f"error: {message}", stream=sys.stderr), file=sys.stderr, flush=True)
     elif status == 1:
-        print(f"error on rank {rank()}: {message}", file=sys.stderr, flush=True)
+        text = wrap_to_terminal(f"error on rank {rank()}: {message}", stream=sys.stderr)
+        print(text, file=sys.stderr, flush=True)
     return status
