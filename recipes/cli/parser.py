@@ -23,7 +23,9 @@ from callbacks.warm_up import WarmUp
 from recipes.cli.arguments import Arguments
 from recipes.cli.benchmark import Benchmark
 from recipes.cli.checks import auto_takes_mac_gpu, check_devices, check_metrics
+from recipes.cli.config_file import read_config, tell_foreign_code
 from recipes.cli.division import violations
+from recipes.cli.environment import check_number
 from recipes.cli.find import find
 from recipes.cli.help import add_help_all, print_help_if_asked
 from recipes.cli.jsonargparse_private import long_flags
@@ -90,6 +92,8 @@ class RecipeCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, name the nearest flag when one is unknown, and give the run its seed."""
         print_help_if_asked(parser, self.benchmark, self.command, self.arguments)
+        for path in self.arguments.values("--config"):
+            tell_foreign_code(path, read_config(path))
         reference = reference_net(self.benchmark, self.module_class)
         self._print_net_help_if_asked(reference)
         self.net = Net(net_setting(self.arguments, path_of(reference)), reference)
@@ -103,6 +107,9 @@ class RecipeCLI(LightningCLI):
         if self.config.seed_everything is None:
             # A launcher's children inherit the seed that rank 0 drew.
             self.config.seed_everything = int(os.environ.get("PL_GLOBAL_SEED", fresh_seed()))
+        check_number(
+            f"--seed_everything {self.config.seed_everything}", self.config.seed_everything
+        )
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the flags that belong to no group."""

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from callbacks.live_line import LIVE
 from callbacks.progress import Progress
 from callbacks.quality_target import QualityTarget, RunState, StopRun
+from datamodules.common.loaders import socket_problem
 from recipes.cli.arguments import Arguments
 from recipes.cli.benchmark import Benchmark
 from recipes.cli.checks import check_checkpoint, check_named_checkpoint, check_weights
@@ -36,6 +37,8 @@ def fit(benchmark: Benchmark, arguments: Arguments) -> int:
     cli = RecipeCLI(benchmark, "fit", resume.arguments)
     _check_resumed_checkpoint(benchmark, cli)
     check_settings(cli)
+    if getattr(cli.datamodule, "num_workers", 0) and (line := socket_problem()):
+        raise UsageError(line)
     check_data(benchmark, cli.datamodule, cli.division)
     check_foreign_net(cli)
     run = Run(benchmark, cli, state, resumed_from=resume.folder)

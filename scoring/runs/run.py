@@ -17,6 +17,7 @@ from typing import Any
 
 from scoring.runs.log_reader import read_log
 from scoring.runs.logs import RunLog
+from scoring.runs.plain_text import plain
 
 OWN_FOLDER = re.compile(r"\d{8}-\d{6}-seed\d+.*")
 LOG_SUFFIXES = frozenset({".txt", ".log", ".out"})
@@ -174,12 +175,12 @@ def _number(name: str) -> tuple[int, str]:
 def _own_run(folder: Path) -> Run:
     log = read_log(folder / "result.txt")
     try:
-        record = json.loads((folder / "run.json").read_text())
+        record = plain(json.loads((folder / "run.json").read_text()))
         _check_record(record)
     except FileNotFoundError:
         return Run(log, record_problem="no run.json: it ended before training began")
     except (OSError, ValueError) as error:
-        return Run(log, record_problem=f"run.json cannot be read: {error}")
+        return Run(log, record_problem=f"run.json cannot be read: {plain(str(error))}")
     return Run(log, record)
 
 
