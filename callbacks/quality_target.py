@@ -69,6 +69,8 @@ class RunState:
     """The newest training loss that was read; reading one makes a GPU wait."""
     stop_reason: StopReason | None = None
     resumed: bool = False
+    recorded: bool = False
+    """Whether the run's final record has been written."""
 
     @property
     def quality(self) -> dict[str, float]:
@@ -208,6 +210,8 @@ class QualityTarget(Callback):
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
+        if isinstance(exception, KeyboardInterrupt) and not self.state.recorded:
+            self.state.stop_reason = None  # a result without its last checkpoint is none
         if self.state.stop_reason is not None:
             return
         if isinstance(exception, StopRun):

@@ -27,6 +27,7 @@ class COCODataModule(BenchmarkDataModule):
             demo data.
         prepared_dir: Directory for compact annotations; default ``finishline-coco`` in the root.
         batch_size: Images per device and step.
+        evaluation_batch_size: Most images per evaluation batch.
         num_workers: Loader processes per device.
 
     Raises:
@@ -44,18 +45,26 @@ class COCODataModule(BenchmarkDataModule):
         root: Path | None,
         prepared_dir: Path | None,
         batch_size: int,
+        evaluation_batch_size: int,
         num_workers: int,
     ) -> None:
         super().__init__()
-        if batch_size < 1 or num_workers < 0:
-            raise ValueError(
-                f"batch_size must be at least 1 and num_workers at least 0, got {batch_size} and "
-                f"{num_workers}"
-            )
+        bounds = {
+            "batch_size": (batch_size, 1),
+            "evaluation_batch_size": (evaluation_batch_size, 1),
+            "num_workers": (num_workers, 0),
+        }
+        if bad := [
+            f"data.{name} must be at least {least}, got {value}"
+            for name, (value, least) in bounds.items()
+            if value < least
+        ]:
+            raise ValueError("\n".join(bad))
         self.demo = root is None
         self.root = None if root is None else Path(root)  # notebooks pass a str
         self.prepared_dir = None if prepared_dir is None else Path(prepared_dir)
-        self.batch_size, self.num_workers = batch_size, num_workers
+        self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
+        self.num_workers = num_workers
         self._facts: dict[str, Any] | None = None
         self._truth: dict[str, Any] | None = None
 

@@ -136,6 +136,25 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     return batch | {k: torch.tensor([s[k] for s in samples]) for k in ("index", "original")}
 
 
+def batches_of_one_shape(
+    annotations: Annotations, indices: Sequence[int], size: ImageSize, batch_size: int
+) -> list[list[int]]:
+    """Group positions in ``indices`` so that no image of a batch is padded for another one.
+
+    Features near an image's edge depend on the padding beside it. Batches come in the order of
+    their first image.
+    """
+    batches: list[list[int]] = []
+    open_batch: dict[tuple[int, ...], list[int]] = {}
+    for number, index in enumerate(indices):
+        shape = tuple(-(-side // PADDED_TO) for side in size.of(*annotations.size[index].tolist()))
+        if len(open_batch.get(shape, ())) in (0, batch_size):
+            open_batch[shape] = []
+            batches.append(open_batch[shape])
+        open_batch[shape].append(number)
+    return batches
+
+
 def synthetic(batch_size: int, size: ImageSize, objects: int = 7) -> dict[str, Any]:
     """Return a random training batch of 4:3 landscape images."""
     height, width = size.of(480, 640)

@@ -51,12 +51,17 @@ class COCO300DataModule(COCODataModule):
             ValueError: If a number is out of range.
         """
         super().__init__(
-            root=root, prepared_dir=prepared_dir, batch_size=batch_size, num_workers=num_workers
+            root=root,
+            prepared_dir=prepared_dir,
+            batch_size=batch_size,
+            evaluation_batch_size=batch_size
+            if evaluation_batch_size is None
+            else evaluation_batch_size,
+            num_workers=num_workers,
         )
         if crop_attempts < 1:
             raise ValueError(f"crop_attempts must be at least 1, got {crop_attempts}")
         self.crop_attempts = crop_attempts
-        self.evaluation_batch_size = evaluation_batch_size or batch_size
 
     @property
     def num_train_samples(self) -> int:

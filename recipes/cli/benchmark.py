@@ -23,6 +23,8 @@ class Rule:
     """The rule in words, with the rule book's name for the setting."""
     allows: Callable[[Any], bool] | None = None
     """Whether a value is allowed; ``None`` allows only the default."""
+    goes_with: Callable[[Any, Mapping[str, Any]], bool] | None = None
+    """In place of ``allows`` where others decide too: the value, and all settings by flag."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,11 +28,10 @@ def load_run(folder: Path | str) -> tuple[L.LightningModule, L.LightningDataModu
         ValueError: If the network or the data cannot be built from ``config.yaml``.
     """
     # Torch and Lightning take seconds that the recipes' --help need not wait for.
-    import torch
-
     from recipes.cli.noise import quiet
 
     quiet()  # before Lightning is imported: in a notebook that alone may warn
+    from modules.common.torch_file import load_verified
     from recipes.cli.parser import RecipeCLI
 
     quiet()  # and after it: the import sets Lightning's log level anew
@@ -45,7 +44,7 @@ def load_run(folder: Path | str) -> tuple[L.LightningModule, L.LightningDataModu
         )
     benchmark = importlib.import_module(f"recipes.{name}").BENCHMARK
     cli = RecipeCLI(benchmark, "validate", ["--config", str(folder / "config.yaml")])
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    content = load_verified(checkpoint)
     cli.model.on_load_checkpoint(content)
     cli.model.load_state_dict(content["state_dict"])
     cli.datamodule.prepare_data()

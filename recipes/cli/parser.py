@@ -113,6 +113,12 @@ class RecipeCLI(LightningCLI):
             default=None,
             help="Checkpoint to resume from or evaluate. With 'last' the newest unfinished run's.",
         )
+        parser.add_argument(
+            "--force_resume",
+            type=bool,
+            default=False,
+            help="Resume with another seed, network, learning rate or data than before.",
+        )
         if self.command == "speed":
             text = "Optimizer steps in each of 3 rounds."
             parser.add_argument("--steps", type=int, default=50, help=text)

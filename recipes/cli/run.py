@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from callbacks import wandb_run
 from callbacks.checkpoint import Checkpoint, LastCheckpoint
+from callbacks.checkpoint_files import checkpoint_of
 from callbacks.evaluation_schedule import EvaluationSchedule
 from callbacks.live_line import LIVE, human_time
 from callbacks.metrics_csv import MetricsCSV
@@ -22,18 +24,18 @@ from callbacks.progress import Progress
 from callbacks.quality_target import QualityTarget, RunState, StopReason, StopRun
 from callbacks.run_folder import RunFolder
 from callbacks.run_record import RunRecord
+from callbacks.signals import signals_as
 from callbacks.warm_up import WarmUp
+from callbacks.writing import told, writing
 from recipes.cli.benchmark import Benchmark
 from recipes.cli.data_check import DataCheck
 from recipes.cli.division import net_arguments, net_name
 from recipes.cli.loggers import silence_wandb_warnings
 from recipes.cli.parser import RecipeCLI
 from recipes.cli.presets import announce_demo
-from recipes.cli.resume import LAST
+from recipes.cli.resume_check import ResumeCheck
+from recipes.cli.saved_config import config_text
 from recipes.cli.screen import wrap_to_terminal
-
-# Not in config.yaml: they say what to do now, not how to train.
-NOT_SAVED = ("config", "ckpt_path", "print_config")
 
 
 class Run:
@@ -79,7 +81,7 @@ class Run:
             unit=self.benchmark.progress_unit,
             quality_names=self.benchmark.quality_names,
         )
-        record = RunRecord(
+        self.record = RunRecord(
             target=self.target,
             warm_up=warm_up,
             folder=folder,
@@ -105,8 +107,9 @@ class Run:
             self.target,
             log,
             LastCheckpoint(checkpoint),
-            record,
+            self.record,
             checkpoint,
+            ResumeCheck(cli),
             *([Progress(self.target, schedule)] if progress else []),
         ]
 
@@ -145,10 +148,17 @@ class Run:
             # The seed of rank 0, which RunFolder gave to every rank.
             self.cli.config.seed_everything = torch.initial_seed() % 2**32
             text = config_text(self.cli)
-            path.write_text(
-                f"# Run it again: python recipes/{self.benchmark.name}.py fit "
-                f"--config {shlex.quote(str(path))}\n{text}"
-            )
+            again = f"python recipes/{self.benchmark.name}.py fit --config {shlex.quote(str(path))}"
+            with writing(path):
+                path.write_text(f"# Run it again: {again}\n{text}")
+
+    def complete_record(self, error: BaseException) -> None:
+        """Write the record of a run whose end a signal cut before that was written."""
+        if not self.folder.created or self.state.recorded:
+            return
+        with signals_as(signal.SIG_IGN), told("run.json could not be written"):
+            self.target.on_exception(self.trainer, self.cli.model, error)
+            self.record.finish(self.trainer)
 
     def end_without_a_step(self) -> StopRun | None:
         """End a run that Lightning left without any hook: its checkpoint had no budget left."""
@@ -179,7 +189,7 @@ class Run:
             resumed = " (resumed run, not a timed result)" if state.resumed else ""
             return f"{name} {kind}: target reached{resumed}, {quality} {after}; {see}", 0
         if state.stop_reason is StopReason.INTERRUPTED:
-            kept = self.folder.created and (self.folder.path / LAST).is_file()
+            kept = self.folder.created and checkpoint_of(self.folder.path) is not None
             hint = f"resume with {self._resume_command()}; " if kept else ""
             return f"{name} {kind}: interrupted {after}; {hint}{see}", 130
         reason = f" ({stopped})" if stopped else ""
@@ -199,14 +209,3 @@ def rank_zero_exit_code(trainer: Trainer, status: int) -> int:
     # Launchers (Lightning's within five seconds, torchrun at once) kill every process when one ends
     # with another status than 0, and rank 0 may still be writing its record.
     return status if trainer.is_global_zero else 0
-
-
-def config_text(cli: RecipeCLI) -> str:
-    """Return the resolved configuration as YAML that ``--config`` reads."""
-    text = cli.parser.dump(cli.config, skip_unset=True, skip_validation=True)
-    content = {k: v for k, v in yaml.safe_load(text).items() if k not in NOT_SAVED}
-    loggers = content.get("trainer", {}).get("logger")
-    for logger in loggers if isinstance(loggers, list) else [loggers]:
-        if cli.config.ckpt_path and isinstance(logger, dict):
-            logger.get("init_args", {}).pop("id", None)  # that W&B run is this resumed run's only
-    return yaml.safe_dump(content, sort_keys=False)

@@ -20,6 +20,7 @@ from recipes.cli.memory import explained_memory_errors
 from recipes.cli.noise import quiet
 from recipes.cli.parser import RecipeCLI
 from recipes.cli.resume import exit_suppressed_if_interrupted, find_resume, with_run_config
+from recipes.cli.resume_check import check_settings
 from recipes.cli.run import Run, rank_zero_exit_code
 from recipes.cli.screen import wrap_to_terminal
 from recipes.cli.usage import UsageError
@@ -34,6 +35,7 @@ def fit(benchmark: Benchmark, arguments: Arguments) -> int:
     resume = find_resume(benchmark.name, arguments)
     cli = RecipeCLI(benchmark, "fit", resume.arguments)
     _check_resumed_checkpoint(benchmark, cli)
+    check_settings(cli)
     check_data(benchmark, cli.datamodule, cli.division)
     check_foreign_net(cli)
     if cli.config.trainer.enable_progress_bar is False:
@@ -49,6 +51,10 @@ def fit(benchmark: Benchmark, arguments: Arguments) -> int:
                 run.trainer.fit(cli.model, datamodule=cli.datamodule, weights_only=True)
         except StopRun as stop:
             stopped = stop
+            run.complete_record(stop)
+        except BaseException as error:
+            run.complete_record(error)
+            raise
     return run.verdict(stopped or run.end_without_a_step())
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from modules.common.base import out_of_range, scheduled
 from modules.common.batch_norm_sync import average_running_statistics
 from modules.common.schedules import warmup_then_drops
+from modules.common.torch_file import check_sums
 from modules.detection.base import NUM_EXAMPLES, DetectorModule
 from modules.detection.coco_metric import CocoAP
 from modules.detection.contract import DETECTION_KEYS, check_detector, sum_of
@@ -91,6 +92,7 @@ class SSDModule(DetectorModule):
 
     def read_weights(self, path: Path) -> Any:
         """Read a state dict without running code that the file may contain."""
+        check_sums(path)
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except OSError:
@@ -163,8 +165,10 @@ class SSDModule(DetectorModule):
 
     @property
     def peak_learning_rate(self) -> float:
-        """Rate of the plateau, that of the warm-up's last step, short of the scaled base rate."""
-        return self.step_learning_rate(max(self.warmup_steps() - 1, 0))
+        """Highest rate: that of the warm-up's last step, or of the last before an earlier drop."""
+        drops = [epoch * self.steps_per_epoch for epoch in self.decay_boundary_epochs]
+        ends = {step for step in (self.warmup_steps(), *drops) if step <= self.warmup_steps()}
+        return max(self.step_learning_rate(max(step - 1, 0)) for step in ends)
 
     def scaled_learning_rate(self) -> float:
         """Return the base rate for the global batch."""
