@@ -41,6 +41,8 @@ def fit(benchmark: Benchmark, arguments: Arguments) -> int:
         raise UsageError(line)
     check_data(benchmark, cli.datamodule, cli.division)
     check_foreign_net(cli)
+    if cli.config.trainer.enable_progress_bar is False:
+        LIVE.stop()
     run = Run(benchmark, cli, state, resumed_from=resume.folder)
     stopped: StopRun | None = None
     with exit_suppressed_if_interrupted(state):
