@@ -256,7 +256,7 @@ def test_a_run_goes_on_with_its_own_seed_also_where_a_configuration_is_named(tmp
     ).config
     assert config.seed_everything == 7
     assert config.model.momentum == 0.5
-    assert config.model.learning_rate == 0.4, "the preset named now wins"
+    assert config.model.learning_rate == 0.2, "the preset named now wins"
 
 
 def test_a_second_run_of_a_process_draws_its_own_seed_unless_one_is_given(monkeypatch, capsys):
