@@ -186,7 +186,7 @@ def _about_code(scored: Sequence[tuple[ResultSet, Score]], source: Path) -> list
         if any(r.endswith("-dirty") for r in ran):
             text = "the runs ran code with uncommitted changes: commit before you run"
             findings.append(Remark(head + text, False))
-        nets = sorted({str(run.fact("net")) for run in result.runs if run.fact("net")})
+        nets = sorted({str(run.net_class) for run in result.runs if run.net_class})
         for net in (n for n in nets if not n.startswith(tuple(f"{f}." for f in CODE_FOLDERS))):
             text = f"the network {net} is not in the code included: add it, or name its release"
             findings.append(Remark(head + text, False))
