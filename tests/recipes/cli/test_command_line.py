@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import platform
+import signal
 import subprocess
 from functools import partial
 from pathlib import Path
@@ -300,3 +301,14 @@ def test_error_of_a_loader_process_is_as_short_as_that_of_the_run_itself():
     with pytest.raises(ValueError, match="Traceback") as error:
         list(torch.utils.data.DataLoader(_Refuses(), num_workers=1))
     assert _one_line(error.value) == "DIR/a.jpg cannot be decoded; unpack it again"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_before_training_says_a_word(number, monkeypatch, capsys):
+    monkeypatch.setattr(
+        "recipes.cli.train.check_named_checkpoint", lambda *_: os.kill(os.getpid(), number)
+    )
+    before = signal.getsignal(number)
+    assert run(BENCHMARK, ["fit", *DEMO]) == 130
+    assert capsys.readouterr().err == "error: interrupted before training began\n"
+    assert signal.getsignal(number) is before
