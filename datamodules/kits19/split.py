@@ -93,6 +93,8 @@ def differences(split: CaseSplit, benchmark: CaseSplit) -> list[str]:
     """Return one line per difference between the cases of two splits."""
     missing = sorted({*benchmark.cases} - {*split.cases})
     more = sorted({*split.cases} - {*benchmark.cases})
+    if len(missing) == len(benchmark.cases):
+        return [f"{len(split.cases)} cases of other names instead of its {len(missing)}"]
     if missing or more:
         parts = [(missing, "missing"), (more, "not among them")]
         details = [
