@@ -129,6 +129,10 @@ class LibriSpeechDataModule(BenchmarkDataModule):
         """Make vocabulary and shards; if they are there, only the manifest is read."""
         self._prepare(show_progress=not self.demo, replace=self.demo)
 
+    def net_facts(self) -> dict[str, Any]:
+        """Return the number of labels, without the blank."""
+        return {"num_labels": self.vocab_size}
+
     def setup(self, stage: str) -> None:
         """Check, before anything takes long, that the utterances fill one optimizer step."""
         if stage == "fit":
@@ -173,10 +177,6 @@ class LibriSpeechDataModule(BenchmarkDataModule):
             counts = count_recordings(self._folder, self._subsets)
             return subset_differences(self._subsets, counts, self._folder)
         return manifest_differences(manifest, self._folder if self._has_raw else self._source)
-
-    def net_facts(self) -> dict[str, Any]:
-        """Return the number of labels, without the blank."""
-        return {"num_labels": self.vocab_size}
 
     def mllog_facts(self) -> dict[str, object]:
         """Return the log's data keys, from the manifest and the arguments."""

@@ -165,14 +165,14 @@ class UNet3DModule(BenchmarkModule):
         for windows in {full, max(1, full - 1), 1}:
             self.net(torch.zeros(windows, 1, *self.validation_input_shape, device=self.device))
 
-    def check_net(self) -> None:
-        """Raise a ValueError unless the net gives one logit per class and voxel."""
+    def check_net(self, *, num_classes: int = len(CLASSES) + 1) -> None:
+        """Raise a ValueError unless the net gives one logit per class and voxel of a window.
+
+        Args:
+            num_classes: Classes of the data, background included.
+        """
         window = self.validation_input_shape
-        check_net(
-            self.net,
-            input_shape=(1, 1, *window),
-            output_shape=(1, len(self.class_names) + 1, *window),
-        )
+        check_net(self.net, input_shape=(1, 1, *window), output_shape=(1, num_classes, *window))
 
     def mllog_facts(self) -> dict[str, object]:
         """Return hyperparameters under the names of the v1.0 compliance checker."""
