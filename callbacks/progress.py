@@ -101,9 +101,11 @@ class Progress(ProgressBar):
         self._evaluated = (self._evaluated or 0) + 1
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn != "fit":
+            return
         self._evaluated = None
         self._evaluation_took = self._target.state.clock.now() - self._evaluation_began
-        if trainer.state.fn == "fit" and self._target.state.evaluations:
+        if self._target.state.evaluations:
             self._print(self.line(trainer, None))
             self._begin_stretch(trainer, self._batch)
 

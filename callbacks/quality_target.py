@@ -168,7 +168,7 @@ class QualityTarget(Callback):
         self._steps += 1
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
         # Steps of the whole run: an epoch may be shorter than the logging interval.
-        if every and (self._steps == 1 or self._steps % every == 0):
+        if every and self._steps % every == 0:
             self._check_loss(trainer, outputs)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -216,6 +216,14 @@ class COCODataModule(BenchmarkDataModule):
             if not counts[split]["objects"]
         ]
 
+    def net_facts(self) -> dict[str, Any]:
+        """Return the number of classes, background included."""
+        if self.demo:
+            from datamodules.coco.demo import SHAPES
+
+            return {"num_classes": len(SHAPES) + 1}
+        return {"num_classes": self.num_categories + 1}
+
     def setup(self, stage: str) -> None:
         """Check that the data set fills a global batch.
 

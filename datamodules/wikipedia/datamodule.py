@@ -199,6 +199,10 @@ class WikipediaDataModule(BenchmarkDataModule):
                 lines.append(str(error))
         return lines
 
+    def net_facts(self) -> dict[str, Any]:
+        """Return the number of words."""
+        return {"vocab_size": self.vocab_size}
+
     def mllog_facts(self) -> dict[str, object]:
         """Return the log's data keys; ``train_samples`` is logged at the end, when it is known."""
         return {

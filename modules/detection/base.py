@@ -25,7 +25,7 @@ class DetectorModule(BenchmarkModule):
         if stage != "fit":
             return
         datamodule = getattr(self.trainer, "datamodule", None)
-        if hasattr(self.net, "load_backbone"):
+        if hasattr(self.net, "load_backbone") and not self.own_weights:
             self._load_backbone(datamodule)
         self._check_classes(datamodule)
 

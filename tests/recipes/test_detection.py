@@ -167,7 +167,7 @@ def test_torchvision_detector_swaps_in(stem, tmp_path):
     )
     assert run(SHEETS[stem], ["fit", *args, "--config", str(config)]) == 3
     facts = record(next((tmp_path / stem).glob("*")))
-    assert facts["net"] == NETS[stem]
+    assert facts["net"]["class"] == NETS[stem]
     assert facts["division"] == "open"
 
 

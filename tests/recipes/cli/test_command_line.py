@@ -40,7 +40,7 @@ DEMO = ["--config", str(Path(__file__).parents[3] / "recipes/presets/unet3d/demo
         (
             ["fit", "--model.net", "monai.networks.nets.DynUNet"],
             2,
-            "DynUNet needs --model.net.spatial_dims, ",
+            "DynUNet needs --model.net.kernel_size, --model.net.strides, ",
         ),
         (["fit", "--submission.division", "Closed"], 2, "allowed: auto, closed, open"),
         (["fit", *DEMO, "--trainer.use_distributed_sampler", "true"], 2, "a share of its share"),
@@ -73,6 +73,7 @@ def test_bad_input_gets_one_line(args, status, words, tmp_path, capsys):
     assert not any("Traceback" in line for line in lines)
 
 
+NOWHERE = "--output_root /dev/null --trainer.accelerator cpu"
 DEMO_LINE = "Demo on generated data (real: python recipes/unet3d.py {} --data.root DIR)\n"
 
 
@@ -83,7 +84,7 @@ DEMO_LINE = "Demo on generated data (real: python recipes/unet3d.py {} --data.ro
         "speed --steps 2",
         "fit --data.rot x",
         "fit --help",
-        "fit --output_root /dev/null",
+        f"fit {NOWHERE}",
     ],
 )
 def test_a_demo_that_does_not_run_is_not_announced(words, capsys):
@@ -255,7 +256,7 @@ def test_a_run_goes_on_with_its_own_seed_also_where_a_configuration_is_named(tmp
     ).config
     assert config.seed_everything == 7
     assert config.model.momentum == 0.5
-    assert config.model.learning_rate == 0.4, "the preset named now wins"
+    assert config.model.learning_rate == 0.2, "the preset named now wins"
 
 
 def test_a_second_run_of_a_process_draws_its_own_seed_unless_one_is_given(monkeypatch, capsys):
