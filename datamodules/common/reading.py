@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 MOST_PIXELS = 2**27
 """Of one image: twenty times a photograph's, and 400 MB as RGB."""
@@ -114,7 +114,7 @@ class BoundedGzip:
     """
 
     def __init__(self, file: Any, path: Path, most_bytes: int) -> None:
-        self._file: IO[bytes] = gzip.GzipFile(fileobj=file, mode="rb")  # type: ignore[call-overload]
+        self._file: Any = gzip.GzipFile(fileobj=file, mode="rb")
         self._path, self._most, self._done = path, most_bytes, 0
 
     def __enter__(self) -> "BoundedGzip":
