@@ -48,13 +48,14 @@ def _box_fault(box: Sequence[float], mask: Bounds | None, area: Any, size: Size)
     if area is not None and area > 1.01 * image_width * image_height + 1:
         return f"has area {area}, more than its image of {image_width} x {image_height} pixels"
     as_size, as_corners = (x, y, x + width, y + height), (x, y, width, height)
+    differ = max(x, y) > EDGE  # nearer to the origin than that, both mean the same
     if mask is not None:
         found = overlap(as_size, mask)
-        if overlap(as_corners, mask) > max(0.8, found + 0.05):
+        if differ and overlap(as_corners, mask) > max(0.8, found + 0.05):
             return f"looks like two corners, as its mask ends at {mask[2:]}; {_KIND}"
         if found < 0.3 and min(mask[2] - mask[0], mask[3] - mask[1], width, height) > EDGE:
             return f"is not around its mask, which reaches from {mask[:2]} to {mask[2:]}"
-    elif area and width > x and height > y:
+    elif differ and area and width > x and height > y:
         wrong = (width - x) * (height - y)
         if abs(area - wrong) <= 0.01 * area and abs(area - width * height) > 0.05 * area:
             return f"looks like two corners, as its area is {area}; {_KIND}"
