@@ -13,8 +13,9 @@ STAR_LINES = {5: (2,), 7: (3,), 9: (2, 4, 6), 13: (3, 6, 9), 19: (3, 9, 15)}
 
 
 def draw_board(
-    moves: Sequence[int] | np.ndarray, size: int, path: Path, *, title: str = ""
-) -> None:
+    moves: Sequence[int] | np.ndarray, size: int, path: Path, *, title: str = "",
+    benson: bool = False,
+) -> None:  # fmt: skip
     """Draw the position after some moves; pass-alive regions are shaded in their owner's colour.
 
     Args:
@@ -22,12 +23,13 @@ def draw_board(
         size: Points per side.
         path: PNG file to write.
         title: Text above the board.
+        benson: Shade Benson's pass-alive regions instead of the reference's.
     """
     from matplotlib.figure import Figure
 
     board, info = replay(moves, size)
     owner = np.zeros(board.shape[1], np.int8)
-    pass_alive(board, info, owner)
+    pass_alive(board, info, owner, benson)
     figure = Figure(figsize=(0.45 * size + 1.4, 0.45 * size + 1.4), dpi=120)
     axes = figure.add_axes((0.08, 0.05, 0.88, 0.86))
     axes.set_facecolor("#e3bd74")
