@@ -8,6 +8,7 @@ Expect    demo (5 x 5 board): 13 to 72 s on 2 busy CPU cores; closed division: 3
           generations of 8,192 games
 
     python recipes/minigo.py fit                                        demo, no download
+    python recipes/minigo.py predict --ckpt_path RUN GAME.sgf           choose the next move
     python recipes/minigo.py prepare --data.root DIR                    check all given games
     python recipes/minigo.py fit --data.root DIR                        closed reference
     python recipes/minigo.py fit --config recipes/presets/minigo/h100x1.yaml --data.root DIR
@@ -61,6 +62,7 @@ BENCHMARK = Benchmark(
         published_minutes=269.5,
         source="prepare writes only records; the size of the given files is not published",
     ),
+    predicts="Go position (an SGF file, or its text) -> move (.json, .sgf) and board",
     source="mlcommons/training @ 9947bdf2 reinforcement/tensorflow/minigo; training_rules v1.0",
 )
 

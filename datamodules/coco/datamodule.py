@@ -9,13 +9,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from datamodules.coco import store
 from datamodules.coco.annotations import Annotations, read_json
 from datamodules.coco.faults import drawable
+from datamodules.coco.inputs import in_words, read_rgb, records
 from datamodules.common.base import BenchmarkDataModule
 from datamodules.common.cache import build_once, demo_folder
+from datamodules.common.inputs import write_json
 from datamodules.common.sampling import evaluation_indices, padded_length
 
 
@@ -27,12 +31,14 @@ class COCODataModule(BenchmarkDataModule):
             demo data.
         prepared_dir: Directory for compact annotations; default ``finishline-coco`` in the root.
         batch_size: Images per device and step.
+        evaluation_batch_size: Most images per evaluation batch.
         num_workers: Loader processes per device.
 
     Raises:
         ValueError: If a number is out of range.
     """
 
+    prediction_endings: ClassVar[tuple[str, ...]] = (".json",)
     demo_scenes: ClassVar[dict[str, Any]]
     """Arguments of the demo's writer."""
     weights_file: ClassVar[str]
@@ -44,18 +50,26 @@ class COCODataModule(BenchmarkDataModule):
         root: Path | None,
         prepared_dir: Path | None,
         batch_size: int,
+        evaluation_batch_size: int,
         num_workers: int,
     ) -> None:
         super().__init__()
-        if batch_size < 1 or num_workers < 0:
-            raise ValueError(
-                f"batch_size must be at least 1 and num_workers at least 0, got {batch_size} and "
-                f"{num_workers}"
-            )
+        bounds = {
+            "batch_size": (batch_size, 1),
+            "evaluation_batch_size": (evaluation_batch_size, 1),
+            "num_workers": (num_workers, 0),
+        }
+        if bad := [
+            f"data.{name} must be at least {least}, got {value}"
+            for name, (value, least) in bounds.items()
+            if value < least
+        ]:
+            raise ValueError("\n".join(bad))
         self.demo = root is None
         self.root = None if root is None else Path(root)  # notebooks pass a str
         self.prepared_dir = None if prepared_dir is None else Path(prepared_dir)
-        self.batch_size, self.num_workers = batch_size, num_workers
+        self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
+        self.num_workers = num_workers
         self._facts: dict[str, Any] | None = None
         self._truth: dict[str, Any] | None = None
 
@@ -202,6 +216,52 @@ class COCODataModule(BenchmarkDataModule):
         self.evaluation_truth()
         indices = evaluation_indices(len(annotations), self.trainer)
         return self._evaluation_loader(annotations, indices)
+
+    def read_input(self, source: str) -> dict[str, Any]:
+        """Read an image as an evaluation batch of one, for ``predict``.
+
+        Args:
+            source: Image file.
+
+        Returns:
+            The batch, with ``pixels`` (H, W, 3) uint8, the original, and the class ``names``.
+
+        Raises:
+            OSError: If there is no such file.
+            ValueError: If it cannot be decoded.
+        """
+        image = read_rgb(source)
+        names = [str(one.get("name", one["id"])) for one in self._categories]
+        return {**self._evaluation_batch(image), "pixels": np.array(image), "names": names}
+
+    def write_prediction(self, stem: Path, batch: Any, prediction: Mapping[str, Any]) -> str:
+        """Write all detections as ``.json``, in COCO's form of results.
+
+        Args:
+            stem: Path without ending.
+            batch: From ``read_input``.
+            prediction: ``boxes``, ``scores``, ``labels`` and ``counts``.
+
+        Returns:
+            What was found, in words.
+        """
+        found = records(prediction, self._categories, batch["pixels"].shape[:2])
+        write_json(stem.with_name(f"{stem.name}.json"), found)
+        return in_words(found)
+
+    def example_inputs(self) -> list[str]:
+        """Return three held-out images."""
+        folder = store.image_folder(self.folder, "val")
+        return [str(path) for path in sorted(folder.iterdir())[:3]]
+
+    @property
+    def _categories(self) -> list[dict[str, Any]]:
+        """Categories in the order of the labels."""
+        return self.evaluation_truth()["categories"]
+
+    @abstractmethod
+    def _evaluation_batch(self, image: Image.Image) -> dict[str, Any]:
+        """Return the evaluation batch of one image."""
 
     @abstractmethod
     def _evaluation_loader(self, annotations: Annotations, indices: range) -> DataLoader[Any]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from datamodules.coco import mask_images as masks
@@ -44,7 +45,8 @@ class COCOMaskDataModule(COCODataModule):
                 demo data.
             prepared_dir: Directory for compact annotations; default ``finishline-coco`` in root.
             batch_size: Images per device and step.
-            evaluation_batch_size: Images per evaluation batch; affects only time and memory.
+            evaluation_batch_size: Most images per evaluation batch, all padded to one shape;
+                affects only time and memory.
             min_image_size: Shorter side in pixels.
             max_image_size: Maximum longer side in pixels.
             num_workers: Loader processes per device; 0 loads in the training process.
@@ -53,7 +55,11 @@ class COCOMaskDataModule(COCODataModule):
             ValueError: If a number is out of range.
         """
         super().__init__(
-            root=root, prepared_dir=prepared_dir, batch_size=batch_size, num_workers=num_workers
+            root=root,
+            prepared_dir=prepared_dir,
+            batch_size=batch_size,
+            evaluation_batch_size=evaluation_batch_size,
+            num_workers=num_workers,
         )
         if not 1 <= min_image_size <= max_image_size:
             raise ValueError(
@@ -61,7 +67,6 @@ class COCOMaskDataModule(COCODataModule):
                 f"and {max_image_size}"
             )
         self.image_size = masks.ImageSize(min_image_size, max_image_size)
-        self.evaluation_batch_size = evaluation_batch_size
 
     def unfit(self, counts: Mapping[str, Any]) -> list[str]:
         """Add objects without masks to the reasons."""
@@ -126,12 +131,15 @@ class COCOMaskDataModule(COCODataModule):
     def _evaluation_loader(self, annotations: Annotations, indices: range) -> DataLoader[Any]:
         folder = store.image_folder(self.folder, "val")
         dataset = masks.EvaluationImages(folder, annotations, indices, self.image_size)
-        return DataLoader(
-            dataset,
-            batch_size=self.evaluation_batch_size,
-            collate_fn=masks.collate,
-            **self.loader_options,
+        batches = masks.batches_of_one_shape(
+            annotations, indices, self.image_size, self.evaluation_batch_size
         )
+        return DataLoader(
+            dataset, batch_sampler=batches, collate_fn=masks.collate, **self.loader_options
+        )
+
+    def _evaluation_batch(self, image: Image.Image) -> dict[str, Any]:
+        return masks.collate([masks.evaluation_sample(image, 0, self.image_size)])
 
     def synthetic_batch(self) -> dict[str, Any]:
         """Return a random training batch on the CPU, for warm-up and speed tests."""

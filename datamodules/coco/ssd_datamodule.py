@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -51,12 +52,17 @@ class COCO300DataModule(COCODataModule):
             ValueError: If a number is out of range.
         """
         super().__init__(
-            root=root, prepared_dir=prepared_dir, batch_size=batch_size, num_workers=num_workers
+            root=root,
+            prepared_dir=prepared_dir,
+            batch_size=batch_size,
+            evaluation_batch_size=batch_size
+            if evaluation_batch_size is None
+            else evaluation_batch_size,
+            num_workers=num_workers,
         )
         if crop_attempts < 1:
             raise ValueError(f"crop_attempts must be at least 1, got {crop_attempts}")
         self.crop_attempts = crop_attempts
-        self.evaluation_batch_size = evaluation_batch_size or batch_size
 
     @property
     def num_train_samples(self) -> int:
@@ -86,6 +92,13 @@ class COCO300DataModule(COCODataModule):
     def _evaluation_loader(self, annotations: Annotations, indices: range) -> DataLoader[Any]:
         dataset = ssd.EvaluationImages(store.image_folder(self.folder, "val"), annotations, indices)
         return DataLoader(dataset, batch_size=self.evaluation_batch_size, **self.loader_options)
+
+    def _evaluation_batch(self, image: Image.Image) -> dict[str, Any]:
+        return {
+            "image": ssd.to_tensor(ssd.resize(image, None, 300))[None],
+            "index": torch.zeros(1, dtype=torch.int64),
+            "size": torch.tensor([[image.height, image.width]]),
+        }
 
     def synthetic_batch(self) -> dict[str, Tensor]:
         """Return a random training batch on the CPU, for warm-up and speed tests."""

@@ -165,7 +165,7 @@ def _write_shard(
         if problems:
             raise ValueError("\n".join(shorten(problems, most_named)))
     shard = {"name": target.name, "bytes": tar.size, "sha256": tar.sha256, "samples": len(rows)}
-    return Done({"shard": shard, "index": rows}, list(raw))
+    return Done({"shard": shard, "index": rows}, list(raw), {target.name: tar.sha256})
 
 
 def _take_over(preparation: Preparation, plan: Plan, units: Sequence[Unit]) -> None:
@@ -182,7 +182,9 @@ def _take_over(preparation: Preparation, plan: Plan, units: Sequence[Unit]) -> N
     for number, unit in enumerate(units):
         if sizes.get(unit.name) == "" and unit in preparation.unfinished([unit]):
             rows = index[index[:, 0] == number].tolist()
-            preparation.remember(unit, Done({"shard": manifest["shards"][number], "index": rows}))
+            shard = manifest["shards"][number]
+            done = Done({"shard": shard, "index": rows}, sha256={unit.name: shard["sha256"]})
+            preparation.remember(unit, done)
 
 
 def _write_manifest(folder: Path, plan: Plan, notes: Sequence[Mapping[str, Any]]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""ImageNet (ILSVRC-2012): photographs of 1000 classes, for ResNet-50.
+"""ImageNet (ILSVRC-2012): photographs of 1000 classes, for ResNet-50; or one's own images.
 
 Data: https://image-net.org, 148 GB of training and 6.7 GB of evaluation images as JPEG; a free
 account, non-commercial research only. Facts: mlcommons/training, image_classification (v1.0).
@@ -6,20 +6,26 @@ account, non-commercial research only. Facts: mlcommons/training, image_classifi
 Letters: B batch, S side of the square images.
 """
 
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch.utils.data import DataLoader
 
 from datamodules.common.base import BenchmarkDataModule
 from datamodules.common.cache import build_once, demo_folder
+from datamodules.common.inputs import write_json
 from datamodules.common.preparation import units_to_redo, was_interrupted
+from datamodules.common.records import changed_units
 from datamodules.common.sampling import evaluation_indices, padded_length, run_seed
 from datamodules.common.shards import has_shards
 from datamodules.imagenet import prepare as builder
-from datamodules.imagenet.files import Counts, scan
+from datamodules.imagenet.contents import Contents, differences
+from datamodules.imagenet.files import Counts, Wanted, scan
+from datamodules.imagenet.inputs import name_of, read_image, words_of
 from datamodules.imagenet.samples import Batch, EvaluationImages, TrainingImages, as_is
+from datamodules.imagenet.sources import ImageSource
 
 
 class ImageNetDataModule(BenchmarkDataModule):
@@ -29,6 +35,8 @@ class ImageNetDataModule(BenchmarkDataModule):
     module normalises on the device), ``label`` (B,) int64 and ``index`` (B,) int64.
     """
 
+    prediction_endings: ClassVar[tuple[str, ...]] = (".json",)
+
     def __init__(
         self,
         *,
@@ -37,16 +45,16 @@ class ImageNetDataModule(BenchmarkDataModule):
         batch_size: int = 408,
         evaluation_batch_size: int = 500,
         image_size: int = 224,
-        num_classes: int = 1000,
-        num_train: int = 1_281_167,
-        num_val: int = 50_000,
+        num_classes: int | None = None,
+        num_train: int | None = None,
+        num_val: int | None = None,
         num_workers: int = 0,
         prepare_processes: int = 0,
     ) -> None:
         """Defaults are the closed reference.
 
         Args:
-            root: Directory with ``train/<synset>/`` and ``val/``, or one with finished shards. None
+            root: Directory with ``train/<class>/`` and ``val/``, or one with finished shards. None
                 generates the demo data.
             prepared_dir: Directory for shards and listings; default ``finishline-imagenet`` in the
                 root.
@@ -54,9 +62,9 @@ class ImageNetDataModule(BenchmarkDataModule):
             evaluation_batch_size: Evaluation images per device and step; affects only time
                 and memory.
             image_size: Side of the crops in pixels.
-            num_classes: Class directories that must be there.
-            num_train: Training images that must be there.
-            num_val: Evaluation images that must be there.
+            num_classes: Class directories that must be there; None accepts any number.
+            num_train: Training images that must be there; None accepts any number.
+            num_val: Evaluation images that must be there; None accepts any number.
             num_workers: Loader processes per device; 0 loads in the training process.
             prepare_processes: Processes that write shards; 0 chooses by cores and memory.
 
@@ -78,15 +86,24 @@ class ImageNetDataModule(BenchmarkDataModule):
         if bad := [
             f"data.{name} must be at least {least}, got {value}"
             for name, value, least in bounds
-            if value < least
+            if value is not None and value < least
         ]:
             raise ValueError("\n".join(bad))
         self.demo = root is None
         self.root, self.prepared_dir = root, prepared_dir
         self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
         self.image_size = image_size
-        self.counts = _demo_counts() if root is None else Counts(num_classes, num_train, num_val)
+        self._wanted = Wanted(num_classes, num_train, num_val)
         self.num_workers, self.prepare_processes = num_workers, prepare_processes
+
+    @cached_property
+    def counts(self) -> Counts:
+        """Classes and images, as flags give them or else as they are in the root."""
+        if self.demo:
+            return _demo_counts()
+        if None not in self._wanted:
+            return Counts(*self._wanted)  # type: ignore[arg-type]
+        return self._contents.counts
 
     @property
     def samples_per_epoch(self) -> int:
@@ -96,21 +113,24 @@ class ImageNetDataModule(BenchmarkDataModule):
     def prepare_data(self) -> None:
         """List the files, unless there are shards or a listing; opens no image."""
         self._write_demo()
-        builder.make_readable(self._source, self._prepared, self.counts)
+        builder.make_readable(*self._place)
 
     def prepare(self) -> None:
         """Check every image and write shards, or check those that are there by their hashes."""
         self._write_demo()
         options: dict[str, Any] = {"processes": self.prepare_processes, "show_progress": True}
-        arguments = (self._source, self._prepared, self.counts)
         redo = units_to_redo(self._prepared, self._source)
-        intact = builder.drop_damaged(*arguments, **options)
+        intact = builder.drop_damaged(*self._place, named=redo, **options)
         intact = intact and not was_interrupted(self._prepared)
-        if redo or not intact or builder.shards_outdated(*arguments):
-            encoded_anew = builder.write_all_shards(*arguments, redo=redo, **options)
+        if redo or not intact or builder.outdated_splits(*self._place):
+            encoded_anew = builder.write_all_shards(*self._place, redo=redo, **options)
             print(f"{encoded_anew} images are not plain JPEGs (PNG, CMYK) and were re-encoded")
+        self._forget()
+        for line in self.notes():
+            print(f"Note: {line}")
+        name = "ImageNet demo" if self.demo else "Own data" if self.differences() else "ImageNet"
         print(
-            f"ImageNet{' demo' if self.demo else ''} is ready in {self._prepared}: "
+            f"{name} is ready in {self._prepared}: "
             f"{self.counts.train} training and {self.counts.val} evaluation images of "
             f"{self.counts.classes} classes"
         )
@@ -119,13 +139,31 @@ class ImageNetDataModule(BenchmarkDataModule):
         """Return one line per problem of this root, without opening an image or writing a file."""
         if self.root is None:
             return []
-        if any(has_shards(self._prepared, split) for split in builder.SPLITS):
-            return builder.shard_problems(self._prepared, self.counts)
         try:
-            scan(self.root, self.counts)
+            if any(has_shards(self._prepared, split) for split in builder.SPLITS):
+                return builder.shard_problems(self._prepared, self._wanted) or self._stale_shards()
+            scan(self.root, self._wanted)
         except (FileNotFoundError, ValueError) as error:
             return str(error).splitlines()
         return []
+
+    def notes(self) -> list[str]:
+        """Return one line per class directory with entries that are not images."""
+        try:
+            return [] if self.root is None else list(scan(self.root, self._wanted).unused)
+        except (FileNotFoundError, ValueError):
+            return []  # told by ``problems``, or there are shards alone
+
+    def differences(self) -> list[str]:
+        """Say how classes and images differ from ImageNet's, by counts and names."""
+        try:
+            return [] if self.demo else differences(self._contents)
+        except (FileNotFoundError, ValueError):
+            return []  # unreadable: told by ``prepare_data`` and ``problems``
+
+    def net_facts(self) -> dict[str, Any]:
+        """Return the number of classes and the images' side in pixels."""
+        return {"num_classes": self.counts.classes, "image_size": self.image_size}
 
     def setup(self, stage: str) -> None:
         """Check that the training set fills a global batch."""
@@ -147,13 +185,13 @@ class ImageNetDataModule(BenchmarkDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         """Return shuffled, augmented images of this rank, from the resume position on."""
         sampler = self.epoch_sampler(self.counts.train)
-        source = builder.open_source(self._source, self._prepared, "train", self.counts)
+        source = self._open("train")
         dataset = TrainingImages(source, self.image_size, run_seed())
         return DataLoader(dataset, batch_sampler=sampler, **self.loader_options)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Return evaluation images of this rank, each exactly once over all ranks."""
-        source = builder.open_source(self._source, self._prepared, "val", self.counts)
+        source = self._open("val")
         numbers = evaluation_indices(self.counts.val, self.trainer)
         dataset = EvaluationImages(source, self.image_size, numbers)
         return DataLoader(dataset, batch_size=self.evaluation_batch_size, **self.loader_options)
@@ -168,12 +206,63 @@ class ImageNetDataModule(BenchmarkDataModule):
             "index": torch.arange(B),
         }
 
+    def class_names(self) -> list[str]:
+        """Return the classes' names by number: words where they are known, else the directories'.
+
+        Raises:
+            ValueError: If the data is not prepared.
+        """
+        if self.demo:
+            from datamodules.imagenet.demo import NAMES
+
+            return list(NAMES)
+        return words_of(self._contents.synsets)
+
+    def read_input(self, source: str) -> dict[str, Any]:
+        """Read an image and crop it as an evaluation image, for ``predict``.
+
+        Args:
+            source: Image file.
+
+        Returns:
+            ``image`` (1, 3, S, S) uint8 RGB.
+
+        Raises:
+            OSError: If there is no such file.
+            ValueError: If it is not a readable image.
+        """
+        return {"image": read_image(source, self.image_size)}
+
+    def write_prediction(self, stem: Path, batch: Any, prediction: list[tuple[int, float]]) -> str:
+        """Write the most probable classes as ``.json``.
+
+        Args:
+            stem: Path without ending.
+            batch: From ``read_input``.
+            prediction: Class number and probability, the most probable first.
+
+        Returns:
+            The three most probable classes in words.
+        """
+        names = self.class_names()
+        rows = [
+            {"class": number, "name": name_of(number, names), "probability": round(share, 6)}
+            for number, share in prediction
+        ]
+        write_json(stem.with_name(f"{stem.name}.json"), {"top": rows})
+        return ", ".join(f"{name_of(n, names)} {share:.1%}" for n, share in prediction[:3])
+
+    def example_inputs(self) -> list[str]:
+        """Return three held-out images of different classes."""
+        folders = sorted(path for path in (self._source / "val").iterdir() if path.is_dir())
+        return [str(min(folder.iterdir())) for folder in folders[:3]]
+
     @property
     def _source(self) -> Path:
         """The root, or the folder of the generated images."""
         from datamodules.imagenet.demo import VERSION
 
-        return self.root or demo_folder("imagenet", VERSION, vars(self.counts))
+        return self.root or demo_folder("imagenet", VERSION, vars(_demo_counts()))
 
     @property
     def _prepared(self) -> Path:
@@ -181,6 +270,33 @@ class ImageNetDataModule(BenchmarkDataModule):
         if has_shards(self._source, "train"):
             return self._source
         return self.prepared_dir or self._source / "finishline-imagenet"
+
+    @property
+    def _place(self) -> tuple[Path, Path, Counts | Wanted]:
+        """Raw images, prepared folder and the counts that they must have."""
+        return self._source, self._prepared, _demo_counts() if self.demo else self._wanted
+
+    @cached_property
+    def _contents(self) -> Contents:
+        return builder.contents_of(*self._place)
+
+    def _forget(self) -> None:
+        """Count again: there are shards now, or others."""
+        for name in ("_contents", "counts"):
+            self.__dict__.pop(name, None)
+
+    def _open(self, split: str) -> ImageSource:
+        source, prepared, counts = self._place
+        return builder.open_source(source, prepared, split, counts)
+
+    def _stale_shards(self) -> list[str]:
+        redo = "; run the recipe's prepare command"
+        if splits := builder.outdated_splits(*self._place):
+            return [
+                f"{self.root}: images of {' and '.join(splits)} were added, removed, renamed or "
+                f"relabelled since the shards in {self._prepared} were written{redo}"
+            ]
+        return [f"{line}{redo}" for line in changed_units(self._prepared, self._source).values()]
 
     @property
     def loader_options(self) -> dict[str, Any]:

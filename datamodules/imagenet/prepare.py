@@ -12,8 +12,17 @@ from datamodules.common.preparation import preparing, unwritable
 from datamodules.common.records import raw_file
 from datamodules.common.shard_writer import Loaded, Plan, write_shards
 from datamodules.common.shards import UnfinishedError, damaged_shards, has_shards, read_manifest
-from datamodules.imagenet.files import Counts, Files, labels_of_flat_val, scan
-from datamodules.imagenet.jpeg import check_decodable, standard_jpeg
+from datamodules.imagenet.contents import Contents, of_files, of_listing, of_shards
+from datamodules.imagenet.files import (
+    Counts,
+    Files,
+    Wanted,
+    folder_times,
+    has_raw_images,
+    labels_of_flat_val,
+    scan,
+)
+from datamodules.imagenet.jpeg import ImageKindError, check_decodable, standard_jpeg
 from datamodules.imagenet.sources import (
     DATASET,
     FIELDS,
@@ -28,29 +37,40 @@ FORMAT = 1
 SAMPLES_PER_SHARD = 10_000  # about 1.1 GB
 
 
-def open_source(root: Path, prepared: Path, split: str, counts: Counts) -> ImageSource:
+def open_source(root: Path, prepared: Path, split: str, counts: Counts | Wanted) -> ImageSource:
     """Open a split's images: from shards where there are any, else from the files."""
     if has_shards(prepared, split):
         return ShardSource(prepared, split, counts)
     return FileSource(root, listing_folder(root, prepared, counts), split)
 
 
-def make_readable(root: Path, prepared: Path, counts: Counts) -> None:
+def make_readable(root: Path, prepared: Path, counts: Counts | Wanted) -> None:
     """Prepare for ``open_source``; opens no image. Raises one line per problem."""
     if any(has_shards(prepared, split) for split in SPLITS):
         if problems := shard_problems(prepared, counts):
             raise ValueError("\n".join(problems))
         return
+    if _has_splits(root) and listing_folder(root, prepared, counts).is_dir():
+        return
+    files = scan(root, counts)
     target = listing_folder(root, prepared, counts)
-    if not target.is_dir():
-        files = scan(root, counts)
-        try:
-            build_once(target, lambda folder: write_listing(folder, files))
-        except OSError as error:
-            raise unwritable(prepared, error) from error
+    try:
+        build_once(target, lambda folder: write_listing(folder, files))
+    except OSError as error:
+        raise unwritable(prepared, error) from error
 
 
-def shard_problems(prepared: Path, counts: Counts) -> list[str]:
+def contents_of(root: Path, prepared: Path, counts: Counts | Wanted) -> Contents:
+    """Count classes and images, of shards where there are any; a ``ValueError`` if unreadable."""
+    if any(has_shards(prepared, split) for split in SPLITS):
+        return of_shards(prepared, DATASET)
+    if _has_splits(root):
+        with suppress(OSError, ValueError):  # there is no listing yet
+            return of_listing(listing_folder(root, prepared, counts))
+    return of_files(scan(root, counts))
+
+
+def shard_problems(prepared: Path, counts: Counts | Wanted) -> list[str]:
     """Check a folder of shards without reading an image; return one line per problem."""
     lines: list[str] = []
     for split in SPLITS:
@@ -61,18 +81,19 @@ def shard_problems(prepared: Path, counts: Counts) -> list[str]:
     return lines
 
 
-def listing_folder(root: Path, prepared: Path, counts: Counts) -> Path:
-    """Return the listing's folder; another data set or file of labels has another one."""
-    name = f"files-{counts.classes}-{counts.train}-{counts.val}"
-    if labels := labels_of_flat_val(root):
-        name += f"-{hashlib.sha256(labels).hexdigest()[:8]}"
-    return prepared / name
+def listing_folder(root: Path, prepared: Path, counts: Counts | Wanted) -> Path:
+    """Return the listing's folder; other images, labels or required counts have another one."""
+    digest = hashlib.sha256(labels_of_flat_val(root))
+    digest.update(f"{counts.classes} {counts.train} {counts.val}".encode())
+    for line in folder_times(root):
+        digest.update(f"\n{line}".encode())
+    return prepared / f"files-{digest.hexdigest()[:12]}"
 
 
 def write_all_shards(
     root: Path,
     prepared: Path,
-    counts: Counts,
+    counts: Counts | Wanted,
     *,
     processes: int = 0,
     samples_per_shard: int = SAMPLES_PER_SHARD,
@@ -84,7 +105,8 @@ def write_all_shards(
     Returns the number of images that were not plain JPEGs: their bytes in the shards have another
     length (23 in ImageNet).
     """
-    plans = _plans(root, scan(root, counts), samples_per_shard, measure=True)
+    files = scan(root, counts)
+    plans, contents = _plans(root, files, samples_per_shard, measure=True), of_files(files)
     options: dict[str, Any] = {
         "version": FORMAT,
         "root": root,
@@ -94,16 +116,22 @@ def write_all_shards(
     with preparing(prepared, DATASET, {}, **options) as preparation:
         # No "is it ready?": finished shards are found by their records and sizes.
         index = write_shards(preparation, plans, partial(_load, root), processes=processes)
-        preparation.finish(vars(counts))
+        preparation.finish({**vars(contents.counts), "per_class": contents.per_class})
     return sum(int((index[plan.split][:, 2] != plan.sizes).sum()) for plan in plans)
 
 
 def drop_damaged(
-    root: Path, prepared: Path, counts: Counts, *, processes: int, show_progress: bool
+    root: Path,
+    prepared: Path,
+    counts: Counts | Wanted,
+    *,
+    named: Collection[str] = (),
+    processes: int,
+    show_progress: bool,
 ) -> bool:
     """Compare whole shards with their hashes and remove bad ones if they can be written again.
 
-    Returns whether everything is there and intact.
+    Returns whether everything is there and intact. Shards in ``named`` are not named again.
     """
     bad: dict[Path, str] = {}
     for split in SPLITS:
@@ -111,24 +139,29 @@ def drop_damaged(
             bad |= damaged_shards(
                 prepared, split, DATASET, processes=processes, show_progress=show_progress
             )
+    for path, line in bad.items():
+        if path.name not in named:
+            print(line)
     if bad:
-        print("\n".join(bad.values()))
         scan(root, counts)  # most of a bad shard is good: keep it where the images are gone
     for path in bad:
         path.unlink(missing_ok=True)
     return not bad and not shard_problems(prepared, counts)
 
 
-def shards_outdated(root: Path, prepared: Path, counts: Counts) -> bool:
-    """Return whether images were renamed or relabelled since the shards were written."""
-    try:
-        files = scan(root, counts)
-    except (FileNotFoundError, ValueError):
-        return False  # the raw images are gone: the shards are good as they are
-    return any(
-        read_manifest(prepared, plan.split, DATASET)["fingerprint"] != plan.fingerprint()
-        for plan in _plans(root, files, SAMPLES_PER_SHARD)
-    )
+def outdated_splits(root: Path, prepared: Path, counts: Counts | Wanted) -> list[str]:
+    """Return the splits whose images were added, removed, renamed or relabelled since."""
+    if not has_raw_images(root):
+        return []  # the raw images are gone: the shards are good as they are
+    return [
+        plan.split
+        for plan in _plans(root, scan(root, counts), SAMPLES_PER_SHARD)
+        if read_manifest(prepared, plan.split, DATASET)["fingerprint"] != plan.fingerprint()
+    ]
+
+
+def _has_splits(root: Path) -> bool:
+    return all((root / split).is_dir() for split in SPLITS)
 
 
 def _plans(
@@ -153,6 +186,8 @@ def _load(root: Path, image: tuple[str, int]) -> Loaded:
         data = standard_jpeg(content)
         check_decodable(data)
         raw = raw_file(path, hashlib.sha256(content).hexdigest())
+    except ImageKindError as error:
+        raise ValueError(f"{path} {error}") from error
     except (OSError, ValueError) as error:
         what = f"cannot be read ({error.strerror})" if isinstance(error, OSError) else error
         raise ValueError(f"{path} {what}; {FileSource.remedy}") from error

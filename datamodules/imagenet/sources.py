@@ -7,8 +7,8 @@ from typing import Protocol
 import numpy as np
 
 from datamodules.common.shards import ShardSet
-from datamodules.imagenet.files import Counts, Files
-from datamodules.imagenet.jpeg import standard_jpeg
+from datamodules.imagenet.files import Counts, Files, Wanted
+from datamodules.imagenet.jpeg import ImageKindError, standard_jpeg
 
 DATASET = "imagenet"
 FIELDS = ("jpg", "cls")
@@ -43,11 +43,13 @@ class FileSource:
         try:
             data = path.read_bytes()
         except OSError as error:
-            moved = f"; if images were moved, delete {self.listing}"
+            moved = "; if images were moved or renamed, start again"
             hint = moved if isinstance(error, FileNotFoundError) else ""
             raise ValueError(f"cannot be read ({error.strerror}){hint}") from error
         try:
             return standard_jpeg(data), int(self._labels[number])
+        except ImageKindError:
+            raise
         except ValueError as error:
             raise ValueError(f"{error}; {self.remedy}") from error
 
@@ -63,14 +65,15 @@ class ShardSource:
 
     remedy = "run the recipe's prepare command, which finds and replaces damaged shards"
 
-    def __init__(self, folder: Path, split: str, counts: Counts) -> None:
+    def __init__(self, folder: Path, split: str, counts: Counts | Wanted) -> None:
         self.shards = ShardSet(folder, split, dataset=DATASET)
-        actual = (len(self.shards.manifest["facts"]["synsets"]), len(self.shards))
-        expected = (counts.classes, counts.train if split == "train" else counts.val)
-        if actual != expected:
+        classes, images = len(self.shards.manifest["facts"]["synsets"]), len(self.shards)
+        wanted = counts.train if split == "train" else counts.val
+        if counts.classes not in (None, classes) or wanted not in (None, images):
             raise ValueError(
-                f"{folder / split}.json has {actual[1]} images of {actual[0]} classes, expected "
-                f"{expected[1]} of {expected[0]}: these are another data set's shards"
+                f"{folder / split}.json has {images} images of {classes} classes, expected "
+                f"{wanted or images} of {counts.classes or classes}: these are another data set's "
+                "shards"
             )
 
     def read(self, number: int) -> tuple[bytes, int]:

@@ -42,6 +42,7 @@ from datamodules.selfplay.go.games import Network, SelfPlay, compile_search
 from datamodules.selfplay.go.moves import Rules
 from datamodules.selfplay.go.players import Players, PlayersState, playing_speed
 from datamodules.selfplay.go.records import read_game
+from datamodules.selfplay.inputs import PositionInputs
 from datamodules.selfplay.memory import memory_plan
 from datamodules.selfplay.window import (
     Generation,
@@ -59,7 +60,7 @@ from datamodules.selfplay.window import (
 SELFPLAY_STREAM = 71
 
 
-class SelfPlayDataModule(BenchmarkDataModule):
+class SelfPlayDataModule(PositionInputs, BenchmarkDataModule):
     """Play games with the module's network and train on those of the newest generations.
 
     The defaults are the closed reference on one device.

@@ -9,7 +9,7 @@ import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from torch.utils.data import DataLoader
@@ -20,6 +20,7 @@ from datamodules.common.preparation import damage_lines, units_to_redo
 from datamodules.common.sampling import evaluation_indices, padded_length
 from datamodules.wikipedia import build as builder
 from datamodules.wikipedia.batches import PackedBatch, Sample, ShardedSamples, pack
+from datamodules.wikipedia.inputs import describe_words, mask_a_word, read_masked_text
 from datamodules.wikipedia.samples import Recipe
 from datamodules.wikipedia.source import (
     EVALUATION,
@@ -28,7 +29,7 @@ from datamodules.wikipedia.source import (
     check_vocabulary,
     reference_checksums,
 )
-from datamodules.wikipedia.text import find_parts, text_folder
+from datamodules.wikipedia.text import find_parts, read_text, split_articles, text_folder
 from datamodules.wikipedia.tokens import Vocabulary
 
 REFERENCE_VOCABULARY = 30_522
@@ -43,6 +44,8 @@ CHECKPOINTS = {
 
 class WikipediaDataModule(BenchmarkDataModule):
     """Packed batches of masked sentence pairs; see ``PackedBatch`` for their tensors."""
+
+    prediction_endings: ClassVar[tuple[str, ...]] = (".txt",)
 
     def __init__(
         self,
@@ -198,6 +201,44 @@ class WikipediaDataModule(BenchmarkDataModule):
             except ValueError as error:
                 lines.append(str(error))
         return lines
+
+    def read_input(self, source: str) -> dict[str, Any]:
+        """Read a text with ``[MASK]`` as a packed batch of one sample, for ``predict``.
+
+        Args:
+            source: A text file, or the text itself. An empty line separates segments A and B.
+
+        Returns:
+            The batch.
+
+        Raises:
+            OSError: If it is no file and has no ``[MASK]``.
+            ValueError: If a text has no ``[MASK]`` or too many tokens.
+        """
+        return read_masked_text(source, self._words(), self.recipe.max_seq_length)
+
+    def write_prediction(self, stem: Path, batch: Any, prediction: Any) -> str:
+        """Write the text with its words filled in, and the candidates of each, as ``.txt``.
+
+        Args:
+            stem: Path without ending.
+            batch: From ``read_input``.
+            prediction: Per masked word the ids and probabilities of the best candidates.
+
+        Returns:
+            The words that were filled in.
+        """
+        words, table = describe_words(batch, prediction, self._words().words)
+        stem.with_name(f"{stem.name}.txt").write_text(table, encoding="utf-8")
+        return ", ".join(words)
+
+    def example_inputs(self) -> list[str]:
+        """Return the first sentences of three held-out articles, each with a word masked."""
+        articles = split_articles(read_text(text_folder(self._source) / "eval.txt")[0])
+        return [mask_a_word(article) for article in articles[:3]]
+
+    def _words(self) -> Vocabulary:
+        return Vocabulary.read(self._vocab_path, self.vocab_size)
 
     def mllog_facts(self) -> dict[str, object]:
         """Return the log's data keys; ``train_samples`` is logged at the end, when it is known."""

@@ -1,6 +1,6 @@
 """Base class of the benchmarks' modules: logged loss, schedule, range checks."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import lightning as L
@@ -15,11 +15,13 @@ class BenchmarkModule(L.LightningModule):
 
     Attributes:
         metric_names: Metrics of an evaluation, each logged as ``val/<name>``.
+        metric_words: Names of some of them in words, for pictures.
         net: The network that is trained.
         learning_rate: Rate that the schedule is built on; usually its peak.
     """
 
     metric_names: ClassVar[tuple[str, ...]]
+    metric_words: ClassVar[Mapping[str, str]] = {}
     net: nn.Module
     learning_rate: float
 

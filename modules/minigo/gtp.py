@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from datamodules.selfplay.go.gtp import Player
+from modules.common.torch_file import check_sums
 from modules.minigo.inference import network_of
 from modules.minigo.net import DualNet
 
@@ -46,6 +47,7 @@ def read_net(path: Path) -> DualNet:
     """Read a dual network of any size from a run's checkpoint; a ValueError says what is wrong."""
     if not path.is_file():
         raise ValueError(f"--ckpt_path {path}: does not exist")
+    check_sums(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         state = {

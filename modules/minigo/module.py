@@ -6,7 +6,7 @@ tensor of game numbers. This module's network plays the data module's games (``p
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypedDict
 
@@ -18,12 +18,16 @@ from torchmetrics import Metric
 
 from datamodules.selfplay.go.board import MAX_PLIES
 from datamodules.selfplay.go.games import MatchGame, MatchRules, Network, compile_search, play_match
+from datamodules.selfplay.go.picture import draw_board
+from datamodules.selfplay.go.sgf import clearest_win, game_text, result_text
+from datamodules.selfplay.go.sgf_reader import Position, in_words
 from modules.common.base import BenchmarkModule, scheduled
 from modules.common.check_net import check_net
 from modules.common.tensor_bundle import TensorBundle
 from modules.minigo.checkpoint import load_bundle
 from modules.minigo.inference import GraphedNets, network_of
 from modules.minigo.net import PLANES, DualNet
+from modules.minigo.predict import Proposal, propose
 
 COLOURS = ("black", "white")
 
@@ -91,6 +95,9 @@ class MiniGoModule(BenchmarkModule):
     """
 
     metric_names: ClassVar[tuple[str, ...]] = ("win_rate", "win_rate_black", "win_rate_white")
+    metric_words: ClassVar[Mapping[str, str]] = {
+        "win_rate": "share of games won against the target"
+    }
     stops_at_weights: ClassVar[bool] = True
     """The rules allow the match after the clock; run_stop is when its weights were ready."""
 
@@ -296,11 +303,49 @@ class MiniGoModule(BenchmarkModule):
         rates = self.wins.compute()
         self.log_dict({f"val/{name}": rate for name, rate in rates.items()}, sync_dist=False)
 
+    def predict_step(self, batch: Mapping[str, Position], batch_idx: int) -> Proposal:
+        """Propose a move, searched as in an evaluation game.
+
+        Args:
+            batch: ``position``.
+            batch_idx: Of a loader; unused.
+
+        Returns:
+            The move, and the network's own opinion of the position.
+        """
+        compile_search()
+        rules = self.match_rules
+        return propose(
+            self.net,
+            batch["position"],
+            self.device,
+            readouts=rules.readouts,
+            virtual_losses=rules.virtual_losses,
+            benson=rules.benson,
+        )
+
+    def draw_prediction(
+        self, path: Path, batch: Mapping[str, Position], proposal: Proposal
+    ) -> None:
+        """Draw the position with a ring at the proposed move.
+
+        Args:
+            path: PNG file to write.
+            batch: The batch that was predicted.
+            proposal: From ``predict_step``.
+        """
+        position = batch["position"]
+        draw_board(
+            position.actions(),
+            self.size,
+            path,
+            title=f"Proposed: {in_words(position, proposal.move)}",
+            counted=False,
+            marked=proposal.move,
+        )
+
     def write_artifacts(self, folder: Path) -> None:
         """Write the clearest win of the last evaluation as ``game.sgf`` and ``board.png``."""
-        from datamodules.selfplay.go.picture import draw_board
-        from datamodules.selfplay.go.sgf import clearest_win, game_text, result_text
-
         rules: dict[str, Any] = {"komi": self.komi, "benson": self.match_rules.benson}
         game = clearest_win(self._games, self.size, **rules)
         if game is None:
@@ -309,7 +354,12 @@ class MiniGoModule(BenchmarkModule):
         text = game_text(game.moves, self.size, players=players, outcome=game.outcome, **rules)
         (folder / "game.sgf").write_text(text)
         result = result_text(game.moves, self.size, outcome=game.outcome, **rules)
-        title = f"Black {players[0]}, White {players[1]}: {result}"
+        winner, loser = players if game.outcome > 0 else players[::-1]
+        colours = ("Black", "White") if game.outcome > 0 else ("White", "Black")
+        title = (
+            f"{colours[0]} ({winner}) beats {colours[1]} ({loser}) by {result[2:]} points, "
+            f"komi {self.komi:g}"
+        )
         draw_board(game.moves, self.size, folder / "board.png", title=title, benson=rules["benson"])
 
     def check_net(self) -> None:

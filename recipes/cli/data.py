@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
+from callbacks.live_line import LIVE
 from recipes.cli.arguments import Arguments
 from recipes.cli.benchmark import Benchmark
 from recipes.cli.data_check import OPEN, describe
@@ -24,6 +25,7 @@ from recipes.cli.usage import UsageError, explain, unknown
 def prepare(benchmark: Benchmark, arguments: Arguments) -> int:
     """Check and preprocess the data; restartable. Problems of the data are a ``ValueError``."""
     datamodule = data_module(benchmark, "prepare", arguments).data
+    LIVE.show("checking and preparing the data")
     datamodule.prepare()
     if lines := datamodule.differences():
         text = f"Note: {describe(benchmark, datamodule, lines)}; fit trains on it with {OPEN}"
@@ -34,6 +36,7 @@ def prepare(benchmark: Benchmark, arguments: Arguments) -> int:
 def doctor(benchmark: Benchmark, arguments: Arguments) -> int:
     """Print what this machine and this data have and lack; return 1 if anything is missing."""
     config = data_module(benchmark, "doctor", arguments)
+    LIVE.show("examining this machine and the data")
     datamodule, division = config.data, config.submission.division
     lacking = 0
     for finding in examine(benchmark, datamodule, own_data=division == "open"):

@@ -76,10 +76,35 @@ def _broken_rules(
     broken = []
     for rule in benchmark.closed:
         value, default = config[rule.key], defaults[rule.key]
-        allowed = rule.allows(value) if rule.allows else _plain(value) == _plain(default)
+        if rule.goes_with:
+            allowed = rule.goes_with(value, config)
+        elif rule.allows:
+            allowed = rule.allows(value)
+        else:
+            allowed = _plain(value) == _plain(default)
         if not allowed:
             broken.append(f"{rule.key} is {value}, but {rule.text}")
     return broken
+
+
+def global_batch(config: Mapping[str, Any]) -> int:
+    """Return the samples per optimizer step that a run's settings mean on this machine."""
+    processes = _num_devices(config["trainer.accelerator"], config["trainer.devices"])
+    processes *= config["trainer.num_nodes"]
+    steps: int = config["trainer.accumulate_grad_batches"]
+    return int(config["data.batch_size"]) * processes * steps
+
+
+def _num_devices(accelerator: Any, devices: Any) -> int:
+    if isinstance(devices, list | tuple):
+        return len(devices)
+    if "," in str(devices):  # such as "0,1"
+        return len([part for part in str(devices).split(",") if part.strip()])
+    if str(devices).isdigit():
+        return int(devices)
+    import torch
+
+    return max(1, torch.cuda.device_count()) if accelerator in ("auto", "gpu", "cuda") else 1
 
 
 def net_name(net: Any) -> str:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 
+from callbacks.live_line import LIVE
 from recipes.cli.arguments import Arguments
 from recipes.cli.benchmark import Benchmark
 from recipes.cli.presets import RECIPES, rank, with_default_preset
@@ -20,6 +21,7 @@ from recipes.cli.usage import UsageError
 COMMANDS = {
     "fit": "train to the quality target and stop the clock",
     "validate": "evaluate a checkpoint once",
+    "predict": "apply a trained run to your own inputs",
     "prepare": "check and preprocess the real data (off the clock, restartable)",
     "doctor": "list what this machine and this data lack, and what to do",
     "speed": "measure the training step, the data wait and a plain PyTorch loop",
@@ -28,10 +30,12 @@ COMMANDS = {
 MODULES = {
     "fit": "recipes.cli.train",
     "validate": "recipes.cli.train",
+    "predict": "recipes.cli.predict",
     "prepare": "recipes.cli.data",
     "doctor": "recipes.cli.data",
     "speed": "recipes.cli.speed",
 }
+TO_READ = ("--help", "--help-all", "--print_config")
 SEED_VARIABLES = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
 
 
@@ -103,12 +107,22 @@ def _run_command(benchmark: Benchmark, command: str, arguments: Arguments) -> in
     if command in benchmark.commands:
         return benchmark.command(command)(list(arguments.words))
     arguments = with_default_preset(benchmark, command, arguments)
-    return getattr(import_module(MODULES[command]), command)(benchmark, arguments)
+    # A page of help in a pager must not be written over.
+    if rank() == 0 and (sys.stdout.isatty() or not any(flag in arguments for flag in TO_READ)):
+        LIVE.start()
+    LIVE.show("loading PyTorch")
+    try:
+        return getattr(import_module(MODULES[command]), command)(benchmark, arguments)
+    finally:
+        LIVE.stop()
 
 
 def _overview(benchmark: Benchmark, sheet: str | None) -> str:
     own = {name: _summary(benchmark.command(name).__doc__) for name in benchmark.commands}
-    commands = "\n".join(f"  {name:10}{text}" for name, text in {**COMMANDS, **own}.items())
+    texts = {**COMMANDS, **own, "predict": f"{COMMANDS['predict']}: {benchmark.predicts}"}
+    if not benchmark.predicts:
+        del texts["predict"]
+    commands = "\n".join(f"  {name:10}{text}" for name, text in texts.items())
     facts = (
         f"Target    {benchmark.target_text()} ({benchmark.dataset}, {benchmark.area})\n"
         f"Score     mean of {benchmark.runs} runs without the {benchmark.dropped} fastest and "

@@ -21,11 +21,11 @@ from callbacks.run_folder import fresh_seed
 from callbacks.warm_up import WarmUp
 from recipes.cli.arguments import Arguments
 from recipes.cli.benchmark import Benchmark
-from recipes.cli.checks import check_devices, check_metrics
+from recipes.cli.checks import auto_takes_mac_gpu, check_devices, check_metrics
 from recipes.cli.division import violations
 from recipes.cli.help import add_help_all, print_help_if_asked
 from recipes.cli.jsonargparse_private import long_flags
-from recipes.cli.loggers import prepare_wandb
+from recipes.cli.loggers import give_default_directories, prepare_loggers
 from recipes.cli.strategy import build_strategy
 from recipes.cli.submission import Submission
 from recipes.cli.usage import UsageError, explain
@@ -61,6 +61,7 @@ class RecipeCLI(LightningCLI):
         build: bool = True,
     ) -> None:
         self.benchmark, self.command, self._build = benchmark, command, build
+        give_default_directories()
         self.arguments = args if isinstance(args, Arguments) else Arguments(args)
         super().__init__(
             benchmark.module_class(),
@@ -112,6 +113,21 @@ class RecipeCLI(LightningCLI):
             default=None,
             help="Checkpoint to resume from or evaluate. With 'last' the newest unfinished run's.",
         )
+        if self.command == "predict":
+            parser.add_argument(
+                "--out",
+                type=Path,
+                default=Path("predictions"),
+                help="Directory for the predictions.",
+            )
+            text = "Replace files that exist in the directory."
+            parser.add_argument("--overwrite", type=bool, default=False, help=text)
+        parser.add_argument(
+            "--force_resume",
+            type=bool,
+            default=False,
+            help="Resume with another seed, network, learning rate or data than before.",
+        )
         if self.command == "speed":
             text = "Optimizer steps in each of 3 rounds."
             parser.add_argument("--steps", type=int, default=50, help=text)
@@ -142,8 +158,11 @@ class RecipeCLI(LightningCLI):
                 "themselves, so each rank would see a share of its share; leave the flag out"
             )
         self.demo = self.config.data.get("root") is None
+        self.spares_mac = self.demo and auto_takes_mac_gpu(self.config.trainer.accelerator)
+        if self.spares_mac:
+            self.config.trainer.accelerator = "cpu"
         self.division = self._decide_division()
-        prepare_wandb(self.config, group=self.benchmark.name, job_type=self.division)
+        prepare_loggers(self.config, group=self.benchmark.name, job_type=self.division)
 
     def _decide_division(self) -> str:
         wanted = self.config.submission.division

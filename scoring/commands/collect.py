@@ -14,7 +14,7 @@ from scoring.drawing.tables import Table, print_json
 from scoring.official.accepted import find_judged_sets
 from scoring.rules.judged_runs import CONVERGED, NOT_CONVERGED
 from scoring.rules.rounds import load_round
-from scoring.rules.scores import score
+from scoring.rules.scores import Score, score
 from scoring.runs.collection import (
     ENDED,
     GIVEN_UP,
@@ -35,7 +35,8 @@ def run(args: argparse.Namespace) -> int:
         args: The arguments of ``collect`` (see ``scoring.cli``).
 
     Returns:
-        0 if all runs are there and make a valid result, 1 if not, 130 if interrupted.
+        0 if all runs that were asked for converged or make a valid result, 1 if not, 130 if
+        interrupted.
     """
     printer = _Printer(quiet=args.json)
     collection = open_collection(args, printer)
@@ -81,7 +82,13 @@ def _finish(args: argparse.Namespace, collection: Collection, stopped: str | Non
         round_flag = "" if args.round == "v1.0" else f" --round {args.round}"
         print(f"next: python -m scoring score {shlex.quote(str(collection.folder))}{round_flag}")
     valid = bool(scores) and all(s.verdict == "valid" for s in scores)
-    return 0 if valid and not problems and not stopped else 1
+    good = valid or _all_converged(collection, scores)
+    return 0 if good and not problems and not stopped else 1
+
+
+def _all_converged(collection: Collection, scores: Sequence[Score]) -> bool:
+    ended = all(slot.state == ENDED for slot in collection.slots)
+    return ended and all(run.outcome == CONVERGED for item in scores for run in item.runs)
 
 
 def _repeated_seeds(runs: Sequence[Run]) -> list[str]:

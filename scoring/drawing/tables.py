@@ -32,6 +32,8 @@ class Table:
     """Columns to right-align."""
     marked: set[int] = field(default_factory=set)
     """Rows to highlight, counted from 0."""
+    ruled: set[int] = field(default_factory=set)
+    """Rows to set apart from those above by a rule; an empty row in Markdown."""
 
     def markdown(self) -> str:
         """Return the table as Markdown, with the title in bold above.
@@ -44,6 +46,8 @@ class Table:
             "|" + "|".join("--:" if c in self.numeric else "---" for c in self.columns) + "|"
         )
         for number, row in enumerate(self.rows):
+            if number in self.ruled:
+                lines.append("|" + " |" * len(self.columns))
             cells = [text(cell).replace("|", "\\|") for cell in row]
             if number in self.marked:
                 cells = [f"**{cell}**" if cell else "" for cell in cells]
@@ -61,6 +65,7 @@ class Table:
             The renderable.
         """
         from rich.box import SIMPLE_HEAD
+        from rich.rule import Rule
         from rich.table import Table as RichTable
         from rich.text import Text
 
@@ -83,6 +88,8 @@ class Table:
                 vertical="bottom" if len(self.columns) > FEW_COLUMNS else "top",
             )
         for number, row in enumerate(self.rows):
+            if number in self.ruled:
+                table.add_row(*(Rule(style="") for _ in self.columns))
             style = "bold" if number in self.marked else ""
             table.add_row(*(Text(text(cell)) for cell in row), style=style)
         return table
@@ -100,7 +107,9 @@ class Table:
             console.print(self.rich(console.width))
         else:
             console.print(self.title, style="bold", highlight=False, soft_wrap=True)
-            for row in self.rows:
+            for number, row in enumerate(self.rows):
+                if number in self.ruled:
+                    console.rule(style="")
                 console.print(self._as_list(row), highlight=False, markup=False, soft_wrap=True)
             console.print()
 

@@ -42,7 +42,8 @@ def record(folder: Path) -> dict[str, object]:
 
 def closed_facts(optimizer: str) -> tuple[dict[str, object], dict[str, object]]:
     """Facts of both sides under the defaults, on one device with accumulation over 8 steps."""
-    data = ImageNetDataModule(root=Path("/data/imagenet"))
+    counts = {"num_classes": 1000, "num_train": 1_281_167, "num_val": 50_000}
+    data = ImageNetDataModule(root=Path("/data/imagenet"), **counts)  # type: ignore[arg-type]
     trainer = SimpleNamespace(
         world_size=1, global_rank=0, accumulate_grad_batches=8, datamodule=data
     )
@@ -188,3 +189,18 @@ def test_declaring_closed_against_a_rule_is_refused(
     args = ["fit", "--data.root", str(tmp_path), "--submission.division", "closed", *flags]
     assert run(BENCHMARK, args) == 2
     assert words in capsys.readouterr().err
+
+
+def test_own_images_are_refused_by_a_closed_run_and_trained_on_in_the_open_division(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = write_tiny(tmp_path / "data")
+    args = ["fit", *CPU, "--data.root", str(root), "--output_root", str(tmp_path)]
+    assert run(BENCHMARK, args) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert "10 classes instead of 1,000; 130 training images instead of 1,281,167" in error
+    small = ["--data.image_size", "32", "--data.batch_size", "65", "--evaluation.first", "1"]
+    small += ["--evaluation.limit", "1", "--trainer.accumulate_grad_batches", "1"]
+    small += ["--model.net.num_classes", "10", "--model.net.width", "8"]
+    assert run(BENCHMARK, [*args, "--submission.division", "open", *small]) == 3
+    assert record(next((tmp_path / "resnet").glob("*")))["division"] == "open"

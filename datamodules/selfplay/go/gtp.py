@@ -17,10 +17,11 @@ from datamodules.selfplay.go import board as go
 from datamodules.selfplay.go.games import Network
 from datamodules.selfplay.go.session import Session
 from datamodules.selfplay.go.sgf import COLUMNS, action_of, handicap_points, vertex
-from datamodules.selfplay.go.sgf_reader import read_sgf
+from datamodules.selfplay.go.sgf_reader import read_position
 
 COLOURS = {"b": go.BLACK, "black": go.BLACK, "w": go.WHITE, "white": go.WHITE}
 VERTEX = re.compile(r"pass|[a-hj-z](?:[1-9]|1\d|2[0-5])", re.IGNORECASE)
+MOST_SGF_BYTES = 2**20
 # Main time is spent as if so many moves were left.
 MOVES_LEFT = 30
 
@@ -166,20 +167,26 @@ class Player:
         return ""
 
     def _loadsgf(self, words: list[str]) -> str:
-        """Load a file up to before a move's number."""
-        name, number = words[0], _count(words[1]) if words[1:] else None
+        """Load a file's main line, up to before a move's number."""
+        path, number = Path(words[0]), _count(words[1]) if words[1:] else None
         try:
-            loaded = read_sgf(Path(name))
-            if loaded.size != self.size:
-                raise ValueError(f"its board is {loaded.size} x {loaded.size}")
-            moves = loaded.moves if number is None else loaded.moves[: max(0, number - 1)]
-            self.game.set_up(loaded.stones, moves, loaded.to_play)
+            with path.open("rb") as file:
+                content = file.read(MOST_SGF_BYTES + 1)
+            if len(content) > MOST_SGF_BYTES:
+                raise ValueError(f"larger than {MOST_SGF_BYTES >> 20} MiB")
+            # Names and comments may have any encoding; all that is read here is ASCII.
+            text = content.decode(errors="replace")
+            position = read_position(text, self.size, self.game.komi, whole=True)
+            plays = [(COLOURS[colour.lower()], action) for colour, action in position.plays]
+            moves = plays[position.setup :]
+            first = moves[0][0] if moves else COLOURS[position.to_play.lower()]
+            last = len(moves) if number is None else max(0, number - 1)
+            self.game.set_up(plays[: position.setup], moves[:last], first)
         except OSError as error:
             raise ValueError("cannot load file") from error
         except ValueError as error:
             raise ValueError(f"cannot load file: {error}") from error
-        if loaded.komi is not None:
-            self.game.komi = loaded.komi
+        self.game.komi = position.komi
         return ""
 
     # Handicap; its stones are not in the history of moves.

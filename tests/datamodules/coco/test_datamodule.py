@@ -386,6 +386,34 @@ def test_boxes_are_inclusive_and_crowds_left_out(root):
     assert len(label) == len(polygons) == int((~annotations.crowd[part]).sum())
 
 
+def test_evaluation_batches_hold_images_of_one_shape_in_the_order_of_their_first(root):
+    data = COCOMaskDataModule(
+        root=root, evaluation_batch_size=3, min_image_size=64, max_image_size=96
+    )
+    write_image_sizes = {0: (40, 64), 1: (64, 40), 2: (41, 64), 3: (64, 64), 4: (42, 64)}
+    edit(root, lambda c: [i.update(file_name=f"{n}.png") for n, i in enumerate(c["images"])], "val")
+    for number in range(6):
+        width, height = write_image_sizes.get(number, (64, 64))
+        Image.new("RGB", (width, height)).save(root / "val2017" / f"{number}.png")
+    for path in (root / "val2017").glob("*.jpg"):
+        path.unlink()
+    edit(root, lambda c: c.update(annotations=c["annotations"][:1], images=[
+        i | dict(zip(("width", "height"), write_image_sizes.get(n, (64, 64)), strict=True))
+        for n, i in enumerate(c["images"])
+    ]), "val")  # fmt: skip
+    edit(root, lambda c: c["annotations"][0].update(
+        image_id=c["images"][5]["id"], bbox=[1.0, 1.0, 9.0, 9.0],
+        segmentation=[[1.0, 1.0, 10.0, 1.0, 10.0, 10.0, 1.0, 10.0]],
+    ), "val")  # fmt: skip
+    data.prepare_data()
+    batches = list(data.val_dataloader())
+    assert [batch["index"].tolist() for batch in batches] == [[0, 2, 4], [1], [3, 5]]
+    for batch in batches:
+        for side in (0, 1):  # no more padding than an image of its own has
+            need = -(-batch["size"][:, side] // 32) * 32
+            assert set(need.tolist()) == {batch["image"].shape[2 + side]}
+
+
 def test_crop_keeps_the_rule_and_is_a_function_of_the_draw():
     boxes = np.array([[0.1, 0.2, 0.4, 0.6], [0.5, 0.3, 0.9, 0.8]])
     labels = np.array([1, 2])
@@ -411,6 +439,15 @@ def test_crop_keeps_the_rule_and_is_a_function_of_the_draw():
         assert out.max() <= 1 + 1e-9
     assert kept_whole > 150  # strict bounds nearly never hold for two boxes
     assert windows > 40
+
+
+def test_no_pixel_beside_the_window_enters_the_crop():
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (120, 90, 3), dtype=np.uint8)
+    alone = pixels[30:90, 20:70]
+    surrounded = ssd_images.resize(Image.fromarray(pixels), (2 / 9, 0.25, 7 / 9, 0.75), 300)
+    wanted = Image.fromarray(alone).resize((300, 300), Image.Resampling.BILINEAR)
+    assert surrounded.tobytes() == wanted.tobytes()
 
 
 def test_epochs_have_the_reference_number_of_steps(monkeypatch):

@@ -194,7 +194,10 @@ def test_bad_numbers_are_refused_all_at_once() -> None:
 
 
 def test_closed_facts_are_imagenets(tmp_path: Path) -> None:
-    module = attach(ImageNetDataModule(root=tmp_path), world_size=8)
+    closed = ImageNetDataModule(
+        root=tmp_path, num_classes=1000, num_train=1_281_167, num_val=50_000
+    )
+    module = attach(closed, world_size=8)
     assert module.mllog_facts() == {
         "train_samples": 1_281_167,
         "eval_samples": 50_000,

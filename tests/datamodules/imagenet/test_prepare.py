@@ -282,7 +282,7 @@ def test_changed_image_is_said_and_its_shard_written_again(
     capsys.readouterr()
     data(root).prepare()
     text = capsys.readouterr().out
-    assert f"{changed} has changed since train-00000.tar was prepared; preparing it again" in text
+    assert f"{changed} changed since it was prepared; preparing it again" in text
     source = builder.open_source(root, root / "finishline-imagenet", "train", COUNTS)
     assert source.read(0) == (other.read_bytes(), 0)
     capsys.readouterr()

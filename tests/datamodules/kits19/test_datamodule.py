@@ -311,7 +311,7 @@ def test_prepare_says_which_raw_case_has_changed(
     data.prepare_data()  # reads the manifest only
     assert data._cases(SPLIT.cases) == before
     data.prepare()
-    line = f"{changed} has changed since 00001 was prepared; preparing it again"
+    line = f"{changed} changed since it was prepared; preparing it again"
     assert line in capsys.readouterr().out
     after = data._cases(SPLIT.cases)
     assert [a.case for a, b in zip(after, before, strict=True) if a != b] == ["00001"]

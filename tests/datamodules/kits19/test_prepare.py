@@ -380,7 +380,7 @@ def test_changed_raw_case_is_found_and_redone_alone(raw: Path, tmp_path: Path) -
     (raw / "case_00002" / "imaging.nii.gz").touch()  # the same bytes
     lines = preparation.changed_units(out, raw)
     changed = raw / "case_00001" / "imaging.nii.gz"
-    assert lines == {"00001": f"{changed} has changed since 00001 was prepared"}
+    assert lines == {"00001": f"{changed} changed since it was prepared"}
     again = make(raw, out, redo=set(lines))
     assert {case for case in done if again[case] != done[case]} == {"00001"}
     assert preparation.changed_units(out, raw) == {}

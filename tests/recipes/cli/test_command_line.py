@@ -1,5 +1,6 @@
 """Bad input gets one clear line and the right exit status."""
 
+import contextlib
 import json
 import os
 import platform
@@ -72,11 +73,31 @@ def test_bad_input_gets_one_line(args, status, words, tmp_path, capsys):
     assert not any("Traceback" in line for line in lines)
 
 
-@pytest.mark.parametrize(("command", "said"), [("validate", 0), ("speed", 1)])
-def test_the_demo_is_announced_where_it_runs(command, said, capsys):
-    run(BENCHMARK, [command, *(["--steps", "2"] if command == "speed" else [])])
-    real = f"Demo on generated data (real: python recipes/unet3d.py {command} --data.root DIR)"
-    assert capsys.readouterr().out.count(real) == said
+DEMO_LINE = "Demo on generated data (real: python recipes/unet3d.py {} --data.root DIR)\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "validate",
+        "speed --steps 2",
+        "fit --data.rot x",
+        "fit --help",
+        "fit --output_root /dev/null",
+    ],
+)
+def test_a_demo_that_does_not_run_is_not_announced(words, capsys):
+    with contextlib.suppress(SystemExit):  # of the help
+        assert run(BENCHMARK, words.split()) in (1, 2)
+    assert "Demo on" not in capsys.readouterr().out
+
+
+def test_the_demo_is_announced_once_where_it_runs(tmp_path, capsys):
+    fast = ["--trainer.fast_dev_run", "true", "--trainer.accelerator", "cpu"]
+    assert run(BENCHMARK, ["fit", *fast, "--output_root", str(tmp_path)]) == 3
+    out = capsys.readouterr().out
+    assert out.count(DEMO_LINE.format("fit")) == out.count("Demo on") == 1
+    assert out.splitlines()[-1].startswith("unet3d demo: target not reached, mean_dice ")
 
 
 def test_a_preset_that_is_no_yaml_is_named(tmp_path, capsys):

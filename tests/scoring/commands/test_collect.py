@@ -89,7 +89,7 @@ def test_a_second_call_makes_no_new_run_and_more_runs_are_added(tmp_path, recipe
     out = tmp_path / "out"
     collect(cli, recipe, out, runs=2)
     before = folders(out)
-    assert collect(cli, recipe, out, runs=2)[0] == 1  # two runs are no result
+    assert collect(cli, recipe, out, runs=2)[0] == 0  # both converged
     assert folders(out) == before
     assert collect(cli, recipe, out, runs=5)[0] == 0
     assert len(folders(out)) == 5
@@ -106,11 +106,17 @@ def test_a_run_that_misses_the_target_is_kept_and_counted(tmp_path, recipe, cli)
     assert len(folders(out)) == 5
 
 
+def test_too_few_runs_of_which_one_missed_the_target_are_no_result(tmp_path, recipe, cli):
+    status, told, _ = collect(cli, recipe, tmp_path / "out", "--", "--how", "third fails", runs=3)
+    assert status == 1
+    assert told["runs"][2]["outcome"] == "not converged"
+
+
 def test_runs_overlap_with_parallel(tmp_path, recipe, cli):
     began = time.perf_counter()
     status, _, _ = collect(cli, recipe, tmp_path / "out", "--parallel", "4", "--", "--pause", "2",
                            runs=4)  # fmt: skip
-    assert status == 1  # four of five runs
+    assert status == 0
     assert time.perf_counter() - began < 6
 
 
@@ -172,7 +178,7 @@ def test_an_interrupted_collection_repeats_the_interrupted_run(tmp_path, recipe,
     (record,) = out.glob("01/ssd/*/run.json")
     assert json.loads(record.read_text())["stop_reason"] == "INTERRUPTED"
     status, told, _ = collect(cli, recipe, out, "--", "--pause", "1.5", runs=2)
-    assert status == 1
+    assert status == 0
     assert [run["outcome"] for run in told["runs"]] == ["converged"] * 2
     assert len(list(out.glob("01/ssd/*"))) == 2
     assert told["scores"][0]["runs_found"] == 2
@@ -187,7 +193,7 @@ def test_a_killed_collection_waits_for_the_run_it_left_behind(tmp_path, recipe, 
     status, told, _ = collect(cli, recipe, out, "--", "--pause", "2.5", runs=2)
     assert [run["outcome"] for run in told["runs"]] == ["converged"] * 2
     assert len(list(out.glob("01/ssd/*"))) == 1
-    assert status == 1
+    assert status == 0
 
 
 def test_lines_tell_progress_where_there_is_no_terminal(tmp_path, recipe, cli):

@@ -70,6 +70,18 @@ def test_own_run_folders_make_one_result(tmp_path, make):
     assert item.rcp["then"].passed
 
 
+def test_one_kept_run_has_no_standard_deviation(tmp_path, make, cli):
+    for number in (1, 2, 3):
+        make.run(tmp_path, number=number, seconds=600 + number)
+    (item,) = scores_of(tmp_path)
+    assert item.spread is None
+    header, row = [l for l in cli("score", tmp_path)[1].splitlines() if "std" in l or "ssd" in l][
+        :2
+    ]
+    column = header.split().index("std") - len(header.split())
+    assert row.split()[-len(["0", "of", "1", "allowed", "-/-", "incomplete"]) - 2] == "-", column
+
+
 def test_one_failure_is_dropped_and_two_make_no_score(tmp_path, make):
     for number in range(1, 5):
         make.run(tmp_path, number=number, seconds=600 + number)

@@ -346,22 +346,29 @@ def test_gtp_loads_the_main_line_of_a_file(tmp_path):
     assert ask(player, f"loadsgf {path} 2") == ["="]
     assert player.moves == [12]
     assert player.game.info[go.TO_PLAY] == go.BLACK
-    path.write_text(SGF.replace("HA[2]", "HA[2]PL[B]"))
-    assert ask(player, f"loadsgf {path} 1") == ["="]
-    assert player.game.info[go.TO_PLAY] == go.BLACK
+    for text, first in (
+        (SGF, go.WHITE),
+        ("(;SZ[5]AB[aa])", go.WHITE),
+        ("(;SZ[5]AB[aa]PL[B])", go.BLACK),
+    ):
+        path.write_text(text)
+        assert ask(player, f"loadsgf {path} 1") == ["="]
+        assert player.game.info[go.TO_PLAY] == first
 
 
 @pytest.mark.parametrize(
     ("old", "new", "reason"),
     [
-        ("SZ[5]", "SZ[9]", ": its board is 9 x 9"), ("SZ[5]", "SZ[x]", ": SZ is 'x'"),
-        ("SZ[5]", "SZ[99]", ": board of size 99"), ("KM[3.5]", "KM[nan]", ": KM is 'nan'"),
-        ("W[cc]", "W[zz]", ": 'zz' is not a point of a 5 x 5 board"),
-        ("W[cc]", "W[aa]", ": illegal move"), ("(;W[aa]))", "", ""), (";B[dd]", ";AB[dd]",
-         ": stones are set up after the first move"), (SGF, "no game", ": not a game in SGF"),
+        ("SZ[5]", "SZ[9]", ": has a board of 9, but the network is for 5 x 5"),
+        ("SZ[5]", "SZ[x]", ": has a board of x, but the network is for 5 x 5"),
+        ("KM[3.5]", "KM[nan]", ": has a komi 'nan' that is no number"),
+        ("W[cc]", "W[zz]", ": has a move 'zz' that is not on a board of 5 x 5"),
+        ("W[cc]", "W[aa]", ": move 8 (A5) is illegal"), ("(;W[aa]))", "", ""),
+        (";B[dd]", ";AB[dd]", ": changes the board in the middle of the game (AB, AW, AE)"),
+        (SGF, "no game", ": is no SGF: it begins with (;"),
         (SGF, "(;C[" + "a" * 2**20 + "])", ": larger than 1 MiB"),
-        ("AB[aa][bb:bc]", "AW[ab][ba]AB[aa]", ": a stone is set up where it has no liberty or "
-         "another one is"),
+        ("AB[aa][bb:bc]", "AW[ab][ba]AB[aa]",
+         ": a stone is set up where it has no liberty or another one is"),
     ],
 )  # fmt: skip
 def test_gtp_refuses_a_file_in_one_line_and_keeps_its_game(tmp_path, old, new, reason):
