@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datamodules.common.preparation import Done, Preparation, Unit, preparing
+from datamodules.common.preparation import Done, Preparation, Unit, preparing, units_to_redo
 from datamodules.common.process_pool import processes_for
 from datamodules.common.records import RawFile, changed_units, raw_file, read_manifest
 from datamodules.selfplay.files import Files, bundle_files
@@ -51,9 +51,7 @@ def check_games(
     Raises:
         ValueError: One line per bad file, at most 20; or if the directory cannot be written.
     """
-    redo = changed_units(folder, root)
-    for line in redo.values():
-        print(f"{line}; reading it again")
+    redo = units_to_redo(folder, root)
     units = _game_units(files.newest(window), size)
     num_games = sum(len(unit.item) for unit in units)
     workers = 1 if num_games < SERIAL_FILES else processes_for(len(units), WORKER_BYTES)

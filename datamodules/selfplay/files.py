@@ -1,10 +1,12 @@
 """The layout of a data root: Mini Go's given checkpoints and games."""
 
-import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from datamodules.common.reading import entries, files_below, reading
+
+ENDING = ".tfrecord.zz"
 SOURCE = "(public bucket minigo-pub, folder ml_perf/0.7)"
 # checkpoint.tar.gz has the games of these models; how many each has is known as a range only.
 GIVEN_MODELS = (13, 14, 15, 16, 17)
@@ -35,7 +37,7 @@ def find_files(root: Path) -> Files:
 
     Raises:
         FileNotFoundError: One line per missing part.
-        ValueError: If a directory cannot be read; one line.
+        ValueError: If a directory cannot be read, or is a link to one that it is in; one line.
     """
     base = root / "mlperf07" if (root / "mlperf07").is_dir() else root
     lines = []
@@ -51,7 +53,7 @@ def find_files(root: Path) -> Files:
         if len(bundle_files(index.with_suffix(""))) < 2:
             lines.append(f"{index.with_suffix('')}.data-00000-of-00001 is missing {SOURCE}")
     folders = [f for f in _inside(base / "data" / "selfplay") if f.name.isdecimal()]
-    games = {int(folder.name): sorted(_games_below(folder)) for folder in folders}
+    games = {int(folder.name): files_below(folder, ENDING) for folder in folders}
     if not any(games.values()):
         lines.append(f"{base / 'data' / 'selfplay'}: no games; unpack checkpoint.tar.gz {SOURCE}")
     if lines:
@@ -88,31 +90,8 @@ def unlike_the_given(games: Mapping[int, Iterable[Path]]) -> list[str]:
 
 def _inside(folder: Path) -> list[Path]:
     """Return the entries of a directory, none if it does not exist."""
-    try:
-        return sorted(folder.iterdir())
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise _cannot_read(error) from error
-
-
-def _games_below(folder: Path) -> Iterator[Path]:
-    """Yield the games in a directory and those below it, through links too but once each."""
-    seen = set()
-    for path, folders, names in os.walk(folder, onerror=_stop, followlinks=True):
-        if (real := os.path.realpath(path)) in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        yield from (Path(path, name) for name in names if name.endswith(".tfrecord.zz"))
-
-
-def _stop(error: OSError) -> None:
-    raise _cannot_read(error) from error
-
-
-def _cannot_read(error: OSError) -> ValueError:
-    return ValueError(f"{error.filename}: cannot be read ({error.strerror or error})")
+    with reading(folder):
+        return entries(folder) if folder.is_dir() else []
 
 
 def _step_of(index: Path) -> int:

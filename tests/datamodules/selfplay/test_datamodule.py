@@ -286,15 +286,13 @@ def test_prepare_reads_only_what_is_new_or_has_changed(tmp_path, monkeypatch, ca
     changed = find_files(data.root).games[0][6]
     changed.write_bytes(find_files(data.root).games[0][0].read_bytes())
     (line,) = data.problems()
-    assert line == (
-        f"{changed} has changed since the part of model 0 from game 6 on was prepared; run prepare"
-    )
+    assert line == f"{changed} changed since it was prepared; run prepare"
     data.prepare_data()  # a run does not compare
     read.clear()
     data.prepare()
     assert read == [file.name for file in find_files(data.root).games[0][5:]]
     out = capsys.readouterr().out
-    assert "was prepared; reading it again" in out
+    assert f"{changed} changed since it was prepared; preparing it again" in out
     assert "Note: 1 of 8 games are copies of another one" in out
     assert data.problems() == []
     assert "1 games are copies of another one" in data.differences()
@@ -306,14 +304,8 @@ def test_prepare_reads_only_what_is_new_or_has_changed(tmp_path, monkeypatch, ca
     assert "games per model 0: 7" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("name", "part"),
-    [("work_dir/model.ckpt-0.data-00000-of-00001", "the starting network"),
-     ("target.index", "the target")],
-)  # fmt: skip
-def test_a_given_network_that_changed_is_noticed_by_prepare_and_doctor(
-    tmp_path, capsys, name, part
-):
+@pytest.mark.parametrize("name", ["work_dir/model.ckpt-0.data-00000-of-00001", "target.index"])
+def test_a_given_network_that_changed_is_noticed_by_prepare_and_doctor(tmp_path, capsys, name):
     data = given(tmp_path, prepared_dir=tmp_path / "records")
     data.prepare()
     assert data.problems() == []
@@ -322,9 +314,9 @@ def test_a_given_network_that_changed_is_noticed_by_prepare_and_doctor(
     content[40] ^= 1
     (data.root / name).write_bytes(content)
     (line,) = data.problems()
-    assert line == f"{data.root / name} has changed since {part} was prepared; run prepare"
+    assert line == f"{data.root / name} changed since it was prepared; run prepare"
     data.prepare()
-    assert f"since {part} was prepared; reading it again" in capsys.readouterr().out
+    assert f"{line.removesuffix('run prepare')}preparing it again" in capsys.readouterr().out
     assert data.problems() == []
 
 
@@ -336,14 +328,11 @@ def test_prepare_for_another_board_reads_all_games_again(tmp_path):
     data.prepare()
 
 
-def test_games_in_linked_directories_count_once_and_unreadable_ones_are_an_error(
-    tmp_path, monkeypatch
-):
+def test_linked_directories_are_read_and_unreadable_ones_are_an_error(tmp_path, monkeypatch):
     data = given(tmp_path)
     games = data.root / "data/selfplay"
     (games / "000000").rename(tmp_path / "elsewhere")
     (games / "000000").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "elsewhere/again").symlink_to(tmp_path / "elsewhere")
     assert len(find_files(data.root).games[0]) == 8
     scandir = os.scandir
 
@@ -352,9 +341,13 @@ def test_games_in_linked_directories_count_once_and_unreadable_ones_are_an_error
             raise OSError(errno.ESTALE, "Stale file handle", str(path))
         return scandir(path)
 
-    monkeypatch.setattr(os, "scandir", stale)
-    (line,) = small(root=data.root).problems()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "scandir", stale)
+        (line,) = small(root=data.root).problems()
     assert line.endswith("000000/cpu/2026-01-01-00: cannot be read (Stale file handle)")
+    (tmp_path / "elsewhere/again").symlink_to(tmp_path / "elsewhere")
+    (line,) = small(root=data.root).problems()
+    assert line == f"{games}/000000/again: a link to a folder that it is in; remove it"
 
 
 def test_own_games_differ_from_the_benchmarks_and_train(tmp_path):
