@@ -119,6 +119,11 @@ class QualityTarget(Callback):
         self._step_end: float | None = None
         self._steps = 0
 
+    @property
+    def step_end(self) -> float | None:
+        """Monotonic time of the newest step's end; None before one and in an evaluation."""
+        return self._step_end
+
     def reached(self, quality: Mapping[str, float]) -> bool:
         """Whether every target metric is at or past its value; NaN never is."""
         if self.mode == "max":
@@ -168,7 +173,7 @@ class QualityTarget(Callback):
         self._steps += 1
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
         # Steps of the whole run: an epoch may be shorter than the logging interval.
-        if every and (self._steps == 1 or self._steps % every == 0):
+        if every and self._steps % every == 0:
             self._check_loss(trainer, outputs)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

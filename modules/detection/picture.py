@@ -28,7 +28,7 @@ class DetectionExample(NamedTuple):
     score: np.ndarray  # (N,)
     label: np.ndarray  # (N,) from 1
     mask: np.ndarray | None  # (N, H, W) bool
-    index: int = 0  # of the image in the ground truth
+    number: int = 0  # of the image in the ground truth
 
 
 class Truth(NamedTuple):
@@ -50,7 +50,7 @@ def truth_of(example: DetectionExample, content: Mapping[str, Any]) -> Truth:
     Returns:
         The objects in pixels of the example's image.
     """
-    record = content["images"][example.index]
+    record = content["images"][example.number]
     height, width = example.image.shape[:2]
     factor = np.array([width / record["width"], height / record["height"]])
     numbers = {category["id"]: n for n, category in enumerate(content["categories"], 1)}
@@ -88,7 +88,8 @@ def best_threshold(examples: Sequence[DetectionExample], truths: Sequence[Truth]
 
 def _hits(example: DetectionExample, truth: Truth) -> np.ndarray:
     """Return for each detection whether it finds an object that none before it has found."""
-    hit, found = np.zeros(len(example.score), bool), set()
+    hit = np.zeros(len(example.score), bool)
+    found: set[int] = set()
     for n in np.argsort(-example.score, kind="stable"):
         overlap = _overlaps(example.box[n], truth.box) * (truth.label == example.label[n])
         overlap[list(found)] = 0

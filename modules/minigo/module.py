@@ -80,6 +80,7 @@ class MiniGoModule(BenchmarkModule):
         eval_virtual_losses: Leaves of one game in a batch of the network.
         pass_alive_plies: Moves after which a game ends once nothing is left to play for.
         max_plies: Moves after which an evaluation game is scored as it is, at most 2048.
+        benson: Find pass-alive regions by Benson's rule instead of the reference's.
         bfloat16_play: Let the network play its training games in bfloat16; evaluation games are
             always in single precision.
         cuda_graph_play: Play all games through CUDA graphs of a few batch sizes, captured in the
@@ -115,6 +116,7 @@ class MiniGoModule(BenchmarkModule):
         eval_virtual_losses: int = 4,
         pass_alive_plies: int = 133,
         max_plies: int = 1444,
+        benson: bool = False,
         bfloat16_play: bool = False,
         cuda_graph_play: bool = False,
     ) -> None:
@@ -142,7 +144,7 @@ class MiniGoModule(BenchmarkModule):
         self.momentum, self.weight_decay = momentum, weight_decay
         self.value_weight = value_weight
         self.match_rules = MatchRules(
-            eval_readouts, eval_virtual_losses, pass_alive_plies, max_plies
+            eval_readouts, eval_virtual_losses, pass_alive_plies, max_plies, benson
         )
         self.play_dtype = torch.bfloat16 if bfloat16_play else torch.float32
         self.cuda_graph_play = cuda_graph_play
@@ -172,7 +174,7 @@ class MiniGoModule(BenchmarkModule):
             )
         load_bundle(target, datamodule.target)
         self.target_net.set(target)
-        if isinstance(self.net, DualNet):
+        if isinstance(self.net, DualNet) and not self.own_weights:
             momentum, self.start_step = load_bundle(self.net, datamodule.checkpoint)
             self._momentum = momentum
 
@@ -319,6 +321,7 @@ class MiniGoModule(BenchmarkModule):
             self.device,
             readouts=rules.readouts,
             virtual_losses=rules.virtual_losses,
+            benson=rules.benson,
         )
 
     def draw_prediction(
@@ -343,20 +346,21 @@ class MiniGoModule(BenchmarkModule):
 
     def write_artifacts(self, folder: Path) -> None:
         """Write the clearest win of the last evaluation as ``game.sgf`` and ``board.png``."""
-        game = clearest_win(self._games, self.size, self.komi)
+        rules: dict[str, Any] = {"komi": self.komi, "benson": self.match_rules.benson}
+        game = clearest_win(self._games, self.size, **rules)
         if game is None:
             return
         players = ("finishline", "target") if game.number % 2 == 0 else ("target", "finishline")
-        text = game_text(game.moves, self.size, self.komi, players=players, outcome=game.outcome)
+        text = game_text(game.moves, self.size, players=players, outcome=game.outcome, **rules)
         (folder / "game.sgf").write_text(text)
-        result = result_text(game.moves, self.size, self.komi, outcome=game.outcome)
+        result = result_text(game.moves, self.size, outcome=game.outcome, **rules)
         winner, loser = players if game.outcome > 0 else players[::-1]
         colours = ("Black", "White") if game.outcome > 0 else ("White", "Black")
         title = (
             f"{colours[0]} ({winner}) beats {colours[1]} ({loser}) by {result[2:]} points, "
             f"komi {self.komi:g}"
         )
-        draw_board(game.moves, self.size, folder / "board.png", title=title)
+        draw_board(game.moves, self.size, folder / "board.png", title=title, benson=rules["benson"])
 
     def check_net(self) -> None:
         """Check that the network returns a policy over all actions and one value."""

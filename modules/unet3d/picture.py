@@ -48,7 +48,9 @@ def save_slices(path: Path, rows: Sequence[Slices], names: Sequence[str], title:
         _draw_row(axes, volume, k)
     classes = range(1, 1 + max(len(names), 1))
     handles = [
-        Patch(color=np.array(_colour(c)) / 255, label=names[c - 1] if names else f"class {c}")
+        Patch(
+            color=tuple(np.array(_colour(c)) / 255), label=names[c - 1] if names else f"class {c}"
+        )
         for c in classes
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=10)

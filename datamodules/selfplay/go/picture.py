@@ -25,6 +25,7 @@ def draw_board(
     title: str = "",
     counted: bool = True,
     marked: int | None = None,
+    benson: bool = False,
 ) -> None:
     """Draw the position after some moves.
 
@@ -35,6 +36,7 @@ def draw_board(
         title: Text above the board.
         counted: Mark whose point each is, and dead stones, as the score counts them.
         marked: A point to draw a ring at, such as the move that is proposed.
+        benson: Count with Benson's pass-alive regions instead of the reference's.
     """
     from matplotlib.figure import Figure
 
@@ -43,7 +45,7 @@ def draw_board(
     axes = figure.add_axes((0.07, 0.1, 0.9, 0.81))
     _draw_grid(axes, size)
     points = BOARD_INCHES * 72 / (size + 1)  # between two lines, in the unit of fonts
-    owner = point_owners(board, info) if counted else np.zeros(size * size, int)
+    owner = point_owners(board, info, benson) if counted else np.zeros(size * size, int)
     dead = _draw_stones(axes, board, owner, moves, size, points)
     _draw_territory(axes, board, owner, size)
     if marked is not None and marked < size * size:
@@ -55,19 +57,20 @@ def draw_board(
     figure.savefig(path)
 
 
-def point_owners(board: np.ndarray, info: np.ndarray) -> np.ndarray:
+def point_owners(board: np.ndarray, info: np.ndarray, benson: bool = False) -> np.ndarray:
     """Return whose point each is by the area score: BLACK, WHITE or 0 for nobody's.
 
     Args:
         board: (4, C) int16.
         info: (INFO,) int64.
+        benson: Benson's pass-alive rule instead of the reference's.
 
     Returns:
         (n*n,) int64. A stone within the other colour's pass-alive region is that colour's point.
     """
     size = int(info[go.SIZE])
     alive = np.zeros(board.shape[1], np.int8)
-    pass_alive(board, info, alive)
+    pass_alive(board, info, alive, benson)
     cells = [go.cell_of(action, size) for action in range(size * size)]
     owner = np.where(alive[cells], alive[cells], board[go.COLOUR, cells]).astype(int)
     for region, borders in _empty_regions(owner.reshape(size, size)):

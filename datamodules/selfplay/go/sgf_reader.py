@@ -1,5 +1,6 @@
 """Reading a position from an SGF file (FF[3] or FF[4]): setup stones and the main line's moves."""
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -33,13 +34,14 @@ class Position(NamedTuple):
         return actions
 
 
-def read_position(text: str, size: int, komi: float) -> Position:
+def read_position(text: str, size: int, komi: float, *, whole: bool = False) -> Position:
     """Read the position at the end of a game's main line.
 
     Args:
-        text: SGF of a game; of several the first. Two passes at its end are left out.
+        text: SGF of a game; of several the first.
         size: Points per side that the network knows.
         komi: Points that White gets where the file does not say so.
+        whole: Keep the two passes that end a game, which are left out otherwise.
 
     Returns:
         The position.
@@ -57,7 +59,7 @@ def read_position(text: str, size: int, komi: float) -> Position:
     if board not in (str(size), f"{size}:{size}"):
         raise ValueError(f"has a board of {board}, but the network is for {size} x {size}")
     setup, plays, to_play = _plays(nodes, size)
-    while len(plays) - setup >= 2 and plays[-1][1] == plays[-2][1] == size * size:
+    while not whole and len(plays) - setup >= 2 and plays[-1][1] == plays[-2][1] == size * size:
         del plays[-2:]
     turn = OTHER[plays[-1][0]] if plays else "B"
     position = Position(size, _komi(head, komi), plays, setup, to_play or turn)
@@ -132,10 +134,14 @@ def _points(value: str, size: int) -> list[int]:
 
 
 def _komi(head: dict[str, list[str]], default: float) -> float:
+    text = head.get("KM", [str(default)])[0]
     try:
-        return float(head["KM"][0]) if "KM" in head else default
+        komi = float(text)
     except ValueError:
-        raise ValueError(f"has a komi {head['KM'][0]!r} that is no number") from None
+        komi = math.nan
+    if not math.isfinite(komi):
+        raise ValueError(f"has a komi {text!r} that is no number")
+    return komi
 
 
 def position_text(position: Position, move: int, comment: str) -> str:

@@ -57,7 +57,6 @@ def test_lists_of_names(tmp_path: Path) -> None:
 )
 def test_a_missing_package_is_named(name: str, package: str, monkeypatch) -> None:
     monkeypatch.setattr(loggers, "find_spec", lambda name: None)
-    with pytest.raises(
-        UsageError, match=rf"--trainer.logger: {name} needs .*pip install {package}"
-    ):
+    needs = rf"--trainer.logger: {name} needs .*pip install {package}"
+    with pytest.raises(UsageError, match=needs):
         settings("--trainer.logger", f"[CSVLogger, {name}]")

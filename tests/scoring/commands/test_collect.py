@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from scoring.runs.collection import Slot
+from scoring.commands.collect import _table
+from scoring.runs.collection import Collection, Slot
 
 # A recipe that keeps the command-line contract and nothing else: it writes a run folder and
 # ends. Its first argument after --output_root says how it behaves.
@@ -297,3 +298,12 @@ def test_a_second_interrupt_leaves_no_process_behind(tmp_path, recipe):
     assert process.wait(10) == 130
     assert "the same command resumes" in process.stderr.read()
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+
+
+def test_the_table_says_how_long_a_run_has_been_running(tmp_path):
+    slots = [Slot(1, tmp_path / "01", began=time.time() - 12.2), Slot(2, tmp_path / "02")]
+    collection = Collection(tmp_path, tmp_path, [], slots, 1, print, None)
+    empty = dict.fromkeys(["outcome", "seconds_to_target", "seed", "repeats"])
+    rows = [{"number": 1, "state": "running", **empty}, {"number": 2, "state": "waiting", **empty}]
+    states = [row[1] for row in _table(rows, collection).rows]
+    assert states == ["running for 12 s", "waiting"]
