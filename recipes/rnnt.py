@@ -12,7 +12,7 @@ Expect    demo: about 3 minutes on 2 CPU cores; closed division: about 60 epochs
     python recipes/rnnt.py fit --data.root DIR                        closed reference
     python recipes/rnnt.py fit --data.root DIR --model.net my.Net     open division
     python recipes/rnnt.py fit --config recipes/presets/rnnt/h100x1.yaml --data.root DIR
-    python recipes/rnnt.py validate --ckpt_path FILE                  also writes hypotheses.tsv
+    python recipes/rnnt.py validate --ckpt_path RUN                   also writes hypotheses.tsv
 """
 
 from math import inf
