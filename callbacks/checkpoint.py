@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback
 
 from callbacks import lightning_private
@@ -65,6 +66,8 @@ class Checkpoint(Callback):
         self._evaluate_first = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = _DirectIO()
         if stage == "fit" and trainer.is_global_zero:
             self._check_disk(pl_module)
 
@@ -280,6 +283,16 @@ class LastCheckpoint(Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._checkpoint.save_last(trainer)
+
+
+class _DirectIO(TorchCheckpointIO):
+    """Write straight into the file: Lightning goes through memory and TMPDIR, where it may fail."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        with open(path, "wb") as file:
+            torch.save(checkpoint, file)
 
 
 def _is_writers(error: RuntimeError) -> bool:

@@ -18,7 +18,8 @@ TITLE_COLUMNS = 75  # what fits the figure's width; a resumed run's title is lon
 def run_title(record: Mapping[str, Any]) -> str:
     """Say what ran and how it ended: ``unet3d demo, UNet3D, seed 7: target reached after 9 s``."""
     kind = "demo" if record["demo"] else f"{record['division']} division"
-    net = str(record["net"]).rpartition(".")[2]
+    net = record["net"]
+    net = str(net["class"] if isinstance(net, dict) else net).rpartition(".")[2]
     ended = str(record["stop_reason"]).replace("_", " ").lower()
     after = human_time(record["seconds"]["total"])
     resumed = " (resumed, no timed result)" if record["resumed"] else ""

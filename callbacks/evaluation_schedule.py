@@ -21,7 +21,9 @@ class EvaluationSchedule(Callback):
     Amounts are ``first``, ``first + every``, ``first + 2 * every`` ... With unit ``samples`` and
     ``round_to`` ``epoch``, ``first``, ``every`` and ``limit`` are each rounded up to whole epochs,
     as the rules of 3D U-Net do; with ``round_to`` ``step`` an evaluation happens after the first
-    optimizer step at or past the amount.
+    optimizer step at or past the amount. A module whose learning rate reaches 0 has
+    ``schedule_steps``, the optimizer steps until then: as nothing changes after them, its run ends
+    with the first evaluation from there on, if that comes before the limit.
 
     Args:
         every: Training between evaluations, in ``unit``.
@@ -61,7 +63,7 @@ class EvaluationSchedule(Callback):
         self.every, self.first, self.limit = every, first, limit
         self.unit, self.round_to, self.at = unit, round_to, tuple(at)
         self.every_of_batch: Callable[[int], float] | None = None
-        self._last_step = NEVER
+        self._last_step, self._why = NEVER, ""
 
     @property
     def counts_samples(self) -> bool:
@@ -72,11 +74,9 @@ class EvaluationSchedule(Callback):
         trainer.check_val_every_n_epoch = 1
         if self.every_of_batch is not None:
             self.first = self.every = self.every_of_batch(global_batch_size(trainer))
-        if self.limit is None:
-            return
         if self.counts_samples:
-            self._last_step = math.ceil(self.limit / global_batch_size(trainer))
-        elif trainer.fit_loop.max_epochs in (None, -1):
+            self._set_last_step(trainer, getattr(pl_module, "schedule_steps", None))
+        elif self.limit is not None and trainer.fit_loop.max_epochs in (None, -1):
             per_epoch = samples_per_epoch(trainer) if self.unit == "samples" else 1
             trainer.fit_loop.max_epochs = math.ceil(self.limit / per_epoch)
 
@@ -86,7 +86,7 @@ class EvaluationSchedule(Callback):
         # Not Lightning's max_steps: it evaluates once more, off the schedule, and it miscounts
         # epochs when a run is resumed at an epoch's end.
         if trainer.global_step >= self._last_step:
-            raise StopRun(StopReason.BUDGET_EXHAUSTED, f"evaluation.limit {self.limit:g} samples")
+            raise StopRun(StopReason.BUDGET_EXHAUSTED, self._why)
 
     def on_train_batch_end(
         self,
@@ -120,6 +120,19 @@ class EvaluationSchedule(Callback):
             return trainer.global_step >= self._last_step
         epochs = trainer.fit_loop.max_epochs
         return epochs not in (None, -1) and trainer.current_epoch + 1 >= epochs
+
+    def _set_last_step(self, trainer: L.Trainer, schedule_steps: int | None) -> None:
+        batch = global_batch_size(trainer)
+        if self.limit is not None:
+            self._last_step = math.ceil(self.limit / batch)
+            self._why = f"evaluation.limit {self.limit:g} samples"
+        if schedule_steps is None:
+            return
+        # The evaluation after the last step that changes the weights, or after a later one.
+        amount = self.next_amount((schedule_steps - 1) * batch, samples_per_epoch(trainer))
+        if (step := math.ceil(amount / batch)) < self._last_step:
+            self._last_step = step
+            self._why = f"the learning rate is 0 from step {schedule_steps:,} on"
 
     def _due(self, trainer: L.Trainer, batch_idx: int) -> bool:
         last = batch_idx + 1 == trainer.num_training_batches

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from callbacks.batch_facts import global_batch_size, samples_per_epoch
 from callbacks.evaluation_schedule import EvaluationSchedule
 from callbacks.lightning_private import epoch_is_complete
 from callbacks.quality_target import RunState, StopReason
+from callbacks.writing import told, unwritable, writing
 
 DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 INIT_LIMIT_SECONDS = 20 * 60
@@ -67,6 +69,7 @@ class MLPerfLog(Callback):
         self._unit, self._quality_names = unit, dict(quality_names or {})
         self._logger: Any = None
         self._block_start: float | None = None
+        self._open_epoch: int | None = None  # of those with evaluations inside
         self._data_logged: set[str] = set()
         self._clear_cache, self._cache_cleared = clear_cache, False
         if clear_cache:
@@ -132,8 +135,10 @@ class MLPerfLog(Callback):
         if self._block_start is None:
             self._open_block(trainer)
         where = {"epoch_num": trainer.current_epoch + 1}
-        if self._unit == "epochs":
+        if self._unit != "samples":
             self._interval("start", "epoch_start", where)
+        if self._unit == "fraction":
+            self._open_epoch = where["epoch_num"]
         datamodule: Any = getattr(trainer, "datamodule", None)
         if self._logger is not None and hasattr(datamodule, "mllog_epoch_facts"):
             for key, value in datamodule.mllog_epoch_facts().items():
@@ -166,6 +171,7 @@ class MLPerfLog(Callback):
         )
         if self._unit == "epochs" and not evaluated:
             self._interval("end", "epoch_stop", {"epoch_num": trainer.current_epoch + 1})
+        self._close_epoch()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._end()
@@ -173,7 +179,8 @@ class MLPerfLog(Callback):
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        self._end()
+        with told("the log of the run is not complete"):
+            self._end()
 
     def _end(self) -> None:
         if self._logger is not None and self._state.stop_reason is not StopReason.TARGET_REACHED:
@@ -187,14 +194,15 @@ class MLPerfLog(Callback):
 
     def _run_stop(self, status: str) -> None:
         time_ms = self._stop_ms()
+        self._close_epoch(time_ms)
         if "train_samples" not in self._data_logged:
             # Benchmarks that count samples log how many the run took, known only now.
             self._event("train_samples", self._state.samples, time_ms=time_ms)
         if not self._state.resumed:
             self._interval("end", "run_stop", {"status": status}, time_ms=time_ms)
-        for handler in list(self._logger.logger.handlers):
+        logger, self._logger = self._logger, None
+        for handler in list(logger.logger.handlers):
             handler.close()
-        self._logger = None
 
     # Helpers.
 
@@ -231,12 +239,18 @@ class MLPerfLog(Callback):
             self._interval("end", "block_stop", where, time_ms=time_ms)
         self._block_start = None
 
+    def _close_epoch(self, time_ms: int | None = None) -> None:
+        if self._open_epoch is not None:
+            self._interval("end", "epoch_stop", {"epoch_num": self._open_epoch}, time_ms=time_ms)
+        self._open_epoch = None
+
     def _open(self, path: Path) -> None:
         # A separate logger: the package's default one also writes to standard output.
         from mlperf_logging.mllog.mllog import MLLogger
 
         plain = logging.Logger("finishline.mllog", logging.INFO)
-        handler = logging.FileHandler(path, mode="x")
+        with writing(path):
+            handler = _LogFile(path, mode="x")
         handler.setFormatter(logging.Formatter("%(message)s"))
         plain.addHandler(handler)
         self._logger = MLLogger(
@@ -256,6 +270,15 @@ class MLPerfLog(Callback):
         if self._logger is not None:
             time_ms = self._state.clock.epoch_ms() if time_ms is None else time_ms
             getattr(self._logger, edge)(key, metadata=metadata, time_ms=time_ms)
+
+
+class _LogFile(logging.FileHandler):
+    """A log whose error ends the run: without a line of it there is no result."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's name)
+        error = sys.exc_info()[1]
+        reason = getattr(error, "strerror", None) or str(error)
+        raise unwritable(Path(self.baseFilename), reason) from error
 
 
 def _check_permission() -> None:

@@ -63,7 +63,7 @@ class RunRecord(Callback):
             "devices": trainer.world_size,
             "strategy": type(trainer.strategy).__name__.removesuffix("Strategy").lower(),
             "precision": str(trainer.precision),
-            "parameters": _num_parameters(pl_module),
+            "parameters": num_parameters(pl_module),
             "flops_per_sample": self._warm_up.flops_per_sample,
             "peak_learning_rate": rate,
             **unknown,
@@ -183,7 +183,8 @@ class RunRecord(Callback):
         return "success" if state.stop_reason is StopReason.TARGET_REACHED else "aborted"
 
 
-def _num_parameters(pl_module: L.LightningModule) -> int:
+def num_parameters(pl_module: L.LightningModule) -> int:
+    """Count a module's parameters, over all ranks."""
     # A module whose ranks hold only a share of the parameters counts all of them itself.
     count: Any = getattr(pl_module, "num_parameters", None)
     if callable(count):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,13 +17,23 @@ def handled() -> list[signal.Signals]:
     return [number for number in SIGNALS if not (ignored and number == signal.SIGHUP)]
 
 
+def untouched() -> list[signal.Signals]:
+    """Return those that would end the process without a word."""
+    return [number for number in SIGNALS if signal.getsignal(number) is signal.SIG_DFL]
+
+
 @contextmanager
-def signals_as(handler: Callable[[int, Any], None] | signal.Handlers) -> Iterator[None]:
-    """Handle the signals in another way during a block; in the main thread only."""
+def signals_as(
+    handler: Callable[[int, Any], None] | signal.Handlers,
+    numbers: Collection[signal.Signals] | None = None,
+) -> Iterator[None]:
+    """Handle some signals, by default all, in another way; in the main thread only."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in handled()}
+    before = {
+        number: signal.getsignal(number) for number in (handled() if numbers is None else numbers)
+    }
     try:
         for number in before:
             signal.signal(number, handler)

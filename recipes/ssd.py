@@ -63,8 +63,7 @@ BENCHMARK = Benchmark(
         ),
         Rule(
             "model.backbone_weights",
-            f"the backbone starts from torchvision's {BACKBONES[0]}, and the file is another one "
-            "by its SHA-256",
+            f"its file (by default DIR/{BACKBONES[0]}) must be torchvision's by its SHA-256",
             goes_with=starts_from_imagenet,
         ),
     ),

@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 from torch.utils.data import DataLoader
 
+from datamodules.coco import layout, store
 from datamodules.coco import mask_images as masks
-from datamodules.coco import store
 from datamodules.coco.annotations import Annotations
 from datamodules.coco.aspect_sampler import AspectSampler
 from datamodules.coco.datamodule import COCODataModule
@@ -70,8 +70,8 @@ class COCOMaskDataModule(COCODataModule):
     def unfit(self, counts: Mapping[str, Any]) -> list[str]:
         """Add objects without masks to the reasons."""
         return super().unfit(counts) + [
-            f"{store.annotation_file(self.folder, split)}: {counts[split]['without_mask']} objects "
-            f"have no {what}; Mask R-CNN needs annotations with outlines (SSD does not)"
+            f"{layout.annotation_file(self.folder, split)}: {counts[split]['without_mask']} "
+            f"objects have no {what}; Mask R-CNN needs annotations with outlines (SSD does not)"
             for split, what in (("train", "polygons"), ("val", "mask"))
             if counts[split]["without_mask"]
         ]
@@ -111,7 +111,7 @@ class COCOMaskDataModule(COCODataModule):
         annotations = store.load(self._prepared, "train")
         samples = masks.usable(annotations)
         dataset = masks.TrainingImages(
-            store.image_folder(self.folder, "train"),
+            layout.image_folder(self.folder, "train"),
             annotations,
             samples,
             size=self.image_size,
@@ -128,7 +128,7 @@ class COCOMaskDataModule(COCODataModule):
         )
 
     def _evaluation_loader(self, annotations: Annotations, indices: range) -> DataLoader[Any]:
-        folder = store.image_folder(self.folder, "val")
+        folder = layout.image_folder(self.folder, "val")
         dataset = masks.EvaluationImages(folder, annotations, indices, self.image_size)
         batches = masks.batches_of_one_shape(
             annotations, indices, self.image_size, self.evaluation_batch_size

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from datamodules.coco import layout, store
 from datamodules.coco import ssd_images as ssd
-from datamodules.coco import store
 from datamodules.coco.annotations import Annotations
 from datamodules.coco.datamodule import COCODataModule
 from datamodules.common.sampling import run_seed
@@ -68,6 +68,10 @@ class COCO300DataModule(COCODataModule):
         """Training images with at least one annotation."""
         return int(self._manifest["train"]["annotated_images"])
 
+    def net_facts(self) -> dict[str, Any]:
+        """Return the number of classes, background included, and the image's side."""
+        return super().net_facts() | {"image_size": 300}
+
     def mllog_facts(self) -> dict[str, Any]:
         """Return the log's data keys, from manifest and arguments."""
         return super().mllog_facts() | {"max_samples": self.crop_attempts}
@@ -77,7 +81,7 @@ class COCO300DataModule(COCODataModule):
         annotations = store.load(self._prepared, "train")
         samples = np.flatnonzero(annotations.count() > 0)
         dataset = ssd.TrainingImages(
-            store.image_folder(self.folder, "train"),
+            layout.image_folder(self.folder, "train"),
             annotations,
             samples,
             seed=run_seed(),
@@ -89,7 +93,9 @@ class COCO300DataModule(COCODataModule):
         )
 
     def _evaluation_loader(self, annotations: Annotations, indices: range) -> DataLoader[Any]:
-        dataset = ssd.EvaluationImages(store.image_folder(self.folder, "val"), annotations, indices)
+        dataset = ssd.EvaluationImages(
+            layout.image_folder(self.folder, "val"), annotations, indices
+        )
         return DataLoader(dataset, batch_size=self.evaluation_batch_size, **self.loader_options)
 
     def synthetic_batch(self) -> dict[str, Tensor]:

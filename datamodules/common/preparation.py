@@ -367,7 +367,14 @@ def shorten(lines: Sequence[str], most_named: int | None) -> list[str]:
 
 
 def _run_unit(job: Callable[[Any], Done], folder: Path, unit: Unit) -> tuple[str, Done]:
-    done = job(unit.item)
+    try:
+        done = job(unit.item)
+    except (ValueError, OSError, MemoryError):
+        raise
+    except Exception as error:  # a library's on odd input: the other units are done all the same
+        reason = (str(error).splitlines() or ["no message"])[0]
+        name = type(error).__name__
+        raise ValueError(f"{unit.name}: cannot be prepared ({name}: {reason})") from error
     return unit.name, done._replace(sha256=_hashes(folder, unit, done))
 
 

@@ -147,6 +147,10 @@ class CriteoDataModule(BenchmarkDataModule):
         if not self.demo and self.settings == REFERENCE and rows != REFERENCE_ROWS:
             print(f"Not the reference's data, which has {REFERENCE_ROWS} rows; found {rows}")
 
+    def net_facts(self) -> dict[str, Any]:
+        """Return the rows of each table and the number of integer columns."""
+        return {"table_sizes": list(self.table_sizes), "num_dense": NUM_DENSE}
+
     def setup(self, stage: str) -> None:
         """Check that the training rows fill a global batch.
 

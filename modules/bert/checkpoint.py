@@ -18,7 +18,9 @@ from modules.common.torch_file import check_sums
 
 # A tensor with such a part in its name belongs to the optimizer.
 OPTIMIZER = re.compile(
-    r"(^|/)(LAMB\w*|adam_[mv]|global_step|save_counter|.*_power|Adam\w*)(_\d+)?(/|$)"
+    r"(^|/)(LAMB\w*|adam_[mv]|global_step|save_counter|.*_power|Adam\w*"
+    # Slots of the reference's checkpoint_add_gradacc.py.
+    r"|GradientAccumulator|accum_grads)(_\d+)?(/|$)"
 )
 # Duplicates of tied tensors, and constants, that some writers keep.
 REDUNDANT = re.compile(r"predictions/decoder/(weight|bias|kernel)$|embeddings/position_ids$")
@@ -89,6 +91,9 @@ def load_checkpoint(net: nn.Module, path: Path) -> None:
                 f"{path}: tensor {name} has shape {tuple(theirs.shape)}, "
                 f"the net needs {tuple(mine.shape)}"
             )
+            continue
+        if not theirs.isfinite().all():
+            lines.append(f"{path}: tensor {name} has values that are not finite")
             continue
         with torch.no_grad():
             mine.copy_(theirs)

@@ -151,7 +151,7 @@ class BertModule(BenchmarkModule):
 
     def starting_weights(self, datamodule: Any) -> Path | None:
         """Return the path of the weights that training starts from; None for random ones."""
-        if self.from_scratch:
+        if self.from_scratch or self.own_weights:
             return None
         path = self.checkpoint
         if path is None and isinstance(self.net, Bert):
@@ -250,6 +250,11 @@ class BertModule(BenchmarkModule):
         )
 
     @property
+    def schedule_steps(self) -> int:
+        """Optimizer steps until the rate is 0; further ones change nothing."""
+        return self.training_steps
+
+    @property
     def peak_learning_rate(self) -> float:
         """The last rate of the rise or the first of the decay, whichever is higher."""
         if not self.warmup_steps:
@@ -257,26 +262,34 @@ class BertModule(BenchmarkModule):
         top = max(self.start_warmup_step + self.warmup_steps, 0)
         return max(self.step_learning_rate(step) for step in (max(top - 1, 0), top))
 
-    def check_net(self) -> None:
-        """Check a network that is not the reference on two short samples."""
-        self._try_net(3, 2)
+    def check_net(self, *, vocab_size: int = 0) -> None:
+        """Raise a ValueError unless the network fills in words, in evaluation and in training.
 
-    def _try_net(self, *lengths: int) -> None:
+        Args:
+            vocab_size: Words of the data; the network may have more.
+        """
+        self._try_net(3, 2, vocab_size=vocab_size)
+        self._try_net(3, 2, vocab_size=vocab_size, training=True)
+
+    def _try_net(self, *lengths: int, vocab_size: int = 0, training: bool = False) -> None:
         """Run the network on samples of some lengths; the second token of each is masked."""
         position_T = torch.cat([torch.arange(length) for length in lengths])
         starts = torch.tensor([0, *lengths]).cumsum(0)
         name, size = type(self.net).__name__, len(lengths)
         tokens = " and ".join(str(length) for length in lengths)
-        with dry_run(self.net, f"{name} fails on samples of {tokens} tokens"):
-            words, nexts = self.net.eval()(
+        mode = " in training" if training else ""
+        with dry_run(self.net, f"{name} fails on samples of {tokens} tokens{mode}"):
+            words, nexts = self.net.train(training)(
                 position_T % 3 + 2, position_T * 0, position_T, starts.int(), starts[:-1] + 1
             )
             got = (tuple(words.shape), None if nexts is None else tuple(nexts.shape))
         if len(got[0]) != 2 or got[0][0] != size or got[1] not in (None, (size, 2)):
             raise ValueError(
-                f"{name} returned shapes {got} for {size} samples with a masked word each; "
+                f"{name} returned shapes {got} for {size} samples with a masked word each{mode}; "
                 f"needed ({size}, words) and ({size}, 2), or None for the second"
             )
+        if got[0][1] < vocab_size:
+            raise ValueError(f"{name} knows {got[0][1]} words, but the data has {vocab_size}")
 
     def train_flops(self, batch: Batch) -> int:
         """Count the operations of a training step on its real tokens; 0 for a foreign network."""

@@ -3,6 +3,9 @@
 The index is a table of sorted blocks: name -> a protocol buffer with type, shape, file and offset
 of a tensor. The data file holds the tensors' bytes. Checkpoints of TensorFlow 2 name tensors by
 their position in a tree of objects; one of the tensors is a protocol buffer with that tree.
+
+Every byte is covered by a CRC-32C, which is verified: each block of the index when it is opened,
+each tensor when it is read.
 """
 
 import struct
@@ -12,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from modules.common.crc32c import crc32c, masked
 from modules.common.snappy import decompress
 
 MAGIC = 0xDB4775248B80FB57
@@ -35,6 +39,7 @@ class Entry(NamedTuple):
     shard: int
     offset: int
     size: int
+    crc: int  # masked
 
 
 class TensorBundle:
@@ -48,7 +53,7 @@ class TensorBundle:
 
         Raises:
             FileNotFoundError: If a file is missing.
-            ValueError: If the index is not such a table.
+            ValueError: If the index is not such a table or is damaged.
 
         Source:
             tensorflow/core/lib/io/format.cc and core/protobuf/tensor_bundle.proto (TensorFlow 2.4).
@@ -62,7 +67,9 @@ class TensorBundle:
             self.num_shards = _num_shards(entries.pop(b"", b""))
             self.entries = {key.decode(): _entry(value) for key, value in entries.items()}
         except (ValueError, IndexError, struct.error) as error:
-            raise ValueError(f"{index}: not a TensorFlow checkpoint index ({error})") from error
+            raise ValueError(
+                f"{index}: not a TensorFlow checkpoint index ({error}); download it again"
+            ) from error
 
     def read(self, name: str) -> np.ndarray:
         """Read one tensor.
@@ -75,7 +82,7 @@ class TensorBundle:
 
         Raises:
             FileNotFoundError: If the data file is missing.
-            ValueError: If the tensor has another type, or the file is truncated.
+            ValueError: If the tensor has another type, or the file is truncated or damaged.
         """
         entry = self.entries[name]
         if entry.dtype not in DTYPES:
@@ -102,7 +109,7 @@ class TensorBundle:
             return {name: name for name in self.entries}
         content = self._content(OBJECT_GRAPH)
         size, at = _varint(content, 0)
-        graph = content[at + 4 : at + 4 + size]  # four bytes check the size
+        graph = content[at + 4 : at + 4 + size]  # four bytes check the size, see _text_crc
         if self.entries[OBJECT_GRAPH].dtype != STRING or len(graph) != size:
             raise ValueError(f"{self.prefix}: damaged description of the objects")
         return dict(_variables(graph))
@@ -118,6 +125,11 @@ class TensorBundle:
             content = file.read(entry.size)
         if len(content) != entry.size:
             raise ValueError(f"{path}: truncated in tensor {name}; download it again")
+        crc = _text_crc(content, entry.shape) if entry.dtype == STRING else crc32c(content)
+        if masked(crc) != entry.crc:
+            raise ValueError(
+                f"{path}: tensor {name} is damaged (its checksum is wrong); download it again"
+            )
         return content
 
 
@@ -125,16 +137,21 @@ def _table(content: bytes) -> Iterator[tuple[bytes, bytes]]:
     footer = content[-FOOTER_BYTES:]
     if len(footer) < FOOTER_BYTES or struct.unpack("<Q", footer[-8:])[0] != MAGIC:
         raise ValueError("wrong magic number")
-    at = 0
-    for _ in range(2):  # the handle of an index of other things, unused
-        _, at = _varint(footer, at)
-    for _, handle in _block(content, *_handle(footer, at)):
-        yield from _block(content, *_handle(handle, 0))
+    meta, at = _handle(footer, 0)
+    index, at = _handle(footer, at)
+    if any(footer[at:-8]):
+        raise ValueError("damaged footer")
+    list(_block(content, *meta))  # an index of other things, unused but verified
+    for _, handle in _block(content, *index):
+        yield from _block(content, *_handle(handle, 0)[0])
 
 
 def _block(content: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]:
     """Yield keys and values of a block; a key omits the prefix shared with the one before."""
     block = content[offset : offset + size]
+    (stored,) = struct.unpack("<I", content[offset + size + 1 : offset + size + 5])
+    if masked(crc32c(content[offset : offset + size + 1])) != stored:
+        raise ValueError("a block's checksum is wrong")
     if compression := content[offset + size]:
         if compression != 1:
             raise ValueError(f"compression of kind {compression}")
@@ -151,11 +168,23 @@ def _block(content: bytes, offset: int, size: int) -> Iterator[tuple[bytes, byte
         at += length
 
 
-def _handle(content: bytes, at: int) -> tuple[int, int]:
-    """Read the offset and size of a block."""
+def _handle(content: bytes, at: int) -> tuple[tuple[int, int], int]:
+    """Read the offset and size of a block, and the offset after them."""
     offset, at = _varint(content, at)
-    size, _ = _varint(content, at)
-    return offset, size
+    size, at = _varint(content, at)
+    return (offset, size), at
+
+
+def _text_crc(content: bytes, shape: tuple[int, ...]) -> int:
+    """Compute the checksum of strings: their lengths as four bytes each, a check of these, texts.
+
+    Source: tensorflow/core/util/tensor_bundle/tensor_bundle.cc, WriteStringTensor.
+    """
+    at, lengths = 0, b""
+    for _ in range(int(np.prod(shape))):
+        length, at = _varint(content, at)
+        lengths += length.to_bytes(4, "little")
+    return crc32c(content[at:], crc32c(lengths))
 
 
 def _varint(content: bytes, at: int) -> tuple[int, int]:
@@ -217,5 +246,7 @@ def _entry(message: bytes) -> Entry:
                     shape += sizes or [0]
         elif isinstance(value, int):
             numbers[field] = value
+        elif field == 6:
+            numbers[field] = int.from_bytes(value, "little")
     get = numbers.get
-    return Entry(get(1, 0), tuple(shape), get(3, 0), get(4, 0), get(5, 0))
+    return Entry(get(1, 0), tuple(shape), get(3, 0), get(4, 0), get(5, 0), get(6, 0))

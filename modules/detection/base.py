@@ -25,7 +25,7 @@ class DetectorModule(BenchmarkModule):
         if stage != "fit":
             return
         datamodule = getattr(self.trainer, "datamodule", None)
-        if hasattr(self.net, "load_backbone"):
+        if hasattr(self.net, "load_backbone") and not self.own_weights:
             self._load_backbone(datamodule)
         self._check_classes(datamodule)
 
@@ -41,6 +41,8 @@ class DetectorModule(BenchmarkModule):
             )
         load: Any = self.net.load_backbone
         load(self.read_weights(path))
+        if bad := [name for name, x in self.net.state_dict().items() if not x.isfinite().all()]:
+            raise ValueError(f"{path} has values that are not finite in {bad[0]}; use another file")
 
     def _check_classes(self, datamodule: Any) -> None:
         classes = getattr(self.net, "num_classes", None)

@@ -6,6 +6,7 @@ Letters: B rows. A batch is a dict: ``dense`` (B, 13) int32, ``sparse`` (B, 26) 
 
 import logging
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, TypedDict
 
 import torch
@@ -75,6 +76,7 @@ class DLRMModule(BenchmarkModule):
                 f"= {warmup_steps}"
             )
         self._build_net = net
+        self._init_weights: Path | str | None = None
         self.learning_rate = learning_rate
         self.warmup_steps = warmup_steps
         self.decay_start_step, self.decay_steps = decay_start_step, decay_steps
@@ -89,11 +91,19 @@ class DLRMModule(BenchmarkModule):
                 "--trainer.strategy: DLRM shards its tables over the devices by itself; use ddp"
             )
 
+    def start_from(self, path: Path | str) -> None:
+        """Load the weights when the network is built, as each rank keeps its share of tables."""
+        self._init_weights = path
+        if "net" in self._modules:
+            super().start_from(path)
+
     def configure_model(self) -> None:
         """Build the network, now that the ranks and devices that share its tables are known."""
         if "net" in self._modules:
             return
         self.net = self._build_net()
+        if self._init_weights is not None:
+            super().start_from(self._init_weights)
         tables = fused_embeddings(self)
         for table in tables.values():
             rank_zero_only(print)(f"Memory plan: {table.memory_plan()}", flush=True)

@@ -165,7 +165,7 @@ class MiniGoModule(BenchmarkModule):
             )
         load_bundle(target, datamodule.target)
         self.target_net.set(target)
-        if isinstance(self.net, DualNet):
+        if isinstance(self.net, DualNet) and not self.own_weights:
             momentum, self.start_step = load_bundle(self.net, datamodule.checkpoint)
             self._momentum = momentum
 

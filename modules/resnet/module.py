@@ -179,9 +179,15 @@ class ResNetModule(BenchmarkModule):
         last = int(self.warmup_epochs * steps_per_epoch)
         return max(self.step_learning_rate(step, steps_per_epoch) for step in (last, last + 1))
 
-    def check_net(self) -> None:
-        """Check that the network returns 1000 logits for 224 x 224 pixels."""
-        check_net(self.net, input_shape=(1, 3, 224, 224), output_shape=(1, 1000))
+    def check_net(self, *, image_size: int = 224, num_classes: int = 1000) -> None:
+        """Raise a ValueError unless the network returns one logit per class.
+
+        Args:
+            image_size: Height and width of the images.
+            num_classes: Classes of the data.
+        """
+        shape = (1, 3, image_size, image_size)
+        check_net(self.net, input_shape=shape, output_shape=(1, num_classes))
 
     def mllog_facts(self) -> dict[str, object]:
         """Return hyperparameters under the names of the v1.0 compliance checker."""

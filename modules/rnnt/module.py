@@ -144,6 +144,11 @@ class RNNTModule(BenchmarkModule):
                 "(model.net.num_labels); they must be equal"
             )
 
+    def start_from(self, path: Path | str) -> None:
+        """Start the average from the file's weights too."""
+        super().start_from(path)
+        self.average = averaged_copy(self.net)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         features, lengths = self.extract_features(batch, augment=True)
         encoded, frames = self.net.encode(features, lengths)
@@ -276,18 +281,35 @@ class RNNTModule(BenchmarkModule):
                 f"{type(self.net).__name__} has no {', '.join(missing)}; "
                 "see modules.rnnt.transducer.Transducer for what a network needs"
             )
-        features, name = NUM_FILTERS * SPLICED, type(self.net).__name__
-        with dry_run(self.net, f"{name} fails on 4 frames of {features} features and 2 labels"):
-            speech = torch.zeros(1, 4, features, device=self.device)
-            encoded, _ = self.net.encode(speech, torch.tensor([4], device=self.device))
-            labels = torch.zeros(1, 2, dtype=torch.int64, device=self.device)
-            predicted, _ = self.net.predict(labels, start=True)
-            got = tuple(self.net.join(encoded[:, :1, None], predicted[:, None]).shape)
-        if got != (1, 1, 3, self.net.num_labels + 1):
+        for training in (False, True):
+            self._try_net(training)
+
+    def _try_net(self, training: bool) -> None:
+        """Run the network on a batch that is padded past its longest utterance, and decode it."""
+        B, U, S, features = 2, 2, 4 + TAIL, NUM_FILTERS * SPLICED
+        name, outputs = type(self.net).__name__, self.net.num_labels + 1
+        what = f"{S} frames, of which 4 and 3 are speech, of {features} features and {U} labels"
+        mode = " in training" if training else ""
+        with dry_run(self.net, f"{name} fails on {what}{mode}"):
+            net = self.net.train(training)
+            speech = torch.zeros(B, S, features, device=self.device)
+            encoded, frames = net.encode(speech, torch.tensor([4, 3], device=self.device))
+            labels = torch.zeros(B, U, dtype=torch.int64, device=self.device)
+            predicted, _ = net.predict(labels, start=True)
+            got = tuple(net.join(encoded[:, :1, None], predicted[:, None]).shape)
+        if got != (B, 1, U + 1, outputs):
             raise ValueError(
-                f"{name} returned logits of shape {got} for 1 frame and 2 labels; "
-                f"expected (1, 1, 3, {self.net.num_labels + 1}), the last output being the blank"
+                f"{name} returned logits of shape {got} for {B} utterances of 1 frame and {U} "
+                f"labels{mode}; expected {(B, 1, U + 1, outputs)}, the last output being the blank"
             )
+        if frames.shape != (B,) or int(frames.max()) > encoded.shape[1] or int(frames.min()) < 1:
+            raise ValueError(
+                f"{name}.encode returned {frames.tolist()} frames of {encoded.shape[1]}{mode}; "
+                f"expected {B} whole numbers from 1 to that"
+            )
+        if not training:
+            with dry_run(self.net, f"{name} cannot be decoded label by label"):
+                greedy_decode(self.net.eval(), encoded, frames, max_symbols=2)
 
     def train_flops(self, batch: Batch) -> int:
         """Count a training step's floating-point operations, as torch cannot in LSTMs.

@@ -1,7 +1,8 @@
 """3D U-Net on KiTS19: how MLPerf Training v1.0 trains it and what it measures.
 
-Shapes: B batch, D H W voxels, K foreground classes (kidney, tumour). A batch is a dict:
-``image`` (B, 1, D, H, W) float32, ``label`` (B, 1, D, H, W) uint8 and ``index`` (B,) int64.
+Shapes: B batch, D H W voxels, K foreground classes (kidney, tumour; own data's are numbered). A
+batch is a dict: ``image`` (B, 1, D, H, W) float32, ``label`` (B, 1, D, H, W) uint8 and ``index``
+(B,) int64.
 """
 
 import logging
@@ -37,7 +38,8 @@ class UNet3DModule(BenchmarkModule):
     """Train a network to segment kidneys and tumours; the defaults are the closed reference.
 
     Args:
-        net: Builds the network: (B, 1, D, H, W) in, 3 logits per voxel out.
+        net: Builds the network: (B, 1, D, H, W) in, one logit per class and voxel out (3, or as
+            many as own data has classes, background included).
         learning_rate: Rate after the warm-up.
         initial_learning_rate: Rate that the warm-up starts from.
         warmup_epochs: Epochs of linear warm-up; the rate changes per epoch, not per step.
@@ -82,11 +84,19 @@ class UNet3DModule(BenchmarkModule):
         self.validation_input_shape = tuple(validation_input_shape)
         self.validation_overlap = validation_overlap
         self.validation_batch_size = validation_batch_size
-        self.cases = CaseDice()
+        self.use_classes(CLASSES)
 
     def setup(self, stage: str) -> None:
-        """Import MONAI before the clock starts; ``--help`` does without its 1.4 s."""
+        """Take over the data's classes; import MONAI, 1.4 s, before the clock starts."""
         import monai.inferers  # noqa: F401
+
+        data = getattr(self.trainer, "datamodule", None)
+        self.use_classes(getattr(data, "class_names", CLASSES))
+
+    def use_classes(self, names: Sequence[str]) -> None:
+        """Measure the foreground classes of these names, each logged as ``dice_NAME``."""
+        self.class_names = tuple(names)
+        self.cases = CaseDice(self.class_names)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = dice_ce_loss(self.net(batch["image"]), batch["label"])
@@ -118,10 +128,11 @@ class UNet3DModule(BenchmarkModule):
         self.log_dict({f"val/{name}": mean for name, mean in means.items()}, sync_dist=False)
         if means["mean_dice"] < DIVERGED_BELOW and self.global_rank == 0:
             _log.warning(
-                "mean_dice is %.1e after epoch %d: the net finds no kidney and no tumour. "
+                "mean_dice is %.1e after epoch %d: the net finds no %s. "
                 "Early in a run this may recover; later the run has diverged.",
                 means["mean_dice"],
                 self.current_epoch + 1,
+                " and no ".join(f"class {n}" if n.isdigit() else n for n in self.class_names),
             )
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
@@ -154,12 +165,14 @@ class UNet3DModule(BenchmarkModule):
         for windows in {full, max(1, full - 1), 1}:
             self.net(torch.zeros(windows, 1, *self.validation_input_shape, device=self.device))
 
-    def check_net(self) -> None:
-        """Raise a ValueError unless the net gives one logit per class and voxel."""
+    def check_net(self, *, num_classes: int = len(CLASSES) + 1) -> None:
+        """Raise a ValueError unless the net gives one logit per class and voxel of a window.
+
+        Args:
+            num_classes: Classes of the data, background included.
+        """
         window = self.validation_input_shape
-        check_net(
-            self.net, input_shape=(1, 1, *window), output_shape=(1, len(CLASSES) + 1, *window)
-        )
+        check_net(self.net, input_shape=(1, 1, *window), output_shape=(1, num_classes, *window))
 
     def mllog_facts(self) -> dict[str, object]:
         """Return hyperparameters under the names of the v1.0 compliance checker."""

@@ -6,12 +6,12 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from callbacks.live_line import LIVE
 from recipes.cli.arguments import Arguments
 from recipes.cli.benchmark import Benchmark
+from recipes.cli.config_file import read_config
 from recipes.cli.data_check import OPEN, describe
 from recipes.cli.doctor import examine, prepared_folder
 from recipes.cli.help import add_help_all, print_help_if_asked
@@ -101,9 +101,7 @@ def _configurations(benchmark: Benchmark, arguments: Arguments) -> list[str]:
 
 
 def _data_section(path: str) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(Path(path).read_text()) or {}
-        return dict(content.get("data") or {})
-    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise UsageError(f"--config {path}: {reason}") from error
+    section = read_config(path).get("data") or {}
+    if not isinstance(section, dict):
+        raise UsageError(f"--config {path}: data is {section!r}, not a section of settings")
+    return section

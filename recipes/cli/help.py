@@ -135,6 +135,8 @@ def _name(action: Action) -> str:
 
 def _position(action: Action) -> int:
     """Return the position among ``TEXTS``; other flags come first, in their own order."""
+    if _name(action) == "model.net":
+        return -2
     order = list(TEXTS)
     return order.index(_name(action)) if _name(action) in TEXTS else -1
 

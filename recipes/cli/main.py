@@ -12,8 +12,11 @@ from importlib import import_module
 from pathlib import Path
 
 from callbacks.live_line import LIVE
+from callbacks.signals import interrupt, signals_as, untouched
+from datamodules.common.loaders import failure
 from recipes.cli.arguments import Arguments
 from recipes.cli.benchmark import Benchmark
+from recipes.cli.environment import check_variables, settle
 from recipes.cli.presets import RECIPES, rank, with_default_preset
 from recipes.cli.screen import wrap_to_terminal
 from recipes.cli.usage import UsageError
@@ -44,6 +47,7 @@ def main(benchmark: Benchmark, sheet: str | None) -> None:
         benchmark: The recipe's data sheet.
         sheet: The recipe's docstring, shown by ``--help``.
     """
+    settle()
     # Python put recipes/ first: `cli` and each recipe there would shadow a user's module.
     sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != RECIPES]
     # As with `python -m`, modules in the current directory are importable: --model.net my_nets.Net.
@@ -76,7 +80,8 @@ def run(benchmark: Benchmark, args: Sequence[str], *, sheet: str | None = None) 
     if command not in [*COMMANDS, *benchmark.commands]:
         return _fail(_unknown_command(command, [*COMMANDS, *benchmark.commands]), 2)
     try:
-        with _seed_variables_restored():
+        _drop_variables()
+        with _seed_variables_restored(), signals_as(interrupt, untouched()):
             return _run_command(benchmark, command, arguments.without("--debug"))
     except _usage_errors() as error:
         return _fail(str(error), 2)
@@ -86,6 +91,13 @@ def run(benchmark: Benchmark, args: Sequence[str], *, sheet: str | None = None) 
         if "--debug" in arguments:
             traceback.print_exc()
         return _fail(_one_line(error), 1)
+
+
+def _drop_variables() -> None:
+    for name, reason in check_variables(os.environ).items():
+        del os.environ[name]
+        if reason:
+            print(f"Note: {reason}", file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -154,8 +166,12 @@ def _one_line(error: BaseException) -> str:
     name = type(error).__name__
     if " in DataLoader worker process " in text.partition("\n")[0]:
         text = text.rpartition(f"\n{name}: ")[2]  # the worker's traceback comes first
+    if line := failure(text):
+        return line
     # Errors made for users are ValueError and OSError; the type of any other helps a bug report.
     # Lightning's MisconfigurationException is one too, but importing it here would be slow.
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
     if isinstance(error, ValueError | OSError) or name == "MisconfigurationException":
         return text
     return f"{name}: {text}"
@@ -166,5 +182,6 @@ def _fail(message: str, status: int) -> int:
     if rank() == 0:
         print(wrap_to_terminal(f"error: {message}", stream=sys.stderr), file=sys.stderr, flush=True)
     elif status == 1:
-        print(f"error on rank {rank()}: {message}", file=sys.stderr, flush=True)
+        text = wrap_to_terminal(f"error on rank {rank()}: {message}", stream=sys.stderr)
+        print(text, file=sys.stderr, flush=True)
     return status

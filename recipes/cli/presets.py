@@ -44,4 +44,5 @@ def demo_preset(benchmark: Benchmark) -> Path:
 def rank() -> int:
     """Rank of this process as the launcher gives it, before torch is imported; 0 without one."""
     names = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
-    return int(next((os.environ[name] for name in names if name in os.environ), 0))
+    given = next((os.environ[name] for name in names if name in os.environ), "0")
+    return int(given) if given.isdigit() else 0  # a wrong one has its own error

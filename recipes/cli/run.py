@@ -23,14 +23,15 @@ from callbacks.mlperf_log import MLPerfLog
 from callbacks.progress import Progress
 from callbacks.quality_target import QualityTarget, RunState, StopReason, StopRun
 from callbacks.run_folder import RunFolder
-from callbacks.run_record import RunRecord
+from callbacks.run_record import RunRecord, num_parameters
 from callbacks.signals import signals_as
 from callbacks.warm_up import WarmUp
 from callbacks.writing import told, writing
 from recipes.cli.benchmark import Benchmark
 from recipes.cli.data_check import DataCheck
-from recipes.cli.division import net_arguments, net_name
+from recipes.cli.division import net_name
 from recipes.cli.loggers import silence_wandb_warnings
+from recipes.cli.net_line import NetLine
 from recipes.cli.parser import RecipeCLI
 from recipes.cli.presets import announce_demo
 from recipes.cli.resume_check import ResumeCheck
@@ -100,6 +101,7 @@ class Run:
         # read its decision.
         return [
             DataCheck(self.benchmark, self.division),
+            NetLine(cli.net, cli.model),
             self.folder,
             LambdaCallback(setup=self._begin),
             schedule,
@@ -136,8 +138,7 @@ class Run:
             "division": self.division,
             "dataset": self.benchmark.dataset,
             "demo": self.demo,
-            "net": net_name(self.cli.config.model.net),
-            "net_arguments": net_arguments(self.cli.config.model.net),
+            "net": {**self.cli.net.record(), "parameters": num_parameters(self.cli.model)},
             "reference_net": net_name(self.cli.parser.get_defaults().model.net),
             "resumed_from": self.resumed_from and str(self.resumed_from),
         }

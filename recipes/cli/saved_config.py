@@ -14,6 +14,7 @@ def config_text(cli: RecipeCLI) -> str:
     """Return the resolved configuration as YAML that ``--config`` reads."""
     text = cli.parser.dump(cli.config, skip_unset=True, skip_validation=True)
     content = {k: v for k, v in yaml.safe_load(text).items() if k not in NOT_SAVED}
+    content["model"]["net"] = cli.net.setting()  # with what the data fixed
     loggers = content.get("trainer", {}).get("logger")
     for logger in loggers if isinstance(loggers, list) else [loggers]:
         if cli.config.ckpt_path and isinstance(logger, dict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,11 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from callbacks.live_line import LIVE
 from callbacks.progress import Progress
 from callbacks.quality_target import QualityTarget, RunState, StopRun
+from datamodules.common.loaders import socket_problem
 from recipes.cli.arguments import Arguments
 from recipes.cli.benchmark import Benchmark
 from recipes.cli.checks import check_checkpoint, check_named_checkpoint, check_weights
 from recipes.cli.data_check import check_data
-from recipes.cli.division import net_name
 from recipes.cli.memory import explained_memory_errors
 from recipes.cli.noise import quiet
 from recipes.cli.parser import RecipeCLI
@@ -36,6 +37,8 @@ def fit(benchmark: Benchmark, arguments: Arguments) -> int:
     cli = RecipeCLI(benchmark, "fit", resume.arguments)
     _check_resumed_checkpoint(benchmark, cli)
     check_settings(cli)
+    if getattr(cli.datamodule, "num_workers", 0) and (line := socket_problem()):
+        raise UsageError(line)
     check_data(benchmark, cli.datamodule, cli.division)
     check_foreign_net(cli)
     if cli.config.trainer.enable_progress_bar is False:
@@ -106,11 +109,13 @@ def starting_checkpoint(cli: RecipeCLI) -> Path | None:
 
 
 def check_foreign_net(cli: RecipeCLI) -> None:
-    """Check a foreign network's shapes before anything is trained, if the module can."""
-    default = cli.parser.get_defaults().model.net
+    """Check a foreign network on inputs of the data's shape, if the module can."""
     check = getattr(cli.model, "check_net", None)
-    if callable(check) and net_name(cli.config.model.net) != net_name(default):
-        check()
+    if not callable(check) or cli.net.is_reference:
+        return
+    wanted = inspect.signature(check).parameters
+    facts = {name: value for name, value in cli.net.facts().items() if name in wanted}
+    check(**facts)
 
 
 def _check_resumed_checkpoint(benchmark: Benchmark, cli: RecipeCLI) -> None:

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,8 @@ BETWEEN_COLUMNS = 2
 FIRST_COLUMN = 24
 # A table with this few columns is readable even where its cells wrap.
 FEW_COLUMNS = 4
+# Numbers and a lone dash are none.
+FORMULA = re.compile(r"[=+@\t\r]|-(?![\d.]|$)")
 
 
 class Ratio(float):
@@ -142,10 +145,17 @@ def as_csv(tables: Sequence[Table]) -> str:
     for table in tables:
         if list(table.columns) != list(heading):
             heading = table.columns
-            writer.writerow(["table", *heading])
+            writer.writerow(["table", *map(_csv_cell, heading)])
         for row in table.rows:
-            writer.writerow([table.title, *("" if cell is None else cell for cell in row)])
+            writer.writerow(map(_csv_cell, [table.title, *row]))
     return out.getvalue()
+
+
+def _csv_cell(cell: Any) -> Any:
+    """Keep a spreadsheet from taking a text for a formula: it shows one behind an apostrophe."""
+    if isinstance(cell, str) and FORMULA.match(cell):
+        return f"'{cell}"
+    return "" if cell is None else cell
 
 
 def text(cell: Any) -> str:

@@ -73,6 +73,18 @@ def test_samples_with_accumulation_wait_for_the_optimizer_step():
     assert [e.step for e in state.evaluations] == [2, 3, 5, 6]
 
 
+@pytest.mark.parametrize(
+    ("steps", "limit", "samples"),
+    # Steps of 2 samples, evaluations at or past 5, 10, 15 ...: the last is the first one that sees
+    # the weights after the last step that changes them.
+    [(5, 31, 10), (6, 31, 16), (6, 14, 14), (6, None, 16)],
+)
+def test_run_ends_when_the_learning_rate_is_zero_for_good(monkeypatch, steps, limit, samples):
+    monkeypatch.setattr(ToyModule, "schedule_steps", steps, raising=False)
+    state = run(EvaluationSchedule(every=5, limit=limit, unit="samples", round_to="step"))
+    assert state.samples == samples
+
+
 @pytest.mark.parametrize("bad", [{"every": 0}, {"first": -1}, {"limit": 3, "first": 5}])
 def test_senseless_amounts_are_refused(bad):
     with pytest.raises(ValueError, match="evaluation"):

@@ -101,7 +101,7 @@ def test_ssd_from_other_weights_is_open(named, tmp_path, monkeypatch):
     assert violations(sheet, settings, defaults, demo=False) == []  # no file: told elsewhere
     path.write_bytes(b"other weights")
     (line,) = violations(sheet, settings, defaults, demo=False)
-    assert "starts from torchvision's resnet34-333f7ec4.pth" in line
+    assert line.endswith("/resnet34-333f7ec4.pth) must be torchvision's by its SHA-256")
     digest = hashlib.sha256(b"other weights").hexdigest()
     monkeypatch.setattr(ssd, "BACKBONES", (path.name, f"resnet34-{digest[:8]}.pth"))
     assert violations(sheet, settings, defaults, demo=False) == []

@@ -221,7 +221,7 @@ def test_foreign_net_by_dotted_path_runs_in_the_open_division(tmp_path, logs):
     args += ["--trainer.accelerator", "cpu", "--output_root", str(tmp_path)]
     assert run(BENCHMARK, args) == 3
     facts = record(folder_of(tmp_path))
-    assert facts["net"] == "tests.recipes.test_dlrm.Logistic"
+    assert facts["net"]["class"] == "tests.recipes.test_dlrm.Logistic"
     assert facts["division"] == "open"
     assert facts["parameters"] == 14
 

@@ -194,7 +194,7 @@ def test_foreign_net_runs_in_the_open_division_and_silence_is_no_answer(tmp_path
     args = ["fit", "--config", str(preset), *CPU, *SHORT, "--output_root", str(tmp_path)]
     assert run(BENCHMARK, args) == 3
     facts = record(next((tmp_path / "rnnt").glob("*")))
-    assert facts["net"] == "tests.recipes.test_rnnt.Mute"
+    assert facts["net"]["class"] == "tests.recipes.test_rnnt.Mute"
     assert facts["division"] == "open"
     assert facts["quality"]["word_error_rate"] == 1.0
 

@@ -274,8 +274,8 @@ def test_foreign_net_by_dotted_path_runs_in_the_open_division(tmp_path):
     status, folder = fit(tmp_path, *net, "--evaluation.first", "1", "--evaluation.limit", "1")
     assert status == 3
     facts = record(folder)
-    assert facts["net"] == "tests.recipes.test_unet3d.TinyNet"
-    assert facts["net_arguments"] == {"width": 6}
+    assert facts["net"]["class"] == "tests.recipes.test_unet3d.TinyNet"
+    assert facts["net"]["arguments"] == {"width": 6}
     assert facts["parameters"] == 6 * 27 + 6 + 6 * 3 + 3
     assert facts["division"] == "open"
     assert '"submission_division", "value": "open"' in (folder / "result.txt").read_text()

@@ -102,9 +102,8 @@ class MaskRCNNModule(DetectorModule):
     def setup(self, stage: str) -> None:
         """Prepare the backbone, and tell the net how many images a full batch has."""
         super().setup(stage)
-        datamodule = getattr(self.trainer, "datamodule", None)
-        if stage == "fit" and hasattr(self.net, "image_candidates"):
-            self.net.batch_size = getattr(datamodule, "batch_size", None)
+        if stage == "fit" and isinstance(self.net, MaskRCNN):
+            self.net.batch_size = getattr(self.trainer.datamodule, "batch_size", None)  # type: ignore[attr-defined]
 
     def default_weights(self, datamodule: Any) -> Path | None:
         """Return Detectron's file in the data directory; the demo writes one as well."""

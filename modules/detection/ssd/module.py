@@ -92,8 +92,8 @@ class SSDModule(DetectorModule):
 
     def read_weights(self, path: Path) -> Any:
         """Read a state dict without running code that the file may contain."""
-        check_sums(path)
         try:
+            check_sums(path)
             return torch.load(path, map_location="cpu", weights_only=True)
         except OSError:
             raise

@@ -352,7 +352,7 @@ def test_truncated_volume_is_named_and_prepare_makes_it_again(
     whole = path.read_bytes()
     path.write_bytes(whole[:-4])
     attach(data)
-    with pytest.raises(ValueError, match="case_00001_x.npy is damaged; run the recipe's prepare"):
+    with pytest.raises(ValueError, match="case_00001_x.npy has 3004 of 3008 bytes; run the rec"):
         list(data.train_dataloader())
     (line,) = data.problems()
     assert line.startswith(f"{path} has {len(whole) - 4} of {len(whole)} bytes; run the recipe's")

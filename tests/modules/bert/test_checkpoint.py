@@ -58,6 +58,17 @@ def varint(value):
     return out + bytes([value])
 
 
+def checksum(content):
+    """TensorFlow's masked CRC-32C, bit by bit."""
+    crc = 0xFFFFFFFF
+    for byte in content:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ 0x82F63B78 * (crc & 1)
+    crc ^= 0xFFFFFFFF
+    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
 def block(pairs, restart_every=4):
     """A table block with shared key prefixes, as LevelDB writes it."""
     out, restarts, last = b"", [], b""
@@ -88,7 +99,7 @@ def write_bundle(prefix, tensors):
         entry = b"\x08" + varint(numbers[str(array.dtype)])
         entry += b"\x12" + varint(len(shape)) + shape
         entry += (b"\x20" + varint(len(data))) if data else b""
-        entry += b"\x28" + varint(array.nbytes) + b"\x35" + b"\0\0\0\0"
+        entry += b"\x28" + varint(array.nbytes) + b"\x35" + checksum(array.tobytes())
         pairs.append((name.encode(), entry))
         data += array.tobytes()
     content, index = b"", []
@@ -97,13 +108,13 @@ def write_bundle(prefix, tensors):
         index.append(
             (pairs[min(at + 6, len(pairs) - 1)][0], varint(len(content)) + varint(len(body)))
         )
-        content += body + b"\0" + b"\0\0\0\0"
+        content += body + b"\0" + checksum(body + b"\0")
     meta = block([])
     meta_handle = varint(len(content)) + varint(len(meta))
-    content += meta + b"\0" * 5
+    content += meta + b"\0" + checksum(meta + b"\0")
     body = block(index, 1)
     handle = varint(len(content)) + varint(len(body))
-    content += body + b"\0" * 5
+    content += body + b"\0" + checksum(body + b"\0")
     content += (meta_handle + handle).ljust(40, b"\0") + struct.pack("<Q", MAGIC)
     prefix.with_name(prefix.name + ".index").write_bytes(content)
     prefix.with_name(prefix.name + ".data-00000-of-00001").write_bytes(data)
@@ -125,7 +136,7 @@ def tf_tensors(source):
         array = weight.numpy()
         tf = TF_NAMES[name]
         tensors[tf] = array.T if tf.endswith("kernel") else array
-        for slot in ("LAMB", "LAMB_1"):
+        for slot in ("LAMB", "LAMB_1", "GradientAccumulator"):
             tensors[f"{tf}/{slot}"] = np.full_like(tensors[tf], 7.0)
     tensors["global_step"] = np.array(28252, dtype=np.int64)
     tensors["beta1_power"] = np.array(0.9, dtype=np.float32)
@@ -157,7 +168,8 @@ def test_tensorflow_1_checkpoint_loads_without_tensorflow(tf_checkpoint):
 
 def test_optimizer_state_is_skipped():
     for name in ("global_step", "beta2_power", "bert/pooler/dense/kernel/LAMB_1",
-                 "bert/pooler/dense/bias/adam_m", "cls/predictions/output_bias/LAMB"):  # fmt: skip
+                 "bert/pooler/dense/bias/adam_m", "cls/predictions/output_bias/LAMB",
+                 "bert/pooler/dense/kernel/GradientAccumulator"):  # fmt: skip
         assert our_name(name) is None
 
 
@@ -176,6 +188,15 @@ def test_own_torch_checkpoint_loads(tmp_path, form):
     loaded = net(2)
     load_checkpoint(loaded, path)
     assert_equal(loaded, source)
+
+
+def test_values_that_are_not_finite_are_named(tf_checkpoint):
+    source, prefix = tf_checkpoint
+    with torch.no_grad():
+        source.pooler.bias[1] = float("nan")
+    write_bundle(prefix, tf_tensors(source))
+    with pytest.raises(ValueError, match="tensor pooler.bias has values that are not finite"):
+        load_checkpoint(net(2), prefix)
 
 
 def test_other_shape_names_tensor_and_shapes(tf_checkpoint):

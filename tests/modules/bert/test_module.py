@@ -290,3 +290,10 @@ def test_predictions_of_a_net_with_more_words_than_the_data_are_shown_by_number(
     }
     text = describe_predictions(batch, torch.tensor([50_000]), words, 5)
     assert "-> [word 50000]   wrong, it was cat" in text
+
+
+def test_rate_is_zero_from_the_schedules_last_step_on():
+    module = BertModule(net=lambda: torch.nn.Linear(2, 2), training_steps=7)
+    assert module.schedule_steps == 7
+    assert module.step_learning_rate(module.schedule_steps - 1) > 0
+    assert all(module.step_learning_rate(step) == 0 for step in (7, 8, 100))

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import platform
+import signal
 import subprocess
 from functools import partial
 from pathlib import Path
@@ -40,7 +41,7 @@ DEMO = ["--config", str(Path(__file__).parents[3] / "recipes/presets/unet3d/demo
         (
             ["fit", "--model.net", "monai.networks.nets.DynUNet"],
             2,
-            "DynUNet needs --model.net.spatial_dims, ",
+            "DynUNet needs --model.net.kernel_size, --model.net.strides, ",
         ),
         (["fit", "--submission.division", "Closed"], 2, "allowed: auto, closed, open"),
         (["fit", *DEMO, "--trainer.use_distributed_sampler", "true"], 2, "a share of its share"),
@@ -260,7 +261,7 @@ def test_a_run_goes_on_with_its_own_seed_also_where_a_configuration_is_named(tmp
     ).config
     assert config.seed_everything == 7
     assert config.model.momentum == 0.5
-    assert config.model.learning_rate == 0.4, "the preset named now wins"
+    assert config.model.learning_rate == 0.2, "the preset named now wins"
 
 
 def test_a_second_run_of_a_process_draws_its_own_seed_unless_one_is_given(monkeypatch, capsys):
@@ -300,3 +301,14 @@ def test_error_of_a_loader_process_is_as_short_as_that_of_the_run_itself():
     with pytest.raises(ValueError, match="Traceback") as error:
         list(torch.utils.data.DataLoader(_Refuses(), num_workers=1))
     assert _one_line(error.value) == "DIR/a.jpg cannot be decoded; unpack it again"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_before_training_says_a_word(number, monkeypatch, capsys):
+    monkeypatch.setattr(
+        "recipes.cli.train.check_named_checkpoint", lambda *_: os.kill(os.getpid(), number)
+    )
+    before = signal.getsignal(number)
+    assert run(BENCHMARK, ["fit", *DEMO]) == 130
+    assert capsys.readouterr().err == "error: interrupted before training began\n"
+    assert signal.getsignal(number) is before

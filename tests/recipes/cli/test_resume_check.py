@@ -33,7 +33,7 @@ def resumed(tmp_path):
     ("words", "line"),
     [
         (["--seed_everything", "6"], "seed_everything 6 instead of 5"),
-        (["--model.learning_rate", "0.3"], "model.learning_rate 0.3 instead of 0.4"),
+        (["--model.learning_rate", "0.3"], "model.learning_rate 0.3 instead of 0.2"),
         (["--model.net.filters", "[8,16]"], "model.net.filters [8, 16] instead of [8, 16, 32]"),
         (
             ["--model.net", "torch.nn.Identity"],
@@ -75,7 +75,7 @@ def test_a_checkpoint_of_0_2_is_compared_with_its_configuration(tmp_path):
     del content["model"]["momentum"]  # a flag that this version has added
     (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(content))
     check_settings(parsed("--ckpt_path", str(path), "--model.momentum", "0.1"))
-    with pytest.raises(UsageError, match="model.learning_rate 3.0 instead of 0.4"):
+    with pytest.raises(UsageError, match="model.learning_rate 3.0 instead of 0.2"):
         check_settings(parsed("--ckpt_path", str(path), "--model.learning_rate", "3"))
 
 

@@ -43,6 +43,10 @@ def test_errors_and_output_are_judged_apart(monkeypatch):
     assert "\n" not in wrap_to_terminal("word " * 20)
 
 
+def test_control_characters_of_a_file_name_cannot_steer_the_terminal():
+    assert wrap_to_terminal("case \x1b[2J\x07\x9b\n\té") == "case \\x1b[2J\\x07\\x9b\n\té"
+
+
 FAST = ["--trainer.fast_dev_run", "true", "--trainer.accelerator", "cpu"]
 SAID = (
     "loading PyTorch ...",
