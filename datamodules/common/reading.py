@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 BLOCK = 2**20
 
@@ -55,7 +55,7 @@ class BoundedGzip:
     """
 
     def __init__(self, file: Any, path: Path, most_bytes: int) -> None:
-        self._file: IO[bytes] = gzip.GzipFile(fileobj=file, mode="rb")  # type: ignore[call-overload]
+        self._file: Any = gzip.GzipFile(fileobj=file, mode="rb")
         self._path, self._most, self._done = path, most_bytes, 0
 
     def __enter__(self) -> "BoundedGzip":
