@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader
 
 from datamodules.coco import layout, store
 from datamodules.coco.annotations import Annotations, read_json
-from datamodules.coco.faults import drawable
+from datamodules.coco.directory_check import check
+from datamodules.coco.misfit import drawable
 from datamodules.coco.published import COUNTS, count_differences
 from datamodules.common.base import BenchmarkDataModule
 from datamodules.common.cache import build_once, demo_folder
@@ -153,7 +154,7 @@ class COCODataModule(BenchmarkDataModule):
                 return lines
             counts = store.read_manifest(self.root, self._prepared, replace=True)
             if counts is None:
-                parsed, _ = store.check(self.root)
+                parsed, _ = check(self.root)
                 counts = {split: store.count(parsed[split], split) for split in layout.SPLITS}
             elif lines := store.changes(self.root, self._prepared):
                 return [f"{line}; run the recipe's prepare command" for line in lines]
@@ -215,14 +216,6 @@ class COCODataModule(BenchmarkDataModule):
             for split, what in (("train", "learn from"), ("val", "find"))
             if not counts[split]["objects"]
         ]
-
-    def net_facts(self) -> dict[str, Any]:
-        """Return the number of classes, background included."""
-        if self.demo:
-            from datamodules.coco.demo import SHAPES
-
-            return {"num_classes": len(SHAPES) + 1}
-        return {"num_classes": self.num_categories + 1}
 
     def setup(self, stage: str) -> None:
         """Check that the data set fills a global batch.

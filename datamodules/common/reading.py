@@ -20,8 +20,12 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or error
-        raise ValueError(f"{error.filename or path}: cannot be read ({reason})") from error
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path | str, error: OSError) -> ValueError:
+    """Return the error to raise when a file or folder exists and cannot be read: one line."""
+    return ValueError(f"{error.filename or path}: cannot be read ({error.strerror or error})")
 
 
 def entries(folder: Path) -> list[Path]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from datamodules.common.atomic import atomic_file, write_json
+from datamodules.common.reading import unreadable
 
 MANIFEST, RECORDS = "manifest.json", "records.jsonl"
 HASH_DIGITS = 32  # of 64: notices changes, and keeps the records of a million files small
@@ -223,11 +224,6 @@ def file_hash(path: Path) -> str:
     """Return the first 32 hexadecimal digits of a file's SHA-256."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:HASH_DIGITS]
-
-
-def unreadable(path: Path | str, error: OSError) -> ValueError:
-    """Return the error to raise when a file or folder exists and cannot be read: one line."""
-    return ValueError(f"{error.filename or path}: cannot be read ({error.strerror or error})")
 
 
 def plain(value: Any) -> Any:

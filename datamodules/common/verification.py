@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.common.process_pool import outcomes
+from datamodules.common.reading import reading
 from datamodules.common.records import (
     MANIFEST,
     damaged_units,
@@ -19,7 +20,6 @@ from datamodules.common.records import (
     file_size,
     read_records,
     size_line,
-    unreadable,
 )
 
 SERIAL_BYTES = 500_000_000  # below this many bytes a process's start costs more than the hashes
@@ -102,9 +102,7 @@ def _hash_line(folder: Path, item: tuple[str, str]) -> tuple[str, str]:
     """Return a file's name, and a line if its bytes are not the recorded ones."""
     name, digest = item
     path = folder / name
-    try:
+    with reading(path):
         same = path.is_file() and file_hash(path) == digest
-    except OSError as error:
-        raise unreadable(path, error) from error
     what = "changed since it was written" if path.is_file() else "is missing"
     return name, "" if same else f"{path} {what}"

@@ -200,15 +200,6 @@ class KiTS19DataModule(BenchmarkDataModule):
             raise ValueError(f"{self._prepared} is not prepared; run the recipe's prepare command")
         return tuple(str(label) for label in range(1, count_classes(cases)))
 
-    def net_facts(self) -> dict[str, Any]:
-        """Return axes, channels and classes (with background) of the volumes, and the crop."""
-        return {
-            "spatial_dims": 3,
-            "in_channels": 1,
-            "num_classes": 3,
-            "image_size": self.crop_size,
-        }
-
     def mllog_facts(self) -> dict[str, object]:
         """Return the log's data keys, from the split and the arguments."""
         return {

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.common.records import unreadable
+from datamodules.common.reading import unreadable
 
+MOST_VOXELS = 2**30  # four times the largest case of KiTS19
 MOST_MM = 3000.0  # of one axis: no CT is longer, a header in micrometres is
 SPACING_TOLERANCE = 1e-3  # relative
 PLACE_TOLERANCE = 0.1  # of the smallest voxel side
@@ -77,13 +78,12 @@ def read_voxels(path: Path) -> np.ndarray:
         kind: Any = type(nibabel.load(path))
         with gzip.open(path) as file:
             voxels = np.asanyarray(kind.from_stream(file).dataobj)
-            surplus = len(file.read())  # gzip's checksum is compared at the end
+            surplus = file.read(1)  # at the end, where gzip's checksum is compared
     except Exception as error:  # nibabel and zlib raise many kinds for a broken file
         raise _broken(path, error) from None
     if surplus:
         raise ValueError(
-            f"{path}: holds {surplus} bytes more than its header's {voxels.shape} voxels; "
-            "fetch this case again"
+            f"{path}: holds more than its header's {voxels.shape} voxels; fetch this case again"
         )
     return voxels
 
@@ -138,6 +138,8 @@ def _shape_problem(shape: tuple[int, ...], spacing: list[float], dtype: np.dtype
         return f"has shape {shape}, expected three axes"
     if min(shape) < 1:
         return f"has shape {shape}, expected at least one voxel"
+    if math.prod(shape) > MOST_VOXELS:
+        return f"has {math.prod(shape)} voxels, more than the {MOST_VOXELS} that are allowed"
     if dtype.kind not in "iuf":
         return f"has voxels of type {dtype}, expected one number each"
     longest = max(size * side for size, side in zip(shape, spacing, strict=True))

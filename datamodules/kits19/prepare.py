@@ -14,6 +14,7 @@ from datamodules.common.atomic import atomic_file
 from datamodules.common.preparation import Done
 from datamodules.common.records import raw_file
 from datamodules.kits19.cases import PreparedCase, image_path, label_path
+from datamodules.kits19.nifti import MOST_VOXELS
 from datamodules.kits19.raw import IMAGE, LABEL, RawCase, read_case
 
 TARGET_SPACING_MM = (1.6, 1.2, 1.2)
@@ -78,9 +79,10 @@ def prepare_case(
     raw: RawCase, out: Path, minimum: Sequence[int], checksums: Mapping[str, str]
 ) -> Done:
     """Preprocess one raw case into two ``.npy`` files; the result is its record."""
-    if 0 in resampled_shape(raw.shape, raw.spacing):
+    size = resampled_shape(raw.shape, raw.spacing)
+    if not 0 < math.prod(size) <= MOST_VOXELS:
         raise ValueError(
-            f"{raw.folder / IMAGE}: nothing is left of {raw.shape} voxels of {raw.spacing} mm at "
+            f"{raw.folder / IMAGE}: {raw.shape} voxels of {raw.spacing} mm become {tuple(size)} at "
             f"{TARGET_SPACING_MM} mm; correct its header's voxel size"
         )
     facts = [raw_file(raw.folder / name) for name in (IMAGE, LABEL)]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datamodules.common.records import unreadable
+from datamodules.common.reading import reading
 from datamodules.kits19.nifti import Header, geometry_problem, read_header, read_voxels
 from datamodules.kits19.split import list_cases, some_cases
 
@@ -75,15 +75,14 @@ def scan_cases(
     problems: list[str] = []
     missing: dict[str, list[str]] = {IMAGE: [], LABEL: []}
     for case in cases:
+        where = folder / f"case_{case}"
         try:
-            where = folder / f"case_{case}"
-            lost = [name for name in missing if not (where / name).is_file()]
+            with reading(where):
+                lost = [name for name in missing if not (where / name).is_file()]
             for name in lost:
                 missing[name].append(case)
             if not lost:
                 good.append(scan_case(where))
-        except OSError as error:
-            problems.append(f"{unreadable(folder / f'case_{case}', error)}")
         except ValueError as error:
             problems.append(str(error))
     good = _with_odd_axes_named(good)

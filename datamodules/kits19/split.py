@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from datamodules.common.records import unreadable
+from datamodules.common.reading import reading
 
 NUM_LABELLED_CASES = 210
 UNLABELLED = {f"{number:05d}" for number in range(NUM_LABELLED_CASES, 300)}
@@ -49,15 +49,12 @@ def list_cases(folder: Path) -> tuple[str, ...]:
     KiTS19's cases 210 to 299, which have no public labels, are left out unless they have one.
     Raises a ValueError if the folder cannot be read.
     """
-    try:
-        with os.scandir(folder) as entries:
-            names = [
-                entry.name
-                for entry in entries
-                if entry.name.startswith("case_") and (entry.is_dir() or entry.is_symlink())
-            ]
-    except OSError as error:
-        raise unreadable(folder, error) from error
+    with reading(folder), os.scandir(folder) as entries:
+        names = [
+            entry.name
+            for entry in entries
+            if entry.name.startswith("case_") and (entry.is_dir() or entry.is_symlink())
+        ]
     cases = sorted(name.removeprefix("case_") for name in names)
     return tuple(case for case in cases if case not in UNLABELLED or _has_label(folder, case))
 
@@ -96,6 +93,8 @@ def differences(split: CaseSplit, benchmark: CaseSplit) -> list[str]:
     """Return one line per difference between the cases of two splits."""
     missing = sorted({*benchmark.cases} - {*split.cases})
     more = sorted({*split.cases} - {*benchmark.cases})
+    if len(missing) == len(benchmark.cases):
+        return [f"{len(split.cases)} cases of other names instead of its {len(missing)}"]
     if missing or more:
         parts = [(missing, "missing"), (more, "not among them")]
         details = [

@@ -178,10 +178,6 @@ class LibriSpeechDataModule(BenchmarkDataModule):
             return subset_differences(self._subsets, counts, self._folder)
         return manifest_differences(manifest, self._folder if self._has_raw else self._source)
 
-    def net_facts(self) -> dict[str, Any]:
-        """Return the number of labels, without the blank."""
-        return {"num_labels": self.vocab_size}
-
     def mllog_facts(self) -> dict[str, object]:
         """Return the log's data keys, from the manifest and the arguments."""
         row = self._row_size

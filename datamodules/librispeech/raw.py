@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datamodules.common.preparation import shorten
-from datamodules.common.records import unreadable
+from datamodules.common.reading import reading
 from datamodules.librispeech.subsets import (
     ALPHABET,
     SUBSETS,
@@ -55,9 +55,8 @@ def scan(folder: Path, subsets: Subsets | None = None) -> tuple[Utterances, list
             problems.append(f"{folder / subset}: missing; {how_to_get(folder, subset)}")
             continue
         try:
-            utterances[subset], lines = _scan_subset(folder / subset, seen, visited)
-        except OSError as error:
-            lines = [f"{unreadable(folder / subset, error)}"]
+            with reading(folder / subset):
+                utterances[subset], lines = _scan_subset(folder / subset, seen, visited)
         except ValueError as error:
             lines = [str(error)]
         problems += lines

@@ -5,7 +5,8 @@ import io
 
 import numpy as np
 
-from datamodules.common.records import raw_file, unreadable
+from datamodules.common.reading import reading
+from datamodules.common.records import raw_file
 from datamodules.common.shard_writer import Loaded
 from datamodules.librispeech.flac import SAMPLE_RATE as SAMPLE_RATE
 from datamodules.librispeech.flac import decode_checked
@@ -15,14 +16,12 @@ from datamodules.librispeech.raw import Utterance
 def load(utterance: Utterance) -> Loaded:
     """Load an utterance for a shard; its row of the index ends with its number of samples."""
     path = utterance.path
-    try:
+    with reading(path):  # not to be taken for an error in writing the shard
         content = path.read_bytes()
         raw = [
             raw_file(path, hashlib.sha256(content).hexdigest()),
             raw_file(utterance.transcript),
         ]
-    except OSError as error:  # not to be taken for an error in writing the shard
-        raise unreadable(path, error) from error
     audio = decode_checked(path, content)
     parts = (content, utterance.text.encode())
     return Loaded(parts, raw, [len(audio.samples)], audio.digest)

@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from datamodules.common.records import unreadable
+from datamodules.common.reading import reading, unreadable
 
 TRAIN_SUBSETS = ("train-clean-100", "train-clean-360", "train-other-500")
 EVALUATION_SUBSET = "dev-clean"
@@ -85,11 +85,8 @@ def choose_subsets(
 
 def list_subsets(folder: Path) -> list[str]:
     """Return the names of a folder's directories; a broken link counts as one too."""
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(entry.name for entry in entries if entry.is_dir() or entry.is_symlink())
-    except OSError as error:
-        raise unreadable(folder, error) from error
+    with reading(folder), os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() or entry.is_symlink())
 
 
 def walk(folder: Path, visited: dict[str, str]) -> Iterator[tuple[Path, list[str]]]:

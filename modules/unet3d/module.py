@@ -132,7 +132,7 @@ class UNet3DModule(BenchmarkModule):
                 "Early in a run this may recover; later the run has diverged.",
                 means["mean_dice"],
                 self.current_epoch + 1,
-                " and no ".join(self.class_names),
+                " and no ".join(f"class {n}" if n.isdigit() else n for n in self.class_names),
             )
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:

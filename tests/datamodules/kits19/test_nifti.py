@@ -59,7 +59,11 @@ FIRST_SIZE, SPACING, UNIT, QFORM_AND_SFORM_CODE = 42, 80, 123, 252
         (header_bytes(SPACING, np.float32(np.inf)), "voxel size is inf x"),
         (header_bytes(SPACING, np.float32(3200)), "is 16000 mm long by its header's voxel size"),
         (header_bytes(UNIT, np.uint8(1)), "unit is not mm"),
-        (header_bytes(FIRST_SIZE, np.int16(4)), "bytes more than its header's"),
+        (header_bytes(FIRST_SIZE, np.int16(4)), "holds more than its header's"),
+        (
+            header_bytes(FIRST_SIZE, np.array([30000] * 3, np.int16)),
+            "27000000000000 voxels",
+        ),
         (colours, "expected one number each"),
         (lambda path: path.write_bytes(gzip.compress(b"x" * 600)), "not NIfTI"),
         (lambda path: save_nifti(path, np.zeros((*SHAPE, 2), np.uint8)), "expected three axes"),
@@ -130,7 +134,7 @@ def test_rounded_position_and_a_label_without_one_are_accepted(case: Path) -> No
     relabel(case, moved(1e-2))
     assert scan_case(case).geometry == ""
     path = case / "segmentation.nii.gz"
-    header_bytes(QFORM_AND_SFORM_CODE, np.int16([0, 0]))(path)
+    header_bytes(QFORM_AND_SFORM_CODE, np.zeros(2, np.int16))(path)
     assert read_header(path).affine is None
     assert scan_case(case).geometry == ""
 

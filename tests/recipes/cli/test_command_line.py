@@ -61,6 +61,10 @@ DEMO = ["--config", str(Path(__file__).parents[3] / "recipes/presets/unet3d/demo
         (["validate"], 2, "validate needs --ckpt_path"),
         (["validate", *DEMO], 2, "validate needs --ckpt_path"),
         (["prepare", "--data.rot", "x"], 2, "did you mean --data.root?"),
+        (["fit", *DEMO, "--trainer.max_epochs", "0"], 2, "--trainer.max_epochs 0: nothing would"),
+        (["fit", *DEMO, "--trainer.max_steps", "0"], 2, "--trainer.max_steps 0: nothing would"),
+        (["fit", *DEMO, "--trainer.limit_train_batches", "0"], 2, "limit_train_batches 0: nothing"),
+        (["fit", *DEMO, "--trainer.accumulate_grad_batches", "0"], 2, "takes at least 1 batch"),
         (["speed", *DEMO, "--steps", "2"], 2, "--steps must be more than 4"),
     ],
 )
