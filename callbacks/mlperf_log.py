@@ -69,6 +69,7 @@ class MLPerfLog(Callback):
         self._unit, self._quality_names = unit, dict(quality_names or {})
         self._logger: Any = None
         self._block_start: float | None = None
+        self._open_epoch: int | None = None  # of those with evaluations inside
         self._data_logged: set[str] = set()
         self._clear_cache, self._cache_cleared = clear_cache, False
         if clear_cache:
@@ -134,8 +135,10 @@ class MLPerfLog(Callback):
         if self._block_start is None:
             self._open_block(trainer)
         where = {"epoch_num": trainer.current_epoch + 1}
-        if self._unit == "epochs":
+        if self._unit != "samples":
             self._interval("start", "epoch_start", where)
+        if self._unit == "fraction":
+            self._open_epoch = where["epoch_num"]
         datamodule: Any = getattr(trainer, "datamodule", None)
         if self._logger is not None and hasattr(datamodule, "mllog_epoch_facts"):
             for key, value in datamodule.mllog_epoch_facts().items():
@@ -168,6 +171,7 @@ class MLPerfLog(Callback):
         )
         if self._unit == "epochs" and not evaluated:
             self._interval("end", "epoch_stop", {"epoch_num": trainer.current_epoch + 1})
+        self._close_epoch()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._end()
@@ -190,6 +194,7 @@ class MLPerfLog(Callback):
 
     def _run_stop(self, status: str) -> None:
         time_ms = self._stop_ms()
+        self._close_epoch(time_ms)
         if "train_samples" not in self._data_logged:
             # Benchmarks that count samples log how many the run took, known only now.
             self._event("train_samples", self._state.samples, time_ms=time_ms)
@@ -233,6 +238,11 @@ class MLPerfLog(Callback):
             where = {"first_epoch_num": self._block_start}
             self._interval("end", "block_stop", where, time_ms=time_ms)
         self._block_start = None
+
+    def _close_epoch(self, time_ms: int | None = None) -> None:
+        if self._open_epoch is not None:
+            self._interval("end", "epoch_stop", {"epoch_num": self._open_epoch}, time_ms=time_ms)
+        self._open_epoch = None
 
     def _open(self, path: Path) -> None:
         # A separate logger: the package's default one also writes to standard output.

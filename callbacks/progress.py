@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
@@ -48,7 +48,8 @@ class Progress(ProgressBar):
         self._live = on_terminal()
         self._shown_at: float | None = None
         self._silence = FIRST_SILENCE_SECONDS
-        self._batch, self._outputs = 0, None
+        self._batch = 0
+        self._newest_loss: Any = None
         # Training without a break since: epochs, samples and clock at its start; the last pace.
         self._stretch: tuple[float, int, float] | None = None
         self._pace: tuple[float, float] | None = None  # epochs and samples per second
@@ -78,7 +79,9 @@ class Progress(ProgressBar):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        self._batch, self._outputs = batch_idx + 1, outputs
+        # Only the loss: the rest of what a step returns must not outlive it.
+        self._newest_loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+        self._batch = batch_idx + 1
         if self._live:
             return  # the line's thread reads them
         if self._target.state.clock.now() - (self._shown_at or 0.0) >= self._silence:
@@ -178,8 +181,7 @@ class Progress(ProgressBar):
         return parts
 
     def _loss(self, trainer: L.Trainer) -> float | None:
-        outputs = self._outputs
-        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        loss = self._newest_loss
         if isinstance(loss, torch.Tensor) and loss.device.type == "cpu":
             return float(loss) * trainer.accumulate_grad_batches
         return self._target.state.train_loss  # reading one now would wait for the GPU
@@ -215,14 +217,16 @@ class Progress(ProgressBar):
             due = self._schedule.next_amount(done * per_epoch, per_epoch) / per_epoch
         else:
             due = self._schedule.next_amount(trainer.current_epoch, per_epoch)
-        seconds = max(0.0, due - done) / self._pace[0]
+        since = self._target.state.clock.now() - (self._target.step_end or 0.0)
+        seconds = max(0.0, (due - done) / self._pace[0] - since)
         return seconds if seconds < FORESEEABLE_SECONDS else None
 
     def _measure_pace(self, epochs: float) -> None:
         if self._stretch is None:
             return
         before, samples, since = self._stretch
-        seconds = self._target.state.clock.now() - since
+        # Not up to now: a step in progress would make the pace fall until it ends.
+        seconds = (self._target.step_end or since) - since
         if seconds >= SECONDS_FOR_A_PACE and epochs > before:
             new = self._target.state.samples - samples
             self._pace = (epochs - before) / seconds, new / seconds

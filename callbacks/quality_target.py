@@ -119,6 +119,11 @@ class QualityTarget(Callback):
         self._step_end: float | None = None
         self._steps = 0
 
+    @property
+    def step_end(self) -> float | None:
+        """Monotonic time of the newest step's end; None before one and in an evaluation."""
+        return self._step_end
+
     def reached(self, quality: Mapping[str, float]) -> bool:
         """Whether every target metric is at or past its value; NaN never is."""
         if self.mode == "max":

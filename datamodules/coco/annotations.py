@@ -12,12 +12,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from datamodules.coco.faults import (
-    drawable,
-    entry_problems,
-    geometry_problems,
-    record_problems,
-)
+from datamodules.coco.faults import entry_problems, geometry_problems, record_problems
+from datamodules.coco.misfit import drawable
 from datamodules.coco.published import are_published
 
 Polygons = list[np.ndarray]

@@ -30,6 +30,7 @@ import numpy as np
 from datamodules.common.atomic import atomic_file, write_json
 from datamodules.common.preparation import Done, Preparation, Unit, preparing
 from datamodules.common.process_pool import processes_for
+from datamodules.common.reading import entries
 from datamodules.common.records import raw_file, read_records
 from datamodules.criteo.checksums import CHECKSUMS, Block
 from datamodules.criteo.store import (
@@ -162,7 +163,7 @@ def missing_days(root: Path, days: Sequence[int]) -> list[str]:
     missing = [f"day_{day}" for day in days if day_file(root, day) is None]
     if not missing:
         return []
-    if not any(root.glob("day_*")):
+    if not any(path.name.startswith("day_") for path in entries(root)):
         return [f"{root} contains no day of the click logs; {WHERE}"]
     return [f"{root}: {', '.join(missing)} (or .gz) missing; {WHERE}"]
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 # Those of torchvision's ImageFolder; all but JPEG are re-encoded when they are read.
 ENDINGS = (".jpeg", ".jpg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 LEAVINGS = {"thumbs.db", "desktop.ini"}  # of file browsers; hidden files are left out as well
+PACKED = (".tar", ".tgz", ".gz", ".zip")
 SYNSET = re.compile(r"n\d{8}")
 LABELS = ("imagenet_2012_validation_synset_labels.txt", "synset_labels.txt")
 SOURCE = "image-net.org (free account, non-commercial research only)"
@@ -76,7 +77,8 @@ def _scan(root: Path, counts: Counts | Wanted) -> Files:
         raise ValueError("\n".join(problems))
     labels, problems = _labels(root, flat, val)
     synsets = sorted(train)
-    problems += _empty_classes(root / "train", train) + _empty_classes(root / "val", val)
+    for split, folders in (("train", train), ("val", val)):
+        problems += _empty_classes(root / split, folders) + _still_packed(root / split, folders)
     problems += _missing_classes(root, train, {synset for _, synset in labels}, counts)
     num_train = sum(len(folder.images) for folder in train.values())
     problems += _wrong_count(root / "train", num_train, counts.train, TRAIN_ARCHIVE)
@@ -191,6 +193,17 @@ def _empty_classes(folder: Path, classes: dict[str, Folder]) -> list[str]:
     return [
         f"{folder} has {len(empty)} directories without images ({_named(empty)}): put images "
         f"({', '.join(ENDINGS[:3])}, ...) directly into them, or remove them"
+    ]
+
+
+def _still_packed(folder: Path, classes: dict[str, Folder]) -> list[str]:
+    """Name archives of classes whose directory is not there: half of the data would be missing."""
+    names = [name for name in _folder(folder).others if name.lower().endswith(PACKED)]
+    if not (packed := [name for name in names if name.split(".")[0] not in classes]):
+        return []
+    return [
+        f"{folder} has {len(packed)} archives that are not unpacked ({_named(packed)}): unpack "
+        "each into a directory of its name, or remove it"
     ]
 
 

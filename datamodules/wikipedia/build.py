@@ -13,7 +13,13 @@ from datamodules.common.preparation import Done, Preparation, Unit, preparing
 from datamodules.common.records import raw_file
 from datamodules.wikipedia.samples import Samples, SpecialIds, make_samples
 from datamodules.wikipedia.shards import open_shard, read_facts, write_shard
-from datamodules.wikipedia.source import EVALUATION, Source, check_evaluation, check_vocabulary
+from datamodules.wikipedia.source import (
+    EVALUATION,
+    Source,
+    check_evaluation,
+    check_vocabulary,
+    reference_checksums,
+)
 from datamodules.wikipedia.text import read_text, split_articles, tokenise
 from datamodules.wikipedia.tokens import Vocabulary, WordPieces
 
@@ -24,6 +30,8 @@ BYTES_PER_TEXT_BYTE = 10  # of a shard, about
 # For smaller shards, starting a process costs more than the work.
 SERIAL_BYTES = 200_000_000
 REPEATED_SHARE_LIMIT = 0.5
+UNKNOWN_SHARE_LIMIT = 0.05  # of the word pieces; the published text has 0.01 %
+UNKNOWN_NAMED = 5
 
 
 def read_manifest(source: Source, out: Path, *, replace: bool = False) -> dict[str, Any] | None:
@@ -59,6 +67,11 @@ def check_shards_match(source: Source, out: Path, shards: Mapping[str, Mapping[s
     fingerprint = source.fingerprint()
     for name in [name for name in source.files() if name in shards]:
         path, facts = shard_path(out, name), shards[name]
+        if facts["file"] != (now := source.files()[name].name):
+            raise ValueError(
+                f"{path} was prepared from {facts['file']}, but the text is now in {now}; run the "
+                "recipe's prepare command"
+            )
         if facts["fingerprint"] != fingerprint:
             raise ValueError(
                 f"{path} was prepared with other settings or another vocabulary; pass another "
@@ -71,6 +84,19 @@ def check_shards_match(source: Source, out: Path, shards: Mapping[str, Mapping[s
                 f"{facts['file']} has {wanted}); delete it and run prepare again, or accept it "
                 "with --data.published_text false (open division)"
             )
+
+
+def renamed_shards(source: Source, out: Path) -> set[str]:
+    """Print which shards are of files that have another name now; return them, for ``redo``."""
+    shards = {name: record["result"] for name, record in records.read_records(out).items() if name}
+    renamed = {
+        name
+        for name, path in source.files().items()
+        if name in shards and shards[name]["file"] != path.name
+    }
+    for name in sorted(renamed):
+        print(f"{name} was prepared from {shards[name]['file']}; preparing it again")
+    return renamed
 
 
 def shard_path(folder: Path, name: str) -> Path:
@@ -127,6 +153,7 @@ def build(
             serial_bytes=SERIAL_BYTES,
         )
         repeated = check_repetition(out, shards)
+        check_leak(source, out, shards)
         return preparation.finish({"shards": shards, "repeated_articles": repeated})
 
 
@@ -156,9 +183,11 @@ def build_shard(name: str, source: Source, out: Path) -> Done:
             "it again, or accept other text with --data.published_text false (open division)"
         )
     vocabulary = Vocabulary.read(source.vocab_path, source.vocab_size)
-    articles = tokenise(text, WordPieces(vocabulary))
+    pieces = WordPieces(vocabulary)
+    articles = tokenise(text, pieces)
     if articles.article_starts.size < 2:
         raise ValueError(f"{path} contains no article")
+    check_unknown_words(articles.tokens, pieces, vocabulary["[UNK]"], path, source.vocab_path)
     special = SpecialIds(
         vocabulary["[CLS]"], vocabulary["[SEP]"], vocabulary["[MASK]"], len(vocabulary)
     )
@@ -179,6 +208,20 @@ def build_shard(name: str, source: Source, out: Path) -> Done:
     return Done(facts, [raw_file(path)])
 
 
+def check_unknown_words(
+    tokens: np.ndarray, pieces: WordPieces, unknown_id: int, path: Path, vocab_path: Path
+) -> None:
+    """Raise if more than 5 % of a text's word pieces are ``[UNK]``; names five of the words."""
+    share = float((tokens == unknown_id).mean())
+    if share > UNKNOWN_SHARE_LIMIT:
+        words = ", ".join(pieces.unknown_words(unknown_id, UNKNOWN_NAMED))
+        raise ValueError(
+            f"{path}: {share:.1%} of the word pieces are [UNK] ({words}, ...), more than "
+            f"{UNKNOWN_SHARE_LIMIT:.0%}: {vocab_path} does not fit the text; make a WordPiece "
+            "vocabulary of lower-case words for it"
+        )
+
+
 def pick_evaluation(samples: Samples, count: int, path: Path) -> Samples:
     """Pick the evaluation samples: number ``int(i * ratio)`` for each i.
 
@@ -188,7 +231,8 @@ def pick_evaluation(samples: Samples, count: int, path: Path) -> Samples:
     total = samples.first_lengths.size
     if total < count:
         raise ValueError(
-            f"{path} yields {total} samples but {count} are needed (--data.num_eval_samples)"
+            f"{path} yields {total} samples but {count} are needed; give more held-out text or "
+            f"--data.num_eval_samples {total} (open division)"
         )
     ratio = total / count
     picked = np.array([int(i * ratio) for i in range(count)])
@@ -225,9 +269,34 @@ def check_repetition(out: Path, shards: Mapping[str, Mapping[str, Any]]) -> int:
     return int(repeated)
 
 
+def check_leak(source: Source, out: Path, shards: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise if held-out articles are in the training text, unless both are the published ones."""
+    published = reference_checksums(source.evaluation.parent)
+    if all(facts["md5"] == published.get(facts["file"]) for facts in shards.values()):
+        return  # a few stubs may be equal; the benchmark fixes them
+    articles = {name: open_shard(shard_path(out, name))["articles"] for name in shards}
+    held_out = np.unique(articles.pop(EVALUATION))
+    for name, hashes in articles.items():
+        shared = np.isin(hashes, held_out)
+        if not shared.any():
+            continue
+        path = source.files()[name]
+        texts = [article for article in split_articles(read_text(path)[0]) if article.strip()]
+        first = texts[int(shared.argmax())].strip().splitlines()[0]
+        raise ValueError(
+            f"{path}: {int(shared.sum())} articles are also in {source.evaluation.name}, such as "
+            f"the one that begins {first[:60]!r}: the evaluation would measure what was trained "
+            "on; remove them from one of the two"
+        )
+
+
 def article_hashes(text: str) -> np.ndarray:
-    """Return a 64-bit hash of each non-empty article, (articles,) uint64."""
-    articles = [article.encode() for article in split_articles(text) if article]
+    """Return a 64-bit hash of each non-empty article, whatever its spaces and capitals.
+
+    The result is (articles,) uint64.
+    """
+    plain = (" ".join(article.lower().split()) for article in split_articles(text))
+    articles = [article.encode() for article in plain if article]
     digests = b"".join(hashlib.md5(article).digest()[:8] for article in articles)
     return np.frombuffer(digests, dtype=np.uint64)
 

@@ -8,8 +8,9 @@ mlcommons/training @ 9947bdf2, language_model/tensorflow/bert.
 import hashlib
 import json
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from torch.utils.data import DataLoader
@@ -17,9 +18,17 @@ from torch.utils.data import DataLoader
 from datamodules.common.base import BenchmarkDataModule
 from datamodules.common.cache import build_once, demo_folder
 from datamodules.common.preparation import damage_lines, units_to_redo
+from datamodules.common.records import changed_units
 from datamodules.common.sampling import evaluation_indices, padded_length
 from datamodules.wikipedia import build as builder
 from datamodules.wikipedia.batches import PackedBatch, Sample, ShardedSamples, pack
+from datamodules.wikipedia.inputs import describe_words, mask_a_word, read_masked_text
+from datamodules.wikipedia.published import (
+    CHECKPOINTS,
+    checkpoint_in,
+    differences,
+    vocabulary_is_published,
+)
 from datamodules.wikipedia.samples import Recipe
 from datamodules.wikipedia.source import (
     EVALUATION,
@@ -28,21 +37,23 @@ from datamodules.wikipedia.source import (
     check_vocabulary,
     reference_checksums,
 )
-from datamodules.wikipedia.text import find_parts, text_folder
+from datamodules.wikipedia.text import (
+    PUBLISHED_PARTS,
+    find_parts,
+    num_parts_in,
+    read_text,
+    split_articles,
+    text_folder,
+)
 from datamodules.wikipedia.tokens import Vocabulary
 
 REFERENCE_VOCABULARY = 30_522
-DATA_ENDING = ".data-00000-of-00001"
-# The same weights as TensorFlow 1 and 2 write them; either is sufficient. Sizes of the published
-# files by ending, to detect a truncated copy without reading it.
-CHECKPOINTS = {
-    Path("tf1_ckpt") / "model.ckpt-28252": {".index": 17_371, DATA_ENDING: 4_034_713_312},
-    Path("tf2_ckpt") / "model.ckpt-28252": {".index": 6_420, DATA_ENDING: 1_344_982_997},
-}
 
 
 class WikipediaDataModule(BenchmarkDataModule):
     """Packed batches of masked sentence pairs; see ``PackedBatch`` for their tensors."""
+
+    prediction_endings: ClassVar[tuple[str, ...]] = (".txt",)
 
     def __init__(
         self,
@@ -59,8 +70,8 @@ class WikipediaDataModule(BenchmarkDataModule):
         sample_seed: int = 12345,
         num_parts: int = 20,
         num_eval_samples: int = 10_000,
-        vocab_size: int = REFERENCE_VOCABULARY,
-        published_text: bool = True,
+        vocab_size: int | None = None,
+        published_text: bool | None = None,
         num_workers: int = 0,
         prepare_processes: int = 0,
     ) -> None:
@@ -68,7 +79,8 @@ class WikipediaDataModule(BenchmarkDataModule):
 
         Args:
             root: Directory with ``vocab.txt``, ``tf1_ckpt/`` or ``tf2_ckpt/``, and the text (itself
-                or in ``results4/``). None generates the demo data.
+                or in ``results4/``): part files, or own ``*.txt`` and ``eval.txt``. None generates
+                the demo data.
             prepared_dir: Directory for the shards; default ``finishline-bert`` in the root.
             batch_size: Samples per device and step, before accumulation.
             evaluation_batch_size: Samples per forward pass of an evaluation.
@@ -81,8 +93,9 @@ class WikipediaDataModule(BenchmarkDataModule):
             num_parts: Text parts to prepare and draw from; 20 of 500 give about 6.3 million
                 samples, more than any reference run takes.
             num_eval_samples: Evaluation samples picked from the held-out text.
-            vocab_size: Lines that ``vocab.txt`` must have.
-            published_text: Require the published text, by its checksums.
+            vocab_size: Lines that ``vocab.txt`` must have; None accepts any number.
+            published_text: Whether to require the published text, by its checksums. None accepts
+                other text, which a closed run does not.
             num_workers: Loader processes per device; 0 loads in the training process.
             prepare_processes: Processes for preprocessing; 0 chooses by cores and memory.
 
@@ -108,7 +121,7 @@ class WikipediaDataModule(BenchmarkDataModule):
         self.prepared_dir = None if prepared_dir is None else Path(prepared_dir)
         self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
         self.num_parts, self.num_eval_samples = num_parts, num_eval_samples
-        self.vocab_size, self.published_text = vocab_size, published_text
+        self._wanted_words, self.published_text = vocab_size, published_text
         self.num_workers, self.prepare_processes = num_workers, prepare_processes
         self._manifest: dict[str, Any] | None = None
 
@@ -119,12 +132,28 @@ class WikipediaDataModule(BenchmarkDataModule):
 
     @property
     def checkpoint(self) -> Path | None:
-        """Prefix of the closed division's starting checkpoint; None for the demo."""
-        return None if self.root is None else _checkpoint_in(self.root)
+        """Prefix of the closed division's starting checkpoint.
+
+        None, for random weights, for the demo and for an own vocabulary without a checkpoint, as no
+        published one belongs to it.
+        """
+        if self.root is None:
+            return None
+        path = checkpoint_in(self.root)
+        missing = not Path(f"{path}.index").is_file()
+        return None if missing and self._has_own_vocabulary else path
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """Words, as the flag gives them or else as many as ``vocab.txt`` has lines."""
+        if self._wanted_words is not None:
+            return self._wanted_words
+        path = self._vocab_path
+        return len(path.read_bytes().splitlines()) if path.is_file() else REFERENCE_VOCABULARY
 
     def vocabulary(self) -> list[str]:
         """Return the word pieces by id; ValueError if there are not ``vocab_size`` of them."""
-        return Vocabulary.read(self._vocab_path, self.vocab_size).words
+        return Vocabulary.read(self._vocab_path, self._wanted_words).words
 
     def prepare_data(self) -> None:
         """Make the shards; if they exist, read only the manifest.
@@ -145,8 +174,9 @@ class WikipediaDataModule(BenchmarkDataModule):
         manifest = self._prepare(command=True)
         shards = [manifest["shards"][name] for name in self._train_names]
         mean = sum(shard["tokens"] for shard in shards) / self._num_train
+        name = "Own text" if self.differences() else "Wikipedia"
         print(
-            f"Wikipedia{' demo' if self.demo else ''} is ready in {self._prepared}: "
+            f"{name}{' demo' if self.demo else ''} is ready in {self._prepared}: "
             f"{len(shards)} parts, {self._num_train:,} training samples of {mean:.0f} "
             f"tokens on average, {self.num_eval_samples:,} evaluation samples, "
             f"{manifest['repeated_articles']:,} repeated articles{self._unchecked(shards)}"
@@ -175,15 +205,28 @@ class WikipediaDataModule(BenchmarkDataModule):
             folder = text_folder(self.root)
         except FileNotFoundError as error:
             return [str(error)]
-        lines = damage_lines(self._prepared)
+        lines = damage_lines(self._prepared) + self._missing_files(self.root, folder)
+        if self._vocab_path.is_file():
+            try:
+                self.vocabulary()
+            except ValueError as error:
+                lines.append(str(error))
         try:
             self._find_parts(folder)
         except (FileNotFoundError, ValueError) as error:
-            lines.append(str(error))
-        checkpoint = _checkpoint_in(self.root)
-        wanted = dict.fromkeys([folder / "eval.txt", folder / "eval.md5", self._vocab_path])
-        sizes = CHECKPOINTS[checkpoint.relative_to(self.root)]
-        wanted |= {Path(f"{checkpoint}{end}"): size for end, size in sizes.items()}
+            return [*lines, str(error)]
+        return lines or self._stale_shards(folder)
+
+    def _missing_files(self, root: Path, folder: Path) -> list[str]:
+        """Name files that are missing, or where the published ones are required too short."""
+        wanted: dict[Path, int | None] = dict.fromkeys([folder / "eval.txt", self._vocab_path])
+        own = self._has_own_vocabulary or self._is_own_text(folder)
+        if not own:
+            wanted[folder / "eval.md5"] = None
+            checkpoint = checkpoint_in(root)
+            published = CHECKPOINTS[checkpoint.relative_to(root)]
+            wanted |= {Path(f"{checkpoint}{end}"): file.size for end, file in published.items()}
+        lines = []
         for path, size in wanted.items():
             if not path.is_file():
                 lines.append(f"{path} is missing; see 'Data' in docs/bert.md for where to get it")
@@ -192,16 +235,82 @@ class WikipediaDataModule(BenchmarkDataModule):
                 lines.append(
                     f"{path} has {got:,} bytes but the published file has {size:,}; fetch it again"
                 )
-        if self._vocab_path.is_file():
-            try:
-                Vocabulary.read(self._vocab_path, self.vocab_size)
-            except ValueError as error:
-                lines.append(str(error))
         return lines
+
+    def _stale_shards(self, folder: Path) -> list[str]:
+        """Name what makes the prepared shards others than this run's, or older than their text."""
+        try:
+            source = self._text_source
+            if (manifest := builder.read_manifest(source, self._prepared)) is not None:
+                builder.check_shards_match(source, self._prepared, manifest["shards"])
+        except (FileNotFoundError, ValueError) as error:
+            return str(error).splitlines()
+        changed = changed_units(self._prepared, folder).values()
+        return [f"{line}; run the recipe's prepare command" for line in changed]
+
+    def notes(self) -> list[str]:
+        """Say what own text starts from."""
+        if self.root is None or Path(f"{checkpoint_in(self.root)}.index").is_file():
+            return []
+        if self._has_own_vocabulary:
+            return ["own vocabulary: training starts from random weights"]
+        if not (self.root.is_dir() and self._is_own_text(text_folder(self.root))):
+            return []
+        return [
+            "own text without published starting weights: give some with --model.checkpoint FILE, "
+            "or start anew with --model.from_scratch true"
+        ]
+
+    def differences(self) -> list[str]:
+        """Say how text, vocabulary and starting weights differ from the published ones."""
+        if self.root is None:
+            return []
+        try:
+            return differences(self.root, self._vocab_path, self._prepared_shards())
+        except (OSError, ValueError):
+            return []  # unreadable: told by ``prepare_data`` and ``problems``
 
     def net_facts(self) -> dict[str, Any]:
         """Return the number of words."""
         return {"vocab_size": self.vocab_size}
+
+    def read_input(self, source: str) -> dict[str, Any]:
+        """Read a text with ``[MASK]`` as a packed batch of one sample, for ``predict``.
+
+        Args:
+            source: A text file, or the text itself. An empty line separates segments A and B.
+
+        Returns:
+            The batch.
+
+        Raises:
+            OSError: If it is no file and has no ``[MASK]``.
+            ValueError: If a text has no ``[MASK]`` or too many tokens.
+        """
+        return read_masked_text(source, self._words(), self.recipe.max_seq_length)
+
+    def write_prediction(self, stem: Path, batch: Any, prediction: Any) -> str:
+        """Write the text with its words filled in, and the candidates of each, as ``.txt``.
+
+        Args:
+            stem: Path without ending.
+            batch: From ``read_input``.
+            prediction: Per masked word the ids and probabilities of the best candidates.
+
+        Returns:
+            The words that were filled in.
+        """
+        words, table = describe_words(batch, prediction, self._words().words)
+        stem.with_name(f"{stem.name}.txt").write_text(table, encoding="utf-8")
+        return ", ".join(words)
+
+    def example_inputs(self) -> list[str]:
+        """Return the first sentences of three held-out articles, each with a word masked."""
+        articles = split_articles(read_text(text_folder(self._source) / "eval.txt")[0])
+        return [mask_a_word(article) for article in articles[:3]]
+
+    def _words(self) -> Vocabulary:
+        return Vocabulary.read(self._vocab_path, self.vocab_size)
 
     def mllog_facts(self) -> dict[str, object]:
         """Return the log's data keys; ``train_samples`` is logged at the end, when it is known."""
@@ -272,12 +381,29 @@ class WikipediaDataModule(BenchmarkDataModule):
     def _train_names(self) -> list[str]:
         return [f"train-{number:05d}" for number in self._find_parts(text_folder(self._source))]
 
+    @property
+    def _has_own_vocabulary(self) -> bool:
+        path = self._vocab_path
+        own = self.published_text is None and path.is_file()
+        return own and not vocabulary_is_published(path)
+
+    def _is_own_text(self, folder: Path) -> bool:
+        return self.published_text is None and num_parts_in(folder) not in (0, PUBLISHED_PARTS)
+
+    def _prepared_shards(self) -> dict[str, dict[str, Any]]:
+        """Return the records of this run's shards; empty if they are not prepared."""
+        try:
+            names = [*self._train_names, EVALUATION]
+            return dict(zip(names, self._shards(names), strict=True))
+        except (FileNotFoundError, ValueError, KeyError):
+            return {}
+
     def _find_parts(self, folder: Path) -> dict[int, Path]:
         return find_parts(folder, self.num_parts, published=self._published)
 
     @property
     def _published(self) -> bool:
-        return self.published_text and not self.demo
+        return bool(self.published_text) and not self.demo
 
     @property
     def _num_train(self) -> int:
@@ -312,6 +438,8 @@ class WikipediaDataModule(BenchmarkDataModule):
             build_once(self._source, write_text)
         source, folder = self._text_source, text_folder(self._source)
         redo = units_to_redo(self._prepared, folder) if command else set()
+        if command:
+            redo |= builder.renamed_shards(source, self._prepared)
         replace = command or self.demo
         manifest = builder.read_manifest(source, self._prepared, replace=replace)
         if manifest is None or redo:
@@ -333,7 +461,7 @@ class WikipediaDataModule(BenchmarkDataModule):
         folder = text_folder(self._source)
         return Source(
             vocab_path=self._vocab_path,
-            vocab_size=self.vocab_size,
+            vocab_size=self._wanted_words,
             train=self._find_parts(folder),
             evaluation=folder / "eval.txt",
             evaluation_md5s=folder / "eval.md5",
@@ -345,9 +473,3 @@ class WikipediaDataModule(BenchmarkDataModule):
 
 def _as_it_is(batch: Any) -> Any:
     return batch
-
-
-def _checkpoint_in(root: Path) -> Path:
-    """Return the published checkpoint that exists, else where the first one should be."""
-    paths = [root / name for name in CHECKPOINTS]
-    return next((path for path in paths if Path(f"{path}.index").is_file()), paths[0])

@@ -1,7 +1,7 @@
 """The cleaned Wikipedia text: its files, their checks, and their articles.
 
 Layout: ``part-00000-of-00500`` ..., ``eval.txt`` and ``eval.md5``; UTF-8, one sentence per line,
-an empty line between articles.
+an empty line between articles. Own text may have any names that end in ``.txt``.
 """
 
 import hashlib
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from datamodules.common.reading import entries
 from datamodules.wikipedia.samples import Articles
 from datamodules.wikipedia.tokens import WordPieces
 
@@ -22,6 +23,9 @@ WHERE = (
 PART_DRAW_SEED = 12345
 PUBLISHED_PARTS = 500
 _PART = re.compile(r"part-(\d{5})-of-(\d{5})")
+# Not text to train on, though it ends in .txt; a readme or a licence is none either.
+_OTHERS = {"eval.txt", "vocab.txt", "bert_reference_results_text_md5.txt"}
+_PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 
 
 def text_folder(root: Path) -> Path:
@@ -40,7 +44,14 @@ def find_parts(folder: Path, count: int, *, published: bool = False) -> dict[int
     """
     parts = _parts(folder)
     if not parts:
-        raise FileNotFoundError(f"{folder}: no file part-00000-of-00500; get {WHERE}")
+        raise FileNotFoundError(
+            f"{folder}: no file part-00000-of-00500 and no *.txt of your own; get {WHERE}"
+        )
+    if packed := _still_packed(folder):
+        raise ValueError(
+            f"{folder}: {len(packed)} files are still packed beside the text ({packed[0]}): unpack "
+            "them, or remove them"
+        )
     totals = {total for _, total in parts}
     if len(totals) > 1:
         raise ValueError(
@@ -59,6 +70,12 @@ def find_parts(folder: Path, count: int, *, published: bool = False) -> dict[int
             f"({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}); get {WHERE}"
         )
     return {number: parts[number, total] for number in chosen}
+
+
+def num_parts_in(folder: Path) -> int:
+    """Return the number of files of the text's set; part files name it, so some may be missing."""
+    parts = _parts(folder)
+    return max((total for _, total in parts), default=0)
 
 
 def read_text(path: Path) -> tuple[str, str]:
@@ -104,10 +121,33 @@ def tokenise(text: str, pieces: WordPieces) -> Articles:
 def _parts(folder: Path) -> dict[tuple[int, int], Path]:
     """Return the parts by number and the total in their names."""
     parts = {}
-    for path in folder.glob("part-*-of-*"):
+    for path in entries(folder):
         if match := _PART.fullmatch(path.name):
             parts[int(match[1]), int(match[2])] = path
-    return parts
+    return parts or _own_files(folder)
+
+
+def _own_files(folder: Path) -> dict[tuple[int, int], Path]:
+    """Number text files of other names, in the order of these."""
+    paths = [
+        path
+        for path in sorted(folder.glob("*.txt"))
+        if path.is_file()
+        and path.name not in _OTHERS
+        and not path.name.lower().startswith((".", "readme", "license", "licence"))
+    ]
+    return {(number, len(paths)): path for number, path in enumerate(paths)}
+
+
+def _still_packed(folder: Path) -> list[str]:
+    """Name archives of single text files whose text is not there."""
+    names = (path.name for path in sorted(folder.iterdir()) if path.suffix in _PACKED)
+    stems = {name: name.rpartition(".")[0] for name in names}
+    return [
+        name
+        for name, stem in stems.items()
+        if (_PART.fullmatch(stem) or stem.endswith(".txt")) and not (folder / stem).is_file()
+    ]
 
 
 def _check_line_lengths(path: Path, text: str) -> None:

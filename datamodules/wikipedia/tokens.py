@@ -6,6 +6,7 @@ unassigned characters and in its version of Unicode. The library then splits eac
 once; a repeated word is a dictionary look-up.
 """
 
+import itertools
 import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -42,18 +43,24 @@ class Vocabulary:
         self.ids = {word: index for index, word in enumerate(words)}
         if missing := [token for token in SPECIAL_TOKENS if token not in self.ids]:
             raise ValueError(f"{source}: missing token {', '.join(missing)}")
+        if len(self.ids) < len(words):
+            twin = next(i for i, word in enumerate(words) if self.ids[word] != i)
+            raise ValueError(
+                f"{source}: lines {twin + 1} and {self.ids[words[twin]] + 1} are both "
+                f"{words[twin]!r}; a word piece has one id"
+            )
         if len(words) > 2**16:
             raise ValueError(f"{source}: {len(words)} lines; more than 65536 are not supported")
 
     @classmethod
-    def read(cls, path: Path, expected_size: int) -> "Vocabulary":
+    def read(cls, path: Path, expected_size: int | None) -> "Vocabulary":
         """Read ``vocab.txt``; ValueError if it has the wrong size or lacks a special token."""
         try:
             text = read_vocabulary(path).decode()
         except UnicodeDecodeError as error:
             raise ValueError(f"{path} is not UTF-8 at byte {error.start}") from error
         words = [line.strip() for line in text.removesuffix("\n").split("\n")]
-        if len(words) != expected_size:
+        if expected_size not in (None, len(words)):
             raise ValueError(
                 f"{path}: {len(words)} lines, but data.vocab_size is {expected_size}; "
                 "use the vocabulary that belongs to the starting checkpoint"
@@ -93,6 +100,11 @@ class WordPieces:
                     pieces = cache[word] = self._model.encode(word).ids
                 ids += pieces
             yield ids
+
+    def unknown_words(self, unknown_id: int, most: int) -> list[str]:
+        """Return words seen so far that the vocabulary lacks, in the order of the text."""
+        lacking = (word for word, ids in self._cache.items() if unknown_id in ids)
+        return list(itertools.islice(lacking, most))
 
 
 def normalise(text: str) -> str:

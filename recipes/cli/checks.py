@@ -37,6 +37,20 @@ def auto_takes_mac_gpu(accelerator: str) -> bool:
     return none_other and torch.backends.mps.is_available()
 
 
+def check_budget(trainer: Any) -> None:
+    """Raise if a flag of the trainer leaves nothing to train."""
+    for name in ("max_epochs", "max_steps", "limit_train_batches"):
+        if trainer[name] == 0:
+            raise UsageError(
+                f"--trainer.{name} 0: nothing would be trained; give more, or leave the flag out"
+            )
+    if trainer.accumulate_grad_batches < 1:
+        raise UsageError(
+            f"--trainer.accumulate_grad_batches {trainer.accumulate_grad_batches}: a step takes at "
+            "least 1 batch"
+        )
+
+
 def check_metrics(wanted: Iterable[str], measured: Sequence[str]) -> None:
     """Raise if the target names a metric that the benchmark does not measure."""
     unknown = sorted({name.removeprefix("val/") for name in wanted} - set(measured))

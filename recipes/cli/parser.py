@@ -22,7 +22,12 @@ from callbacks.run_folder import fresh_seed
 from callbacks.warm_up import WarmUp
 from recipes.cli.arguments import Arguments
 from recipes.cli.benchmark import Benchmark
-from recipes.cli.checks import auto_takes_mac_gpu, check_devices, check_metrics
+from recipes.cli.checks import (
+    auto_takes_mac_gpu,
+    check_budget,
+    check_devices,
+    check_metrics,
+)
 from recipes.cli.config_file import read_config, tell_foreign_code
 from recipes.cli.division import violations
 from recipes.cli.environment import check_number
@@ -131,6 +136,15 @@ class RecipeCLI(LightningCLI):
             default=None,
             help="Checkpoint to resume from or evaluate. With 'last' the newest unfinished run's.",
         )
+        if self.command == "predict":
+            parser.add_argument(
+                "--out",
+                type=Path,
+                default=Path("predictions"),
+                help="Directory for the predictions.",
+            )
+            text = "Replace files that exist in the directory."
+            parser.add_argument("--overwrite", type=bool, default=False, help=text)
         parser.add_argument(
             "--init_weights",
             type=Path | None,
@@ -199,6 +213,8 @@ class RecipeCLI(LightningCLI):
         """Check the target's names and decide the division, which the loggers' settings name."""
         module: Any = self.benchmark.module_class()
         check_metrics(self.config.target.metrics, module.metric_names)
+        if self.command == "fit":
+            check_budget(self.config.trainer)
         if self.config.trainer.use_distributed_sampler:
             raise UsageError(
                 "--trainer.use_distributed_sampler: data modules split samples over ranks "

@@ -94,6 +94,16 @@ def test_fraction_counts_from_one(tmp_path):
     schedule = {"every": 6, "limit": 100, "unit": "samples", "round_to": "step"}
     lines = train(tmp_path, [0.1, 0.2, 0.5], schedule=schedule, unit="fraction")
     assert [w["epoch_num"] for w in where(lines, "eval_accuracy")] == [1.5, 2.0, 2.5]
+    # As DLRM's reference: whole epochs around their evaluations, closed before the run is.
+    for key in ("epoch_start", "epoch_stop"):
+        assert where(lines, key) == [{"epoch_num": 1}, {"epoch_num": 2}]
+    keys = [line["key"] for line in lines if line["key"].startswith(("epoch_", "eval_st", "run_"))]
+    pair = ["eval_start", "eval_stop"]
+    first, second = (
+        ["epoch_start", *pair, *pair, "epoch_stop"],
+        ["epoch_start", *pair, "epoch_stop"],
+    )
+    assert keys == ["run_start", *first, *second, "run_stop"]
 
 
 def test_budget_end_is_aborted(tmp_path):

@@ -47,13 +47,19 @@ class FakeTrainer:
     datamodule = None
 
 
+def step(bar, trainer, time, number, seconds, outputs=None):
+    """Train one batch."""
+    time.now += seconds
+    bar._target._step_end = time.now  # the target's own hook, which comes first
+    bar.on_train_batch_end(trainer, None, outputs, None, number)
+
+
 def batches(bar, count, time, seconds):
-    """Train ``count`` batches of ``seconds`` each; give what was printed."""
+    """Train ``count`` batches of ``seconds`` each."""
     trainer = FakeTrainer()
     bar.on_train_start(trainer, None)
     for number in range(count):
-        time.now += seconds
-        bar.on_train_batch_end(trainer, None, None, None, number)
+        step(bar, trainer, time, number, seconds)
 
 
 def running(schedule=None, metrics=None):
@@ -139,10 +145,9 @@ def test_the_live_line_shows_loss_and_pace_without_a_step_printing_anything(live
     bar, trainer, time, state = live
     monkeypatch.setattr("sys.stderr", Terminal())
     for number in range(40):
-        time.now += 0.5
         state.samples += 8
         # A step hands over its share of the loss; two make an optimizer step.
-        bar.on_train_batch_end(trainer, None, {"loss": torch.tensor(0.25)}, None, number)
+        step(bar, trainer, time, number, 0.5, {"loss": torch.tensor(0.25)})
     text = "epoch 1 step 40/100 | loss 0.5 | 16 samples/s | s - (>= 0.9) | 20.0 s | "
     assert bar.live_text(trainer) == text + "next evaluation in 30 s"
     monkeypatch.setenv("COLUMNS", "80")
@@ -189,15 +194,25 @@ def test_a_second_evaluation_is_expected_to_take_as_long_as_the_first(live):
 
 def test_an_evaluations_seconds_do_not_slow_the_next_estimate(live):
     bar, trainer, time, state = live
-    time.now += 10.0
-    bar.on_train_batch_end(trainer, None, None, None, 49)
+    step(bar, trainer, time, 49, 10.0)
     bar.on_validation_start(trainer, None)
     time.now += 1000.0
     state.evaluations.append(Evaluation(1010.0, 1, 4, 4, {"s": 0.5}))
     bar.on_validation_end(trainer, None)
-    time.now += 2.0
-    bar.on_train_batch_end(trainer, None, None, None, 59)
+    step(bar, trainer, time, 59, 2.0)
     assert bar.live_text(trainer).endswith("| next evaluation in 8 s")
+
+
+def test_the_estimate_counts_down_during_a_long_step(live):
+    bar, trainer, time, state = live
+    state.samples = 8
+    step(bar, trainer, time, 0, 10.0)
+    shown = []
+    for _ in range(3):
+        shown.append(bar.live_text(trainer).split(" | ")[1:])
+        time.now += 5.0
+    assert [line[0] for line in shown] == ["0.8 samples/s"] * 3
+    assert [line[-1] for line in shown] == [f"next evaluation in 16:{s}" for s in (30, 25, 20)]
 
 
 def test_once_the_run_has_ended_the_line_says_what_is_done(live):

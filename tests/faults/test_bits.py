@@ -10,7 +10,7 @@ import torch
 from datamodules.criteo.demo import write_logs
 from datamodules.criteo.text import read_day
 from datamodules.kits19.raw import read_case, scan_case
-from datamodules.librispeech.recordings import checked_recording, decode
+from datamodules.librispeech.flac import decode_checked
 from datamodules.selfplay.demo import first_games
 from datamodules.selfplay.go.records import read_game, write_game
 from modules.common.tensor_bundle import TensorBundle
@@ -73,7 +73,7 @@ def kits_image(folder):
 
 def recording(folder):
     path = next(write_tiny(folder, 1).rglob("*.flac"))
-    return path, lambda path: list(decode(checked_recording(path)[0]))
+    return path, lambda path: list(decode_checked(path, path.read_bytes()).samples)
 
 
 def same(a, b):

@@ -58,6 +58,11 @@ def test_annotations_survive_the_round_trip(root, tmp_path):
                 np.testing.assert_allclose(ring.reshape(-1), flat, rtol=1e-6)
 
 
+def corners(box):
+    x, y, width, height = box
+    return [x, y, x + width, y + height]
+
+
 BROKEN = {
     "unknown image": (
         lambda c: c["annotations"][0].update(image_id=10**9), "image_id 1000000000 is not in images"
@@ -97,6 +102,15 @@ BROKEN = {
     "other size": (
         lambda c: c["images"][0].update(width=7, height=9), "its annotation says 7 x 9"
     ),
+    "box of corners": (
+        lambda c: c["annotations"][0].update(bbox=corners(c["annotations"][0]["bbox"])),
+        "annotation 1: bbox",
+    ),
+    "run lengths of another size": (
+        lambda c: c["annotations"][-2].update(segmentation={"size": [9, 9], "counts": [81]}),
+        "its run lengths have size",
+    ),
+    "no record": (lambda c: c["annotations"].append(None), "without id: None is not a record"),
     "annotations are no list": (lambda c: c.update(annotations=None), "has no annotations"),
     "nothing to learn": (lambda c: c["annotations"].clear(), "contains no object to learn from"),
 }  # fmt: skip

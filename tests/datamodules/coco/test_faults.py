@@ -136,6 +136,9 @@ SOUND = {
     "JSON's true": {"iscrowd": True},
     "integers": {"bbox": [20, 30, 40, 20], "area": 800},
     "loose": {"bbox": [15.0, 25.0, 55.0, 30.0]},
+    "small, with the last pixel": {
+        "bbox": [1, 1, 5, 5], "segmentation": [[1, 1, 5, 1, 5, 5, 1, 5]], "area": 16
+    },
     "from the corner on": {"bbox": [0.0, 0.0, 60.0, 50.0], "segmentation": [], "area": 3000.0},
 }  # fmt: skip
 

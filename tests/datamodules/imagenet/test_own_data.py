@@ -128,6 +128,14 @@ def test_class_directory_without_images_is_named(root: Path) -> None:
     assert "train has 1 directories without images (cow): put images" in line
 
 
+def test_archive_of_a_class_that_is_not_unpacked_is_named(root: Path) -> None:
+    (root / "train" / "dog.tar").write_bytes(b"x")  # unpacked, and kept
+    assert data(root).problems() == []
+    (root / "train" / "cow.tar").write_bytes(b"x")
+    (line,) = lines(root)
+    assert "train has 1 archives that are not unpacked (cow.tar): unpack each into" in line
+
+
 def test_single_class_directory_is_refused(root: Path) -> None:
     (root / "train").rename(root / "images")
     (root / "train").mkdir()

@@ -238,7 +238,7 @@ def test_over_long_line_is_refused(root):
     path.write_text("\n".join(lines))
     with pytest.raises(ValueError, match=rf"{path.name}: line 8 has more than 1,000,000 char"):
         module(root).prepare_data()
-    lines[7] = "x " * (MAX_LINE_CHARACTERS // 2)
+    lines[7] = ". " * (MAX_LINE_CHARACTERS // 2)
     path.write_text("\n".join(lines))
     module(root).prepare_data()
 

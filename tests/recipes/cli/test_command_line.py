@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import platform
+import signal
 import subprocess
 from functools import partial
 from pathlib import Path
@@ -60,6 +61,10 @@ DEMO = ["--config", str(Path(__file__).parents[3] / "recipes/presets/unet3d/demo
         (["validate"], 2, "validate needs --ckpt_path"),
         (["validate", *DEMO], 2, "validate needs --ckpt_path"),
         (["prepare", "--data.rot", "x"], 2, "did you mean --data.root?"),
+        (["fit", *DEMO, "--trainer.max_epochs", "0"], 2, "--trainer.max_epochs 0: nothing would"),
+        (["fit", *DEMO, "--trainer.max_steps", "0"], 2, "--trainer.max_steps 0: nothing would"),
+        (["fit", *DEMO, "--trainer.limit_train_batches", "0"], 2, "limit_train_batches 0: nothing"),
+        (["fit", *DEMO, "--trainer.accumulate_grad_batches", "0"], 2, "takes at least 1 batch"),
         (["speed", *DEMO, "--steps", "2"], 2, "--steps must be more than 4"),
     ],
 )
@@ -296,3 +301,14 @@ def test_error_of_a_loader_process_is_as_short_as_that_of_the_run_itself():
     with pytest.raises(ValueError, match="Traceback") as error:
         list(torch.utils.data.DataLoader(_Refuses(), num_workers=1))
     assert _one_line(error.value) == "DIR/a.jpg cannot be decoded; unpack it again"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_before_training_says_a_word(number, monkeypatch, capsys):
+    monkeypatch.setattr(
+        "recipes.cli.train.check_named_checkpoint", lambda *_: os.kill(os.getpid(), number)
+    )
+    before = signal.getsignal(number)
+    assert run(BENCHMARK, ["fit", *DEMO]) == 130
+    assert capsys.readouterr().err == "error: interrupted before training began\n"
+    assert signal.getsignal(number) is before
