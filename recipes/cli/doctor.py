@@ -149,8 +149,8 @@ def _data(
         yield Finding("lacks", f"{target} cannot be written: choose a writable directory{hint}")
     if prepared is None:
         yield _disk(benchmark, target, download=bool(problems))
-    if line := checkpoint_problem(benchmark):
-        yield Finding("note", line)
+    if problem := checkpoint_problem(benchmark):
+        yield Finding("note", problem)
 
 
 def _disk(benchmark: Benchmark, target: Path, *, download: bool) -> Finding:
