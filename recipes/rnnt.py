@@ -56,6 +56,7 @@ BENCHMARK = Benchmark(
     needs=Needs(
         download_gb=60,
         prepared_gb=60,
+        checkpoint_gb=0.8,
         demo_minutes=1.3,
         published_minutes=38.7,
         source="www.openslr.org/12; prepare copies every recording",
