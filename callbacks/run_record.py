@@ -7,9 +7,10 @@ import os
 import platform
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,11 @@ from callbacks import wandb_run
 from callbacks.clock import process_start
 from callbacks.curve import run_title, save_curve
 from callbacks.heartbeat import Heartbeat, pid_namespace
+from callbacks.preserve_state import preserve_state
 from callbacks.quality_target import QualityTarget, StopReason, StopRun
 from callbacks.signals import signals_as
 from callbacks.warm_up import WarmUp
-from callbacks.writing import told, writing
+from callbacks.writing import told, unwritable, writing
 
 PACKAGES = ("finishline", "torch", "lightning", "torchmetrics", "numpy", "mlperf-logging")
 
@@ -99,14 +101,14 @@ class RunRecord(Callback):
     ) -> None:
         with told("the record of the run is not complete"):
             self.finish(trainer)
-            if isinstance(exception, StopRun) and exception.reason is StopReason.BUDGET_EXHAUSTED:
+            if isinstance(exception, StopRun):
                 self._write_artifacts(trainer, pl_module)
 
     def _write_artifacts(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the module's artifacts now that the clock has stopped."""
         write = getattr(pl_module, "write_artifacts", None)
         if callable(write) and trainer.is_global_zero:
-            with writing(self._folder() / "its pictures"):
+            with _pictures_may_fail(self._folder()), preserve_state(pl_module):
                 write(self._folder())
 
     def finish(self, trainer: L.Trainer) -> None:
@@ -124,8 +126,9 @@ class RunRecord(Callback):
             state.recorded = True
         evaluations, metrics = state.evaluations, self._target.metrics
         curve = self._folder() / "curve.png"
-        with writing(curve):
-            save_curve(curve, evaluations, metrics, title=run_title(record))
+        words = getattr(trainer.lightning_module, "metric_words", {})
+        with _pictures_may_fail(self._folder()):
+            save_curve(curve, evaluations, metrics, title=run_title(record), words=words)
         wandb_run.finish(trainer, record, self._folder())
 
     def _write(self, trainer: L.Trainer) -> dict[str, Any]:
@@ -181,6 +184,20 @@ class RunRecord(Callback):
         if state.resumed:
             return "RESUMED"
         return "success" if state.stop_reason is StopReason.TARGET_REACHED else "aborted"
+
+
+@contextmanager
+def _pictures_may_fail(folder: Path) -> Iterator[None]:
+    """Report an error in a picture or table in one line: the run and its record are complete."""
+    try:
+        yield
+    except OSError as error:
+        text = str(unwritable(folder / "a picture", error.strerror or str(error)))
+        print(f"Warning: {text}", file=sys.stderr, flush=True)
+    except Exception as error:
+        reason = (str(error).splitlines() or ["no message"])[0]
+        text = f"a picture in {folder} is missing ({type(error).__name__}: {reason})"
+        print(f"Warning: {text}", file=sys.stderr, flush=True)
 
 
 def num_parameters(pl_module: L.LightningModule) -> int:

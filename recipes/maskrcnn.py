@@ -7,6 +7,7 @@ Network   Mask R-CNN, ResNet-50 with feature pyramid, 44,347,573 parameters
 Expect    demo: about 1 minute on 2 CPU cores; closed division: about 14 epochs at batch 96
 
     python recipes/maskrcnn.py fit                                      demo, no download
+    python recipes/maskrcnn.py predict --ckpt_path RUN IMAGE...         find and outline objects
     python recipes/maskrcnn.py prepare --data.root DIR                  check COCO
     python recipes/maskrcnn.py fit --data.root DIR                      closed reference
     python recipes/maskrcnn.py fit --data.root DIR --model.net my.Net   open division
@@ -73,6 +74,7 @@ BENCHMARK = Benchmark(
         published_minutes=50.4,
         source="sizes of the archives on images.cocodataset.org",
     ),
+    predicts="image -> boxes, masks (.json) and picture",
     source="mlcommons/training (v1.0) object_detection/pytorch; training_rules.adoc v1.0",
 )
 

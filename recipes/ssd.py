@@ -7,6 +7,7 @@ Network   SSD-ResNet34, 19,972,534 parameters
 Expect    demo: 1 to 2 minutes on 2 CPU cores; closed division: about 50 epochs at batch 1024
 
     python recipes/ssd.py fit                                        demo, no download
+    python recipes/ssd.py predict --ckpt_path RUN IMAGE...           find objects
     python recipes/ssd.py prepare --data.root DIR                    check COCO, compact annotations
     python recipes/ssd.py fit --data.root DIR                        closed reference
     python recipes/ssd.py fit --data.root DIR --model.net my.Net     open division
@@ -75,6 +76,7 @@ BENCHMARK = Benchmark(
         published_minutes=8.5,
         source="sizes of the archives on images.cocodataset.org",
     ),
+    predicts="image -> boxes (.json) and picture",
     source="mlcommons/training (v1.0) single_stage_detector/ssd; training_rules.adoc v1.0",
 )
 

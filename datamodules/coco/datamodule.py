@@ -9,15 +9,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from datamodules.coco import layout, store
 from datamodules.coco.annotations import Annotations, read_json
 from datamodules.coco.directory_check import check
+from datamodules.coco.inputs import in_words, read_rgb, records
 from datamodules.coco.misfit import drawable
 from datamodules.coco.published import COUNTS, count_differences
 from datamodules.common.base import BenchmarkDataModule
 from datamodules.common.cache import build_once, demo_folder
+from datamodules.common.inputs import write_json
 from datamodules.common.records import unreadable
 from datamodules.common.sampling import evaluation_indices, padded_length
 
@@ -37,6 +41,7 @@ class COCODataModule(BenchmarkDataModule):
         ValueError: If a number is out of range.
     """
 
+    prediction_endings: ClassVar[tuple[str, ...]] = (".json",)
     demo_scenes: ClassVar[dict[str, Any]]
     """Arguments of the demo's writer."""
     weights_file: ClassVar[str]
@@ -269,6 +274,52 @@ class COCODataModule(BenchmarkDataModule):
         self.evaluation_truth()
         indices = evaluation_indices(len(annotations), self.trainer)
         return self._evaluation_loader(annotations, indices)
+
+    def read_input(self, source: str) -> dict[str, Any]:
+        """Read an image as an evaluation batch of one, for ``predict``.
+
+        Args:
+            source: Image file.
+
+        Returns:
+            The batch, with ``pixels`` (H, W, 3) uint8, the original, and the class ``names``.
+
+        Raises:
+            OSError: If there is no such file.
+            ValueError: If it cannot be decoded.
+        """
+        image = read_rgb(source)
+        names = [str(one.get("name", one["id"])) for one in self._categories]
+        return {**self._evaluation_batch(image), "pixels": np.array(image), "names": names}
+
+    def write_prediction(self, stem: Path, batch: Any, prediction: Mapping[str, Any]) -> str:
+        """Write all detections as ``.json``, in COCO's form of results.
+
+        Args:
+            stem: Path without ending.
+            batch: From ``read_input``.
+            prediction: ``boxes``, ``scores``, ``labels`` and ``counts``.
+
+        Returns:
+            What was found, in words.
+        """
+        found = records(prediction, self._categories, batch["pixels"].shape[:2])
+        write_json(stem.with_name(f"{stem.name}.json"), found)
+        return in_words(found)
+
+    def example_inputs(self) -> list[str]:
+        """Return three held-out images."""
+        folder = store.image_folder(self.folder, "val")
+        return [str(path) for path in sorted(folder.iterdir())[:3]]
+
+    @property
+    def _categories(self) -> list[dict[str, Any]]:
+        """Categories in the order of the labels."""
+        return self.evaluation_truth()["categories"]
+
+    @abstractmethod
+    def _evaluation_batch(self, image: Image.Image) -> dict[str, Any]:
+        """Return the evaluation batch of one image."""
 
     @abstractmethod
     def _evaluation_loader(self, annotations: Annotations, indices: range) -> DataLoader[Any]:

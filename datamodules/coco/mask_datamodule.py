@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from datamodules.coco import layout, store
@@ -136,6 +137,9 @@ class COCOMaskDataModule(COCODataModule):
         return DataLoader(
             dataset, batch_sampler=batches, collate_fn=masks.collate, **self.loader_options
         )
+
+    def _evaluation_batch(self, image: Image.Image) -> dict[str, Any]:
+        return masks.collate([masks.evaluation_sample(image, 0, self.image_size)])
 
     def synthetic_batch(self) -> dict[str, Any]:
         """Return a random training batch on the CPU, for warm-up and speed tests."""

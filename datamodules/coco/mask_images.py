@@ -110,13 +110,18 @@ class EvaluationImages(Dataset[dict[str, Any]]):
         """Return ``image`` (3, H, W) uint8, ``index`` and ``original`` (2,) height, width."""
         index = self.indices[number]
         image = open_rgb(self.folder / self.annotations.file_name[index])
-        height, width = self.size.of(image.height, image.width)
-        resized = image.resize((width, height), Image.Resampling.BILINEAR)
-        return {
-            "image": to_tensor(resized),
-            "index": index,
-            "original": (image.height, image.width),
-        }
+        return evaluation_sample(image, index, self.size)
+
+
+def evaluation_sample(image: Image.Image, index: int, size: ImageSize) -> dict[str, Any]:
+    """Return ``image`` (3, H, W) uint8, resized, ``index`` and ``original`` height and width."""
+    height, width = size.of(image.height, image.width)
+    resized = image.resize((width, height), Image.Resampling.BILINEAR)
+    return {
+        "image": to_tensor(resized),
+        "index": index,
+        "original": (image.height, image.width),
+    }
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -97,6 +98,13 @@ class COCO300DataModule(COCODataModule):
             layout.image_folder(self.folder, "val"), annotations, indices
         )
         return DataLoader(dataset, batch_size=self.evaluation_batch_size, **self.loader_options)
+
+    def _evaluation_batch(self, image: Image.Image) -> dict[str, Any]:
+        return {
+            "image": ssd.to_tensor(ssd.resize(image, None, 300))[None],
+            "index": torch.zeros(1, dtype=torch.int64),
+            "size": torch.tensor([[image.height, image.width]]),
+        }
 
     def synthetic_batch(self) -> dict[str, Tensor]:
         """Return a random training batch on the CPU, for warm-up and speed tests."""

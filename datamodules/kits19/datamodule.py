@@ -11,8 +11,9 @@ Letters: B batch, D H W voxels of 1.6 x 1.2 x 1.2 mm.
 import sys
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
@@ -35,7 +36,8 @@ from datamodules.kits19.checksums import (
     label_errors,
     reference_checksums,
 )
-from datamodules.kits19.raw import find_data, is_preprocessed
+from datamodules.kits19.inputs import axes_of, read_volume, write_mask
+from datamodules.kits19.raw import IMAGE, find_data, is_preprocessed
 from datamodules.kits19.split import CaseSplit, choose_split, kits19_split, list_cases, some_cases
 from datamodules.kits19.split import differences as split_differences
 from datamodules.kits19.transforms import BrightnessForm
@@ -60,6 +62,8 @@ class KiTS19DataModule(BenchmarkDataModule):
     shape, uint8 in 0..K-1 (K = 3 for KiTS19); ``index`` (B,) int64. An evaluation batch is one
     whole volume, B = 1.
     """
+
+    prediction_endings: ClassVar[tuple[str, ...]] = (".nii.gz",)
 
     def __init__(
         self,
@@ -263,6 +267,44 @@ class KiTS19DataModule(BenchmarkDataModule):
             "label": torch.randint(0, len(self.class_names) + 1, shape, dtype=torch.uint8),
             "index": torch.zeros(self.batch_size, dtype=torch.int64),
         }
+
+    def read_input(self, source: str) -> dict[str, Any]:
+        """Read a CT volume and preprocess it as an evaluation case, for ``predict``.
+
+        Args:
+            source: NIfTI file in Hounsfield units. Its axes are brought into the data set's order.
+
+        Returns:
+            ``image`` (1, 1, D, H, W) float32, and ``grid`` for ``write_prediction``.
+
+        Raises:
+            OSError: If there is no such file.
+            ValueError: If it is not one volume of three axes.
+        """
+        return read_volume(source, axes_of(self._source), self.crop_size)
+
+    def write_prediction(self, stem: Path, batch: Any, prediction: np.ndarray) -> str:
+        """Write the mask on the input's own grid as ``.nii.gz``.
+
+        Args:
+            stem: Path without ending.
+            batch: From ``read_input``.
+            prediction: mask_DHW, uint8 class ids of the preprocessed volume.
+
+        Returns:
+            The volume of each class in words.
+        """
+        volumes = write_mask(stem.with_name(f"{stem.name}.nii.gz"), prediction, batch["grid"])
+        names = self.class_names if len(volumes) <= len(self.class_names) else ()
+        return ", ".join(
+            f"{names[i] if names else f'class {i + 1}'} {volume:.1f} ml"
+            for i, volume in enumerate(volumes)
+        )
+
+    def example_inputs(self) -> list[str]:
+        """Return two held-out raw cases."""
+        folder = find_data(self._source)
+        return [str(folder / f"case_{case}" / IMAGE) for case in self._split.evaluation[:2]]
 
     @property
     def _is_benchmark(self) -> bool:

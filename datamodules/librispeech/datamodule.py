@@ -9,8 +9,9 @@ Letters: B batch, N audio samples, U labels.
 
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from datamodules.common.sampling import evaluation_indices, ranks, run_seed
 from datamodules.librispeech import build as builder
 from datamodules.librispeech.audio import Batch, Utterances, batches_by_length, collate
 from datamodules.librispeech.flac import SAMPLE_RATE
+from datamodules.librispeech.inputs import read_recording
 from datamodules.librispeech.manifest import (
     TOKENIZER,
     Manifest,
@@ -53,6 +55,8 @@ class LibriSpeechDataModule(BenchmarkDataModule):
     (B, U) in ``[0, vocab_size)``, ``label_lengths`` (B,), ``seed`` (B,) of each sample's random
     draws and ``index`` (B,), all int64.
     """
+
+    prediction_endings: ClassVar[tuple[str, ...]] = (".txt",)
 
     def __init__(
         self,
@@ -227,6 +231,42 @@ class LibriSpeechDataModule(BenchmarkDataModule):
             Words separated by single spaces.
         """
         return self._tokenizer.decode(ids)
+
+    def read_input(self, source: str) -> Batch:
+        """Read a recording as an evaluation batch of one, for ``predict``.
+
+        Args:
+            source: Sound file, mono at 16 kHz.
+
+        Returns:
+            The batch, without labels.
+
+        Raises:
+            OSError: If there is no such file.
+            ValueError: If it cannot be read, or has another rate or more channels.
+        """
+        return read_recording(source)
+
+    def write_prediction(self, stem: Path, batch: Any, prediction: Sequence[int]) -> str:
+        """Write the text as ``.txt``.
+
+        Args:
+            stem: Path without ending.
+            batch: From ``read_input``.
+            prediction: Label ids.
+
+        Returns:
+            The text, in quotation marks.
+        """
+        text = self.decode(prediction)
+        stem.with_name(f"{stem.name}.txt").write_text(f"{text}\n", encoding="utf-8")
+        return f'"{text}"'
+
+    def example_inputs(self) -> list[str]:
+        """Return three held-out recordings."""
+        folders = [self._folder / name for name in self._subsets.evaluation]
+        paths = (path for folder in folders for path in sorted(folder.rglob("*.flac")))
+        return [str(path) for path in islice(paths, 3)]
 
     def utterance_name(self, number: int) -> str:
         """Return the name of an evaluation utterance.

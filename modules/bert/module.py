@@ -27,6 +27,7 @@ NUM_EXAMPLES = 10
 # Half precision moves the accuracy of the starting weights less than this; a wrong epsilon, GELU
 # variant or transposed matrix moves it more.
 START_TOLERANCE = 1e-3
+NUM_CANDIDATES = 5  # words per masked position that ``predict_step`` returns
 # The reference rescales without decay too; our LAMB, like apex', rescales only what decays.
 WITHOUT_DECAY = "above 0, as LAMB rescales no tensor without it (1e-30 decays nothing)"
 
@@ -78,6 +79,9 @@ class BertModule(BenchmarkModule):
         "next_sentence_accuracy",
         "masked_lm_loss",
     )
+    metric_words: ClassVar[Mapping[str, str]] = {
+        "masked_lm_accuracy": "share of masked words filled in right"
+    }
 
     def __init__(
         self,
@@ -213,6 +217,22 @@ class BertModule(BenchmarkModule):
         )
         if batch_idx == 0:
             self._examples = (batch, word_logits.argmax(1))  # for write_artifacts
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[list[tuple[int, float]]]:
+        """Fill in the masked words of a batch.
+
+        Args:
+            batch: As in an evaluation.
+            batch_idx: Of a loader; unused.
+
+        Returns:
+            Per masked position the ids and probabilities of the five best words, best first.
+        """
+        word_logits, _ = self._forward(batch)
+        share_MV = word_logits.float().softmax(1)
+        top = share_MV.topk(min(NUM_CANDIDATES, share_MV.shape[1]))
+        pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+        return [list(zip(*pair, strict=True)) for pair in pairs]
 
     def on_validation_epoch_end(self) -> None:
         """Log the values over all samples as ``val/<name>``, equal on every rank."""

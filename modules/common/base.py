@@ -1,6 +1,6 @@
 """Base class of the benchmarks' modules: logged loss, schedule, range checks."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -19,12 +19,14 @@ class BenchmarkModule(L.LightningModule):
 
     Attributes:
         metric_names: Metrics of an evaluation, each logged as ``val/<name>``.
+        metric_words: Names of some of them in words, for pictures.
         net: The network that is trained.
         learning_rate: Rate that the schedule is built on; usually its peak.
         own_weights: Training starts from the user's weights: ``setup`` loads no others.
     """
 
     metric_names: ClassVar[tuple[str, ...]]
+    metric_words: ClassVar[Mapping[str, str]] = {}
     net: nn.Module
     learning_rate: float
     own_weights: bool = False

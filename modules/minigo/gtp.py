@@ -12,7 +12,9 @@ from modules.minigo.inference import network_of
 from modules.minigo.net import DualNet
 
 
-def player_of(path: Path, *, komi: float, readouts: int, device: str) -> Player:
+def player_of(
+    path: Path, *, komi: float, readouts: int, device: str, benson: bool = False
+) -> Player:
     """Build a GTP player from a run's checkpoint.
 
     Args:
@@ -20,6 +22,7 @@ def player_of(path: Path, *, komi: float, readouts: int, device: str) -> Player:
         komi: Points that White gets.
         readouts: Searches per move.
         device: Torch device that the network runs on, such as ``cpu`` or ``cuda:0``.
+        benson: Score by Benson's pass-alive rule instead of the reference's.
 
     Returns:
         The player, on the network's board size.
@@ -28,7 +31,8 @@ def player_of(path: Path, *, komi: float, readouts: int, device: str) -> Player:
         ValueError: If the file has no dual network, or torch cannot use the device.
     """
     net = read_net(path)
-    return Player(network_of(net, _usable_device(device)), net.size, komi=komi, readouts=readouts)
+    network = network_of(net, _usable_device(device))
+    return Player(network, net.size, komi=komi, readouts=readouts, benson=benson)
 
 
 def _usable_device(name: str) -> torch.device:

@@ -6,7 +6,7 @@ Shapes: B batch, N audio samples, U labels. A batch is a dict: ``audio`` (B, N) 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypedDict
 
@@ -76,6 +76,7 @@ class RNNTModule(BenchmarkModule):
     """
 
     metric_names: ClassVar[tuple[str, ...]] = ("word_error_rate",)
+    metric_words: ClassVar[Mapping[str, str]] = {"word_error_rate": "word error rate"}
 
     def __init__(
         self,
@@ -199,13 +200,7 @@ class RNNTModule(BenchmarkModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Transcribe with the averaged weights and count word errors."""
-        self.average.eval()  # Lightning's switch back to training covers every submodule
-        features, lengths = self.extract_features(batch, augment=False)
-        # The net stacks frames, so it reads past an odd end. It must read zeros there after the
-        # longest utterance too, or the result would depend on batch size and ranks.
-        features = nn.functional.pad(features, (0, 0, 0, TAIL))
-        encoded, frames = self.average.encode(features, lengths)
-        decoded = greedy_decode(self.average, encoded, frames, max_symbols=self.max_symbols)
+        decoded = self._transcribe(batch)
         decode = self.trainer.datamodule.decode  # type: ignore[attr-defined]
         rows = []
         # Lists, as reading single entries of a tensor would each wait for the device.
@@ -215,6 +210,37 @@ class RNNTModule(BenchmarkModule):
             rows.append([index, *word_errors(hypothesis, reference)])
             self.transcripts.append((index, hypothesis, reference))
         self.errors.update(torch.tensor(rows, device=self.device))
+
+    def _transcribe(self, batch: Batch) -> list[list[int]]:
+        """Return each utterance's label ids, by the averaged weights."""
+        self.average.eval()  # Lightning's switch back to training covers every submodule
+        features, lengths = self.extract_features(batch, augment=False)
+        # The net stacks frames, so it reads past an odd end. It must read zeros there after the
+        # longest utterance too, or the result would depend on batch size and ranks.
+        features = nn.functional.pad(features, (0, 0, 0, TAIL))
+        encoded, frames = self.average.encode(features, lengths)
+        return greedy_decode(self.average, encoded, frames, max_symbols=self.max_symbols)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[int]:
+        """Transcribe one recording as in an evaluation.
+
+        Args:
+            batch: One recording; only ``audio``, ``audio_lengths`` and ``seed`` are used.
+            batch_idx: Of a loader; unused.
+
+        Returns:
+            Its label ids.
+        """
+        return self._transcribe(batch)[0]
+
+    def write_artifacts(self, folder: Path) -> None:
+        """Write ``hypotheses.tsv``: this rank's utterances of the last evaluation.
+
+        Args:
+            folder: The run's directory.
+        """
+        if self.transcripts:
+            self._write_table(folder / HYPOTHESES, self.transcripts)
 
     def on_validation_epoch_end(self) -> None:
         """Log the word error rate; in ``validate`` also write the transcripts."""
@@ -234,15 +260,17 @@ class RNNTModule(BenchmarkModule):
             torch.distributed.all_gather_object(gathered, self.transcripts)
         else:
             gathered = [self.transcripts]
-        if not self.trainer.is_global_zero:
-            return
+        if self.trainer.is_global_zero:
+            self._write_table(path, [row for rows in gathered for row in rows])
+            rank_zero_info(f"Transcripts written to {path}")
+
+    def _write_table(self, path: Path, transcripts: Sequence[tuple[int, str, str]]) -> None:
         name = getattr(getattr(self.trainer, "datamodule", None), "utterance_name", str)
         lines = ["utterance\terrors\treference\thypothesis"]
-        for index, hypothesis, reference in sorted({row for rows in gathered for row in rows}):
+        for index, hypothesis, reference in sorted(set(transcripts)):
             errors, _ = word_errors(hypothesis, reference)
             lines.append(f"{name(index)}\t{errors}\t{reference}\t{hypothesis}")
-        path.write_text("\n".join(lines) + "\n")
-        rank_zero_info(f"Transcripts written to {path}")
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Build LAMB on every tensor, its rate set before each step."""

@@ -45,8 +45,13 @@ class Arguments:
         """The last value given for an option, which wins; ``None`` where there is none."""
         return next(reversed(self.values(name)), None)
 
+    @property
+    def inputs(self) -> list[str]:
+        """The words that belong to no option."""
+        return [word for o in self.options if not o.name for word in o.words]
+
     def without(self, name: str) -> Arguments:
-        """The other arguments."""
+        """The other arguments; without ``""`` all options."""
         return Arguments(w for o in self.options if o.name != name for w in o.words)
 
     def with_config(self, path: Path | str) -> Arguments:

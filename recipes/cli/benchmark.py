@@ -88,6 +88,8 @@ class Benchmark:
     commands: Mapping[str, str] = field(default_factory=dict)
     """Further commands: name -> dotted path of a function that takes the arguments (a list) and
     returns the exit status; its docstring's first line is the command's help."""
+    predicts: str = ""
+    """What ``predict`` turns into what, e.g. ``image -> class``; empty: there is no ``predict``."""
     source: str
     """Where these facts come from."""
 

@@ -24,6 +24,7 @@ from recipes.cli.usage import UsageError
 COMMANDS = {
     "fit": "train to the quality target and stop the clock",
     "validate": "evaluate a checkpoint once",
+    "predict": "apply a trained run to your own inputs",
     "prepare": "check and preprocess the real data (off the clock, restartable)",
     "doctor": "list what this machine and this data lack, and what to do",
     "speed": "measure the training step, the data wait and a plain PyTorch loop",
@@ -32,6 +33,7 @@ COMMANDS = {
 MODULES = {
     "fit": "recipes.cli.train",
     "validate": "recipes.cli.train",
+    "predict": "recipes.cli.predict",
     "prepare": "recipes.cli.data",
     "doctor": "recipes.cli.data",
     "speed": "recipes.cli.speed",
@@ -129,7 +131,10 @@ def _run_command(benchmark: Benchmark, command: str, arguments: Arguments) -> in
 
 def _overview(benchmark: Benchmark, sheet: str | None) -> str:
     own = {name: _summary(benchmark.command(name).__doc__) for name in benchmark.commands}
-    commands = "\n".join(f"  {name:10}{text}" for name, text in {**COMMANDS, **own}.items())
+    texts = {**COMMANDS, **own, "predict": f"{COMMANDS['predict']}: {benchmark.predicts}"}
+    if not benchmark.predicts:
+        del texts["predict"]
+    commands = "\n".join(f"  {name:10}{text}" for name, text in texts.items())
     facts = (
         f"Target    {benchmark.target_text()} ({benchmark.dataset}, {benchmark.area})\n"
         f"Score     mean of {benchmark.runs} runs without the {benchmark.dropped} fastest and "

@@ -136,6 +136,15 @@ class RecipeCLI(LightningCLI):
             default=None,
             help="Checkpoint to resume from or evaluate. With 'last' the newest unfinished run's.",
         )
+        if self.command == "predict":
+            parser.add_argument(
+                "--out",
+                type=Path,
+                default=Path("predictions"),
+                help="Directory for the predictions.",
+            )
+            text = "Replace files that exist in the directory."
+            parser.add_argument("--overwrite", type=bool, default=False, help=text)
         parser.add_argument(
             "--init_weights",
             type=Path | None,

@@ -17,6 +17,7 @@ from recipes.cli.arguments import Arguments
 from recipes.cli.benchmark import Benchmark
 from recipes.cli.checks import check_checkpoint, check_named_checkpoint, check_weights
 from recipes.cli.data_check import check_data
+from recipes.cli.load import with_checkpoint_of_run
 from recipes.cli.memory import explained_memory_errors
 from recipes.cli.noise import quiet
 from recipes.cli.parser import RecipeCLI
@@ -69,11 +70,12 @@ def validate(benchmark: Benchmark, arguments: Arguments) -> int:
     the status is 0 if they are right, else 1.
     """
     quiet()
+    arguments = with_checkpoint_of_run(arguments)
     check_named_checkpoint(benchmark, arguments)
     cli = RecipeCLI(benchmark, "validate", with_run_config(arguments))
     _check_resumed_checkpoint(benchmark, cli)
     if not cli.config.ckpt_path and starting_checkpoint(cli) is None:
-        raise UsageError("validate needs --ckpt_path FILE (runs/.../checkpoints/last.ckpt)")
+        raise UsageError("validate needs --ckpt_path RUN (runs/<benchmark>/<run>, or a checkpoint)")
     target: QualityTarget = cli.config_init.target
     trainer = cli.build_trainer(logger=False, callbacks=[target, Progress(target)])
     trainer.strategy.strict_loading = True  # type: ignore[attr-defined]

@@ -119,6 +119,7 @@ def test_short_run_logs_fractions_of_the_epoch_and_gives_up_at_its_end(tmp_path,
     facts = record(folder)
     assert (facts["stop_reason"], facts["samples"]) == ("BUDGET_EXHAUSTED", 4608)
     assert (facts["demo"], facts["division"]) == (False, "open")
+    assert (folder / "predictions.png").is_file()
     assert len(column(folder, "val/auc")) == 3
     lines = [json.loads(line[9:]) for line in (folder / "result.txt").open()]
     fractions = [x["metadata"]["epoch_num"] for x in lines if x["key"] == "eval_accuracy"]

@@ -89,6 +89,7 @@ def test_short_run_ends_at_its_limit_with_a_log(tmp_path: Path) -> None:
     assert facts["demo"] is True
     assert facts["epochs"] == 2
     assert facts["samples"] == 2 * 1024
+    assert (folder / "predictions.png").is_file()
     assert '"lars_opt_base_learning_rate", "value": 2.0' in (folder / "result.txt").read_text()
 
 

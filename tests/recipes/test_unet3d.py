@@ -91,7 +91,7 @@ def test_short_run_leaves_every_file_and_says_why_it_ended(tmp_path, capsys):
     assert status == 3
     found = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
     names = "config.yaml result.txt run.json metrics.csv curve.png checkpoints/last.ckpt"
-    assert found == set(names.split())
+    assert found == {*names.split(), "predictions.png"}
     facts = record(folder)
     assert facts["status"] == "aborted"
     assert facts["stop_reason"] == "BUDGET_EXHAUSTED"
