@@ -7,6 +7,7 @@ from pathlib import Path
 
 from datamodules.common.process_pool import outcomes
 from datamodules.common.records import MANIFEST
+from datamodules.criteo.store import open_split
 
 CHECKSUMS = "checksums.json"
 READ_BYTES = 1 << 24
@@ -20,7 +21,17 @@ def verify(folder: Path, processes: int, *, show_progress: bool = False) -> list
     path = folder / CHECKSUMS
     if not path.is_file():
         return [f"{path} is missing; delete {folder / MANIFEST} and run prepare again"]
-    blocks = [tuple(block) for block in json.loads(path.read_text())]
+    try:
+        blocks = [tuple(block) for block in json.loads(path.read_text())]
+        assert all(len(block) == 4 for block in blocks)
+        splits = {str(name).rpartition("_")[0] for name, *_ in blocks} - {"dictionary"}
+    except (ValueError, TypeError, AssertionError):
+        return [f"{path} is damaged; delete {folder / MANIFEST} and run prepare again"]
+    try:
+        for split in sorted(splits):
+            open_split(folder, split)  # the checksums leave out the headers
+    except (OSError, ValueError) as error:
+        return [str(error)]
     check = partial(_check, folder)
     results = outcomes(check, blocks, processes, "checking", show_progress=show_progress)
     return sorted(result for result in results if isinstance(result, str))

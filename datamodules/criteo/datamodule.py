@@ -4,6 +4,8 @@ Data: Criteo AI Lab, "criteo-1tb-click-logs-dataset-for-mlperf", about 1 TB of t
 compressed), Criteo's terms of use. Train: days 0 to 22; test: first half of day 23.
 """
 
+import re
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,19 @@ from torch.utils.data import DataLoader
 from datamodules.common.base import BenchmarkDataModule
 from datamodules.common.cache import build_once, demo_folder
 from datamodules.common.preparation import space_problem
-from datamodules.common.records import MANIFEST, changed_units
+from datamodules.common.records import MANIFEST, changed_units, read_records
 from datamodules.common.sampling import padded_length, ranks
 from datamodules.criteo import prepare as preparation
 from datamodules.criteo.batches import Batch, BlockSampler, CriteoBlocks, evaluation_blocks
 from datamodules.criteo.checksums import verify
-from datamodules.criteo.store import REFERENCE_ROWS, ROW_BYTES, Manifest, Settings, read_manifest
+from datamodules.criteo.store import (
+    DAY_ROWS,
+    REFERENCE_ROWS,
+    ROW_BYTES,
+    Manifest,
+    Settings,
+    read_manifest,
+)
 from datamodules.criteo.text import NUM_DENSE, day_file
 
 REFERENCE = Settings(num_days=24, max_ind_range=40_000_000)
@@ -39,7 +48,7 @@ class CriteoDataModule(BenchmarkDataModule):
         prepared_dir: Path | None = None,
         batch_size: int = 55_296,
         evaluation_batch_size: int = 65_536,
-        num_days: int = REFERENCE.num_days,
+        num_days: int | None = None,
         max_ind_range: int = REFERENCE.max_ind_range,
         num_workers: int = 0,
         prepare_processes: int = 0,
@@ -54,7 +63,8 @@ class CriteoDataModule(BenchmarkDataModule):
             batch_size: Rows per device and step; the reference points are at 32768, 55296 and
                 71680 rows over all devices.
             evaluation_batch_size: Rows per device in one forward pass of the evaluation.
-            num_days: Days to use, at least 2; the last one is split into test and validation.
+            num_days: Days to use, at least 2; the last one is split into test and validation. None
+                uses those that are there.
             max_ind_range: Categories are taken modulo this, which limits the rows per table.
             num_workers: Loader processes per device; 0 loads in the training process.
             prepare_processes: Processes for preprocessing, up to 0.8 GB each; 0 chooses by cores
@@ -74,7 +84,7 @@ class CriteoDataModule(BenchmarkDataModule):
                     "at least 1",
                     evaluation_batch_size >= 1,
                 ),
-                ("num_days", num_days, "at least 2", num_days >= 2),
+                ("num_days", num_days, "at least 2", num_days is None or num_days >= 2),
                 ("max_ind_range", max_ind_range, "in [1, 2^31)", 1 <= max_ind_range < 2**31),
                 ("num_workers", num_workers, "at least 0", num_workers >= 0),
                 ("prepare_processes", prepare_processes, "at least 0", prepare_processes >= 0),
@@ -87,9 +97,17 @@ class CriteoDataModule(BenchmarkDataModule):
         self.root = None if root is None else Path(root)
         self.prepared_dir = None if prepared_dir is None else Path(prepared_dir)
         self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
-        self.settings = Settings(num_days, max_ind_range)
+        self._wanted_days, self._max_ind_range = num_days, max_ind_range
         self.num_workers, self.prepare_processes = num_workers, prepare_processes
         self._manifest: Manifest | None = None
+
+    @cached_property
+    def settings(self) -> Settings:
+        """Days and index range; without a flag the days that are there, prepared or as text."""
+        if self._wanted_days is not None or self.root is None:
+            return Settings(self._wanted_days or REFERENCE.num_days, self._max_ind_range)
+        last = max([*_days_in(self.root), *self._prepared_days()], default=0)
+        return Settings(last or REFERENCE.num_days, self._max_ind_range)
 
     @property
     def samples_per_epoch(self) -> int:
@@ -132,24 +150,19 @@ class CriteoDataModule(BenchmarkDataModule):
                 are not those that were written.
         """
         manifest = self._prepare(replace=True, show_progress=True)
-        for line in changed_units(self._prepared, self._source).values():
-            print(f"{line}; delete {self._prepared / MANIFEST} and run prepare to use the new data")
+        for line in self._changed_lines():
+            print(line)
         size = ROW_BYTES * sum(manifest.rows.values())
         processes = self.prepare_processes or preparation.choose_processes(size)
         if problems := verify(self._prepared, processes, show_progress=True):
             raise ValueError("\n".join(problems))
         rows, sizes = manifest.rows, manifest.table_sizes
+        name = "Criteo demo" if self.demo else "Own data" if self.differences() else "Criteo"
         print(
-            f"Criteo{' demo' if self.demo else ''} is ready in {self._prepared}: "
+            f"{name} is ready in {self._prepared}: "
             f"{rows['train']:,} training and {rows['test']:,} test rows"
         )
         print(f"Tables: {list(sizes)}, {sum(sizes):,} rows in all")
-        if not self.demo and self.settings == REFERENCE and rows != REFERENCE_ROWS:
-            print(f"Not the reference's data, which has {REFERENCE_ROWS} rows; found {rows}")
-
-    def net_facts(self) -> dict[str, Any]:
-        """Return the rows of each table and the number of integer columns."""
-        return {"table_sizes": list(self.table_sizes), "num_dense": NUM_DENSE}
 
     def setup(self, stage: str) -> None:
         """Check that the training rows fill a global batch.
@@ -178,18 +191,45 @@ class CriteoDataModule(BenchmarkDataModule):
             return []
         try:
             if read_manifest(self._prepared, self.settings):
-                return []
+                return self._changed_lines()
         except ValueError as error:
             return str(error).splitlines()
         work = preparation.Work(self.root, self._prepared, self.settings)
         days = preparation.unparsed_days(work)
-        lines = preparation.missing_days(self.root, days)
+        lines = preparation.missing_days(work)
+        lines += preparation.half_unpacked_days(self.root, days)
         for day in days:
             file = day_file(self.root, day)
             if file is not None and not file.stat().st_size:
                 lines.append(f"{file} is empty; download this day again")
         needed = preparation.space_needed(self.root, days)
         return [*lines, *filter(None, [space_problem(self._prepared, needed)])]
+
+    def differences(self) -> list[str]:
+        """Say how days and rows differ from the benchmark's; rows are known after ``prepare``."""
+        if self.root is None:
+            return []
+        if (days := self.settings.num_days) != REFERENCE.num_days:
+            return [f"{days} days instead of {REFERENCE.num_days}"]
+        try:
+            rows = self.manifest.rows
+        except (OSError, ValueError):
+            return []  # not prepared, or told by ``prepare_data`` and ``problems``
+        records = read_records(self._prepared)
+        lines = [
+            f"day_{day} has {record['result']:,} rows instead of {published:,}"
+            for day, published in enumerate(DAY_ROWS)
+            if (record := records.get(f"parse_{day:02d}")) and record["result"] != published
+        ]
+        return lines or [
+            f"{rows[split]:,} {split} rows instead of {published:,}"
+            for split, published in REFERENCE_ROWS.items()
+            if rows[split] != published
+        ]
+
+    def net_facts(self) -> dict[str, Any]:
+        """Return the rows of each table and the number of integers; known after ``prepare``."""
+        return {"table_sizes": list(self.table_sizes), "num_dense": NUM_DENSE}
 
     def mllog_facts(self) -> dict[str, object]:
         """Return the log's data keys, from the manifest."""
@@ -241,6 +281,20 @@ class CriteoDataModule(BenchmarkDataModule):
         name = f"finishline-dlrm-{s.num_days}days-{s.max_ind_range}"
         return self.prepared_dir or self._source / name
 
+    def _prepared_days(self) -> list[int]:
+        """Return the numbers of days that are prepared with this index range."""
+        pattern = re.compile(rf"finishline-dlrm-(\d+)days-{self._max_ind_range}")
+        if self.prepared_dir is not None:
+            header = read_records(self.prepared_dir).get("", {})
+            return [int(header["settings"]["num_days"])] if header else []
+        assert self.root is not None
+        folders = self.root.glob("finishline-dlrm-*/" + MANIFEST)
+        return [int(m[1]) for path in folders if (m := pattern.fullmatch(path.parent.name))]
+
+    def _changed_lines(self) -> list[str]:
+        hint = f"delete {self._prepared / MANIFEST} and run prepare to use the new data"
+        return [f"{line}; {hint}" for line in changed_units(self._prepared, self._source).values()]
+
     def _prepare(self, *, replace: bool, show_progress: bool) -> Manifest:
         if self.demo:
             from datamodules.criteo.demo import write_logs
@@ -255,6 +309,12 @@ class CriteoDataModule(BenchmarkDataModule):
             show_progress=show_progress,
         )
         return self._manifest
+
+
+def _days_in(root: Path) -> list[int]:
+    """Return how many days there are up to each one that is found, 1 for ``day_0``."""
+    matches = (re.fullmatch(r"day_(\d{1,3})(\.gz)?", path.name) for path in root.glob("day_*"))
+    return [int(match[1]) + 1 for match in matches if match]
 
 
 class _Listed(torch.utils.data.Sampler[Any]):

@@ -19,7 +19,7 @@ import math
 import os
 import shutil
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -31,11 +31,13 @@ from datamodules.common.atomic import atomic_file, write_json
 from datamodules.common.preparation import Done, Preparation, Unit, preparing
 from datamodules.common.process_pool import processes_for
 from datamodules.common.reading import entries
-from datamodules.common.records import raw_file, read_records
+from datamodules.common.records import changed_units, raw_file, read_records
 from datamodules.criteo.checksums import CHECKSUMS, Block
+from datamodules.criteo.sketch import equal_days, extend
 from datamodules.criteo.store import (
     COLUMNS,
     DATASET,
+    DAY_ROWS,
     HEADER_BYTES,
     ROW_BYTES,
     VERSION,
@@ -53,6 +55,7 @@ from datamodules.criteo.text import (
     assign_ids,
     compiled,
     day_file,
+    half_unpacked,
     read_day,
 )
 
@@ -63,6 +66,7 @@ TEXT_BYTES_PER_ROW = 230  # about, in the real logs; to estimate the space neede
 CHUNK_ROWS = 1 << 19
 BUCKET_ROWS = 1 << 20
 SHUFFLE_SEED = 20210630
+SKETCH = "sketch.npy"
 _BUCKET_STREAM, _PERMUTE_STREAM = 1, 2
 WHERE = (
     "get it from Criteo AI Lab (criteo-1tb-click-logs-dataset-for-mlperf), 24 files, about 350 GB, "
@@ -134,14 +138,17 @@ def prepare(
         return done
     work = Work(root, out, settings)
     # Before anything is created: the root may be mistyped.
-    if lines := missing_days(root, unparsed_days(work)):
+    if lines := missing_days(work):
         raise FileNotFoundError("\n".join(lines))
+    if lines := half_unpacked_days(root, work.days):
+        raise ValueError("\n".join(lines))
     with preparing(
         out,
         DATASET,
         asdict(settings),
         version=VERSION,
         root=root,
+        redo=_changed_days(work),
         upgrade=upgrade,
         show_progress=show_progress,
     ) as preparation:
@@ -158,14 +165,35 @@ def unparsed_days(work: Work) -> list[int]:
     return [day for day in work.days if f"parse_{day:02d}" not in done]
 
 
-def missing_days(root: Path, days: Sequence[int]) -> list[str]:
-    """Return one line that names the missing days, or none."""
-    missing = [f"day_{day}" for day in days if day_file(root, day) is None]
+def missing_days(work: Work) -> list[str]:
+    """Return one line that names the missing days, or that one day is too few; or none."""
+    root = work.root
+    if work.settings.num_days < 2:
+        return [f"{root} has one day, but the last of at least two is the evaluation's"]
+    missing = [f"day_{day}" for day in unparsed_days(work) if day_file(root, day) is None]
     if not missing:
         return []
     if not any(path.name.startswith("day_") for path in entries(root)):
         return [f"{root} contains no day of the click logs; {WHERE}"]
     return [f"{root}: {', '.join(missing)} (or .gz) missing; {WHERE}"]
+
+
+def half_unpacked_days(root: Path, days: Iterable[int]) -> list[str]:
+    """Return one line per day whose text does not fit the compressed file beside it."""
+    return [line for day in days if (line := half_unpacked(root, day))]
+
+
+def _changed_days(work: Work) -> set[str]:
+    """Return the units to do again as days have changed since they were parsed.
+
+    Once columns are numbered that is everything: the parsed days are used up.
+    """
+    changed = set(changed_units(work.out, work.root))
+    done = {name for name in read_records(work.out) if name}
+    if not changed or all(name.startswith("parse_") for name in done):
+        return changed
+    shutil.rmtree(work.folder, ignore_errors=True)
+    return done
 
 
 def choose_processes(num_bytes: int) -> int:
@@ -199,6 +227,7 @@ def _build(work: Work, preparation: Preparation, processes: int) -> None:
     days = [Unit(f"parse_{day:02d}", day, num_bytes=space) for day in work.days]
     rows = run("parsing days", partial(parse_day, work), days)
     work = Work(work.root, work.out, work.settings, tuple(rows.values()))
+    _check_equal_days(work)
     columns = [
         Unit(f"number_{column:02d}", column, (_dictionary(column),)) for column in range(NUM_TABLES)
     ]
@@ -212,6 +241,20 @@ def _build(work: Work, preparation: Preparation, processes: int) -> None:
     buckets = [Unit(f"permute_{bucket:05d}", bucket) for bucket in range(num_buckets)]
     blocks = run("permuting buckets", partial(permute_bucket, work), buckets)
     _finish(work, preparation, list(sizes.values()), [*split.values(), *blocks.values()])
+
+
+def _check_equal_days(work: Work) -> None:
+    """Raise if two days share rows: the model would be tested on what it was trained on."""
+    if work.rows == DAY_ROWS:
+        return  # the published logs, whose rows are what they are
+    paths = {day: work.day(day) / SKETCH for day in work.days}
+    sketches = {day: np.load(path) for day, path in paths.items() if path.is_file()}
+    if lines := equal_days(sketches):
+        raise ValueError(
+            "\n".join(
+                f"{work.root}/{line}; replace one of them and prepare again" for line in lines
+            )
+        )
 
 
 def _drop_hashes(work: Work, unit: Unit) -> None:
@@ -231,13 +274,14 @@ def parse_day(work: Work, day: int) -> Done:
     assert source is not None, "missing days were named before"
     folder.mkdir(exist_ok=True)
     names = ["label", "dense", *(f"hash_{column:02d}" for column in range(NUM_TABLES))]
-    num_rows = 0
+    num_rows, sketch = 0, np.empty(0, np.uint64)
     with ExitStack() as stack:
         files = [stack.enter_context((folder / name).open("wb")) for name in names]
         for rows in read_day(source, work.settings.max_ind_range, digest=digest):
-            num_rows += len(rows.label)
+            num_rows, sketch = num_rows + len(rows.label), extend(sketch, rows)
             for file, values in zip(files, [rows.label, rows.dense, *rows.sparse], strict=True):
                 values.tofile(file)
+    np.save(folder / SKETCH, sketch)
     return Done(num_rows, [raw_file(source, digest.hexdigest())])
 
 

@@ -4,6 +4,7 @@ A split is three ``.npy`` files, ``<split>_label`` (N,) uint8, ``<split>_dense``
 ``<split>_sparse`` (N, 26) int32: a step's column groups are contiguous, and offsets have 64 bits.
 """
 
+import io
 import math
 import os
 from dataclasses import asdict, dataclass
@@ -25,6 +26,14 @@ COLUMNS = {
 ROW_BYTES = 1 + 4 * NUM_DENSE + 4 * NUM_TABLES
 # Rows of each split of all 24 days.
 REFERENCE_ROWS = {"train": 4_195_197_692, "test": 89_137_319, "validation": 89_137_318}
+# Rows of each day. Source: pytorch/torchrec, datasets/scripts (ROWS_PER_DAY); the sums are those of
+# the reference.
+DAY_ROWS = (
+    195_841_983, 199_563_535, 196_792_019, 181_115_208, 152_115_810, 172_548_507, 204_846_845,
+    200_801_003, 193_772_492, 198_424_372, 185_778_055, 153_588_700, 169_003_364, 194_216_520,
+    194_081_279, 187_154_596, 177_984_934, 163_382_602, 142_061_091, 156_534_237, 193_627_464,
+    192_215_183, 189_747_893, 178_274_637,
+)  # fmt: skip
 HEADER_BYTES = 128  # of each .npy file
 
 
@@ -113,9 +122,26 @@ def create_split(folder: Path, split: str, num_rows: int) -> None:
 
 
 def open_split(folder: Path, split: str, *, writable: bool = False) -> dict[str, np.ndarray]:
-    """Map a split's ``label``, ``dense`` and ``sparse`` into memory."""
+    """Map a split's ``label``, ``dense`` and ``sparse`` into memory, if whole."""
+    for name in COLUMNS:
+        _check_header(folder / f"{split}_{name}.npy", name)
     mode: Literal["r+", "r"] = "r+" if writable else "r"
     return {name: np.load(folder / f"{split}_{name}.npy", mmap_mode=mode) for name in COLUMNS}
+
+
+def _check_header(path: Path, column: str) -> None:
+    """Raise if a header is not the one that was written: damaged, it would give other rows."""
+    dtype, shape = COLUMNS[column]
+    row_bytes = np.dtype(dtype).itemsize * math.prod(shape)
+    rows = (path.stat().st_size - HEADER_BYTES) // row_bytes
+    wanted, description = io.BytesIO(), np.lib.format.dtype_to_descr(np.dtype(dtype))
+    header = {"descr": description, "fortran_order": False, "shape": (rows, *shape)}
+    np.lib.format.write_array_header_1_0(wanted, header)
+    with path.open("rb") as file:
+        if file.read(HEADER_BYTES) != wanted.getvalue():
+            raise ValueError(
+                f"{path}: its header is damaged; delete {path.parent / MANIFEST} and run prepare"
+            )
 
 
 def _size(path: Path) -> str:

@@ -22,6 +22,7 @@ from datamodules.common.reading import BoundedGzip
 NUM_DENSE, NUM_TABLES = 13, 26
 NUM_FIELDS = 1 + NUM_DENSE + NUM_TABLES
 BLOCK_BYTES = 1 << 25
+MOST_LINE_BYTES = 1 << 16  # a line of the logs has up to 400
 SHORTEST_LINE = NUM_FIELDS + 1  # a label, 39 tabs and the line's end
 LONGEST_LINE = 1 << 20  # bytes; a real one has some 300
 # Bytes that gzip may unpack to: real days unpack to three times their size.
@@ -51,6 +52,22 @@ def day_file(root: Path, day: int) -> Path | None:
     """Return ``day_<n>`` or else ``day_<n>.gz``; None if neither exists."""
     paths = (path for path in (root / f"day_{day}", root / f"day_{day}.gz") if path.is_file())
     return next(paths, None)
+
+
+def half_unpacked(root: Path, day: int) -> str:
+    """Describe a day whose text is not what the ``.gz`` beside it unpacks to; else empty."""
+    plain, packed = root / f"day_{day}", root / f"day_{day}.gz"
+    if not (plain.is_file() and packed.is_file()) or packed.stat().st_size < 18:
+        return ""
+    with packed.open("rb") as file:
+        file.seek(-4, 2)
+        size = int.from_bytes(file.read(4), "little")  # of the text, modulo 2^32
+    if plain.stat().st_size % 2**32 == size:
+        return ""
+    return (
+        f"{plain} has {plain.stat().st_size:,} bytes, which is not the size of the text in "
+        f"{packed.name}: unpack it again, or delete one of the two"
+    )
 
 
 def read_day(
@@ -87,6 +104,8 @@ def _whole_lines(path: Path, block_bytes: int, digest: Any) -> Iterator[np.ndarr
                     raise ValueError(f"{path}: {too_long}; download this day again")
                 if end:
                     yield np.frombuffer(block, np.uint8, end)
+                elif len(rest) > MOST_LINE_BYTES:  # zeros, say: memory must not grow with them
+                    raise ValueError(f"{path} has a line of more than {MOST_LINE_BYTES:,} bytes")
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(
             f"{path} is a truncated or damaged gzip file ({error}); download this day again"

@@ -166,14 +166,14 @@ def test_files_of_other_days_that_lie_in_the_folder_are_replaced(tmp_path):
 
 def test_bad_days_are_all_named_and_good_ones_kept(tmp_path):
     write_logs(tmp_path, DAYS, 20)
-    good = (tmp_path / "day_1").read_bytes()
-    for day in (1, 2):
-        (tmp_path / f"day_{day}").write_bytes(good + b"1\t2\n")
+    good = {day: (tmp_path / f"day_{day}").read_bytes() for day in (1, 2)}
+    for day, text in good.items():
+        (tmp_path / f"day_{day}").write_bytes(text + b"1\t2\n")
     with pytest.raises(ValueError, match="40 tab-separated") as error:
         preparation.prepare(tmp_path, tmp_path / "out", SETTINGS)
     assert len(str(error.value).splitlines()) == 2
-    for day in (1, 2):
-        (tmp_path / f"day_{day}").write_bytes(good)
+    for day, text in good.items():
+        (tmp_path / f"day_{day}").write_bytes(text)
     assert preparation.prepare(tmp_path, tmp_path / "out", SETTINGS).rows["train"] == 60
 
 
