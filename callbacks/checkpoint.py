@@ -1,34 +1,39 @@
-"""``checkpoints/last.ckpt``: exact resume, orderly interruption, no half-written file."""
+"""Checkpoints: exact resume, orderly interruption, no half-written file."""
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback
 
 from callbacks import lightning_private
+from callbacks.checkpoint_files import KEPT, LAST, free_mib, keep
 from callbacks.evaluation_schedule import EvaluationSchedule
 from callbacks.quality_target import RunState, StopReason, StopRun
 from callbacks.random_states import random_states, set_random_states
+from callbacks.signals import handled
+from callbacks.writing import reason_of_failure, unwritable
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # With several ranks each check is one collective: on GPUs that would stall every step.
 STEPS_BETWEEN_CHECKS = {"cpu": 1, "cuda": 16}
+# A loader that hands over nothing for so long after a signal is not waited for.
+LOADER_SECONDS = 30.0
 
 
 class Checkpoint(Callback):
     """Write a checkpoint after evaluations, when the last one is old enough, and at the end.
 
-    Ctrl-C and SIGTERM end the run after the step in progress: checkpoint, record, exit. An
+    Ctrl-C, SIGTERM and SIGHUP end the run after the step in progress: checkpoint, record, exit. An
     evaluation that was cut starts again when the run is resumed, with the random numbers it had.
-    A second signal ends the process at once.
+    A second signal, or a loader that hands over no batch, ends it without that checkpoint.
 
     Args:
         every_seconds: Minimum seconds between two checkpoints. Also before the first; they are
@@ -50,7 +55,8 @@ class Checkpoint(Callback):
         self._folder, self._state, self._benchmark = folder, state, benchmark
         self._last_saved = 0.0  # until the first checkpoint, when training began
         self._saved_step: int | None = None
-        self._signalled = False
+        self._signals = 0
+        self._waiting_for_data = False
         self._handlers: dict[int, Any] = {}
         self._random: dict[str, Any] | None = None
         self._resumed = False
@@ -60,6 +66,8 @@ class Checkpoint(Callback):
         self._evaluate_first = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = _DirectIO()
         if stage == "fit" and trainer.is_global_zero:
             self._check_disk(pl_module)
 
@@ -67,14 +75,14 @@ class Checkpoint(Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # Before Lightning registers its own handlers, which comes right after this hook.
-        self._handlers = {number: signal.getsignal(number) for number in SIGNALS}
+        self._handlers = {number: signal.getsignal(number) for number in handled()}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._last_saved = self._state.clock.now()
         # Lightning has set its own handlers by now; they broadcast from inside the handler, which
         # can deadlock, and Lightning asks for a broadcast before every step.
         lightning_private.disable_sigterm_broadcast(trainer)
-        for number in SIGNALS:
+        for number in self._handlers:
             signal.signal(number, self._on_signal)
         own_generators(trainer)
         if self._random is not None:
@@ -87,25 +95,37 @@ class Checkpoint(Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
+        self._waiting_for_data = False
         if self._resumed:
             # Lightning loses a step where the checkpoint was written at an evaluation's end.
             lightning_private.set_logged_step(trainer, trainer.global_step)
             self._resumed = False
 
     def _check_disk(self, pl_module: L.LightningModule) -> None:
-        # Better now than after hours: two checkpoints exist while one replaces the other.
+        # Better now than after hours.
         weights = sum(p.numel() * p.element_size() for p in pl_module.parameters())
-        needed, free = 1 + 2 * weights // 2**20, _free_mib(self._folder())
+        needed, free = 1 + KEPT * weights // 2**20, free_mib(self._folder())
         if free < needed:
             raise OSError(
-                f"{self._folder()}: {free} MiB are free, but two checkpoints need at least "
+                f"{self._folder()}: {free} MiB are free, but {KEPT} checkpoints need at least "
                 f"{needed} MiB; make room or choose another directory with --output_root DIR"
             )
 
     def _on_signal(self, number: int, frame: Any) -> None:
-        if self._signalled:
+        self._signals += 1
+        # A third one has no effect until the second one's end is recorded.
+        if self._signals == 2:
             raise KeyboardInterrupt
-        self._signalled = True
+        if self._signals == 1 and self._waiting_for_data:
+            timer = threading.Timer(LOADER_SECONDS, self._end_wait)
+            timer.daemon = True
+            timer.start()
+
+    def _end_wait(self) -> None:
+        if self._waiting_for_data and self._handlers:
+            main = threading.main_thread().ident
+            assert main is not None
+            signal.pthread_kill(main, signal.SIGINT)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._restore_handlers()
@@ -132,6 +152,7 @@ class Checkpoint(Callback):
     ) -> None:
         evaluating_next = trainer.val_check_batch == batch_idx + 1
         last = lightning_private.epoch_is_complete(trainer)
+        self._waiting_for_data = not (evaluating_next or last)
         if evaluating_next or last or lightning_private.accumulates(trainer):
             return
         if self._at_budget_end(trainer):
@@ -196,7 +217,7 @@ class Checkpoint(Callback):
         return any(c.used_up(trainer) and (c.counts_samples or complete) for c in schedules)
 
     def _leave_if_signalled(self, trainer: L.Trainer) -> None:
-        if trainer.strategy.reduce_boolean_decision(self._signalled, all=False):
+        if trainer.strategy.reduce_boolean_decision(self._signals > 0, all=False):
             self.save(trainer)
             raise StopRun(StopReason.INTERRUPTED, "interrupted by a signal")
 
@@ -206,24 +227,24 @@ class Checkpoint(Callback):
             self.save(trainer)
 
     def save(self, trainer: L.Trainer) -> None:
-        """Write a checkpoint between two steps, then replace ``last.ckpt`` by it."""
-        path = self._folder() / "checkpoints" / "last.ckpt"
-        path.parent.mkdir(exist_ok=True)
-        fresh = path.with_name("last.ckpt.new")
+        """Write a checkpoint between two steps and keep the one before as ``previous.ckpt``."""
+        path = self._folder() / "checkpoints" / LAST
+        fresh = path.with_name(f"{LAST}.new")
+        self._waiting_for_data = False
         try:
+            path.parent.mkdir(exist_ok=True)
             trainer.save_checkpoint(fresh)
+            if trainer.is_global_zero:
+                keep(fresh)
         except (OSError, RuntimeError) as error:  # torch's writer raises the latter
-            free = _free_mib(path.parent)
+            if isinstance(error, RuntimeError) and not _is_writers(error):
+                raise
+            reason = getattr(error, "strerror", None) or reason_of_failure(path.parent)
             # The half-written file goes first, so that the record and the log still fit.
-            fresh.unlink(missing_ok=True)
-            if isinstance(error, OSError) or free < 1:
-                raise OSError(
-                    f"{path} cannot be written, {free} MiB are free; make room, then start again "
-                    "(--ckpt_path last resumes from the last checkpoint that was written)"
-                ) from error
-            raise
-        if trainer.is_global_zero:
-            os.replace(fresh, path)
+            with suppress(OSError):
+                fresh.unlink(missing_ok=True)
+            hint = " (--ckpt_path last resumes from the last checkpoint that was written)"
+            raise unwritable(path, reason, hint) from error
         trainer.strategy.barrier("checkpoint")
         self._last_saved, self._saved_step = self._state.clock.now(), trainer.global_step
 
@@ -264,6 +285,21 @@ class LastCheckpoint(Callback):
         self._checkpoint.save_last(trainer)
 
 
+class _DirectIO(TorchCheckpointIO):
+    """Write straight into the file: Lightning goes through memory and TMPDIR, where it may fail."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        with open(path, "wb") as file:
+            torch.save(checkpoint, file)
+
+
+def _is_writers(error: RuntimeError) -> bool:
+    """Whether torch's writer of zip files raised an error."""
+    return any(word in str(error) for word in ("PytorchStreamWriter", "file write", "iostream"))
+
+
 def own_generators(trainer: L.Trainer) -> None:
     """Give every loader a random generator of its own."""
     # An iterator draws its workers' seed from torch's global generator, and a resumed run makes one
@@ -271,28 +307,3 @@ def own_generators(trainer: L.Trainer) -> None:
     for loader in lightning_private.loaders(trainer):
         if loader.generator is None:
             loader.generator = torch.Generator().manual_seed(torch.initial_seed() % 2**32)
-
-
-def read_benchmark(path: Path) -> str | None:
-    """Return the name of the benchmark that wrote a checkpoint, without loading its tensors.
-
-    Args:
-        path: The checkpoint.
-
-    Returns:
-        The name, or ``None`` for a checkpoint that finishline did not write.
-
-    Raises:
-        ValueError: If the file is not a readable checkpoint.
-    """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # torch raises many kinds for a damaged file
-        raise ValueError(
-            f"{path} is truncated or not a checkpoint; pass a different file"
-        ) from error
-    return content.get("finishline_benchmark") if isinstance(content, dict) else None
-
-
-def _free_mib(folder: Path) -> int:
-    return shutil.disk_usage(folder).free // 2**20

@@ -136,6 +136,8 @@ class EvaluationSchedule(Callback):
 
     def _due(self, trainer: L.Trainer, batch_idx: int) -> bool:
         last = batch_idx + 1 == trainer.num_training_batches
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return last  # these batches are all there will be
         per_epoch = samples_per_epoch(trainer)
         if self.counts_samples:
             accumulation = trainer.accumulate_grad_batches

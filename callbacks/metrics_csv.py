@@ -6,6 +6,7 @@ import csv
 import math
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from callbacks.quality_target import RunState
+from callbacks.writing import told, writing
 
 SECONDS_BETWEEN_WRITES = 1.0
 
@@ -70,7 +72,8 @@ class MetricsCSV(Logger):
 
     def _write(self, pending: Sequence[dict[str, Any]]) -> None:
         mode = "a" if self._written else "w"
-        with (self._folder() / "metrics.csv").open(mode, newline="") as file:
+        path = self._folder() / "metrics.csv"
+        with writing(path), path.open(mode, newline="") as file:
             writer = csv.DictWriter(file, self._columns, restval="")
             if mode == "w":
                 writer.writeheader()
@@ -80,4 +83,5 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        self.save()
+        with told("the last rows are missing") if status == "failed" else nullcontext():
+            self.save()

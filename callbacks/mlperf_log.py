@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from callbacks.batch_facts import global_batch_size, samples_per_epoch
 from callbacks.evaluation_schedule import EvaluationSchedule
 from callbacks.lightning_private import epoch_is_complete
 from callbacks.quality_target import RunState, StopReason
+from callbacks.writing import told, unwritable, writing
 
 DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 INIT_LIMIT_SECONDS = 20 * 60
@@ -177,7 +179,8 @@ class MLPerfLog(Callback):
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        self._end()
+        with told("the log of the run is not complete"):
+            self._end()
 
     def _end(self) -> None:
         if self._logger is not None and self._state.stop_reason is not StopReason.TARGET_REACHED:
@@ -197,9 +200,9 @@ class MLPerfLog(Callback):
             self._event("train_samples", self._state.samples, time_ms=time_ms)
         if not self._state.resumed:
             self._interval("end", "run_stop", {"status": status}, time_ms=time_ms)
-        for handler in list(self._logger.logger.handlers):
+        logger, self._logger = self._logger, None
+        for handler in list(logger.logger.handlers):
             handler.close()
-        self._logger = None
 
     # Helpers.
 
@@ -246,7 +249,8 @@ class MLPerfLog(Callback):
         from mlperf_logging.mllog.mllog import MLLogger
 
         plain = logging.Logger("finishline.mllog", logging.INFO)
-        handler = logging.FileHandler(path, mode="x")
+        with writing(path):
+            handler = _LogFile(path, mode="x")
         handler.setFormatter(logging.Formatter("%(message)s"))
         plain.addHandler(handler)
         self._logger = MLLogger(
@@ -266,6 +270,15 @@ class MLPerfLog(Callback):
         if self._logger is not None:
             time_ms = self._state.clock.epoch_ms() if time_ms is None else time_ms
             getattr(self._logger, edge)(key, metadata=metadata, time_ms=time_ms)
+
+
+class _LogFile(logging.FileHandler):
+    """A log whose error ends the run: without a line of it there is no result."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's name)
+        error = sys.exc_info()[1]
+        reason = getattr(error, "strerror", None) or str(error)
+        raise unwritable(Path(self.baseFilename), reason) from error
 
 
 def _check_permission() -> None:

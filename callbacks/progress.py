@@ -3,42 +3,35 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import ProgressBar
 
 from callbacks.batch_facts import samples_per_epoch
 from callbacks.evaluation_schedule import EvaluationSchedule
+from callbacks.live_line import LIVE, human_time, on_terminal
 from callbacks.quality_target import QualityTarget
 from callbacks.target_text import SIGNS
 
-SECONDS_BETWEEN_UPDATES = 0.2
 # A log file gets a line after 10 s without one, then after 20 s, 40 s ...
 FIRST_SILENCE_SECONDS, LONGEST_SILENCE_SECONDS = 10.0, 600.0
 FORESEEABLE_SECONDS = 100 * 24 * 3600.0  # `speed` never evaluates: no evaluation is due then
+SECONDS_FOR_A_PACE = 0.5
 LOG_COLUMNS = 79
-ERASE_LINE = "\r\x1b[2K"
-
-
-def human_time(seconds: float) -> str:
-    """Write a duration as ``8.3 s``, ``2:05`` (minutes) or ``3:02:05`` (hours)."""
-    if round(seconds, 1) < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 class Progress(ProgressBar):
-    """Show epoch, quality, target, elapsed time and an estimate of the time left.
+    """Show epoch, loss, pace, quality, target, elapsed time and an estimate of the time left.
 
-    A terminal shows one line that is updated in place and one permanent line per evaluation; a pipe
-    or file gets the permanent lines, and others between evaluations at growing intervals. No line
-    is wider than the terminal, or than 79 columns in a file. There are no colours.
+    A terminal shows one line that is updated in place, also during an evaluation, and one permanent
+    line per evaluation; a pipe or file gets the permanent lines, and others between evaluations at
+    growing intervals. No line is wider than the terminal, or than 79 columns in a file. There are
+    no colours.
 
     The estimate extrapolates the last three evaluations linearly to the target. Before two
     evaluations, or while the quality does not improve, the time to the next evaluation is shown.
@@ -52,20 +45,31 @@ class Progress(ProgressBar):
         super().__init__()
         self._target, self._schedule = target, schedule
         self._enabled = True
-        self._live = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._live = on_terminal()
         self._shown_at: float | None = None
         self._silence = FIRST_SILENCE_SECONDS
-        self._begun: tuple[float, float] | None = None  # epochs and clock at the first step seen
+        self._batch = 0
+        self._newest_loss: Any = None
+        # Training without a break since: epochs, samples and clock at its start; the last pace.
+        self._stretch: tuple[float, int, float] | None = None
+        self._pace: tuple[float, float] | None = None  # epochs and samples per second
+        self._evaluated: int | None = None  # batches of the evaluation in progress
+        self._evaluation_began = self._evaluation_took = 0.0
 
     def disable(self) -> None:
         # Called by Lightning on every rank but 0.
-        self._enabled = False
+        self._enabled = self._live = False
 
     def enable(self) -> None:
-        self._enabled = True
+        self._enabled, self._live = True, on_terminal()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._shown_at = self._target.state.clock.now()
+        self._begin_stretch(trainer, 0)
+        self._show_live(trainer)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._batch = 0
 
     def on_train_batch_end(
         self,
@@ -75,64 +79,112 @@ class Progress(ProgressBar):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        clock = self._target.state.clock
-        if self._begun is None:
-            self._begun = (epochs_done(trainer, batch_idx + 1), clock.seconds)
-        silent = clock.now() - (self._shown_at or 0.0)
-        if silent < (SECONDS_BETWEEN_UPDATES if self._live else self._silence):
-            return
-        if not self._live:
+        # Only the loss: the rest of what a step returns must not outlive it.
+        self._newest_loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+        self._batch = batch_idx + 1
+        if self._live:
+            return  # the line's thread reads them
+        if self._target.state.clock.now() - (self._shown_at or 0.0) >= self._silence:
             self._silence = min(2 * self._silence, LONGEST_SILENCE_SECONDS)
-        self._show(self.line(trainer, batch_idx + 1), end="" if self._live else "\n")
+            self._print(self.line(trainer, self._batch))
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._evaluated, self._evaluation_began = 0, self._target.state.clock.now()
+        self._show_live(trainer)
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._evaluated = (self._evaluated or 0) + 1
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.state.fn == "fit" and self._target.state.evaluations:
-            self._show(self.line(trainer, None), end="\n")
+        if trainer.state.fn != "fit":
+            return
+        self._evaluated = None
+        self._evaluation_took = self._target.state.clock.now() - self._evaluation_began
+        if self._target.state.evaluations:
+            self._print(self.line(trainer, None))
+            self._begin_stretch(trainer, self._batch)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._erase()
+        LIVE.show("writing the run's files")
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        self._erase()
+        LIVE.show("writing the run's files")
 
     def print(self, *args: Any, **kwargs: Any) -> None:
-        """Print above the live line."""
         if self._enabled:
-            self._erase()
             print(*args, **kwargs)
 
-    def _erase(self) -> None:
-        if self._enabled and self._live:
-            print(ERASE_LINE, end="", file=sys.stderr, flush=True)
-
-    def _show(self, line: str, end: str) -> None:
+    def _print(self, line: str) -> None:
         self._shown_at = self._target.state.clock.now()
         if self._enabled:
-            self._erase()
-            print(line, end=end, file=sys.stderr, flush=True)
+            print(line, file=sys.stderr, flush=True)
+
+    def _show_live(self, trainer: L.Trainer) -> None:
+        if self._live:
+            LIVE.show(lambda: self.live_text(trainer))
+
+    def live_text(self, trainer: L.Trainer) -> str:
+        """Return what the terminal's last line says now; called by its thread."""
+        if self._target.state.stop_reason is not None:
+            return "writing the run's files"
+        if self._evaluated is None:
+            return self.line(trainer, self._batch)
+        return self._evaluation_line(self._evaluated, sum(trainer.num_val_batches))
 
     def line(self, trainer: L.Trainer, batch: int | None) -> str:
         """Return the longest line that fits; ``batch`` is ``None`` right after an evaluation."""
-        width = shutil.get_terminal_size().columns - 1 if self._live else LOG_COLUMNS
         epoch = f"epoch {trainer.current_epoch + 1}"
-        step = "" if batch is None else f" step {batch}/{trainer.num_training_batches}"
-        times = [human_time(self._target.state.clock.seconds)]
-        left, pause = self.seconds_left(), self._seconds_to_evaluation(trainer, batch)
-        if left is not None:
-            times.append(f"about {human_time(left)} left")
-        elif pause is not None:
-            times.append(f"evaluation in {human_time(pause)}")
-        shorter = [part.replace("about ", "~").replace("evaluation in ", "~") for part in times]
-        wordings = [
-            [epoch + step, *self._metrics("({sign} {goal:g})"), *times],
-            [epoch + step, *self._metrics("({sign} {goal:g})"), *shorter],
-            [epoch, *self._metrics("({sign} {goal:g})"), *shorter],
-            [epoch, *self._metrics("/ {goal:g}"), *shorter],
-        ]
+        long, short = self._metrics("({sign} {goal:g})"), self._metrics("/ {goal:g}")
+        times = [human_time(self._target.state.clock.seconds), *self._estimate(trainer, batch)]
+        if batch is None:
+            briefer = [part.replace("about ", "~") for part in times]
+            return self._fit([[epoch, *m, *t] for m in (long, short) for t in (times, briefer)])
+        step = f"{epoch} step {batch}/{trainer.num_training_batches}"
+        training = self._training(trainer)
+        heads = [step, *training], [epoch, *training], training, [step]
+        with_metrics = [[*head, *m, *times] for head in heads[:3] for m in (long, short)]
+        # The last value and its target are in the line above.
+        return self._fit([*with_metrics, *([*head, *times] for head in heads), times])
+
+    def _evaluation_line(self, done: int, batches: float) -> str:
+        seconds = self._target.state.clock.now() - self._evaluation_began
+        left = self._evaluation_took - seconds
+        if left <= 0 < done:
+            left = seconds / done * (batches - done)
+        what = f"evaluation batch {done}/{batches}" if done < batches else "evaluation: scoring"
+        when = [f"done in about {rough_time(left)}"] if 0 < left < FORESEEABLE_SECONDS else []
+        clock = human_time(self._target.state.clock.seconds or seconds)
+        return self._fit([[what, *when, *self._metrics("({sign} {goal:g})"), clock], [what, clock]])
+
+    def _fit(self, wordings: Sequence[Sequence[str]]) -> str:
+        width = shutil.get_terminal_size().columns - 1 if self._live else LOG_COLUMNS
         lines = [" | ".join(wording) for wording in wordings]
         return next((line for line in lines if len(line) <= width), lines[-1][:width])
+
+    def _training(self, trainer: L.Trainer) -> list[str]:
+        """Return the newest loss, and the pace since the last evaluation."""
+        loss, parts = self._loss(trainer), []
+        if loss is not None:
+            parts.append(f"loss {loss:.4g}")
+        if self._pace is not None and (pace := self._pace[1]):
+            parts.append(f"{pace:,.0f} samples/s" if pace >= 100 else f"{pace:.3g} samples/s")
+        return parts
+
+    def _loss(self, trainer: L.Trainer) -> float | None:
+        loss = self._newest_loss
+        if isinstance(loss, torch.Tensor) and loss.device.type == "cpu":
+            return float(loss) * trainer.accumulate_grad_batches
+        return self._target.state.train_loss  # reading one now would wait for the GPU
 
     def _metrics(self, target: str) -> list[str]:
         quality = self._target.state.quality
@@ -143,22 +195,41 @@ class Progress(ProgressBar):
             for name, goal in self._target.metrics.items()
         ]
 
-    def _seconds_to_evaluation(self, trainer: L.Trainer, batch: int | None) -> float | None:
-        """Estimate the time to the next evaluation from the mean pace so far."""
-        if batch is None or self._schedule is None or self._begun is None:
-            return None
+    def _estimate(self, trainer: L.Trainer, batch: int | None) -> list[str]:
+        pause = None if batch is None else self._seconds_to_evaluation(trainer, batch)
+        left = self.seconds_left()
+        if left is not None:
+            return [f"target in about {rough_time(left)}"]
+        return [] if pause is None else [f"next evaluation in {rough_time(pause)}"]
+
+    def _begin_stretch(self, trainer: L.Trainer, batch: int) -> None:
+        state = self._target.state
+        self._stretch = epochs_done(trainer, batch), state.samples, state.clock.now()
+
+    def _seconds_to_evaluation(self, trainer: L.Trainer, batch: int) -> float | None:
+        """Estimate the time to the next evaluation from the pace since the last one."""
         done = epochs_done(trainer, batch)
-        trained = done - self._begun[0]
-        spent = self._target.state.clock.seconds - self._begun[1]
-        if trained <= 0:
+        self._measure_pace(done)
+        if self._schedule is None or self._pace is None:
             return None
         per_epoch = samples_per_epoch(trainer)
         if self._schedule.counts_samples:
             due = self._schedule.next_amount(done * per_epoch, per_epoch) / per_epoch
         else:
             due = self._schedule.next_amount(trainer.current_epoch, per_epoch)
-        seconds = max(0.0, due - done) * spent / trained
+        since = self._target.state.clock.now() - (self._target.step_end or 0.0)
+        seconds = max(0.0, (due - done) / self._pace[0] - since)
         return seconds if seconds < FORESEEABLE_SECONDS else None
+
+    def _measure_pace(self, epochs: float) -> None:
+        if self._stretch is None:
+            return
+        before, samples, since = self._stretch
+        # Not up to now: a step in progress would make the pace fall until it ends.
+        seconds = (self._target.step_end or since) - since
+        if seconds >= SECONDS_FOR_A_PACE and epochs > before:
+            new = self._target.state.samples - samples
+            self._pace = (epochs - before) / seconds, new / seconds
 
     def seconds_left(self) -> float | None:
         """Estimate the time to the target from the trend of the last evaluations."""
@@ -181,6 +252,11 @@ class Progress(ProgressBar):
         pause = last.seconds - evaluations[-2].seconds
         wait = max(1, math.ceil(max(waits) / pause)) * pause
         return max(0.0, wait - (self._target.state.clock.seconds - last.seconds))
+
+
+def rough_time(seconds: float) -> str:
+    """Write an estimate: without a decimal, which would only flicker."""
+    return f"{seconds:.0f} s" if seconds < 59.5 else human_time(round(seconds))
 
 
 def epochs_done(trainer: L.Trainer, batch: int) -> float:

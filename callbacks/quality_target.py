@@ -65,8 +65,12 @@ class RunState:
     wait_seconds: float = 0.0
     """Time between steps, part of training: waiting for data, and Lightning's own work."""
     global_batch_size: int = 0
+    train_loss: float | None = None
+    """The newest training loss that was read; reading one makes a GPU wait."""
     stop_reason: StopReason | None = None
     resumed: bool = False
+    recorded: bool = False
+    """Whether the run's final record has been written."""
 
     @property
     def quality(self) -> dict[str, float]:
@@ -114,6 +118,11 @@ class QualityTarget(Callback):
         self._eval_start = 0.0
         self._step_end: float | None = None
         self._steps = 0
+
+    @property
+    def step_end(self) -> float | None:
+        """Monotonic time of the newest step's end; None before one and in an evaluation."""
+        return self._step_end
 
     def reached(self, quality: Mapping[str, float]) -> bool:
         """Whether every target metric is at or past its value; NaN never is."""
@@ -177,8 +186,9 @@ class QualityTarget(Callback):
         state = self.state
         quality = self.read(trainer)
         state.evaluation_end = state.clock.now()
-        # Rank 0 decides for all: a rank that differs in the last bit would hang the others.
-        reached = trainer.strategy.broadcast(self.reached(quality))
+        finite = all(math.isfinite(value) for value in quality.values())
+        # Rank 0 decides for all: a rank that stops or trains on alone would hang the others.
+        reached, finite = trainer.strategy.broadcast((self.reached(quality), finite))
         at_weights = reached and getattr(pl_module, "stops_at_weights", False)
         stopped_at = self._eval_start if at_weights else state.evaluation_end
         state.eval_seconds += stopped_at - self._eval_start
@@ -195,7 +205,7 @@ class QualityTarget(Callback):
         )
         if reached:
             trainer.should_stop = True
-        elif not all(math.isfinite(value) for value in quality.values()):
+        elif not finite:
             raise StopRun(StopReason.NON_FINITE, f"the evaluation gave {quality}")
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -205,6 +215,8 @@ class QualityTarget(Callback):
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
+        if isinstance(exception, KeyboardInterrupt) and not self.state.recorded:
+            self.state.stop_reason = None  # a result without its last checkpoint is none
         if self.state.stop_reason is not None:
             return
         if isinstance(exception, StopRun):
@@ -253,10 +265,12 @@ class QualityTarget(Callback):
                 f"this module measures: {', '.join(sorted(known)) or 'nothing'}"
             )
 
-    @staticmethod
-    def _check_loss(trainer: L.Trainer, outputs: Any) -> None:
+    def _check_loss(self, trainer: L.Trainer, outputs: Any) -> None:
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-        finite = not isinstance(loss, torch.Tensor) or bool(torch.isfinite(loss).all())
+        if isinstance(loss, torch.Tensor):
+            # Lightning gives this batch's share of the optimizer step.
+            self.state.train_loss = float(loss) * trainer.accumulate_grad_batches
+        finite = self.state.train_loss is None or math.isfinite(self.state.train_loss)
         # One rank's bad loss reaches all through the averaged gradient, so all must stop.
         if not trainer.strategy.reduce_boolean_decision(finite, all=True):
             raise StopRun(

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import platform
+import signal
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,8 +22,12 @@ from lightning.pytorch.callbacks import Callback
 from callbacks import wandb_run
 from callbacks.clock import process_start
 from callbacks.curve import run_title, save_curve
+from callbacks.heartbeat import Heartbeat, pid_namespace
+from callbacks.preserve_state import preserve_state
 from callbacks.quality_target import QualityTarget, StopReason, StopRun
+from callbacks.signals import signals_as
 from callbacks.warm_up import WarmUp
+from callbacks.writing import told, unwritable, writing
 
 PACKAGES = ("finishline", "torch", "lightning", "torchmetrics", "numpy", "mlperf-logging")
 
@@ -49,6 +56,7 @@ class RunRecord(Callback):
         self._folder, self._facts = folder, facts
         self._started_at = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         self._fixed: dict[str, Any] = {}
+        self._heartbeat: Heartbeat | None = None
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         rate, unknown = _peak_learning_rate(pl_module)
@@ -57,7 +65,7 @@ class RunRecord(Callback):
             "devices": trainer.world_size,
             "strategy": type(trainer.strategy).__name__.removesuffix("Strategy").lower(),
             "precision": str(trainer.precision),
-            "parameters": _num_parameters(pl_module),
+            "parameters": num_parameters(pl_module),
             "flops_per_sample": self._warm_up.flops_per_sample,
             "peak_learning_rate": rate,
             **unknown,
@@ -69,9 +77,12 @@ class RunRecord(Callback):
                 "pid": os.getpid(),
                 "host": platform.node(),
                 "started": process_start(os.getpid()),
+                "pid_namespace": pid_namespace(),
             },
             "wandb_run": wandb_run.run_id(trainer),
         }
+        if trainer.is_global_zero:
+            self._heartbeat = Heartbeat(self._folder())
         self._write(trainer)
         for logger in trainer.loggers:
             # The optimizer's own `initial_lr` is 1: its scheduler's factor is the rate itself.
@@ -88,23 +99,36 @@ class RunRecord(Callback):
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        self.finish(trainer)
-        if isinstance(exception, StopRun) and exception.reason is StopReason.BUDGET_EXHAUSTED:
-            self._write_artifacts(trainer, pl_module)
+        with told("the record of the run is not complete"):
+            self.finish(trainer)
+            if isinstance(exception, StopRun):
+                self._write_artifacts(trainer, pl_module)
 
     def _write_artifacts(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the module's artifacts now that the clock has stopped."""
         write = getattr(pl_module, "write_artifacts", None)
         if callable(write) and trainer.is_global_zero:
-            write(self._folder())
+            with _pictures_may_fail(self._folder()), preserve_state(pl_module):
+                write(self._folder())
 
     def finish(self, trainer: L.Trainer) -> None:
-        """Write the final record and the curve, and send the figures to the loggers."""
-        if not self._fixed or not trainer.is_global_zero:
+        """Write the final record and the curve, and send the figures to the loggers; once."""
+        state = self._target.state
+        if not self._fixed or not trainer.is_global_zero or state.recorded:
             return
-        record = self._write(trainer)
-        evaluations, metrics = self._target.state.evaluations, self._target.metrics
-        save_curve(self._folder() / "curve.png", evaluations, metrics, title=run_title(record))
+        # Ctrl-C again must not leave the record of a run that is still going on.
+        with signals_as(signal.SIG_IGN):
+            try:
+                record = self._write(trainer)
+            finally:
+                if self._heartbeat is not None:
+                    self._heartbeat.stop()
+            state.recorded = True
+        evaluations, metrics = state.evaluations, self._target.metrics
+        curve = self._folder() / "curve.png"
+        words = getattr(trainer.lightning_module, "metric_words", {})
+        with _pictures_may_fail(self._folder()):
+            save_curve(curve, evaluations, metrics, title=run_title(record), words=words)
         wandb_run.finish(trainer, record, self._folder())
 
     def _write(self, trainer: L.Trainer) -> dict[str, Any]:
@@ -112,12 +136,14 @@ class RunRecord(Callback):
         if trainer.is_global_zero:
             path = self._folder() / "run.json"
             fresh = path.with_suffix(".new")
-            try:
-                fresh.write_text(json.dumps(record, indent=2) + "\n")
-                os.replace(fresh, path)
-            except OSError:  # a full disk: the older record is worth more than half of a new one
-                fresh.unlink(missing_ok=True)
-                raise
+            with writing(path):
+                try:
+                    fresh.write_text(json.dumps(record, indent=2) + "\n")
+                    os.replace(fresh, path)
+                except OSError:  # a full disk: the older record is worth more than half a new one
+                    with suppress(OSError):
+                        fresh.unlink(missing_ok=True)
+                    raise
         return record
 
     def record(self, trainer: L.Trainer) -> dict[str, Any]:
@@ -160,7 +186,22 @@ class RunRecord(Callback):
         return "success" if state.stop_reason is StopReason.TARGET_REACHED else "aborted"
 
 
-def _num_parameters(pl_module: L.LightningModule) -> int:
+@contextmanager
+def _pictures_may_fail(folder: Path) -> Iterator[None]:
+    """Report an error in a picture or table in one line: the run and its record are complete."""
+    try:
+        yield
+    except OSError as error:
+        text = str(unwritable(folder / "a picture", error.strerror or str(error)))
+        print(f"Warning: {text}", file=sys.stderr, flush=True)
+    except Exception as error:
+        reason = (str(error).splitlines() or ["no message"])[0]
+        text = f"a picture in {folder} is missing ({type(error).__name__}: {reason})"
+        print(f"Warning: {text}", file=sys.stderr, flush=True)
+
+
+def num_parameters(pl_module: L.LightningModule) -> int:
+    """Count a module's parameters, over all ranks."""
     # A module whose ranks hold only a share of the parameters counts all of them itself.
     count: Any = getattr(pl_module, "num_parameters", None)
     if callable(count):

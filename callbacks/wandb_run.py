@@ -1,7 +1,4 @@
-"""Send W&B what Lightning's metrics lack: evaluations, the record, artifacts.
-
-A W&B run is recognised by its ``summary``, so that W&B is not imported unless it is used.
-"""
+"""Send W&B what Lightning's metrics lack: the name, evaluations, the record, artifacts."""
 
 from __future__ import annotations
 
@@ -11,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.loggers import WandbLogger
 
-from callbacks.lightning_private import logs_checkpoints
+from callbacks.lightning_private import logs_checkpoints, wandb_settings
 from callbacks.quality_target import Evaluation
 
 # File of the run folder -> (end of the artifact's name, its type).
@@ -29,14 +27,21 @@ SUMMARY = ("division", "stop_reason", "status", "samples_per_second", "parameter
 def wandb_loggers(trainer: L.Trainer) -> Iterator[tuple[Any, Any]]:
     """Yield the trainer's W&B loggers with their runs; only rank 0 has any."""
     for logger in trainer.loggers if trainer.is_global_zero else ():
-        run: Any = getattr(logger, "experiment", None)
-        if hasattr(run, "summary"):
-            yield logger, run
+        if isinstance(logger, WandbLogger):
+            yield logger, logger.experiment
 
 
 def run_id(trainer: L.Trainer) -> str | None:
     """Return W&B's identifier of this run, so that a resumed run can continue it."""
     return next((str(run.id) for _, run in wandb_loggers(trainer)), None)
+
+
+def name_runs(trainer: L.Trainer, folder: Path, *, keep: Any = None) -> None:
+    """Give the W&B runs the run directory's name, unless the user named or started them."""
+    for logger, run in wandb_loggers(trainer):
+        # W&B starts before the directory exists, and makes up a name.
+        if run is not keep and wandb_settings(logger).get("name") is None:
+            run.name = folder.name
 
 
 def log_evaluation(trainer: L.Trainer, evaluation: Evaluation) -> None:

@@ -13,6 +13,7 @@ from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from callbacks.live_line import LIVE
 from callbacks.preserve_state import preserve_state
 
 LAYOUTS = {
@@ -84,6 +85,7 @@ class WarmUp(Callback):
             if self.compile:
                 net.compile(mode=self.compile_mode)
             return
+        LIVE.show("warming up on synthetic batches")
         with preserve_state(pl_module):
             batch = pl_module.transfer_batch_to_device(
                 datamodule.synthetic_batch(), pl_module.device, 0

@@ -6,6 +6,7 @@ Network   BERT-large, 336,226,108 parameters, sequences of up to 512 word pieces
 Expect    demo: about a minute on 2 CPU cores; closed division: about 2.5 million samples
 
     python recipes/bert.py fit                                        demo, no download
+    python recipes/bert.py predict --ckpt_path RUN TEXT...            fill in [MASK]
     python recipes/bert.py prepare --data.root DIR                    check and tokenise the text
     python recipes/bert.py validate --data.root DIR                   check the given checkpoint
     python recipes/bert.py fit --data.root DIR                        closed reference
@@ -69,6 +70,7 @@ BENCHMARK = Benchmark(
         published_minutes=21.7,
         source="MLCommons' two bundles; 20 parts of 0.25 GB",
     ),
+    predicts="text with [MASK] (a file, or the text itself) -> words (.txt)",
     source="mlcommons/training @ 9947bdf2 language_model/tensorflow/bert; training_rules.adoc v1.0",
 )
 

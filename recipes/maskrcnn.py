@@ -7,14 +7,33 @@ Network   Mask R-CNN, ResNet-50 with feature pyramid, 44,347,573 parameters
 Expect    demo: about 1 minute on 2 CPU cores; closed division: about 14 epochs at batch 96
 
     python recipes/maskrcnn.py fit                                      demo, no download
+    python recipes/maskrcnn.py predict --ckpt_path RUN IMAGE...         find and outline objects
     python recipes/maskrcnn.py prepare --data.root DIR                  check COCO
     python recipes/maskrcnn.py fit --data.root DIR                      closed reference
     python recipes/maskrcnn.py fit --data.root DIR --model.net my.Net   open division
     python recipes/maskrcnn.py fit --config recipes/presets/maskrcnn/h100x1.yaml --data.root DIR
 """
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from recipes.cli.benchmark import Benchmark, Needs, Rule
+from recipes.cli.division import global_batch
 from recipes.cli.main import main
+
+DECAY_STEPS = (60_000, 80_000)  # at a batch of 16 images and K = 0
+
+
+def fit_the_batch(steps: Sequence[int], config: Mapping[str, Any]) -> bool:
+    """Whether one whole K gives both decay steps at the batch in use, rounded up or down."""
+    if len(steps) != 2:
+        return False
+    tenths = [step * 16 / global_batch(config) / 10 for step in DECAY_STEPS]
+    factor = round(steps[0] / tenths[0])  # 10 + K
+    return factor > 0 and all(
+        abs(step - factor * tenth) < 1 for step, tenth in zip(steps, tenths, strict=True)
+    )
+
 
 BENCHMARK = Benchmark(
     name="maskrcnn",
@@ -42,9 +61,9 @@ BENCHMARK = Benchmark(
         ),
         Rule(
             "model.decay_steps",
-            "opt_learning_rate_decay_steps is (60000, 80000) * (1 + K / 10) * 16 / batch",
-            # Both are rounded to whole steps, so the ratio of 3 to 4 is approximate.
-            allows=lambda value: len(value) == 2 and abs(4 * value[0] - 3 * value[1]) <= 8,
+            "opt_learning_rate_decay_steps is (60000, 80000) * (1 + K / 10) * 16 / batch with a "
+            "whole K",
+            goes_with=fit_the_batch,
         ),
     ),
     needs=Needs(
@@ -54,6 +73,7 @@ BENCHMARK = Benchmark(
         published_minutes=50.4,
         source="sizes of the archives on images.cocodataset.org",
     ),
+    predicts="image -> boxes, masks (.json) and picture",
     source="mlcommons/training (v1.0) object_detection/pytorch; training_rules.adoc v1.0",
 )
 

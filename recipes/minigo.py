@@ -8,6 +8,7 @@ Expect    demo (5 x 5 board): 13 to 72 s on 2 busy CPU cores; closed division: 3
           generations of 8,192 games
 
     python recipes/minigo.py fit                                        demo, no download
+    python recipes/minigo.py predict --ckpt_path RUN GAME.sgf           choose the next move
     python recipes/minigo.py prepare --data.root DIR                    check all given games
     python recipes/minigo.py fit --data.root DIR                        closed reference
     python recipes/minigo.py fit --config recipes/presets/minigo/h100x1.yaml --data.root DIR
@@ -20,7 +21,7 @@ from recipes.cli.main import main
 FIXED = (
     "size", "komi", "window", "train_filter", "eval_games", "virtual_losses", "slow_readouts",
     "fast_readouts", "fast_share", "noise_alpha", "noise_mix", "soft_plies", "pass_alive_plies",
-    "resign_threshold", "max_plies",
+    "resign_threshold", "max_plies", "benson",
 )  # fmt: skip
 
 BENCHMARK = Benchmark(
@@ -48,6 +49,7 @@ BENCHMARK = Benchmark(
         Rule("model.eval_virtual_losses", "virtual losses are fixed at 4"),
         Rule("model.pass_alive_plies", "a game of pass-alive points alone ends after 133 moves"),
         Rule("model.max_plies", "an evaluation game ends after 1,444 moves"),
+        Rule("model.benson", "games are scored by the reference's pass-alive rule"),
     ),
     trainer={"reload_dataloaders_every_n_epochs": 1},
     # Batches of games vary in size, unless they are played through CUDA graphs.
@@ -55,11 +57,12 @@ BENCHMARK = Benchmark(
     commands={"gtp": "recipes.cli.gtp.gtp"},
     needs=Needs(
         download_gb=None,
-        prepared_gb=0,
+        prepared_gb=0.02,
         demo_minutes=0.8,
         published_minutes=269.5,
-        source="prepare writes nothing; the size of the given files is not published",
+        source="prepare writes only records; the size of the given files is not published",
     ),
+    predicts="Go position (an SGF file, or its text) -> move (.json, .sgf) and board",
     source="mlcommons/training @ 9947bdf2 reinforcement/tensorflow/minigo; training_rules v1.0",
 )
 

@@ -7,6 +7,7 @@ Network   ResNet-50 v1.5, 25,557,032 parameters, about 25 GFLOP per training ima
 Expect    demo: about 1 minute on 2 CPU cores; closed division: 35 epochs at a batch of 3264
 
     python recipes/resnet.py fit                                        demo, no download
+    python recipes/resnet.py predict --ckpt_path RUN IMAGE...           name their classes
     python recipes/resnet.py prepare --data.root DIR                    check images, write shards
     python recipes/resnet.py fit --data.root DIR                        closed reference
     python recipes/resnet.py fit --data.root DIR --model.net my.Net     open division
@@ -67,6 +68,7 @@ BENCHMARK = Benchmark(
         published_minutes=28.8,
         source="sizes of the two archives; prepare copies every image",
     ),
+    predicts="image -> class (.json)",
     source="mlcommons/training image_classification/tensorflow2 (v1.0); training_rules.adoc v1.0",
 )
 

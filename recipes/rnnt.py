@@ -7,6 +7,7 @@ Network   RNN transducer, 49,006,080 parameters, 1,023 SentencePiece labels and 
 Expect    demo: about 3 minutes on 2 CPU cores; closed division: about 60 epochs of 278,528
 
     python recipes/rnnt.py fit                                        demo, no download
+    python recipes/rnnt.py predict --ckpt_path RUN AUDIO...           transcribe recordings
     python recipes/rnnt.py prepare --data.root DIR                    check, vocabulary, shards
     python recipes/rnnt.py fit --data.root DIR                        closed reference
     python recipes/rnnt.py fit --data.root DIR --model.net my.Net     open division
@@ -59,6 +60,7 @@ BENCHMARK = Benchmark(
         published_minutes=38.7,
         source="www.openslr.org/12; prepare copies every recording",
     ),
+    predicts="recording (16 kHz, mono) -> text (.txt)",
     source="mlcommons/training @ 9947bdf2 rnn_speech_recognition/pytorch; training_rules.adoc v1.0",
 )
 

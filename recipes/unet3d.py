@@ -6,6 +6,7 @@ Network   3D U-Net, 31,190,243 parameters, about 2.9 TFLOP per training sample
 Expect    demo: half a minute on 2 CPU cores; closed division: about 2,200 epochs of 168 samples
 
     python recipes/unet3d.py fit                                        demo, no download
+    python recipes/unet3d.py predict --ckpt_path RUN CT.nii.gz          mask kidneys and tumours
     python recipes/unet3d.py prepare --data.root DIR                    check and preprocess KiTS19
     python recipes/unet3d.py fit --data.root DIR                        closed reference
     python recipes/unet3d.py fit --data.root DIR --model.net my.Net     open division
@@ -41,6 +42,7 @@ BENCHMARK = Benchmark(
         published_minutes=29.2,
         source="github.com/neheller/kits19; prepared size from NVIDIA's reader",
     ),
+    predicts="CT volume (.nii, .nii.gz) -> mask (.nii.gz) and picture",
     source="mlcommons/training @ 9947bdf2 image_segmentation/pytorch; training_rules.adoc v1.0",
 )
 

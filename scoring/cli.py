@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from scoring.runs.plain_text import plain
+
 EPILOG = "Exit status: 0 passes, 1 breaks the rules or failed, 2 usage error."
 # Command -> the module that holds run(args) -> int.
 COMMANDS = {
@@ -201,7 +203,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"scoring {args.command}: interrupted", file=sys.stderr)
         return 130
     except (ValueError, OSError) as error:
-        print(f"scoring {args.command}: {_describe(error)}", file=sys.stderr)
+        print(plain(f"scoring {args.command}: {_describe(error)}"), file=sys.stderr)
         return 2
 
 

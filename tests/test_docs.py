@@ -12,7 +12,7 @@ from recipes.cli.main import COMMANDS
 from recipes.cli.parser import RecipeCLI
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES += sorted((ROOT / "recipes").glob("[a-z]*.py"))
 RECIPE = re.compile(r"(?:python|torchrun [^\n`]*?) ?recipes/(\w+)\.py ([^\n`]+)")
 TORCHRUN = re.compile(r"torchrun ([^\n`]*?) recipes/\w+\.py ([^\n`]+)")

@@ -34,7 +34,7 @@ def test_preset_gives_an_open_run_whose_net_fits(project, monkeypatch):
     monkeypatch.syspath_prepend(project)
     cli = RecipeCLI(BENCHMARK, "fit", ["--config", DEMO, "--config", "preset.yaml"])
     assert type(cli.model.net).__name__ == "HalfResolutionNet"
-    assert cli.model.learning_rate == 0.4  # the demo's, which the preset leaves alone
+    assert cli.model.learning_rate == 0.2  # the demo's, which the preset leaves alone
     cli.model.check_net()
     real = ["--config", "preset.yaml", "--data.root", str(project)]
     assert RecipeCLI(BENCHMARK, "fit", real).division == "open"

@@ -4,14 +4,17 @@ Letters: I images, A annotations of all images.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from datamodules.coco.faults import annotation_faults, drawable, entry_problems, limit_lines
+from datamodules.coco.faults import entry_problems, geometry_problems, record_problems
+from datamodules.coco.misfit import drawable
+from datamodules.coco.published import are_published
 
 Polygons = list[np.ndarray]
 _SOURCE = (
@@ -81,11 +84,33 @@ class Annotations:
 
 
 def load_annotations(path: Path) -> Annotations:
-    """Read a file of ``Annotations.save``."""
-    with np.load(path) as arrays:
+    """Read a file of ``Annotations.save``; a ValueError names it if it is damaged."""
+    with _opened(path) as arrays:
         return Annotations(
             **{k: arrays[k].tolist() if k == "file_name" else arrays[k] for k in arrays}
         )
+
+
+def load_names(path: Path) -> list[str]:
+    """Read only the images' names of a file of ``Annotations.save``."""
+    with _opened(path) as arrays:
+        names: list[str] = arrays["file_name"].tolist()
+        return names
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open an archive of arrays, whose checksums are verified as they are read."""
+    try:
+        with np.load(path) as arrays:
+            yield arrays
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # damaged archives fail in many ways
+        raise ValueError(
+            f"{path} is damaged ({' '.join(str(error).split())}); delete it and run the recipe's "
+            "prepare command"
+        ) from None
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -94,7 +119,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{path} is missing; unpack {_SOURCE} here")
     try:
         content = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} is truncated or damaged ({error}); unpack {_SOURCE} again"
         ) from None
@@ -117,7 +142,7 @@ def parse(content: Mapping[str, Any], path: Path) -> Annotations:
     position = {image["id"]: i for i, image in enumerate(images)}
     label_of = {category["id"]: 1 + k for k, category in enumerate(content["categories"])}
     records = content["annotations"]
-    if lines := _problems(records, position, label_of):
+    if lines := record_problems(records, position, label_of):
         raise ValueError("\n".join(f"{path}: {line}" for line in lines))
     records = sorted(records, key=lambda record: position[record["image_id"]])
     owner = np.array([position[r["image_id"]] for r in records], dtype=np.int64)
@@ -142,14 +167,17 @@ def parse(content: Mapping[str, Any], path: Path) -> Annotations:
     )
 
 
-def _problems(
-    records: Sequence[Mapping[str, Any]],
-    position: Mapping[int, int],
-    label_of: Mapping[int, int],
-) -> list[str]:
-    """Return one line per broken annotation, up to a limit per kind."""
-    return limit_lines(
-        (kind, f"annotation {record.get('id')}: {text}; correct or remove it")
-        for record in records
-        for kind, text in annotation_faults(record, position, label_of)
-    )
+def misfits(content: Mapping[str, Any], path: Path, *, but_for: Collection[str]) -> list[str]:
+    """Return one line per annotation of parsed content that does not fit its image or its mask.
+
+    Images named in ``but_for`` are left out, as their sizes may be wrong. COCO's own boxes reach
+    over the border here and there, and the reference clips them.
+    """
+    images, records = content["images"], content["annotations"]
+    sizes = {
+        image["id"]: (int(image["height"]), int(image["width"]))
+        for image in images
+        if image["file_name"] not in but_for
+    }
+    own = are_published(len(images), len(records), len(content["categories"]))
+    return [f"{path}: {line}" for line in geometry_problems(records, sizes, strict=not own)]

@@ -9,13 +9,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+from PIL import Image
 from torch.utils.data import DataLoader
 
-from datamodules.coco import store
+from datamodules.coco import layout, store
 from datamodules.coco.annotations import Annotations, read_json
-from datamodules.coco.faults import drawable
+from datamodules.coco.directory_check import check
+from datamodules.coco.inputs import in_words, read_rgb, records
+from datamodules.coco.misfit import drawable
+from datamodules.coco.published import COUNTS, count_differences
 from datamodules.common.base import BenchmarkDataModule
 from datamodules.common.cache import build_once, demo_folder
+from datamodules.common.inputs import write_json
+from datamodules.common.records import unreadable
 from datamodules.common.sampling import evaluation_indices, padded_length
 
 
@@ -27,12 +34,14 @@ class COCODataModule(BenchmarkDataModule):
             demo data.
         prepared_dir: Directory for compact annotations; default ``finishline-coco`` in the root.
         batch_size: Images per device and step.
+        evaluation_batch_size: Most images per evaluation batch.
         num_workers: Loader processes per device.
 
     Raises:
         ValueError: If a number is out of range.
     """
 
+    prediction_endings: ClassVar[tuple[str, ...]] = (".json",)
     demo_scenes: ClassVar[dict[str, Any]]
     """Arguments of the demo's writer."""
     weights_file: ClassVar[str]
@@ -44,18 +53,26 @@ class COCODataModule(BenchmarkDataModule):
         root: Path | None,
         prepared_dir: Path | None,
         batch_size: int,
+        evaluation_batch_size: int,
         num_workers: int,
     ) -> None:
         super().__init__()
-        if batch_size < 1 or num_workers < 0:
-            raise ValueError(
-                f"batch_size must be at least 1 and num_workers at least 0, got {batch_size} and "
-                f"{num_workers}"
-            )
+        bounds = {
+            "batch_size": (batch_size, 1),
+            "evaluation_batch_size": (evaluation_batch_size, 1),
+            "num_workers": (num_workers, 0),
+        }
+        if bad := [
+            f"data.{name} must be at least {least}, got {value}"
+            for name, (value, least) in bounds.items()
+            if value < least
+        ]:
+            raise ValueError("\n".join(bad))
         self.demo = root is None
         self.root = None if root is None else Path(root)  # notebooks pass a str
         self.prepared_dir = None if prepared_dir is None else Path(prepared_dir)
-        self.batch_size, self.num_workers = batch_size, num_workers
+        self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
+        self.num_workers = num_workers
         self._facts: dict[str, Any] | None = None
         self._truth: dict[str, Any] | None = None
 
@@ -85,9 +102,14 @@ class COCODataModule(BenchmarkDataModule):
             FileNotFoundError: One line per missing part.
             ValueError: One line per problem in annotations or images.
         """
+        self._prepare(compare=False)
+
+    def _prepare(self, *, compare: bool) -> None:
         if self.demo:
             build_once(self.folder, self.write_demo)
-        manifest = store.prepare(self.folder, self._prepared, show_progress=not self.demo)
+        manifest = store.prepare(
+            self.folder, self._prepared, compare=compare, show_progress=not self.demo
+        )
         if lines := self.unfit(manifest):
             raise ValueError("\n".join(lines))
 
@@ -98,13 +120,13 @@ class COCODataModule(BenchmarkDataModule):
         write_scenes(folder, **self.demo_scenes)
 
     def prepare(self) -> None:
-        """Run ``prepare_data`` and print a summary, for the ``prepare`` command.
+        """Run ``prepare_data``, compare all images with those checked before, print a summary.
 
         Raises:
             FileNotFoundError: One line per missing part.
             ValueError: One line per problem in annotations or images.
         """
-        self.prepare_data()
+        self._prepare(compare=True)
         counts = self._manifest
         print(
             f"COCO{' demo' if self.demo else ''} is ready in {self.folder}: "
@@ -130,21 +152,71 @@ class COCODataModule(BenchmarkDataModule):
         Returns:
             One line per problem; empty if there is none.
         """
-        if self.root is None or store.missing_parts(self.root):
-            return [] if self.root is None else store.missing_parts(self.root)
+        if self.root is None:
+            return []
         try:
-            counts = store.ready_manifest(self.root, self._prepared)
+            if lines := layout.missing_parts(self.root):
+                return lines
+            counts = store.read_manifest(self.root, self._prepared, replace=True)
             if counts is None:
-                parsed = store.check(self.root)
-                counts = {split: store.count(parsed[split], split) for split in store.SPLITS}
+                parsed, _ = check(self.root)
+                counts = {split: store.count(parsed[split], split) for split in layout.SPLITS}
+            elif lines := store.changes(self.root, self._prepared):
+                return [f"{line}; run the recipe's prepare command" for line in lines]
             return self.unfit(counts)
+        except OSError as error:
+            return [str(unreadable(self.root, error))]
         except ValueError as error:
             return str(error).splitlines()
+
+    def differences(self) -> list[str]:
+        """Say how the data in the root differs from COCO 2017: numbers of images before it is
+        prepared, also of annotations and categories afterwards.
+
+        Returns:
+            One line per difference; empty for COCO itself and for demo data.
+        """
+        if self.root is None or layout.missing_parts(self.root):
+            return []
+        if manifest := store.read_manifest(self.root, self._prepared, replace=True):
+            return count_differences(manifest)
+        found = {split: layout.count_images(self.root, split) for split in layout.SPLITS}
+        return [
+            f"{number:,} images in {layout.image_folder(self.root, split)} instead of "
+            f"{COUNTS[split]['images']:,}"
+            for split, number in found.items()
+            if number != COUNTS[split]["images"]
+        ]
+
+    def net_facts(self) -> dict[str, Any]:
+        """Return the number of classes, background included.
+
+        Returns:
+            ``num_classes``: 81 for COCO, 4 for the demo.
+
+        Raises:
+            ValueError: If the annotations cannot be read.
+        """
+        return {"num_classes": 1 + self._count_categories()}
+
+    def _count_categories(self) -> int:
+        """Count them before the data is prepared, too."""
+        if self.root is None:
+            from datamodules.coco.demo import SHAPES
+
+            return len(SHAPES)
+        try:
+            if manifest := store.ready_manifest(self.root, self._prepared):
+                return len(manifest["categories"])
+            content = read_json(layout.annotation_file(self.root, "val"))
+        except OSError as error:
+            raise ValueError(f"the number of categories is not known yet: {error}") from error
+        return len(content["categories"])
 
     def unfit(self, counts: Mapping[str, Any]) -> list[str]:
         """List why valid annotations are unusable for this benchmark, from their counts."""
         return [
-            f"{store.annotation_file(self.folder, split)} contains no object to {what}; use "
+            f"{layout.annotation_file(self.folder, split)} contains no object to {what}; use "
             "COCO's own file, or annotate your images"
             for split, what in (("train", "learn from"), ("val", "find"))
             if not counts[split]["objects"]
@@ -186,7 +258,7 @@ class COCODataModule(BenchmarkDataModule):
             evaluation batch's ``index`` refers to them; without polygons of fewer than 3 corners.
         """
         if self._truth is None:
-            truth = read_json(store.annotation_file(self.folder, "val"))
+            truth = read_json(layout.annotation_file(self.folder, "val"))
             truth["images"].sort(key=lambda image: image["id"])
             for record in truth["annotations"]:
                 # The evaluation treats all polygons of an object as boxes if the first has four
@@ -202,6 +274,52 @@ class COCODataModule(BenchmarkDataModule):
         self.evaluation_truth()
         indices = evaluation_indices(len(annotations), self.trainer)
         return self._evaluation_loader(annotations, indices)
+
+    def read_input(self, source: str) -> dict[str, Any]:
+        """Read an image as an evaluation batch of one, for ``predict``.
+
+        Args:
+            source: Image file.
+
+        Returns:
+            The batch, with ``pixels`` (H, W, 3) uint8, the original, and the class ``names``.
+
+        Raises:
+            OSError: If there is no such file.
+            ValueError: If it cannot be decoded.
+        """
+        image = read_rgb(source)
+        names = [str(one.get("name", one["id"])) for one in self._categories]
+        return {**self._evaluation_batch(image), "pixels": np.array(image), "names": names}
+
+    def write_prediction(self, stem: Path, batch: Any, prediction: Mapping[str, Any]) -> str:
+        """Write all detections as ``.json``, in COCO's form of results.
+
+        Args:
+            stem: Path without ending.
+            batch: From ``read_input``.
+            prediction: ``boxes``, ``scores``, ``labels`` and ``counts``.
+
+        Returns:
+            What was found, in words.
+        """
+        found = records(prediction, self._categories, batch["pixels"].shape[:2])
+        write_json(stem.with_name(f"{stem.name}.json"), found)
+        return in_words(found)
+
+    def example_inputs(self) -> list[str]:
+        """Return three held-out images."""
+        folder = store.image_folder(self.folder, "val")
+        return [str(path) for path in sorted(folder.iterdir())[:3]]
+
+    @property
+    def _categories(self) -> list[dict[str, Any]]:
+        """Categories in the order of the labels."""
+        return self.evaluation_truth()["categories"]
+
+    @abstractmethod
+    def _evaluation_batch(self, image: Image.Image) -> dict[str, Any]:
+        """Return the evaluation batch of one image."""
 
     @abstractmethod
     def _evaluation_loader(self, annotations: Annotations, indices: range) -> DataLoader[Any]:

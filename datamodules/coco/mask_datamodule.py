@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from PIL import Image
 from torch.utils.data import DataLoader
 
+from datamodules.coco import layout, store
 from datamodules.coco import mask_images as masks
-from datamodules.coco import store
 from datamodules.coco.annotations import Annotations
 from datamodules.coco.aspect_sampler import AspectSampler
 from datamodules.coco.datamodule import COCODataModule
@@ -44,7 +45,8 @@ class COCOMaskDataModule(COCODataModule):
                 demo data.
             prepared_dir: Directory for compact annotations; default ``finishline-coco`` in root.
             batch_size: Images per device and step.
-            evaluation_batch_size: Images per evaluation batch; affects only time and memory.
+            evaluation_batch_size: Most images per evaluation batch, all padded to one shape;
+                affects only time and memory.
             min_image_size: Shorter side in pixels.
             max_image_size: Maximum longer side in pixels.
             num_workers: Loader processes per device; 0 loads in the training process.
@@ -53,7 +55,11 @@ class COCOMaskDataModule(COCODataModule):
             ValueError: If a number is out of range.
         """
         super().__init__(
-            root=root, prepared_dir=prepared_dir, batch_size=batch_size, num_workers=num_workers
+            root=root,
+            prepared_dir=prepared_dir,
+            batch_size=batch_size,
+            evaluation_batch_size=evaluation_batch_size,
+            num_workers=num_workers,
         )
         if not 1 <= min_image_size <= max_image_size:
             raise ValueError(
@@ -61,13 +67,12 @@ class COCOMaskDataModule(COCODataModule):
                 f"and {max_image_size}"
             )
         self.image_size = masks.ImageSize(min_image_size, max_image_size)
-        self.evaluation_batch_size = evaluation_batch_size
 
     def unfit(self, counts: Mapping[str, Any]) -> list[str]:
         """Add objects without masks to the reasons."""
         return super().unfit(counts) + [
-            f"{store.annotation_file(self.folder, split)}: {counts[split]['without_mask']} objects "
-            f"have no {what}; Mask R-CNN needs annotations with outlines (SSD does not)"
+            f"{layout.annotation_file(self.folder, split)}: {counts[split]['without_mask']} "
+            f"objects have no {what}; Mask R-CNN needs annotations with outlines (SSD does not)"
             for split, what in (("train", "polygons"), ("val", "mask"))
             if counts[split]["without_mask"]
         ]
@@ -107,7 +112,7 @@ class COCOMaskDataModule(COCODataModule):
         annotations = store.load(self._prepared, "train")
         samples = masks.usable(annotations)
         dataset = masks.TrainingImages(
-            store.image_folder(self.folder, "train"),
+            layout.image_folder(self.folder, "train"),
             annotations,
             samples,
             size=self.image_size,
@@ -124,14 +129,17 @@ class COCOMaskDataModule(COCODataModule):
         )
 
     def _evaluation_loader(self, annotations: Annotations, indices: range) -> DataLoader[Any]:
-        folder = store.image_folder(self.folder, "val")
+        folder = layout.image_folder(self.folder, "val")
         dataset = masks.EvaluationImages(folder, annotations, indices, self.image_size)
-        return DataLoader(
-            dataset,
-            batch_size=self.evaluation_batch_size,
-            collate_fn=masks.collate,
-            **self.loader_options,
+        batches = masks.batches_of_one_shape(
+            annotations, indices, self.image_size, self.evaluation_batch_size
         )
+        return DataLoader(
+            dataset, batch_sampler=batches, collate_fn=masks.collate, **self.loader_options
+        )
+
+    def _evaluation_batch(self, image: Image.Image) -> dict[str, Any]:
+        return masks.collate([masks.evaluation_sample(image, 0, self.image_size)])
 
     def synthetic_batch(self) -> dict[str, Any]:
         """Return a random training batch on the CPU, for warm-up and speed tests."""

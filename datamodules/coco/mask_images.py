@@ -110,13 +110,18 @@ class EvaluationImages(Dataset[dict[str, Any]]):
         """Return ``image`` (3, H, W) uint8, ``index`` and ``original`` (2,) height, width."""
         index = self.indices[number]
         image = open_rgb(self.folder / self.annotations.file_name[index])
-        height, width = self.size.of(image.height, image.width)
-        resized = image.resize((width, height), Image.Resampling.BILINEAR)
-        return {
-            "image": to_tensor(resized),
-            "index": index,
-            "original": (image.height, image.width),
-        }
+        return evaluation_sample(image, index, self.size)
+
+
+def evaluation_sample(image: Image.Image, index: int, size: ImageSize) -> dict[str, Any]:
+    """Return ``image`` (3, H, W) uint8, resized, ``index`` and ``original`` height and width."""
+    height, width = size.of(image.height, image.width)
+    resized = image.resize((width, height), Image.Resampling.BILINEAR)
+    return {
+        "image": to_tensor(resized),
+        "index": index,
+        "original": (image.height, image.width),
+    }
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
@@ -134,6 +139,25 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     if "boxes" in samples[0]:
         return batch | {k: [s[k] for s in samples] for k in ("boxes", "labels", "polygons")}
     return batch | {k: torch.tensor([s[k] for s in samples]) for k in ("index", "original")}
+
+
+def batches_of_one_shape(
+    annotations: Annotations, indices: Sequence[int], size: ImageSize, batch_size: int
+) -> list[list[int]]:
+    """Group positions in ``indices`` so that no image of a batch is padded for another one.
+
+    Features near an image's edge depend on the padding beside it. Batches come in the order of
+    their first image.
+    """
+    batches: list[list[int]] = []
+    open_batch: dict[tuple[int, ...], list[int]] = {}
+    for number, index in enumerate(indices):
+        shape = tuple(-(-side // PADDED_TO) for side in size.of(*annotations.size[index].tolist()))
+        if len(open_batch.get(shape, ())) in (0, batch_size):
+            open_batch[shape] = []
+            batches.append(open_batch[shape])
+        open_batch[shape].append(number)
+    return batches
 
 
 def synthetic(batch_size: int, size: ImageSize, objects: int = 7) -> dict[str, Any]:

@@ -5,11 +5,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from datamodules.coco import layout, store
 from datamodules.coco import ssd_images as ssd
-from datamodules.coco import store
 from datamodules.coco.annotations import Annotations
 from datamodules.coco.datamodule import COCODataModule
 from datamodules.common.sampling import run_seed
@@ -51,17 +52,26 @@ class COCO300DataModule(COCODataModule):
             ValueError: If a number is out of range.
         """
         super().__init__(
-            root=root, prepared_dir=prepared_dir, batch_size=batch_size, num_workers=num_workers
+            root=root,
+            prepared_dir=prepared_dir,
+            batch_size=batch_size,
+            evaluation_batch_size=batch_size
+            if evaluation_batch_size is None
+            else evaluation_batch_size,
+            num_workers=num_workers,
         )
         if crop_attempts < 1:
             raise ValueError(f"crop_attempts must be at least 1, got {crop_attempts}")
         self.crop_attempts = crop_attempts
-        self.evaluation_batch_size = evaluation_batch_size or batch_size
 
     @property
     def num_train_samples(self) -> int:
         """Training images with at least one annotation."""
         return int(self._manifest["train"]["annotated_images"])
+
+    def net_facts(self) -> dict[str, Any]:
+        """Return the number of classes, background included, and the image's side."""
+        return super().net_facts() | {"image_size": 300}
 
     def mllog_facts(self) -> dict[str, Any]:
         """Return the log's data keys, from manifest and arguments."""
@@ -72,7 +82,7 @@ class COCO300DataModule(COCODataModule):
         annotations = store.load(self._prepared, "train")
         samples = np.flatnonzero(annotations.count() > 0)
         dataset = ssd.TrainingImages(
-            store.image_folder(self.folder, "train"),
+            layout.image_folder(self.folder, "train"),
             annotations,
             samples,
             seed=run_seed(),
@@ -84,8 +94,17 @@ class COCO300DataModule(COCODataModule):
         )
 
     def _evaluation_loader(self, annotations: Annotations, indices: range) -> DataLoader[Any]:
-        dataset = ssd.EvaluationImages(store.image_folder(self.folder, "val"), annotations, indices)
+        dataset = ssd.EvaluationImages(
+            layout.image_folder(self.folder, "val"), annotations, indices
+        )
         return DataLoader(dataset, batch_size=self.evaluation_batch_size, **self.loader_options)
+
+    def _evaluation_batch(self, image: Image.Image) -> dict[str, Any]:
+        return {
+            "image": ssd.to_tensor(ssd.resize(image, None, 300))[None],
+            "index": torch.zeros(1, dtype=torch.int64),
+            "size": torch.tensor([[image.height, image.width]]),
+        }
 
     def synthetic_batch(self) -> dict[str, Tensor]:
         """Return a random training batch on the CPU, for warm-up and speed tests."""

@@ -146,14 +146,14 @@ def resize(
     image: Image.Image, window: tuple[float, float, float, float] | None, size: int
 ) -> Image.Image:
     """Crop a window (fractions; None for all) and stretch it to a square."""
-    box = None
     if window is not None:
         width, height = image.size
         x1, y1 = int(window[0] * width), int(window[1] * height)
         # A window of a tiny image can round to nothing; keep at least one pixel.
         x2, y2 = max(int(window[2] * width), x1 + 1), max(int(window[3] * height), y1 + 1)
-        box = (x1, y1, min(x2, width), min(y2, height))
-    return image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+        # Not resize(box=...): its filter reads pixels beside the window.
+        image = image.crop((x1, y1, min(x2, width), min(y2, height)))
+    return image.resize((size, size), Image.Resampling.BILINEAR)
 
 
 def jitter(rng: np.random.Generator, image: Image.Image) -> Image.Image:

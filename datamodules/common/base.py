@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 from lightning.fabric.utilities.seed import pl_worker_init_function
 
+from datamodules.common.loaders import send_errors_instead_of_batches
 from datamodules.common.sampling import EpochSampler, ranks, resume_position, run_seed
 
 
@@ -87,7 +88,7 @@ class BenchmarkDataModule(L.LightningDataModule):
 
 
 def start_worker(number: int) -> None:
-    """Seed a loader process, and leave Ctrl-C and SIGTERM to the training process.
+    """Seed a loader process, and leave Ctrl-C, SIGTERM and SIGHUP to the training process.
 
     Terminals and batch systems send them to all processes of a job; a loader process that ended
     would bring the run down before its checkpoint is written.
@@ -96,6 +97,8 @@ def start_worker(number: int) -> None:
         number: Number of the loader process.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    send_errors_instead_of_batches()
     if hasattr(signal, "sigwaitinfo"):  # not on macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
         threading.Thread(target=_end_for, args=(os.getppid(),), daemon=True).start()

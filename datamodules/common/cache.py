@@ -49,16 +49,22 @@ def build_once(target: Path, write: Callable[[Path], None]) -> Path:
         ``target``.
 
     Raises:
-        OSError: If the parent folder cannot be written.
+        ValueError: If the folder cannot be written; one line with the reason and what to do.
     """
     if target.is_dir():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with locked(target.parent / f".{target.name}.lock"):
-        # Nobody else writes while we hold the lock: these were left by a killed process.
-        for stale in target.parent.glob(f".{target.name}.partial-*"):
-            shutil.rmtree(stale, ignore_errors=True)
-        if not target.is_dir():
-            with atomic_folder(target) as partial:
-                write(partial)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with locked(target.parent / f".{target.name}.lock"):
+            # Nobody else writes while we hold the lock: these were left by a killed process.
+            for stale in target.parent.glob(f".{target.name}.partial-*"):
+                shutil.rmtree(stale, ignore_errors=True)
+            if not target.is_dir():
+                with atomic_folder(target) as partial:
+                    write(partial)
+    except OSError as error:
+        raise ValueError(
+            f"{target}: generated data cannot be written ({error.strerror or error}); free some "
+            "space or set FINISHLINE_CACHE to another directory"
+        ) from error
     return target

@@ -4,8 +4,8 @@ A prepared folder holds the data set's own files and
 
 - ``manifest.json``: data set, format, settings and facts. A folder is readable once it exists; it
   is written last, and removed first when something has to be prepared again.
-- ``records.jsonl``: one line per finished unit: its result, its files' sizes, and the raw files it
-  was made from (size, modification time, hash). A killed run continues from it.
+- ``records.jsonl``: one line per finished unit: its result, its files' sizes and hashes, and the
+  raw files it was made from (size, modification time, hash). A killed run continues from it.
 - ``prepare.log``: progress, one line per unit.
 
 A data set declares its units and calls::
@@ -23,6 +23,7 @@ returns ``Done(result, raw files)``, or raises a ValueError of one line that nam
 """
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -32,9 +33,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datamodules.common.atomic import atomic_file, locked
+from datamodules.common.atomic import locked
 from datamodules.common.process_pool import outcomes, processes_for
 from datamodules.common.records import (
+    HASH_DIGITS,
     MANIFEST,
     RECORDS,
     Content,
@@ -43,21 +45,32 @@ from datamodules.common.records import (
     changed_units,
     check_settings,
     damaged_units,
+    file_hashes,
     file_size,
     plain,
     read_manifest,
     read_records,
+    refresh_times,
     write_manifest,
+    write_records,
 )
+from datamodules.common.verification import altered_units
 
 LOG = "prepare.log"
 
 
 class Done(NamedTuple):
-    """A job's return value: a result that JSON can hold, and the raw files it was made from."""
+    """A job's return value.
+
+    Attributes:
+        result: Anything that JSON can hold.
+        raw: The raw files it was made from.
+        sha256: Hashes of written files that the job knows, by name; the others are read again.
+    """
 
     result: Any
     raw: Sequence[RawFile] = ()
+    sha256: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -135,6 +148,7 @@ class Preparation:
         files = {name: (self.folder / name).stat().st_size for name in unit.files}
         raw = [file._replace(path=self._relative(file.path)) for file in done.raw]
         record = {"unit": unit.name, "fingerprint": unit.fingerprint, "files": files}
+        record["sha256"] = _hashes(self.folder, unit, done)
         self._records[unit.name] = plain({**record, "result": done.result, "raw": raw})
         lines = [self._records[unit.name]]
         if not (self.folder / RECORDS).is_file():
@@ -185,7 +199,7 @@ class Preparation:
             self._begin(f"{title}: {len(todo)} of {len(units)} to do", needed)
         few = bool(needed) and needed < serial_bytes
         workers = processes or (1 if few else processes_for(len(todo), worker_bytes))
-        work, workers = partial(_run_unit, job), max(1, min(workers, len(todo)))
+        work, workers = partial(_run_unit, job, self.folder), max(1, min(workers, len(todo)))
         problems, show, by_name = [], self._show_progress, {unit.name: unit for unit in todo}
         for count, outcome in enumerate(outcomes(work, todo, workers, title, show_progress=show)):
             if isinstance(outcome, str):
@@ -218,9 +232,7 @@ class Preparation:
                 file.writelines(f"{stamp} {line}\n" for line in text.splitlines())
 
     def _write_records(self, names: Iterable[str]) -> None:
-        records = [self._header, *(self._records[name] for name in names)]
-        with atomic_file(self.folder / RECORDS) as file:
-            file.writelines(json.dumps(record).encode() + b"\n" for record in records)
+        write_records(self.folder, [self._header, *(self._records[name] for name in names)])
 
     def _begin(self, text: str, needed: int) -> None:
         """Check the space, then close the folder for readers."""
@@ -263,7 +275,7 @@ def preparing(
         version: Format of the prepared files; raise it when they change. A folder of another
             format is prepared again.
         root: Folder of the raw files.
-        redo: Names of units to do again.
+        redo: Names of units to do again; those that another process has done meanwhile are left.
         upgrade: As in ``read_manifest``.
         show_progress: Draw a progress bar on standard error.
 
@@ -285,6 +297,7 @@ def preparing(
             )
             if manifest is not None:
                 check_settings(folder, manifest["settings"], settings)
+            redo = _still_to_redo(folder, root, redo)
             preparation = Preparation(
                 folder,
                 header,
@@ -304,18 +317,29 @@ def preparing(
         raise unwritable(folder, error) from error
 
 
-def units_to_redo(folder: Path, root: Path) -> set[str]:
-    """Print which raw and prepared files have changed since; return their units, for ``redo``."""
-    lines = damaged_units(folder) | changed_units(folder, root)
+def units_to_redo(
+    folder: Path, root: Path, *, processes: int = 0, show_progress: bool = False
+) -> set[str]:
+    """Print which raw and prepared files have changed since; return their units, for ``redo``.
+
+    Reads all prepared files. A raw file that was only touched is noted, not prepared again.
+    """
+    lines = altered_units(folder, processes=processes, show_progress=show_progress)
+    lines |= changed_units(folder, root)
     for line in lines.values():
         print(f"{line}; preparing it again")
+    if (folder / RECORDS).is_file() and os.access(folder, os.W_OK):
+        with locked(folder / ".lock"):
+            refresh_times(folder, root)
     return set(lines)
 
 
-def damage_lines(folder: Path) -> list[str]:
-    """Return a line per prepared file that is missing or has another size, for the doctor."""
-    lines = damaged_units(folder).values()
-    return [f"{line}; run the recipe's prepare command" for line in lines]
+def damage_lines(folder: Path, root: Path | None = None) -> list[str]:
+    """Return a line per prepared file of another size, and with ``root`` per changed raw file."""
+    lines = damaged_units(folder)
+    if root is not None:
+        lines = changed_units(folder, root) | lines
+    return [f"{line}; run the recipe's prepare command" for line in lines.values()]
 
 
 def was_interrupted(folder: Path) -> bool:
@@ -342,5 +366,26 @@ def shorten(lines: Sequence[str], most_named: int | None) -> list[str]:
     return [*lines[:most_named], f"... and {more} more like the last line"]
 
 
-def _run_unit(job: Callable[[Any], Done], unit: Unit) -> tuple[str, Done]:
-    return unit.name, job(unit.item)
+def _run_unit(job: Callable[[Any], Done], folder: Path, unit: Unit) -> tuple[str, Done]:
+    try:
+        done = job(unit.item)
+    except (ValueError, OSError, MemoryError):
+        raise
+    except Exception as error:  # a library's on odd input: the other units are done all the same
+        reason = (str(error).splitlines() or ["no message"])[0]
+        name = type(error).__name__
+        raise ValueError(f"{unit.name}: cannot be prepared ({name}: {reason})") from error
+    return unit.name, done._replace(sha256=_hashes(folder, unit, done))
+
+
+def _hashes(folder: Path, unit: Unit, done: Done) -> dict[str, str]:
+    """Return the hashes of a unit's files; those that the job did not give are read."""
+    known = {name: digest[:HASH_DIGITS] for name, digest in done.sha256.items()}
+    return known | file_hashes(folder, [name for name in unit.files if name not in known])
+
+
+def _still_to_redo(folder: Path, root: Path, redo: Collection[str]) -> set[str]:
+    """Look again, under the lock: another process may have done it while this one waited."""
+    if not redo:
+        return set()
+    return {*altered_units(folder, redo), *changed_units(folder, root, redo)}

@@ -86,11 +86,13 @@ class Loaded(NamedTuple):
         parts: Bytes of each field.
         raw: The raw files it was made from.
         numbers: Further integers for the sample's row of the index.
+        digest: Hash by which the data set finds samples that are there twice; kept in the records.
     """
 
     parts: Sequence[bytes]
     raw: Sequence[RawFile] = ()
     numbers: Sequence[int] = ()
+    digest: str = ""
 
 
 def write_shards(
@@ -147,6 +149,7 @@ def _write_shard(
     problems: list[str] = []
     raw: dict[RawFile, None] = {}  # each once, though samples may share them
     rows: list[list[int]] = []
+    digests: list[str] = []
     with atomic_file(target) as file:
         with TarShard(file) as tar:
             for key, item in zip(job.keys, job.items, strict=True):
@@ -161,11 +164,13 @@ def _write_shard(
                     value for name in job.fields for value in (offsets[name], len(parts[name]))
                 ]
                 rows.append([job.number, *places, *sample.numbers])
+                digests.append(sample.digest)
                 raw |= dict.fromkeys(sample.raw)
         if problems:
             raise ValueError("\n".join(shorten(problems, most_named)))
     shard = {"name": target.name, "bytes": tar.size, "sha256": tar.sha256, "samples": len(rows)}
-    return Done({"shard": shard, "index": rows}, list(raw))
+    result = {"shard": shard, "index": rows} | ({"digests": digests} if any(digests) else {})
+    return Done(result, list(raw), {target.name: tar.sha256})
 
 
 def _take_over(preparation: Preparation, plan: Plan, units: Sequence[Unit]) -> None:
@@ -182,7 +187,9 @@ def _take_over(preparation: Preparation, plan: Plan, units: Sequence[Unit]) -> N
     for number, unit in enumerate(units):
         if sizes.get(unit.name) == "" and unit in preparation.unfinished([unit]):
             rows = index[index[:, 0] == number].tolist()
-            preparation.remember(unit, Done({"shard": manifest["shards"][number], "index": rows}))
+            shard = manifest["shards"][number]
+            done = Done({"shard": shard, "index": rows}, sha256={unit.name: shard["sha256"]})
+            preparation.remember(unit, done)
 
 
 def _write_manifest(folder: Path, plan: Plan, notes: Sequence[Mapping[str, Any]]) -> np.ndarray:

@@ -17,11 +17,15 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from datamodules.common.reading import BoundedGzip
+
 NUM_DENSE, NUM_TABLES = 13, 26
 NUM_FIELDS = 1 + NUM_DENSE + NUM_TABLES
 BLOCK_BYTES = 1 << 25
-MOST_LINE_BYTES = 1 << 16  # a line of the logs has up to 400
 SHORTEST_LINE = NUM_FIELDS + 1  # a label, 39 tabs and the line's end
+LONGEST_LINE = 1 << 20  # bytes; a real one has some 300
+# Bytes that gzip may unpack to: real days unpack to three times their size.
+MOST_BYTES, MOST_RATIO = 1 << 30, 100
 TAB, NEWLINE, RETURN, MINUS, ZERO, NINE = 9, 10, 13, 45, 48, 57
 INT32_MAX = 2**31 - 1
 PROBLEMS = {
@@ -94,10 +98,11 @@ def _whole_lines(path: Path, block_bytes: int, digest: Any) -> Iterator[np.ndarr
                 block = rest + block
                 end = block.rfind(b"\n") + 1
                 rest = block[end:]
+                if len(rest) > LONGEST_LINE:  # it would grow with the file
+                    too_long = f"a line of more than {LONGEST_LINE:,} bytes"
+                    raise ValueError(f"{path}: {too_long}; download this day again")
                 if end:
                     yield np.frombuffer(block, np.uint8, end)
-                elif len(rest) > MOST_LINE_BYTES:  # zeros, say: memory must not grow with them
-                    raise ValueError(f"{path} has a line of more than {MOST_LINE_BYTES:,} bytes")
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(
             f"{path} is a truncated or damaged gzip file ({error}); download this day again"
@@ -123,7 +128,7 @@ def _plain(file: _Hashed, path: Path) -> Any:
     """Decompress a file if its name says so."""
     if path.suffix != ".gz":
         return nullcontext(file)
-    return gzip.GzipFile(fileobj=file, mode="rb")  # type: ignore[call-overload]
+    return BoundedGzip(file, path, MOST_BYTES + MOST_RATIO * path.stat().st_size)
 
 
 def _parse(text: np.ndarray, max_ind_range: int) -> tuple[Rows, int, int, int]:

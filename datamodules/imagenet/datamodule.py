@@ -8,20 +8,21 @@ Letters: B batch, S side of the square images.
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch.utils.data import DataLoader
 
 from datamodules.common.base import BenchmarkDataModule
 from datamodules.common.cache import build_once, demo_folder
-from datamodules.common.preparation import units_to_redo, was_interrupted
-from datamodules.common.records import changed_units
+from datamodules.common.inputs import write_json
+from datamodules.common.preparation import damage_lines, units_to_redo, was_interrupted
 from datamodules.common.sampling import evaluation_indices, padded_length, run_seed
 from datamodules.common.shards import has_shards
 from datamodules.imagenet import prepare as builder
 from datamodules.imagenet.contents import Contents, differences
 from datamodules.imagenet.files import Counts, Wanted, scan
+from datamodules.imagenet.inputs import name_of, read_image, words_of
 from datamodules.imagenet.samples import Batch, EvaluationImages, TrainingImages, as_is
 from datamodules.imagenet.sources import ImageSource
 
@@ -32,6 +33,8 @@ class ImageNetDataModule(BenchmarkDataModule):
     A batch is a dict of ``image`` (B, 3, S, S) uint8 RGB with channels innermost in memory (the
     module normalises on the device), ``label`` (B,) int64 and ``index`` (B,) int64.
     """
+
+    prediction_endings: ClassVar[tuple[str, ...]] = (".json",)
 
     def __init__(
         self,
@@ -202,6 +205,57 @@ class ImageNetDataModule(BenchmarkDataModule):
             "index": torch.arange(B),
         }
 
+    def class_names(self) -> list[str]:
+        """Return the classes' names by number: words where they are known, else the directories'.
+
+        Raises:
+            ValueError: If the data is not prepared.
+        """
+        if self.demo:
+            from datamodules.imagenet.demo import NAMES
+
+            return list(NAMES)
+        return words_of(self._contents.synsets)
+
+    def read_input(self, source: str) -> dict[str, Any]:
+        """Read an image and crop it as an evaluation image, for ``predict``.
+
+        Args:
+            source: Image file.
+
+        Returns:
+            ``image`` (1, 3, S, S) uint8 RGB.
+
+        Raises:
+            OSError: If there is no such file.
+            ValueError: If it is not a readable image.
+        """
+        return {"image": read_image(source, self.image_size)}
+
+    def write_prediction(self, stem: Path, batch: Any, prediction: list[tuple[int, float]]) -> str:
+        """Write the most probable classes as ``.json``.
+
+        Args:
+            stem: Path without ending.
+            batch: From ``read_input``.
+            prediction: Class number and probability, the most probable first.
+
+        Returns:
+            The three most probable classes in words.
+        """
+        names = self.class_names()
+        rows = [
+            {"class": number, "name": name_of(number, names), "probability": round(share, 6)}
+            for number, share in prediction
+        ]
+        write_json(stem.with_name(f"{stem.name}.json"), {"top": rows})
+        return ", ".join(f"{name_of(n, names)} {share:.1%}" for n, share in prediction[:3])
+
+    def example_inputs(self) -> list[str]:
+        """Return three held-out images of different classes."""
+        folders = sorted(path for path in (self._source / "val").iterdir() if path.is_dir())
+        return [str(min(folder.iterdir())) for folder in folders[:3]]
+
     @property
     def _source(self) -> Path:
         """The root, or the folder of the generated images."""
@@ -235,13 +289,13 @@ class ImageNetDataModule(BenchmarkDataModule):
         return builder.open_source(source, prepared, split, counts)
 
     def _stale_shards(self) -> list[str]:
-        redo = "; run the recipe's prepare command"
         if splits := builder.outdated_splits(*self._place):
             return [
                 f"{self.root}: images of {' and '.join(splits)} were added, removed, renamed or "
-                f"relabelled since the shards in {self._prepared} were written{redo}"
+                f"relabelled since the shards in {self._prepared} were written; run the "
+                "recipe's prepare command"
             ]
-        return [f"{line}{redo}" for line in changed_units(self._prepared, self._source).values()]
+        return damage_lines(self._prepared, self._source)
 
     @property
     def loader_options(self) -> dict[str, Any]:

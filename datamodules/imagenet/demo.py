@@ -51,6 +51,10 @@ PATTERNS: tuple[Pattern, ...] = (
     _noise,
     _blocks,
 )
+NAMES = (
+    "vertical stripes", "horizontal stripes", "diagonal stripes", "checks", "rings", "dots", "grid",
+    "waves", "noise", "blocks",
+)  # fmt: skip
 COUNTS = Counts(len(PATTERNS), len(PATTERNS) * TRAIN_PER_CLASS, len(PATTERNS) * VAL_PER_CLASS)
 
 

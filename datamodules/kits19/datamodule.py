@@ -1,26 +1,45 @@
 """KiTS19: CT volumes of the abdomen with kidneys and kidney tumours, for 3D U-Net.
 
 Data: https://github.com/neheller/kits19, about 30 GB raw and 29 GB preprocessed, CC BY-NC-SA 4.0.
-168 training and 42 evaluation cases. Facts: mlcommons/training @ 9947bdf2,
+168 training and 42 evaluation cases. Own data in its layout has any number of cases and classes.
+Facts: mlcommons/training @ 9947bdf2,
 image_segmentation/pytorch.
 
 Letters: B batch, D H W voxels of 1.6 x 1.2 x 1.2 mm.
 """
 
+import sys
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
 from datamodules.common.base import BenchmarkDataModule
 from datamodules.common.cache import build_once, demo_folder
 from datamodules.common.preparation import damage_lines, units_to_redo
+from datamodules.common.records import damaged_units
 from datamodules.common.sampling import evaluation_indices, padded_length, run_seed
 from datamodules.kits19 import build as builder
-from datamodules.kits19.cases import Cases, PreparedCase, read_cases
-from datamodules.kits19.checksums import checksum_verdict, reference_checksums
-from datamodules.kits19.raw import CaseSplit, find_data, kits19_split
+from datamodules.kits19.cases import (
+    Cases,
+    PreparedCase,
+    count_classes,
+    prepared_cases,
+    read_cases,
+)
+from datamodules.kits19.checksums import (
+    checksum_verdict,
+    is_other_data,
+    label_errors,
+    reference_checksums,
+)
+from datamodules.kits19.inputs import axes_of, read_volume, write_mask
+from datamodules.kits19.raw import IMAGE, find_data, is_preprocessed
+from datamodules.kits19.split import CaseSplit, choose_split, kits19_split, list_cases, some_cases
+from datamodules.kits19.split import differences as split_differences
 from datamodules.kits19.transforms import BrightnessForm
 from datamodules.kits19.volumes import (
     Batch,
@@ -33,14 +52,18 @@ from datamodules.kits19.volumes import (
 )
 
 REFERENCE_CROP = (128, 128, 128)
+KIDNEY_CLASSES = ("kidney", "tumour")
 
 
 class KiTS19DataModule(BenchmarkDataModule):
     """Crops of the training volumes and whole evaluation volumes.
 
     A training batch is a dict of ``image`` (B, 1, D, H, W) float32, normalised; ``label``, same
-    shape, uint8 in 0..2; ``index`` (B,) int64. An evaluation batch is one whole volume, B = 1.
+    shape, uint8 in 0..K-1 (K = 3 for KiTS19); ``index`` (B,) int64. An evaluation batch is one
+    whole volume, B = 1.
     """
+
+    prediction_endings: ClassVar[tuple[str, ...]] = (".nii.gz",)
 
     def __init__(
         self,
@@ -54,6 +77,7 @@ class KiTS19DataModule(BenchmarkDataModule):
         num_workers: int = 0,
         prepare_processes: int = 0,
         device_cache: bool = False,
+        evaluation_cases: Path | None = None,
     ) -> None:
         """Defaults are the closed reference on one device.
 
@@ -71,6 +95,8 @@ class KiTS19DataModule(BenchmarkDataModule):
             prepare_processes: Processes for preprocessing; 0 chooses by cores and memory.
             device_cache: Keep all volumes on the accelerator (about 20 GB, training images in
                 half precision) and crop and augment there.
+            evaluation_cases: File with one case id per line, for own data: those that are evaluated
+                on; None takes the benchmark's 42 in KiTS19 and every fifth case of other data.
 
         Raises:
             ValueError: If a number is out of range; one line each.
@@ -97,8 +123,7 @@ class KiTS19DataModule(BenchmarkDataModule):
         self.oversampling, self.brightness = oversampling, brightness
         self.num_workers, self.prepare_processes = num_workers, prepare_processes
         self.device_cache = device_cache
-        self._split = kits19_split() if root is not None else _demo_split()
-        self._checksums = reference_checksums() if self._closed_preprocessing else {}
+        self.evaluation_cases = None if evaluation_cases is None else Path(evaluation_cases)
         self._train_volumes: DeviceVolumes | None = None
         self._evaluation_volumes: DeviceVolumes | None = None
 
@@ -114,11 +139,15 @@ class KiTS19DataModule(BenchmarkDataModule):
     def prepare(self) -> None:
         """Prepare with a progress bar and a verdict; what changed since is prepared again."""
         cases = self._prepare(show_progress=True, check_raw=True)
-        split = self._split
+        split, own = self._split, not self._is_benchmark
+        name = "Own data" if own else f"KiTS19{' demo' if self.demo else ''}"
+        classes = f", {count_classes(cases)} classes" if own else ""
         print(
-            f"KiTS19{' demo' if self.demo else ''} is ready in {self._prepared}: "
-            f"{len(split.train)} training and {len(split.evaluation)} evaluation cases"
+            f"{name} is ready in {self._prepared}: "
+            f"{len(split.train)} training and {len(split.evaluation)} evaluation cases{classes}"
         )
+        if own and self.evaluation_cases is None:
+            print("Every fifth case is evaluated on; --data.evaluation_cases FILE names others")
         for line in checksum_verdict(cases, self._checksums):
             print(line)
 
@@ -129,14 +158,51 @@ class KiTS19DataModule(BenchmarkDataModule):
         try:
             folder = find_data(self.root)
             done = read_cases(self._prepared, self.crop_size)
+            todo = [case for case in self._split.cases if case not in done]
+            if is_preprocessed(folder):
+                return builder.missing_files(folder, todo)
+            if not todo:
+                return damage_lines(self._prepared, folder)
+            trusted = bool(self._checksums)
+            return [
+                *damage_lines(self._prepared, folder),
+                *builder.raw_problems(
+                    folder, self._prepared, todo, self.crop_size, trusted=trusted
+                ),
+            ]
         except (FileNotFoundError, ValueError) as error:
             return str(error).splitlines()
-        todo = [case for case in self._split.cases if case not in done]
-        if _is_preprocessed(folder):
-            return builder.missing_files(folder, todo)
-        if not todo:
-            return damage_lines(self._prepared)
-        return builder.raw_problems(folder, self._prepared, todo, self.crop_size)
+
+    def differences(self) -> list[str]:
+        """Compare cases and split with KiTS19's and, once prepared, classes and checksums."""
+        if self.root is None:
+            return []
+        lines = split_differences(self._split, kits19_split())
+        cases = self._prepared_cases()
+        if cases and (number := count_classes(cases)) != len(KIDNEY_CLASSES) + 1:
+            lines.append(f"{number} classes instead of its {len(KIDNEY_CLASSES) + 1}")
+        if wrong := label_errors(self._prepared, cases, self._checksums):
+            lines.append(f"labels that differ from the published ones in {some_cases([*wrong])}")
+        return lines
+
+    def net_facts(self) -> dict[str, Any]:
+        """Return axes, channels and classes (with background) of the volumes, and the crop."""
+        return {
+            "spatial_dims": 3,
+            "in_channels": 1,
+            "num_classes": len(self.class_names) + 1,
+            "image_size": self.crop_size,
+        }
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the foreground classes: ``kidney, tumour``, or ``1, 2, ...`` of own data."""
+        if self._is_benchmark:
+            return KIDNEY_CLASSES
+        cases = self._prepared_cases()
+        if not cases:
+            raise ValueError(f"{self._prepared} is not prepared; run the recipe's prepare command")
+        return tuple(str(label) for label in range(1, count_classes(cases)))
 
     def mllog_facts(self) -> dict[str, object]:
         """Return the log's data keys, from the split and the arguments."""
@@ -198,14 +264,84 @@ class KiTS19DataModule(BenchmarkDataModule):
         shape = (self.batch_size, 1, *self.crop_size)
         return {
             "image": torch.randn(shape),
-            "label": torch.randint(0, 3, shape, dtype=torch.uint8),
+            "label": torch.randint(0, len(self.class_names) + 1, shape, dtype=torch.uint8),
             "index": torch.zeros(self.batch_size, dtype=torch.int64),
         }
 
+    def read_input(self, source: str) -> dict[str, Any]:
+        """Read a CT volume and preprocess it as an evaluation case, for ``predict``.
+
+        Args:
+            source: NIfTI file in Hounsfield units. Its axes are brought into the data set's order.
+
+        Returns:
+            ``image`` (1, 1, D, H, W) float32, and ``grid`` for ``write_prediction``.
+
+        Raises:
+            OSError: If there is no such file.
+            ValueError: If it is not one volume of three axes.
+        """
+        return read_volume(source, axes_of(self._source), self.crop_size)
+
+    def write_prediction(self, stem: Path, batch: Any, prediction: np.ndarray) -> str:
+        """Write the mask on the input's own grid as ``.nii.gz``.
+
+        Args:
+            stem: Path without ending.
+            batch: From ``read_input``.
+            prediction: mask_DHW, uint8 class ids of the preprocessed volume.
+
+        Returns:
+            The volume of each class in words.
+        """
+        volumes = write_mask(stem.with_name(f"{stem.name}.nii.gz"), prediction, batch["grid"])
+        names = self.class_names if len(volumes) <= len(self.class_names) else ()
+        return ", ".join(
+            f"{names[i] if names else f'class {i + 1}'} {volume:.1f} ml"
+            for i, volume in enumerate(volumes)
+        )
+
+    def example_inputs(self) -> list[str]:
+        """Return two held-out raw cases."""
+        folder = find_data(self._source)
+        return [str(folder / f"case_{case}" / IMAGE) for case in self._split.evaluation[:2]]
+
     @property
-    def _closed_preprocessing(self) -> bool:
-        """Whether the files must equal the reference's."""
-        return not self.demo and self.crop_size == REFERENCE_CROP
+    def _is_benchmark(self) -> bool:
+        """Whether the cases are those of the demo or, by their names, of KiTS19."""
+        return self.demo or self._split.cases == kits19_split().cases and not self._is_other_data
+
+    @property
+    def _is_other_data(self) -> bool:
+        """Whether the prepared cases show that KiTS19's names are other data's."""
+        cases = self._prepared_cases()
+        other = bool(cases) and count_classes(cases) != len(KIDNEY_CLASSES) + 1
+        errors = label_errors(self._prepared, cases, self._checksums)
+        return other or bool(errors) and is_other_data(cases, errors)
+
+    @property
+    def _checksums(self) -> dict[str, str]:
+        """MD5 of the files that must equal the reference's: of KiTS19's cases at its crop size."""
+        same = not self.demo and self.crop_size == REFERENCE_CROP
+        return reference_checksums() if same and self._split.cases == kits19_split().cases else {}
+
+    @cached_property
+    def _split(self) -> CaseSplit:
+        """The cases of the root, or the benchmark's while there are none."""
+        if self.root is None:
+            return _demo_split()
+        try:
+            folder = find_data(self.root)
+        except FileNotFoundError:
+            return kits19_split()
+        names = prepared_cases(folder) if is_preprocessed(folder) else list_cases(folder)
+        return choose_split(folder, names, kits19_split(), self.evaluation_cases)
+
+    def _prepared_cases(self) -> Cases:
+        """Return the cases of the split if all of them are prepared, else none."""
+        done = read_cases(self._prepared, self.crop_size, replace=True)
+        wanted = self._split.cases
+        return {case: done[case] for case in wanted} if done.keys() >= {*wanted} else {}
 
     @property
     def _source(self) -> Path:
@@ -220,7 +356,7 @@ class KiTS19DataModule(BenchmarkDataModule):
         source = self._source
         if self.root is not None and source.is_dir():
             for folder in (source, source / "data"):
-                if _is_preprocessed(folder):
+                if is_preprocessed(folder):
                     return folder
         size = "" if self.crop_size == REFERENCE_CROP else "-" + "x".join(map(str, self.crop_size))
         return self.prepared_dir or source / f"finishline-unet3d{size}"
@@ -238,34 +374,34 @@ class KiTS19DataModule(BenchmarkDataModule):
 
             build_once(self._source, write_phantoms)
         folder = find_data(self._source)
-        redo = units_to_redo(self._prepared, folder) if check_raw else set()
+        out, adopted = self._prepared, is_preprocessed(folder)
+        work: dict[str, Any] = {"processes": self.prepare_processes, "show_progress": show_progress}
+        redo = units_to_redo(out, folder, **work) if check_raw and not adopted else set()
         replace = check_raw or self.demo
-        cases = read_cases(self._prepared, self.crop_size, replace=replace)
-        if not redo and all(case in cases for case in self._split.cases):
-            return cases
-        options: dict[str, Any] = {
-            "checksums": self._checksums,
-            "processes": self.prepare_processes,
-            "show_progress": show_progress,
-        }
-        if _is_preprocessed(folder):
+        cases = read_cases(out, self.crop_size, replace=replace)
+        if (
+            not redo
+            and all(case in cases for case in self._split.cases)
+            and not (check_raw and adopted)
+        ):
+            return {case: cases[case] for case in self._split.cases}
+        if not check_raw:
+            for line in damaged_units(out).values():  # found by their sizes
+                print(f"{line}; preparing it again", file=sys.stderr)
+        options = {"checksums": self._checksums, **work}
+        if adopted:
             return builder.adopt(folder, self._split, self.crop_size, **options)
-        out = self._prepared
         return builder.build(folder, out, self._split, self.crop_size, redo=redo, **options)
 
     def _cases(self, wanted: tuple[str, ...]) -> list[PreparedCase]:
         done = read_cases(self._prepared, self.crop_size)
         if lost := [case for case in wanted if case not in done]:
-            raise ValueError(
+            lines = damage_lines(self._prepared) or [
                 f"{self._prepared}: {len(lost)} cases are not preprocessed (case_{lost[0]}, ...); "
                 "run the recipe's prepare command"
-            )
+            ]
+            raise ValueError("\n".join(lines))
         return [done[case] for case in wanted]
-
-
-def _is_preprocessed(folder: Path) -> bool:
-    """Whether a folder holds preprocessed files rather than raw cases."""
-    return next(folder.glob("case_[0-9]*_x.npy"), None) is not None
 
 
 def _demo_split() -> CaseSplit:

@@ -5,7 +5,7 @@ Letters: D H W voxels, before or after resampling.
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from datamodules.common.atomic import atomic_file
 from datamodules.common.preparation import Done
 from datamodules.common.records import raw_file
 from datamodules.kits19.cases import PreparedCase, image_path, label_path
+from datamodules.kits19.nifti import MOST_VOXELS
 from datamodules.kits19.raw import IMAGE, LABEL, RawCase, read_case
 
 TARGET_SPACING_MM = (1.6, 1.2, 1.2)
@@ -74,15 +75,28 @@ def preprocess(
     return np.pad(image_1DHW, pads, mode="edge"), np.pad(label_1DHW, pads, mode="edge")
 
 
-def prepare_case(raw: RawCase, out: Path, minimum: Sequence[int]) -> Done:
+def prepare_case(
+    raw: RawCase, out: Path, minimum: Sequence[int], checksums: Mapping[str, str]
+) -> Done:
     """Preprocess one raw case into two ``.npy`` files; the result is its record."""
+    size = resampled_shape(raw.shape, raw.spacing)
+    if not 0 < math.prod(size) <= MOST_VOXELS:
+        raise ValueError(
+            f"{raw.folder / IMAGE}: {raw.shape} voxels of {raw.spacing} mm become {tuple(size)} at "
+            f"{TARGET_SPACING_MM} mm; correct its header's voxel size"
+        )
+    facts = [raw_file(raw.folder / name) for name in (IMAGE, LABEL)]
     image, label = read_case(raw)
+    labels = tuple(np.unique(label).tolist())
     image, label = preprocess(image, label, raw.spacing, minimum)
-    md5_y = save_npy(label_path(out, raw.case), label)
+    path = label_path(out, raw.case)
+    md5_y = save_npy(path, label)
+    if raw.geometry and md5_y != checksums.get(path.name):
+        path.unlink()
+        raise ValueError(raw.geometry)
     md5_x = save_npy(image_path(out, raw.case), image)
     depth, height, width = image.shape[1:]
-    case = PreparedCase(raw.case, (depth, height, width), md5_x, md5_y)
-    return Done(vars(case), [raw_file(raw.folder / name) for name in (IMAGE, LABEL)])
+    return Done(vars(PreparedCase(raw.case, (depth, height, width), md5_x, md5_y, labels)), facts)
 
 
 def save_npy(path: Path, array: np.ndarray) -> str:
@@ -124,12 +138,13 @@ def inspect_case(folder: Path, case: str, minimum: Sequence[int]) -> PreparedCas
             f"{image_path(folder, case)}: has shape {image.shape} and its label {label.shape}; "
             f"expected equal shapes of at least {tuple(minimum)}"
         )
-    if label.max() > 2:
-        raise ValueError(f"{label_path(folder, case)}: has label {label.max()}, allowed are 0 to 2")
+    if not np.isfinite(image).all():
+        raise ValueError(f"{image_path(folder, case)}: has voxels that are not finite")
     depth, height, width = image.shape[1:]
     return PreparedCase(
         case,
         (depth, height, width),
         md5_of(image_path(folder, case)),
         md5_of(label_path(folder, case)),
+        tuple(np.unique(label).tolist()),
     )

@@ -6,6 +6,7 @@ A prepared folder holds ``tokenizer.model``, the shards of the splits ``train`` 
 """
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ import numpy as np
 
 from datamodules.common.atomic import atomic_file
 from datamodules.common.preparation import preparing, shorten
+from datamodules.common.records import file_hashes, read_records
 from datamodules.common.shard_writer import Plan, write_shards
-from datamodules.common.shards import index_path, manifest_path
+from datamodules.common.shards import UnfinishedError, index_path, manifest_path
 from datamodules.common.shards import read_manifest as read_shard_manifest
 from datamodules.librispeech.manifest import (
     DATASET,
@@ -23,15 +25,9 @@ from datamodules.librispeech.manifest import (
     Manifest,
     read_manifest,
 )
-from datamodules.librispeech.raw import (
-    EVALUATION_SUBSET,
-    MOST_NAMED,
-    TRAIN_SUBSETS,
-    Utterance,
-    find_data,
-    scan,
-)
+from datamodules.librispeech.raw import MOST_NAMED, Utterance, Utterances, scan
 from datamodules.librispeech.recordings import load
+from datamodules.librispeech.subsets import Subsets
 from datamodules.librispeech.text import UNKNOWN, Tokenizer, train_tokenizer
 
 SPLITS = ("train", "dev")
@@ -54,6 +50,8 @@ def check_same_vocabulary(folder: Path, given: Path, vocab_size: int) -> None:
 def build(
     root: Path,
     out: Path,
+    folder: Path,
+    subsets: Subsets,
     *,
     vocab_size: int,
     tokenizer_model: Path | None = None,
@@ -63,16 +61,14 @@ def build(
 ) -> Manifest:
     """Prepare a folder; finished shards of an earlier run are kept, but those in ``redo``.
 
-    Raises a FileNotFoundError if the root or the vocabulary is missing, and a ValueError with one
-    line per problem: bad raw files, unknown characters, no space.
+    ``folder`` is the one with the subsets, in the root. Raises a FileNotFoundError if the
+    vocabulary is missing, and a ValueError with one line per problem: bad raw files, unknown
+    characters, no space, evaluation recordings that are trained on too.
     """
-    subsets, problems = scan(find_data(root))
+    utterances, problems = scan(folder, subsets)
     if problems:
         raise ValueError("\n".join(problems))
-    splits = {
-        "train": [utterance for name in TRAIN_SUBSETS for utterance in subsets[name]],
-        "dev": subsets[EVALUATION_SUBSET],
-    }
+    splits = _splits(utterances, subsets)
     settings = {"vocab_size": vocab_size}
     options: dict[str, Any] = {
         "version": FORMAT,
@@ -81,7 +77,7 @@ def build(
         "show_progress": show_progress,
     }
     with preparing(out, DATASET, settings, **options) as preparation:
-        ready = preparation.manifest is not None
+        ready = preparation.manifest is not None and is_current(out, utterances, subsets)
         if ready and (done := read_manifest(out, vocab_size)) is not None:
             return done
         _remove_old_format(out)
@@ -91,7 +87,7 @@ def build(
         labels = {name: _labels(tokenizer, split) for name, split in splits.items()}
         index = write_shards(
             preparation,
-            [_plan(name, split) for name, split in splits.items()],
+            [_with_sizes(_plan(name, split)) for name, split in splits.items()],
             load,
             processes=processes,
             serial_bytes=SERIAL_BYTES,
@@ -99,12 +95,66 @@ def build(
         )
         for name, split in splits.items():
             _write_labels(out, name, split, labels[name])
+        _check_no_audio_is_in_both(out, splits)
         lengths = {name: rows[:, -1].tolist() for name, rows in index.items()}
         most_labels = max(map(len, labels["train"]))
+        counts = {
+            split: {name: len(utterances[name]) for name in names}
+            for split, names in subsets.by_split.items()
+        }
+        texts = [u.text for some in splits.values() for u in some]
+        letters = "".join(sorted({letter for text in texts for letter in text}))
+        files = _files(out)
         preparation.finish(
-            {"files": _files(out), "num_samples": lengths, "most_labels": most_labels}
+            {
+                "files": files,
+                "sha256": file_hashes(out, [name for name in files if not name.endswith(".tar")]),
+                "num_samples": lengths,
+                "most_labels": most_labels,
+                "subsets": counts,
+                "letters": letters,
+            }
         )
-        return Manifest(vocab_size, lengths, most_labels)
+        return Manifest(vocab_size, lengths, most_labels, counts, letters)
+
+
+def is_current(out: Path, utterances: Utterances, subsets: Subsets) -> bool:
+    """Return whether a prepared folder has the ids and transcripts of these utterances."""
+    try:
+        return all(
+            read_shard_manifest(out, split, DATASET)["fingerprint"]
+            == _plan(split, some).fingerprint()
+            for split, some in _splits(utterances, subsets).items()
+        )
+    except (UnfinishedError, KeyError):
+        return False
+
+
+def _splits(utterances: Utterances, subsets: Subsets) -> Utterances:
+    return {
+        split: [utterance for name in names for utterance in utterances[name]]
+        for split, names in subsets.by_split.items()
+    }
+
+
+def _check_no_audio_is_in_both(out: Path, splits: Utterances) -> None:
+    """Raise a ValueError that names evaluation recordings that are trained on under another id."""
+    records = read_records(out)
+    by_digest: dict[str, dict[str, Utterance]] = {}
+    for split, utterances in splits.items():
+        units = _plan(split, utterances).units()
+        digests = [records[unit.name]["result"].get("digests") for unit in units]
+        known = [digest for some in digests if some for digest in some]
+        if len(known) == len(utterances):  # version 0.2 and earlier noted none
+            by_digest[split] = dict(zip(known, utterances, strict=True))
+    train, dev = by_digest.get("train", {}), by_digest.get("dev", {})
+    twice = [
+        f"{dev[digest].path}: the same audio as {train[digest].path}; evaluation recordings must "
+        "not be trained on, remove one of them"
+        for digest in dev.keys() & train.keys()
+    ]
+    if twice:
+        raise ValueError("\n".join(shorten(sorted(twice), MOST_NAMED)))
 
 
 def _files(out: Path) -> dict[str, int]:
@@ -146,7 +196,8 @@ def _labels(tokenizer: Tokenizer, split: Sequence[Utterance]) -> list[list[int]]
     """Return the label ids of every transcript."""
     labels = [tokenizer.encode(utterance.text) for utterance in split]
     unknown = [
-        f"{utterance.path}: its transcript has characters outside of the vocabulary"
+        f"{utterance.path}: its transcript has characters outside of the vocabulary "
+        f"({_unknown_letters(tokenizer, utterance.text)})"
         for utterance, ids in zip(split, labels, strict=True)
         if UNKNOWN in ids
     ]
@@ -155,7 +206,13 @@ def _labels(tokenizer: Tokenizer, split: Sequence[Utterance]) -> list[list[int]]
     return labels
 
 
+def _unknown_letters(tokenizer: Tokenizer, text: str) -> str:
+    letters = dict.fromkeys(c for c in text if c != " " and UNKNOWN in tokenizer.encode(c))
+    return " ".join(letters) or text
+
+
 def _plan(split: str, utterances: Sequence[Utterance]) -> Plan:
+    """Plan the shards of a split, sizes aside, which only ``_with_sizes`` looks up."""
     return Plan(
         DATASET,
         split,
@@ -164,8 +221,11 @@ def _plan(split: str, utterances: Sequence[Utterance]) -> Plan:
         items=utterances,
         samples_per_shard=SHARD_UTTERANCES,
         texts=[utterance.text for utterance in utterances],
-        sizes=[_size(utterance.path) for utterance in utterances],
     )
+
+
+def _with_sizes(plan: Plan) -> Plan:
+    return replace(plan, sizes=[_size(utterance.path) for utterance in plan.items])
 
 
 def _size(path: Path) -> int:

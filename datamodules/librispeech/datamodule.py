@@ -7,10 +7,11 @@ mlcommons/training @ 9947bdf2, rnn_speech_recognition/pytorch.
 Letters: B batch, N audio samples, U labels.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,17 +19,33 @@ from torch.utils.data import DataLoader
 
 from datamodules.common.base import BenchmarkDataModule
 from datamodules.common.cache import build_once, demo_folder
-from datamodules.common.preparation import units_to_redo
+from datamodules.common.preparation import damage_lines, units_to_redo
+from datamodules.common.records import check_settings
 from datamodules.common.sampling import evaluation_indices, ranks, run_seed
 from datamodules.librispeech import build as builder
 from datamodules.librispeech.audio import Batch, Utterances, batches_by_length, collate
-from datamodules.librispeech.manifest import TOKENIZER, Manifest, read_manifest
-from datamodules.librispeech.raw import find_data, scan
-from datamodules.librispeech.recordings import SAMPLE_RATE
+from datamodules.librispeech.flac import SAMPLE_RATE
+from datamodules.librispeech.inputs import read_recording
+from datamodules.librispeech.manifest import (
+    TOKENIZER,
+    Manifest,
+    manifest_differences,
+    read_manifest,
+)
+from datamodules.librispeech.raw import scan
 from datamodules.librispeech.sampler import BucketSampler, check_fills_a_step, rows_per_epoch
+from datamodules.librispeech.subsets import (
+    Subsets,
+    choose_subsets,
+    count_recordings,
+    find_data,
+    has_recordings,
+)
+from datamodules.librispeech.subsets import differences as subset_differences
 from datamodules.librispeech.text import Tokenizer
 
 REFERENCE_VOCABULARY = 1023
+CHANGED_LIST = "recordings or transcripts were added, removed or changed since it was prepared"
 
 
 class LibriSpeechDataModule(BenchmarkDataModule):
@@ -38,6 +55,8 @@ class LibriSpeechDataModule(BenchmarkDataModule):
     (B, U) in ``[0, vocab_size)``, ``label_lengths`` (B,), ``seed`` (B,) of each sample's random
     draws and ``index`` (B,), all int64.
     """
+
+    prediction_endings: ClassVar[tuple[str, ...]] = (".txt",)
 
     def __init__(
         self,
@@ -52,6 +71,8 @@ class LibriSpeechDataModule(BenchmarkDataModule):
         validation_batch_size: int = 64,
         num_workers: int = 0,
         prepare_processes: int = 0,
+        train_subsets: Sequence[str] | None = None,
+        evaluation_subsets: Sequence[str] | None = None,
     ) -> None:
         """Defaults are the closed reference on one device with 8 accumulated micro-steps.
 
@@ -67,6 +88,10 @@ class LibriSpeechDataModule(BenchmarkDataModule):
             validation_batch_size: Utterances decoded at a time; affects only time and memory.
             num_workers: Loader processes per device; 0 loads in the training process.
             prepare_processes: Processes for preprocessing; 0 chooses by cores and memory.
+            train_subsets: Directories of the root to train on, for own data; None takes
+                LibriSpeech's three, or without any of its subsets those named ``train...``.
+            evaluation_subsets: Directories to evaluate on; None takes ``dev-clean``, or those named
+                ``dev...``, ``eval...`` or ``val...``.
 
         Raises:
             ValueError: If a number is out of range; one line each.
@@ -95,6 +120,7 @@ class LibriSpeechDataModule(BenchmarkDataModule):
         self.vocab_size, self.tokenizer_model = vocab_size, tokenizer_model
         self.validation_batch_size = validation_batch_size
         self.num_workers, self.prepare_processes = num_workers, prepare_processes
+        self.train_subsets, self.evaluation_subsets = train_subsets, evaluation_subsets
         self._names: Sequence[str] = ()
 
     @property
@@ -107,6 +133,10 @@ class LibriSpeechDataModule(BenchmarkDataModule):
         """Make vocabulary and shards; if they are there, only the manifest is read."""
         self._prepare(show_progress=not self.demo, replace=self.demo)
 
+    def net_facts(self) -> dict[str, Any]:
+        """Return the number of labels, without the blank."""
+        return {"num_labels": self.vocab_size}
+
     def setup(self, stage: str) -> None:
         """Check, before anything takes long, that the utterances fill one optimizer step."""
         if stage == "fit":
@@ -114,10 +144,10 @@ class LibriSpeechDataModule(BenchmarkDataModule):
 
     def prepare(self) -> None:
         """Prepare with a progress bar and a verdict; what changed since is prepared again."""
-        redo = units_to_redo(self._prepared, self._source)
-        manifest = self._prepare(show_progress=True, replace=True, redo=redo)
+        manifest = self._prepare(show_progress=True, replace=True, check_raw=True)
+        name = "Own data" if self.differences() else f"LibriSpeech{' demo' if self.demo else ''}"
         print(
-            f"LibriSpeech{' demo' if self.demo else ''} is ready in {self._prepared}: "
+            f"{name} is ready in {self._prepared}: "
             f"{len(manifest.num_samples['train'])} training utterances, "
             f"{len(self._train_numbers)} of them up to {self.max_duration} s, and "
             f"{len(manifest.num_samples['dev'])} evaluation utterances"
@@ -128,11 +158,29 @@ class LibriSpeechDataModule(BenchmarkDataModule):
         if self.root is None:
             return []
         try:
-            if read_manifest(self._prepared, self.vocab_size) is not None:
-                return []
-            return scan(find_data(self.root))[1]
+            manifest = read_manifest(self._prepared, self.vocab_size)
+            lines = damage_lines(self._prepared, self._source)
+            if manifest is not None and not self._has_raw:
+                return lines
+            utterances, problems = scan(self._folder, self._subsets)
         except (FileNotFoundError, ValueError) as error:
             return str(error).splitlines()
+        if manifest is None:
+            return [*lines, *problems]
+        current = builder.is_current(self._prepared, utterances, self._subsets)
+        if not (lines or problems or current):
+            lines = [f"{self._folder}: {CHANGED_LIST}; run the recipe's prepare command"]
+        return lines
+
+    def differences(self) -> list[str]:
+        """Compare the utterances with LibriSpeech's and, once prepared, hours and letters."""
+        if self.root is None:
+            return []
+        manifest = read_manifest(self._prepared, self.vocab_size, replace=True)
+        if manifest is None:
+            counts = count_recordings(self._folder, self._subsets)
+            return subset_differences(self._subsets, counts, self._folder)
+        return manifest_differences(manifest, self._folder if self._has_raw else self._source)
 
     def mllog_facts(self) -> dict[str, object]:
         """Return the log's data keys, from the manifest and the arguments."""
@@ -183,6 +231,42 @@ class LibriSpeechDataModule(BenchmarkDataModule):
             Words separated by single spaces.
         """
         return self._tokenizer.decode(ids)
+
+    def read_input(self, source: str) -> Batch:
+        """Read a recording as an evaluation batch of one, for ``predict``.
+
+        Args:
+            source: Sound file, mono at 16 kHz.
+
+        Returns:
+            The batch, without labels.
+
+        Raises:
+            OSError: If there is no such file.
+            ValueError: If it cannot be read, or has another rate or more channels.
+        """
+        return read_recording(source)
+
+    def write_prediction(self, stem: Path, batch: Any, prediction: Sequence[int]) -> str:
+        """Write the text as ``.txt``.
+
+        Args:
+            stem: Path without ending.
+            batch: From ``read_input``.
+            prediction: Label ids.
+
+        Returns:
+            The text, in quotation marks.
+        """
+        text = self.decode(prediction)
+        stem.with_name(f"{stem.name}.txt").write_text(f"{text}\n", encoding="utf-8")
+        return f'"{text}"'
+
+    def example_inputs(self) -> list[str]:
+        """Return three held-out recordings."""
+        folders = [self._folder / name for name in self._subsets.evaluation]
+        paths = (path for folder in folders for path in sorted(folder.rglob("*.flac")))
+        return [str(path) for path in islice(paths, 3)]
 
     def utterance_name(self, number: int) -> str:
         """Return the name of an evaluation utterance.
@@ -251,25 +335,58 @@ class LibriSpeechDataModule(BenchmarkDataModule):
         """Utterances per micro-step over all ranks."""
         return self.batch_size * ranks(self.trainer)[1]
 
-    def _prepare(
-        self, *, show_progress: bool, replace: bool, redo: Collection[str] = ()
-    ) -> Manifest:
+    @property
+    def _has_raw(self) -> bool:
+        """Whether the recordings are still there; once prepared they are not needed."""
+        try:
+            return has_recordings(self._folder, self._subsets)
+        except FileNotFoundError:
+            return False
+
+    @cached_property
+    def _folder(self) -> Path:
+        """The folder with the subsets."""
+        given = (*(self.train_subsets or ()), *(self.evaluation_subsets or ()))
+        return find_data(self._source, given)
+
+    @cached_property
+    def _subsets(self) -> Subsets:
+        return choose_subsets(self._folder, self.train_subsets, self.evaluation_subsets)
+
+    def _prepare(self, *, show_progress: bool, replace: bool, check_raw: bool = False) -> Manifest:
         """Prepare the folder if need be, and return its manifest."""
         if self.demo:
             from datamodules.librispeech.demo import write_corpus
 
             build_once(self._source, write_corpus)
-        manifest = read_manifest(self._prepared, self.vocab_size, replace=replace)
+        out, work = self._prepared, {"processes": self.prepare_processes}
+        redo: set[str] = set()
+        if check_raw:
+            redo = units_to_redo(out, self._source, show_progress=show_progress, **work)
+        manifest = read_manifest(out, self.vocab_size, replace=replace)
         if manifest is not None and self.tokenizer_model is not None:
-            builder.check_same_vocabulary(self._prepared, self.tokenizer_model, self.vocab_size)
-        if manifest is not None and not redo:
+            builder.check_same_vocabulary(out, self.tokenizer_model, self.vocab_size)
+        if manifest is not None:
+            self._check_subsets(manifest)
+        if manifest is not None and not redo and not (check_raw and self._has_raw):
             return manifest
         return builder.build(
             self._source,
-            self._prepared,
+            out,
+            self._folder,
+            self._subsets,
             vocab_size=self.vocab_size,
             tokenizer_model=self.tokenizer_model,
-            processes=self.prepare_processes,
             redo=redo,
             show_progress=show_progress,
+            **work,
         )
+
+    def _check_subsets(self, manifest: Manifest) -> None:
+        """Raise a ValueError if other subsets were prepared than the flags name."""
+        if manifest.subsets is None:
+            return
+        flags = {"train_subsets": self.train_subsets, "evaluation_subsets": self.evaluation_subsets}
+        actual = dict(zip(flags, map(list, manifest.subsets.values()), strict=True))
+        wanted = {name: list(value) for name, value in flags.items() if value is not None}
+        check_settings(self._prepared, actual, wanted)

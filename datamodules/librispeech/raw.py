@@ -1,28 +1,27 @@
-"""The raw LibriSpeech folder: find it, check its transcripts, list its utterances.
+"""The raw LibriSpeech folder, or own data in its layout: check transcripts, list utterances.
 
 Layout: ``SUBSET/SPEAKER/CHAPTER/SPEAKER-CHAPTER-NNNN.flac`` and, in the same folder,
 ``SPEAKER-CHAPTER.trans.txt`` with one line per utterance: its id, a space, its text in capitals.
+Own data may have other folders, ids without dots and any alphabet.
 """
 
-import os
-import re
+import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from datamodules.common.preparation import shorten
+from datamodules.common.reading import reading
+from datamodules.librispeech.subsets import (
+    ALPHABET,
+    SUBSETS,
+    UTTERANCES,
+    Subsets,
+    choose_subsets,
+    how_to_get,
+    walk,
+)
 
-TRAIN_SUBSETS = ("train-clean-100", "train-clean-360", "train-other-500")
-EVALUATION_SUBSET = "dev-clean"
-SUBSETS = (*TRAIN_SUBSETS, EVALUATION_SUBSET)
-SIZES = {
-    "train-clean-100": "6.3 GB",
-    "train-clean-360": "23 GB",
-    "train-other-500": "30 GB",
-    "dev-clean": "337 MB",
-}
-OBTAIN = "www.openslr.org/12, CC BY 4.0"
-ARCHIVES = "www.openslr.org/resources/12"
-ALPHABET = re.compile(r"[A-Z' ]*")
 MOST_NAMED = 6
 
 
@@ -36,82 +35,92 @@ class Utterance:
     transcript: Path  # the file that the text comes from
 
 
-def find_data(root: Path) -> Path:
-    """Return the folder with the subsets: the root, or ``LibriSpeech`` in it.
-
-    Raises a FileNotFoundError that says whether the root is one level too high or too low.
-    """
-    if not root.is_dir():
-        raise FileNotFoundError(f"data root {root} is not a directory. LibriSpeech: {OBTAIN}")
-    for folder in (root, root / "LibriSpeech"):
-        if _has_subset(folder):
-            return folder
-    if root.name in SUBSETS:
-        raise FileNotFoundError(f"data root {root} is one level too low: pass {root.parent}")
-    for below in sorted(path for path in root.iterdir() if path.is_dir()):
-        for folder in (below, below / "LibriSpeech"):
-            if _has_subset(folder):
-                raise FileNotFoundError(f"data root {root} is one level too high: pass {folder}")
-    raise FileNotFoundError(
-        f"data root {root} contains none of {', '.join(SUBSETS)}. LibriSpeech: {OBTAIN}"
-    )
+Utterances = dict[str, list[Utterance]]
 
 
-def scan(folder: Path) -> tuple[dict[str, list[Utterance]], list[str]]:
+def scan(folder: Path, subsets: Subsets | None = None) -> tuple[Utterances, list[str]]:
     """List all utterances of all subsets by folders and transcripts; opens no recording.
 
     Returns utterances by subset, in the order of the sorted transcript files and of their lines;
-    and one line per problem.
+    and one line per problem. A folder that cannot be read is a problem too.
     """
-    utterances: dict[str, list[Utterance]] = {}
-    problems: list[str] = []
+    chosen = subsets or choose_subsets(folder)
+    utterances: Utterances = {}
+    if problems := _role_problems(folder, chosen):
+        return {}, problems
     seen: dict[str, Path] = {}
-    for subset in SUBSETS:
+    visited: dict[str, str] = {}
+    for subset in chosen.names:
         if not (folder / subset).is_dir():
-            problems.append(f"{folder / subset}: missing; {_how_to_get(folder, subset)}")
+            problems.append(f"{folder / subset}: missing; {how_to_get(folder, subset)}")
             continue
-        utterances[subset], lines = _scan_subset(folder / subset, seen)
+        try:
+            with reading(folder / subset):
+                utterances[subset], lines = _scan_subset(folder / subset, seen, visited)
+        except ValueError as error:
+            lines = [str(error)]
         problems += lines
+    if {name: len(some) for name, some in utterances.items()} == UTTERANCES:
+        problems += _strange_letters(utterances)
     return utterances, problems
 
 
-def _how_to_get(folder: Path, subset: str) -> str:
-    """Say how to get a missing subset; its archive contains ``LibriSpeech/SUBSET``."""
-    deeper = folder / "LibriSpeech" / subset
-    if deeper.is_dir():
-        return f"its archive was extracted one level too deep, move {deeper} to {folder}"
-    archive = f"{ARCHIVES}/{subset}.tar.gz ({SIZES[subset]})"
-    if folder.name == "LibriSpeech":
-        return f"extract {archive} in {folder.parent}"
-    return f"extract {archive} and move its LibriSpeech/{subset} to {folder}"
+def _role_problems(folder: Path, subsets: Subsets) -> list[str]:
+    """Return a line if nothing is left to train or to evaluate on, or one subset is for both."""
+    lines = []
+    for role, names in (("train", subsets.train), ("evaluation", subsets.evaluation)):
+        if not names:
+            lines.append(
+                f"{folder}: no subset to use for {role}; name its directories with "
+                f"--data.{role}_subsets"
+            )
+    if both := sorted({*subsets.train} & {*subsets.evaluation}):
+        lines.append(f"{folder / both[0]}: is for training and for evaluation; choose one")
+    return lines
 
 
-def _has_subset(folder: Path) -> bool:
-    return any((folder / subset).is_dir() for subset in SUBSETS)
+def _strange_letters(utterances: Mapping[str, Sequence[Utterance]]) -> list[str]:
+    """Name letters that LibriSpeech does not have, in data that has its counts."""
+    lines = [
+        f"{u.transcript}: the transcript of {u.key} has {letters[0].upper()!r}, allowed are A-Z, ' "
+        "and space"
+        for some in utterances.values()
+        for u in some
+        if (letters := sorted({*u.text} - ALPHABET))
+    ]
+    return shorten(lines, MOST_NAMED)
 
 
-def _scan_subset(subset: Path, seen: dict[str, Path]) -> tuple[list[Utterance], list[str]]:
+def _scan_subset(
+    subset: Path, seen: dict[str, Path], visited: dict[str, str]
+) -> tuple[list[Utterance], list[str]]:
     """List a subset's utterances and problems; add its keys and transcripts to ``seen``."""
     recordings: dict[str, Path] = {}
     transcripts: list[Path] = []
-    for base, _, names in os.walk(subset, followlinks=True):
+    copies: list[str] = []
+    for base, names in walk(subset, visited):
         for name in names:
             if name.startswith("."):  # a copy by macOS has "._NAME" next to every file
                 continue
             if name.endswith(".flac"):
-                recordings[name[: -len(".flac")]] = Path(base, name)
+                path = base / name
+                first = recordings.setdefault(name[: -len(".flac")], path)
+                if first != path:
+                    copies.append(f"{path}: {first} has the same id; rename it or remove the copy")
             elif name.endswith(".trans.txt"):
-                transcripts.append(Path(base, name))
+                transcripts.append(base / name)
     if not transcripts:
         return [], [f"{subset}: no SPEAKER/CHAPTER/*.trans.txt in it; extract the archive again"]
     too_deep = [path for path in transcripts if len(path.relative_to(subset).parts) != 3]
-    if too_deep:
+    if too_deep and subset.name in SUBSETS:
         return [], [
             f"{subset}: {too_deep[0].relative_to(subset)} is not SPEAKER/CHAPTER/*.trans.txt; the "
             f"archive was extracted one level too deep, move its folders into {subset}"
         ]
     utterances, lines = _read_transcripts(sorted(transcripts), recordings, seen)
     mute = [f"{recordings[key]}: no transcript" for key in sorted(recordings.keys() - seen.keys())]
+    if not lines:  # a copied chapter has its transcripts twice too, which is one line
+        lines = shorten(sorted(copies), MOST_NAMED)
     return utterances, [*lines, *shorten(mute, MOST_NAMED)]
 
 
@@ -131,16 +140,25 @@ def _read_transcripts(
                 twice.setdefault((path, seen[key]), text)
                 continue
             seen[key] = path
-            if not ALPHABET.fullmatch(text) or not text.strip():
-                letter = next((c for c in text if not ALPHABET.fullmatch(c)), None)
-                what = f"has {letter!r}, allowed are A-Z, ' and space" if letter else "is empty"
+            if what := _text_problem(key, text):
                 strange.append(f"{path}: the transcript of {key} {what}")
             if key not in recordings:
                 silent.append(f"{path.parent / key}.flac: missing, though it has a transcript")
                 continue
-            utterances.append(Utterance(key, recordings[key], text.lower().strip(), path))
+            text = unicodedata.normalize("NFC", text.lower().strip())
+            utterances.append(Utterance(key, recordings[key], text, path))
     return utterances, [
         line
         for lines in (strange, silent, list(twice.values()))
         for line in shorten(lines, MOST_NAMED)
     ]
+
+
+def _text_problem(key: str, text: str) -> str:
+    """Say what is wrong with a line of a transcript, or nothing."""
+    if not text.strip():
+        return "is empty"
+    if "." in key:
+        return "belongs to an id with a dot; rename the recording and its id"
+    odd = next((c for c in text if c == "\N{REPLACEMENT CHARACTER}" or not c.isprintable()), None)
+    return f"has {odd!r}; save the file as UTF-8 text" if odd else ""

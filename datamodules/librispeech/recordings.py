@@ -2,54 +2,29 @@
 
 import hashlib
 import io
-from pathlib import Path
 
 import numpy as np
 
+from datamodules.common.reading import reading
 from datamodules.common.records import raw_file
 from datamodules.common.shard_writer import Loaded
+from datamodules.librispeech.flac import SAMPLE_RATE as SAMPLE_RATE
+from datamodules.librispeech.flac import decode_checked
 from datamodules.librispeech.raw import Utterance
-
-SAMPLE_RATE = 16_000
 
 
 def load(utterance: Utterance) -> Loaded:
     """Load an utterance for a shard; its row of the index ends with its number of samples."""
-    content, num_samples = checked_recording(utterance.path)
-    raw = [
-        raw_file(utterance.path, hashlib.sha256(content).hexdigest()),
-        raw_file(utterance.transcript),
-    ]
-    return Loaded((content, utterance.text.encode()), raw, [num_samples])
-
-
-def checked_recording(path: Path) -> tuple[bytes, int]:
-    """Return a FLAC file's bytes and number of samples once all of it has been decoded.
-
-    Raises a ValueError of one line unless it is mono, 16 kHz, whole and not empty.
-    """
-    import soundfile
-
-    try:
+    path = utterance.path
+    with reading(path):  # not to be taken for an error in writing the shard
         content = path.read_bytes()
-    except OSError as error:  # not to be taken for an error in writing the shard
-        raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
-    if not content:
-        raise ValueError(f"{path}: empty file; extract its archive again")
-    try:
-        with soundfile.SoundFile(io.BytesIO(content)) as sound:
-            rate, channels, promised = sound.samplerate, sound.channels, sound.frames
-            samples = len(sound.read(dtype="int16"))
-    except (soundfile.LibsndfileError, RuntimeError, ValueError, MemoryError) as error:
-        reason = str(error).rpartition(":")[2].strip().rstrip(".")
-        raise ValueError(f"{path}: cannot be decoded ({reason}); extract it again") from error
-    if rate != SAMPLE_RATE or channels != 1:
-        raise ValueError(f"{path}: {rate} Hz, {channels} channels; needed: {SAMPLE_RATE} Hz, 1")
-    if promised == 0:
-        raise ValueError(f"{path}: contains no sound (0 samples)")
-    if samples != promised:
-        raise ValueError(f"{path}: truncated, {samples} of {promised} samples; extract it again")
-    return content, samples
+        raw = [
+            raw_file(path, hashlib.sha256(content).hexdigest()),
+            raw_file(utterance.transcript),
+        ]
+    audio = decode_checked(path, content)
+    parts = (content, utterance.text.encode())
+    return Loaded(parts, raw, [len(audio.samples)], audio.digest)
 
 
 def decode(content: bytes) -> np.ndarray:

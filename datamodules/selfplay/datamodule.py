@@ -28,14 +28,21 @@ from datamodules.common.sampling import (
     resume_position,
     run_seed,
 )
-from datamodules.selfplay.check import check_games, notes_on_unread_games
-from datamodules.selfplay.files import Files, find_files
+from datamodules.selfplay.check import (
+    changed_lines,
+    check_games,
+    notes_on_unread_games,
+    read_check,
+)
+from datamodules.selfplay.files import Files, find_files, unlike_the_given
+from datamodules.selfplay.gather import gather_from_all_ranks
 from datamodules.selfplay.go.board import MAX_PLIES
 from datamodules.selfplay.go.features import PLANES
 from datamodules.selfplay.go.games import Network, SelfPlay, compile_search
 from datamodules.selfplay.go.moves import Rules
 from datamodules.selfplay.go.players import Players, PlayersState, playing_speed
 from datamodules.selfplay.go.records import read_game
+from datamodules.selfplay.inputs import PositionInputs
 from datamodules.selfplay.memory import memory_plan
 from datamodules.selfplay.window import (
     Generation,
@@ -53,7 +60,7 @@ from datamodules.selfplay.window import (
 SELFPLAY_STREAM = 71
 
 
-class SelfPlayDataModule(BenchmarkDataModule):
+class SelfPlayDataModule(PositionInputs, BenchmarkDataModule):
     """Play games with the module's network and train on those of the newest generations.
 
     The defaults are the closed reference on one device.
@@ -61,10 +68,13 @@ class SelfPlayDataModule(BenchmarkDataModule):
     Args:
         root: Directory with the initial checkpoint and the target network. None generates those of
             the demo.
+        prepared_dir: Directory for the records of ``prepare``; default ``finishline-minigo`` in the
+            root.
         batch_size: Examples per device and step.
-        size: Points per side of the board, 5 to 19.
+        size: Points per side of the board, 5 to 19; the given games and networks must have it.
         komi: Points that White gets for moving second.
-        games_per_generation: Games, over all devices, that a generation needs.
+        games_per_generation: Games, over all devices, that a generation needs. Of a given one that
+            has fewer, all are taken.
         window: Number of newest generations that an epoch trains on.
         train_filter: Probability of keeping an example, in (0, 1].
         eval_games: Games per evaluation, half of them with each colour.
@@ -84,6 +94,7 @@ class SelfPlayDataModule(BenchmarkDataModule):
         resign_threshold: Range from which each game draws the value, for the player to move, below
             which it resigns; below -1 nobody resigns.
         max_plies: Moves after which a game is scored as it is, at most 2048.
+        benson: Find pass-alive regions by Benson's rule instead of the reference's.
 
     Raises:
         ValueError: If a number is out of range; one line each.
@@ -93,6 +104,7 @@ class SelfPlayDataModule(BenchmarkDataModule):
         self,
         *,
         root: Path | None = None,
+        prepared_dir: Path | None = None,
         batch_size: int = 4096,
         size: int = 19,
         komi: float = 7.5,
@@ -114,10 +126,13 @@ class SelfPlayDataModule(BenchmarkDataModule):
         pass_alive_plies: int = 133,
         resign_threshold: tuple[float, float] = (-1.0, -0.9),
         max_plies: int = 1444,
+        benson: bool = False,
     ) -> None:
         super().__init__()
         self.demo = root is None
         self.root = None if root is None else Path(root)
+        self.prepared_dir = None if prepared_dir is None else Path(prepared_dir)
+        self.benson = benson
         self.batch_size, self.size, self.komi = batch_size, size, komi
         self.games_per_generation, self.window = games_per_generation, window
         self.train_filter, self.eval_games = train_filter, eval_games
@@ -180,6 +195,10 @@ class SelfPlayDataModule(BenchmarkDataModule):
 
         return self.root or demo_folder("minigo", VERSION, demo_parameters(self))
 
+    @property
+    def _prepared(self) -> Path:
+        return self.prepared_dir or self._source / "finishline-minigo"
+
     def prepare_data(self) -> None:
         """Make the demo's files, or check that the real ones exist.
 
@@ -192,7 +211,7 @@ class SelfPlayDataModule(BenchmarkDataModule):
             from datamodules.selfplay.demo import write_demo
 
             build_once(self._source, lambda folder: write_demo(folder, self))
-        if lines := self.problems():
+        if lines := self._missing():
             raise FileNotFoundError("\n".join(lines))
         devices = getattr(self.trainer, "num_devices", 1)
         if not self.demo and not (plan := memory_plan(self)).fits(devices):
@@ -201,18 +220,25 @@ class SelfPlayDataModule(BenchmarkDataModule):
     def prepare(self) -> None:
         """Read the games that a run would start with, after ``prepare_data``, and print the result.
 
+        What was read before and has not changed since is not read again.
+
         Raises:
             FileNotFoundError: If the root lacks a file.
             ValueError: One line per game that is damaged or of another board size.
         """
         self.prepare_data()
         games = self._files.newest(self.window)
-        files = [file for of_model in games.values() for file in of_model]
-        examples = check_games(files, self.size, show_progress=not self.demo)
+        checked = check_games(
+            self._files, self.window, self.size, self._prepared, self._source,
+            show_progress=not self.demo,
+        )  # fmt: skip
         counts = ", ".join(f"{model}: {len(of_model)}" for model, of_model in games.items())
         print(
-            f"Mini Go is ready in {self._source}: {examples:,} examples, games per model {counts}"
+            f"Mini Go is ready in {self._source}: {checked.examples:,} examples, games per model "
+            f"{counts}"
         )
+        for line in (*self._notes_on_games(), *self.differences()):
+            print(f"Note: {line}")
 
     def problems(self) -> list[str]:
         """List what makes this root unusable.
@@ -220,25 +246,46 @@ class SelfPlayDataModule(BenchmarkDataModule):
         Returns:
             One line per problem: what, where, what to do; empty if there is none.
         """
+        return self._missing() or changed_lines(self._prepared, self._source)
+
+    def _missing(self) -> list[str]:
+        """List what prevents training; the files' content is not compared."""
         if self.root is not None and not self.root.is_dir():
             return [f"data.root {self.root} is not a directory"]
         try:
             games = self._files.newest(self.window)
-        except FileNotFoundError as error:
+        except (FileNotFoundError, ValueError) as error:
             return str(error).splitlines()
-        few = {m: len(g) for m, g in games.items() if len(g) < self.games_per_generation}
         return [
-            f"{self._source}: model {model} has {count} games but a generation needs "
-            f"{self.games_per_generation} (data.games_per_generation); fetch the checkpoint again"
-            for model, count in few.items()
+            f"{self._source}: model {model} has no games; remove its directory"
+            for model, of_model in games.items()
+            if not of_model
         ]
 
     def notes(self) -> list[str]:
         """List what the doctor reports besides problems."""
         memory = memory_plan(self).text()
-        if self.problems():
-            return [memory]
-        return [*notes_on_unread_games(self._files.newest(self.window), self.window), memory]
+        return [memory] if self.problems() else [*self._notes_on_games(), memory]
+
+    def _notes_on_games(self) -> list[str]:
+        games, checked = self._files.newest(self.window), read_check(self._prepared)
+        return notes_on_unread_games(games, self.window, self.games_per_generation, checked)
+
+    def differences(self) -> list[str]:
+        """List how the given games differ from those of ``checkpoint.tar.gz``.
+
+        Returns:
+            One line per difference; copies of games are known once ``prepare`` has run.
+        """
+        if self.demo or self._missing():
+            return []
+        copies = read_check(self._prepared).get("copies", 0)
+        lines = unlike_the_given(self._files.newest(5))
+        return lines + [f"{copies:,} games are copies of another one"] * bool(copies)
+
+    def net_facts(self) -> dict[str, Any]:
+        """Return what the data fixes about a network: ``size`` of the board and its planes."""
+        return {"size": self.size, "in_channels": PLANES}
 
     # Games.
 
@@ -312,7 +359,7 @@ class SelfPlayDataModule(BenchmarkDataModule):
         return DataLoader(numbers, batch_size=len(numbers))
 
     def _given_generations(self) -> list[Generation]:
-        """Read the checkpoint's games, newest generations only."""
+        """Read the checkpoint's games of the newest generations."""
         return [
             make_generation(model, [read_game(path, self.size) for path in games])
             for model, games in self._files.newest(self.window).items()
@@ -344,7 +391,7 @@ class SelfPlayDataModule(BenchmarkDataModule):
             SelfPlay(
                 self.size, self.komi, self.games_at_once, self.rules,
                 seed=_seed(SELFPLAY_STREAM, run_seed(), epoch, rank, worker),
-                virtual_losses=self.virtual_losses,
+                virtual_losses=self.virtual_losses, benson=self.benson,
             )
             for worker in range(self.workers)
         ]  # fmt: skip
@@ -367,7 +414,7 @@ class SelfPlayDataModule(BenchmarkDataModule):
         if self._players is None or not self._players.playing:
             self.begin_generation()
         assert self._players is not None
-        shares = _gather_from_all_ranks(self._players.collect)
+        shares = gather_from_all_ranks(self._players.collect)
         # The surplus was played with the model before, so it belongs to that generation.
         surplus = [game for share in shares for game in share[0]]
         games = [game for share in shares for game in share[1]]
@@ -388,6 +435,10 @@ class SelfPlayDataModule(BenchmarkDataModule):
             self._players = None
 
     # Log, warm-up, checkpoint.
+
+    def net_facts(self) -> dict[str, Any]:
+        """Return the points per side of the board."""
+        return {"size": self.size}
 
     def mllog_facts(self) -> dict[str, object]:
         """Return the log's keys about games that hold for the whole run."""
@@ -420,7 +471,7 @@ class SelfPlayDataModule(BenchmarkDataModule):
         """Return the games of the window, and the running games of all ranks."""
         window = [pack_generation(g) for g in self._generations]
         players = self._players
-        states = [] if players is None else _gather_from_all_ranks(players.state)
+        states = [] if players is None else gather_from_all_ranks(players.state)
         return {"window": window, "players": [pack_players(state) for state in states]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -433,25 +484,6 @@ class SelfPlayDataModule(BenchmarkDataModule):
         """
         self._generations = [unpack_generation(g) for g in state_dict["window"]]
         self._resumed = [unpack_players(state) for state in state_dict["players"]]
-
-
-def _gather_from_all_ranks(function: Callable[[], Any]) -> list[Any]:
-    """Call a function on every rank and gather the results; one failure is raised on all ranks."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return [function()]
-    failure: Exception | None = None
-    result: Any = None
-    try:
-        result = function()
-    except Exception as error:  # the other ranks would wait forever
-        failure = error
-    message = None if failure is None else f"{type(failure).__name__}: {failure}"
-    parts: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(parts, (result, message))
-    for rank, (_, text) in enumerate(parts):
-        if text is not None:
-            raise RuntimeError(f"self-play failed on rank {rank}: {text}") from failure
-    return [part for part, _ in parts]
 
 
 def _seed(*words: int) -> int:

@@ -14,7 +14,7 @@ from datamodules.selfplay.go.games import Game, SelfPlay, uniform_network
 from datamodules.selfplay.go.moves import Rules
 from datamodules.selfplay.go.records import write_game
 
-VERSION = "1"
+VERSION = "2"
 NETS = Path(__file__).parent / "data"
 DEVICE_FOLDER = "cpu/2026-01-01-00"
 SEED = 5

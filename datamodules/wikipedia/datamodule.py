@@ -10,7 +10,7 @@ import json
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from torch.utils.data import DataLoader
@@ -22,6 +22,7 @@ from datamodules.common.records import changed_units
 from datamodules.common.sampling import evaluation_indices, padded_length
 from datamodules.wikipedia import build as builder
 from datamodules.wikipedia.batches import PackedBatch, Sample, ShardedSamples, pack
+from datamodules.wikipedia.inputs import describe_words, mask_a_word, read_masked_text
 from datamodules.wikipedia.published import (
     CHECKPOINTS,
     checkpoint_in,
@@ -36,7 +37,14 @@ from datamodules.wikipedia.source import (
     check_vocabulary,
     reference_checksums,
 )
-from datamodules.wikipedia.text import PUBLISHED_PARTS, find_parts, num_parts_in, text_folder
+from datamodules.wikipedia.text import (
+    PUBLISHED_PARTS,
+    find_parts,
+    num_parts_in,
+    read_text,
+    split_articles,
+    text_folder,
+)
 from datamodules.wikipedia.tokens import Vocabulary
 
 REFERENCE_VOCABULARY = 30_522
@@ -44,6 +52,8 @@ REFERENCE_VOCABULARY = 30_522
 
 class WikipediaDataModule(BenchmarkDataModule):
     """Packed batches of masked sentence pairs; see ``PackedBatch`` for their tensors."""
+
+    prediction_endings: ClassVar[tuple[str, ...]] = (".txt",)
 
     def __init__(
         self,
@@ -264,6 +274,44 @@ class WikipediaDataModule(BenchmarkDataModule):
         """Return the number of words."""
         return {"vocab_size": self.vocab_size}
 
+    def read_input(self, source: str) -> dict[str, Any]:
+        """Read a text with ``[MASK]`` as a packed batch of one sample, for ``predict``.
+
+        Args:
+            source: A text file, or the text itself. An empty line separates segments A and B.
+
+        Returns:
+            The batch.
+
+        Raises:
+            OSError: If it is no file and has no ``[MASK]``.
+            ValueError: If a text has no ``[MASK]`` or too many tokens.
+        """
+        return read_masked_text(source, self._words(), self.recipe.max_seq_length)
+
+    def write_prediction(self, stem: Path, batch: Any, prediction: Any) -> str:
+        """Write the text with its words filled in, and the candidates of each, as ``.txt``.
+
+        Args:
+            stem: Path without ending.
+            batch: From ``read_input``.
+            prediction: Per masked word the ids and probabilities of the best candidates.
+
+        Returns:
+            The words that were filled in.
+        """
+        words, table = describe_words(batch, prediction, self._words().words)
+        stem.with_name(f"{stem.name}.txt").write_text(table, encoding="utf-8")
+        return ", ".join(words)
+
+    def example_inputs(self) -> list[str]:
+        """Return the first sentences of three held-out articles, each with a word masked."""
+        articles = split_articles(read_text(text_folder(self._source) / "eval.txt")[0])
+        return [mask_a_word(article) for article in articles[:3]]
+
+    def _words(self) -> Vocabulary:
+        return Vocabulary.read(self._vocab_path, self.vocab_size)
+
     def mllog_facts(self) -> dict[str, object]:
         """Return the log's data keys; ``train_samples`` is logged at the end, when it is known."""
         return {
@@ -390,8 +438,6 @@ class WikipediaDataModule(BenchmarkDataModule):
             build_once(self._source, write_text)
         source, folder = self._text_source, text_folder(self._source)
         redo = units_to_redo(self._prepared, folder) if command else set()
-        if command:
-            redo |= builder.renamed_shards(source, self._prepared)
         replace = command or self.demo
         manifest = builder.read_manifest(source, self._prepared, replace=replace)
         if manifest is None or redo:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from datamodules.common.reading import entries
 from datamodules.wikipedia.samples import Articles
 from datamodules.wikipedia.tokens import WordPieces
 
@@ -120,7 +121,7 @@ def tokenise(text: str, pieces: WordPieces) -> Articles:
 def _parts(folder: Path) -> dict[tuple[int, int], Path]:
     """Return the parts by number and the total in their names."""
     parts = {}
-    for path in folder.glob("part-*-of-*"):
+    for path in entries(folder):
         if match := _PART.fullmatch(path.name):
             parts[int(match[1]), int(match[2])] = path
     return parts or _own_files(folder)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.common.tensor_bundle import TensorBundle
+from modules.common.torch_file import check_sums
 
 # A tensor with such a part in its name belongs to the optimizer.
 OPTIMIZER = re.compile(
@@ -150,6 +151,7 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
     """Read a state dict, or a Lightning checkpoint of ours."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: missing")
+    check_sums(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:

@@ -27,6 +27,7 @@ NUM_EXAMPLES = 10
 # Half precision moves the accuracy of the starting weights less than this; a wrong epsilon, GELU
 # variant or transposed matrix moves it more.
 START_TOLERANCE = 1e-3
+NUM_CANDIDATES = 5  # words per masked position that ``predict_step`` returns
 # The reference rescales without decay too; our LAMB, like apex', rescales only what decays.
 WITHOUT_DECAY = "above 0, as LAMB rescales no tensor without it (1e-30 decays nothing)"
 
@@ -78,6 +79,9 @@ class BertModule(BenchmarkModule):
         "next_sentence_accuracy",
         "masked_lm_loss",
     )
+    metric_words: ClassVar[Mapping[str, str]] = {
+        "masked_lm_accuracy": "share of masked words filled in right"
+    }
 
     def __init__(
         self,
@@ -151,7 +155,7 @@ class BertModule(BenchmarkModule):
 
     def starting_weights(self, datamodule: Any) -> Path | None:
         """Return the path of the weights that training starts from; None for random ones."""
-        if self.from_scratch:
+        if self.from_scratch or self.own_weights:
             return None
         path = self.checkpoint
         if path is None and isinstance(self.net, Bert):
@@ -214,6 +218,22 @@ class BertModule(BenchmarkModule):
         if batch_idx == 0:
             self._examples = (batch, word_logits.argmax(1))  # for write_artifacts
 
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[list[tuple[int, float]]]:
+        """Fill in the masked words of a batch.
+
+        Args:
+            batch: As in an evaluation.
+            batch_idx: Of a loader; unused.
+
+        Returns:
+            Per masked position the ids and probabilities of the five best words, best first.
+        """
+        word_logits, _ = self._forward(batch)
+        share_MV = word_logits.float().softmax(1)
+        top = share_MV.topk(min(NUM_CANDIDATES, share_MV.shape[1]))
+        pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+        return [list(zip(*pair, strict=True)) for pair in pairs]
+
     def on_validation_epoch_end(self) -> None:
         """Log the values over all samples as ``val/<name>``, equal on every rank."""
         values = self.accuracy.compute()
@@ -262,26 +282,34 @@ class BertModule(BenchmarkModule):
         top = max(self.start_warmup_step + self.warmup_steps, 0)
         return max(self.step_learning_rate(step) for step in (max(top - 1, 0), top))
 
-    def check_net(self) -> None:
-        """Check a network that is not the reference on two short samples."""
-        self._try_net(3, 2)
+    def check_net(self, *, vocab_size: int = 0) -> None:
+        """Raise a ValueError unless the network fills in words, in evaluation and in training.
 
-    def _try_net(self, *lengths: int) -> None:
+        Args:
+            vocab_size: Words of the data; the network may have more.
+        """
+        self._try_net(3, 2, vocab_size=vocab_size)
+        self._try_net(3, 2, vocab_size=vocab_size, training=True)
+
+    def _try_net(self, *lengths: int, vocab_size: int = 0, training: bool = False) -> None:
         """Run the network on samples of some lengths; the second token of each is masked."""
         position_T = torch.cat([torch.arange(length) for length in lengths])
         starts = torch.tensor([0, *lengths]).cumsum(0)
         name, size = type(self.net).__name__, len(lengths)
         tokens = " and ".join(str(length) for length in lengths)
-        with dry_run(self.net, f"{name} fails on samples of {tokens} tokens"):
-            words, nexts = self.net.eval()(
+        mode = " in training" if training else ""
+        with dry_run(self.net, f"{name} fails on samples of {tokens} tokens{mode}"):
+            words, nexts = self.net.train(training)(
                 position_T % 3 + 2, position_T * 0, position_T, starts.int(), starts[:-1] + 1
             )
             got = (tuple(words.shape), None if nexts is None else tuple(nexts.shape))
         if len(got[0]) != 2 or got[0][0] != size or got[1] not in (None, (size, 2)):
             raise ValueError(
-                f"{name} returned shapes {got} for {size} samples with a masked word each; "
+                f"{name} returned shapes {got} for {size} samples with a masked word each{mode}; "
                 f"needed ({size}, words) and ({size}, 2), or None for the second"
             )
+        if got[0][1] < vocab_size:
+            raise ValueError(f"{name} knows {got[0][1]} words, but the data has {vocab_size}")
 
     def train_flops(self, batch: Batch) -> int:
         """Count the operations of a training step on its real tokens; 0 for a foreign network."""

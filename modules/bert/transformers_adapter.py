@@ -23,6 +23,7 @@ class MaskedLMAdapter(nn.Module):
         config: Settings of its configuration, such as ``{"vocab_size": 30522}``; the rest are the
             library's defaults.
         pretrained: Directory with ``config.json`` and weights to start from instead.
+        vocab_size: Words, where neither ``config`` nor ``pretrained`` says; the data's.
 
     Raises:
         FileNotFoundError: If the directory has no ``config.json``.
@@ -36,10 +37,13 @@ class MaskedLMAdapter(nn.Module):
         model: str,
         config: dict[str, Any] | None = None,
         pretrained: Path | None = None,
+        vocab_size: int | None = None,
     ) -> None:
         super().__init__()
         chosen = _model_class(model)
-        settings = config or {}
+        settings = dict(config or {})
+        if vocab_size is not None and pretrained is None:
+            settings.setdefault("vocab_size", vocab_size)
         known = chosen.config_class()
         if unknown := sorted(name for name in settings if not hasattr(known, name)):
             raise ValueError(

@@ -1,13 +1,17 @@
 """Base class of the benchmarks' modules: logged loss, schedule, range checks."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import lightning as L
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+from modules.common.init_weights import load_init_weights
 
 
 class BenchmarkModule(L.LightningModule):
@@ -15,13 +19,17 @@ class BenchmarkModule(L.LightningModule):
 
     Attributes:
         metric_names: Metrics of an evaluation, each logged as ``val/<name>``.
+        metric_words: Names of some of them in words, for pictures.
         net: The network that is trained.
         learning_rate: Rate that the schedule is built on; usually its peak.
+        own_weights: Training starts from the user's weights: ``setup`` loads no others.
     """
 
     metric_names: ClassVar[tuple[str, ...]]
+    metric_words: ClassVar[Mapping[str, str]] = {}
     net: nn.Module
     learning_rate: float
+    own_weights: bool = False
 
     @property
     def steps_per_epoch(self) -> int:
@@ -47,6 +55,19 @@ class BenchmarkModule(L.LightningModule):
         learn at a multiple of the rate, such as biases, do not count.
         """
         return self.learning_rate
+
+    def start_from(self, path: Path | str) -> None:
+        """Start from the weights of a file, as many as fit; print what was loaded, in one line.
+
+        Args:
+            path: safetensors, or a state dict or checkpoint of ``torch.save``.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it holds no weights, or none that fit.
+        """
+        rank_zero_only(print)(f"init_weights: {load_init_weights(self.net, path)}", flush=True)
+        self.own_weights = True
 
     def log_loss(self, loss: Tensor) -> None:
         """Log ``train/loss``, only in steps that are written: it costs more than a small step."""

@@ -1,6 +1,6 @@
-"""Check a network's output shape before spending GPU hours on it."""
+"""Check a network's output shapes before spending GPU hours on it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -38,11 +38,11 @@ def check_net(
     output_shape: Sequence[int],
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Check the output shape of one forward pass in evaluation mode; the network stays as it was.
+    """Check the output shape in evaluation and in training mode; the network stays as it was.
 
     Args:
         net: The network, on the device where it runs.
-        input_shape: Shape of the input, batch first.
+        input_shape: Shape of the input, batch first; training takes at least two samples.
         output_shape: Required shape of the output, batch first.
         dtype: Input type: floats are drawn from N(0, 1), integers are 0 or 1.
 
@@ -51,14 +51,34 @@ def check_net(
     """
     device = next((p.device for p in net.parameters()), torch.device("cpu"))
     name, shape = type(net).__name__, tuple(input_shape)
-    with dry_run(net, f"{name} failed on an input of shape {shape}"):
-        output = net.eval()(_random_input(shape, dtype, device))
-    got = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
-    if not isinstance(output, Tensor) or tuple(output.shape) != tuple(output_shape):
+    for training in (False, True):
+        # Batch norm has no variance of one sample.
+        batch = max(2, shape[0]) if training else shape[0]
+        given, wanted = (batch, *shape[1:]), (batch, *output_shape[1:])
+        mode = " in training" if training else ""
+        with dry_run(net, f"{name} failed on an input of shape {given}{mode}"):
+            output = net.train(training)(_random_input(given, dtype, device))
+        if isinstance(output, Tensor) and tuple(output.shape) == wanted:
+            continue
+        if training:
+            raise ValueError(
+                f"in training {name} returns {describe_output(output)}; switch deep supervision "
+                f"off, or other auxiliary outputs: training needs one tensor of shape {wanted}"
+            )
         raise ValueError(
-            f"{name} must map an input of shape {shape} to a tensor of shape "
-            f"{tuple(output_shape)}, but returned {got}"
+            f"{name} must map an input of shape {given} to a tensor of shape {wanted}, but "
+            f"returned {describe_output(output)}"
         )
+
+
+def describe_output(output: object) -> str:
+    """Say what a network returned: ``shape (1, 3)``, ``a list of 2``, ``a dict of 2: out, aux``."""
+    if isinstance(output, Tensor):
+        return f"shape {tuple(output.shape)}"
+    kind = type(output).__name__
+    if isinstance(output, Mapping):
+        return f"a {kind} of {len(output)}: {', '.join(map(str, output))}"
+    return f"a {kind} of {len(output)}" if isinstance(output, list | tuple) else f"a {kind}"
 
 
 def _random_input(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -198,7 +198,8 @@ def warmup_then_drops(
     """Compute the rate of a step: linear warm-up, a plateau just short of the base rate, drops.
 
     The warm-up's last step is one part in ``warmup_steps`` short of the base rate, and nothing
-    corrects that before the first drop sets ``decay_factor`` times the base rate exactly.
+    corrects that before the next drop sets ``decay_factor`` times the base rate exactly. A boundary
+    within the warm-up lowers the rate that the rest of the warm-up aims at.
 
     Args:
         step: Counted from 0.
@@ -215,11 +216,12 @@ def warmup_then_drops(
         mlcommons/training (v1.0), single_stage_detector/ssd/train.py, ``lr_warmup``. Differs: a
         pure function of the step.
     """
-    lacking = learning_rate / (warmup_steps * 2**warmup_factor) if warmup_steps else 0.0
-    if step < warmup_steps:
-        return learning_rate - (warmup_steps - step) * lacking
-    drops = sum(boundary <= step for boundary in decay_boundary_steps)
-    return learning_rate * decay_factor**drops if drops else learning_rate - lacking
+    passed = [boundary for boundary in decay_boundary_steps if boundary <= step]
+    base = learning_rate * decay_factor ** len(passed)
+    if not warmup_steps or max(passed, default=-1) >= warmup_steps:
+        return base
+    left = max(warmup_steps - step, 1)
+    return base - left * (base / (warmup_steps * 2**warmup_factor))
 
 
 def absolute_warmup_drops(

@@ -1,14 +1,15 @@
 """Base module of both detectors: pretrained backbone, COCO's average precision, the picture."""
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 from modules.common.base import BenchmarkModule
 from modules.detection.coco_metric import CocoAP
-from modules.detection.picture import DetectionExample, save_detections
+from modules.detection.picture import DetectionExample, save_detections, truth_of
 
-NUM_EXAMPLES = 12
+NUM_EXAMPLES = 8
 
 
 class DetectorModule(BenchmarkModule):
@@ -25,7 +26,7 @@ class DetectorModule(BenchmarkModule):
         if stage != "fit":
             return
         datamodule = getattr(self.trainer, "datamodule", None)
-        if hasattr(self.net, "load_backbone"):
+        if hasattr(self.net, "load_backbone") and not self.own_weights:
             self._load_backbone(datamodule)
         self._check_classes(datamodule)
 
@@ -41,6 +42,8 @@ class DetectorModule(BenchmarkModule):
             )
         load: Any = self.net.load_backbone
         load(self.read_weights(path))
+        if bad := [name for name, x in self.net.state_dict().items() if not x.isfinite().all()]:
+            raise ValueError(f"{path} has values that are not finite in {bad[0]}; use another file")
 
     def _check_classes(self, datamodule: Any) -> None:
         classes = getattr(self.net, "num_classes", None)
@@ -71,13 +74,31 @@ class DetectorModule(BenchmarkModule):
         # The values are already those of all ranks; averaging could change the last bit.
         self.log_dict({f"val/{name}": value for name, value in values.items()}, sync_dist=False)
 
-    def write_artifacts(self, folder: Path) -> None:
-        """Write ``detections.png``: detections in the last evaluation's first images.
+    def draw_prediction(
+        self, path: Path, batch: Mapping[str, Any], prediction: Mapping[str, Any]
+    ) -> None:
+        """Draw the boxes, and masks where there are any, that were found in one image.
 
         Args:
-            folder: The run folder.
+            path: PNG file to write.
+            batch: Has ``pixels`` (H, W, 3) uint8, the original image, and the class ``names``.
+            prediction: From ``predict_step``.
         """
-        categories = self.average_precision.truth["categories"]
-        names = [str(category.get("name", category["id"])) for category in categories]
+        box = prediction["boxes"].copy()
+        box[:, 2:] += box[:, :2]
+        one = DetectionExample(
+            batch["pixels"], box, prediction["scores"], prediction["labels"], prediction["masks"]
+        )
+        save_detections(path, [one], batch["names"], path.stem)
+
+    def write_artifacts(self, folder: Path) -> None:
+        """Write ``detections.png``: truth and detections of the last evaluation's first images.
+
+        Args:
+            folder: The run's directory.
+        """
+        truth = self.average_precision.truth
+        names = [str(category.get("name", category["id"])) for category in truth["categories"]]
+        truths = [truth_of(one, truth) for one in self.examples]
         title = f"{self.title} on held-out images"
-        save_detections(folder / "detections.png", self.examples, names, title)
+        save_detections(folder / "detections.png", self.examples, names, title, truths)

@@ -5,7 +5,8 @@ Letters: B rows. A batch is a dict: ``dense`` (B, 13) int32, ``sparse`` (B, 26) 
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, TypedDict
 
 import torch
@@ -21,11 +22,13 @@ from modules.common.schedules import warmup_hold_poly
 from modules.dlrm.auc import ExactAUC
 from modules.dlrm.fused_embedding import fused_embeddings, parameters_to_ignore
 from modules.dlrm.net import DLRM, NUM_DENSE
+from modules.dlrm.picture import save_plots
 from modules.dlrm.sparse_sgd import SparseSGD
 
 # An AUC within this many standard deviations of one half says nothing, and after this many
 # evaluations in a row the run is very likely broken (facebookresearch/dlrm issue 393).
 CHANCE_DEVIATIONS, CHANCE_EVALUATIONS = 4.0, 3
+MOST_DRAWN = 1 << 20  # rows behind the picture
 
 _log = logging.getLogger(__name__)
 
@@ -56,6 +59,7 @@ class DLRMModule(BenchmarkModule):
     """
 
     metric_names: ClassVar[tuple[str, ...]] = ("auc",)
+    metric_words: ClassVar[Mapping[str, str]] = {"auc": "area under the ROC curve"}
 
     def __init__(
         self,
@@ -75,11 +79,14 @@ class DLRMModule(BenchmarkModule):
                 f"= {warmup_steps}"
             )
         self._build_net = net
+        self._init_weights: Path | str | None = None
         self.learning_rate = learning_rate
         self.warmup_steps = warmup_steps
         self.decay_start_step, self.decay_steps = decay_start_step, decay_steps
         self.auc = ExactAUC()
         self._evaluations_at_chance = 0
+        self._examples: list[tuple[Tensor, Tensor]] = []  # scores and labels, for the picture
+        self._area = 0.0
 
     def setup(self, stage: str) -> None:
         """Reject strategies that would shard the tables once more."""
@@ -89,11 +96,19 @@ class DLRMModule(BenchmarkModule):
                 "--trainer.strategy: DLRM shards its tables over the devices by itself; use ddp"
             )
 
+    def start_from(self, path: Path | str) -> None:
+        """Load the weights when the network is built, as each rank keeps its share of tables."""
+        self._init_weights = path
+        if "net" in self._modules:
+            super().start_from(path)
+
     def configure_model(self) -> None:
         """Build the network, now that the ranks and devices that share its tables are known."""
         if "net" in self._modules:
             return
         self.net = self._build_net()
+        if self._init_weights is not None:
+            super().start_from(self._init_weights)
         tables = fused_embeddings(self)
         for table in tables.values():
             rank_zero_only(print)(f"Memory plan: {table.memory_plan()}", flush=True)
@@ -109,9 +124,31 @@ class DLRMModule(BenchmarkModule):
         self.log_loss(loss)
         return loss
 
+    def on_validation_epoch_start(self) -> None:
+        self._examples = []
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Score rows; a batch may be empty, as ranks that share tables take equally many."""
-        self.auc.update(self._logits(batch).sigmoid(), batch["label"])
+        scores = self._logits(batch).sigmoid()
+        self.auc.update(scores, batch["label"])
+        if self._trainer is not None:
+            rows = max(1, len(scores)) * int(sum(self.trainer.num_val_batches))
+            if batch_idx % -(-rows // MOST_DRAWN) == 0:
+                self._examples.append((scores, batch["label"]))
+
+    def write_artifacts(self, folder: Path) -> None:
+        """Write ``predictions.png``: ROC curve and calibration of the last evaluation.
+
+        Args:
+            folder: The run's directory.
+        """
+        if not self._examples:
+            return
+        scores, labels = (
+            torch.cat(part).float().cpu() for part in zip(*self._examples, strict=True)
+        )
+        if 0 < labels.sum() < len(labels):
+            save_plots(folder / "predictions.png", scores.numpy(), labels.numpy(), self._area)
 
     def warm_up_evaluation(self) -> None:
         """Score two synthetic rows, before the clock starts.
@@ -127,6 +164,7 @@ class DLRMModule(BenchmarkModule):
         """Log the exact area over all rows and ranks as ``val/auc``, equal on every rank."""
         deviation = self.auc.chance()
         area = self.auc.compute()
+        self._area = float(area)
         self.auc.reset()
         self.log("val/auc", area, sync_dist=False)
         at_chance = float(area) < 0.5 + CHANCE_DEVIATIONS * deviation

@@ -53,7 +53,8 @@ def load_bundle(net: DualNet, prefix: Path) -> tuple[dict[str, Tensor], int]:
 
     Raises:
         FileNotFoundError: If a file is missing.
-        ValueError: If it is not a checkpoint, or one of another net or board size.
+        ValueError: If it is not a checkpoint, or one of another net or board size, or has values
+            that no trained network has.
     """
     bundle = TensorBundle(prefix)
     wanted = tensors_by_name(net)
@@ -83,4 +84,8 @@ def _read_as(bundle: TensorBundle, name: str, like: Tensor, size: int) -> Tensor
             f"{bundle.prefix}: {name} has shape {values.shape} but the net needs "
             f"{tuple(like.shape)}; is it of another board size than {size} x {size}?"
         )
+    if not np.isfinite(values).all():
+        raise ValueError(f"{bundle.prefix}: {name} has values that are not finite; fetch it again")
+    if name.endswith("moving_variance") and (values < 0).any():
+        raise ValueError(f"{bundle.prefix}: {name} has negative values; fetch it again")
     return torch.from_numpy(np.array(values, np.float32))

@@ -7,11 +7,14 @@ from pathlib import Path
 import torch
 
 from datamodules.selfplay.go.gtp import Player
+from modules.common.torch_file import check_sums
 from modules.minigo.inference import network_of
 from modules.minigo.net import DualNet
 
 
-def player_of(path: Path, *, komi: float, readouts: int, device: str) -> Player:
+def player_of(
+    path: Path, *, komi: float, readouts: int, device: str, benson: bool = False
+) -> Player:
     """Build a GTP player from a run's checkpoint.
 
     Args:
@@ -19,6 +22,7 @@ def player_of(path: Path, *, komi: float, readouts: int, device: str) -> Player:
         komi: Points that White gets.
         readouts: Searches per move.
         device: Torch device that the network runs on, such as ``cpu`` or ``cuda:0``.
+        benson: Score by Benson's pass-alive rule instead of the reference's.
 
     Returns:
         The player, on the network's board size.
@@ -27,7 +31,8 @@ def player_of(path: Path, *, komi: float, readouts: int, device: str) -> Player:
         ValueError: If the file has no dual network, or torch cannot use the device.
     """
     net = read_net(path)
-    return Player(network_of(net, _usable_device(device)), net.size, komi=komi, readouts=readouts)
+    network = network_of(net, _usable_device(device))
+    return Player(network, net.size, komi=komi, readouts=readouts, benson=benson)
 
 
 def _usable_device(name: str) -> torch.device:
@@ -42,6 +47,7 @@ def read_net(path: Path) -> DualNet:
     """Read a dual network of any size from a run's checkpoint; a ValueError says what is wrong."""
     if not path.is_file():
         raise ValueError(f"--ckpt_path {path}: does not exist")
+    check_sums(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         state = {

@@ -6,7 +6,7 @@ tensor of game numbers. This module's network plays the data module's games (``p
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypedDict
 
@@ -18,12 +18,16 @@ from torchmetrics import Metric
 
 from datamodules.selfplay.go.board import MAX_PLIES
 from datamodules.selfplay.go.games import MatchGame, MatchRules, Network, compile_search, play_match
+from datamodules.selfplay.go.picture import draw_board
+from datamodules.selfplay.go.sgf import clearest_win, game_text, result_text
+from datamodules.selfplay.go.sgf_reader import Position, in_words
 from modules.common.base import BenchmarkModule, scheduled
 from modules.common.check_net import check_net
 from modules.common.tensor_bundle import TensorBundle
 from modules.minigo.checkpoint import load_bundle
 from modules.minigo.inference import GraphedNets, network_of
 from modules.minigo.net import PLANES, DualNet
+from modules.minigo.predict import Proposal, propose
 
 COLOURS = ("black", "white")
 
@@ -76,6 +80,7 @@ class MiniGoModule(BenchmarkModule):
         eval_virtual_losses: Leaves of one game in a batch of the network.
         pass_alive_plies: Moves after which a game ends once nothing is left to play for.
         max_plies: Moves after which an evaluation game is scored as it is, at most 2048.
+        benson: Find pass-alive regions by Benson's rule instead of the reference's.
         bfloat16_play: Let the network play its training games in bfloat16; evaluation games are
             always in single precision.
         cuda_graph_play: Play all games through CUDA graphs of a few batch sizes, captured in the
@@ -90,6 +95,9 @@ class MiniGoModule(BenchmarkModule):
     """
 
     metric_names: ClassVar[tuple[str, ...]] = ("win_rate", "win_rate_black", "win_rate_white")
+    metric_words: ClassVar[Mapping[str, str]] = {
+        "win_rate": "share of games won against the target"
+    }
     stops_at_weights: ClassVar[bool] = True
     """The rules allow the match after the clock; run_stop is when its weights were ready."""
 
@@ -108,6 +116,7 @@ class MiniGoModule(BenchmarkModule):
         eval_virtual_losses: int = 4,
         pass_alive_plies: int = 133,
         max_plies: int = 1444,
+        benson: bool = False,
         bfloat16_play: bool = False,
         cuda_graph_play: bool = False,
     ) -> None:
@@ -135,7 +144,7 @@ class MiniGoModule(BenchmarkModule):
         self.momentum, self.weight_decay = momentum, weight_decay
         self.value_weight = value_weight
         self.match_rules = MatchRules(
-            eval_readouts, eval_virtual_losses, pass_alive_plies, max_plies
+            eval_readouts, eval_virtual_losses, pass_alive_plies, max_plies, benson
         )
         self.play_dtype = torch.bfloat16 if bfloat16_play else torch.float32
         self.cuda_graph_play = cuda_graph_play
@@ -165,7 +174,7 @@ class MiniGoModule(BenchmarkModule):
             )
         load_bundle(target, datamodule.target)
         self.target_net.set(target)
-        if isinstance(self.net, DualNet):
+        if isinstance(self.net, DualNet) and not self.own_weights:
             momentum, self.start_step = load_bundle(self.net, datamodule.checkpoint)
             self._momentum = momentum
 
@@ -294,20 +303,64 @@ class MiniGoModule(BenchmarkModule):
         rates = self.wins.compute()
         self.log_dict({f"val/{name}": rate for name, rate in rates.items()}, sync_dist=False)
 
+    def predict_step(self, batch: Mapping[str, Position], batch_idx: int) -> Proposal:
+        """Propose a move, searched as in an evaluation game.
+
+        Args:
+            batch: ``position``.
+            batch_idx: Of a loader; unused.
+
+        Returns:
+            The move, and the network's own opinion of the position.
+        """
+        compile_search()
+        rules = self.match_rules
+        return propose(
+            self.net,
+            batch["position"],
+            self.device,
+            readouts=rules.readouts,
+            virtual_losses=rules.virtual_losses,
+            benson=rules.benson,
+        )
+
+    def draw_prediction(
+        self, path: Path, batch: Mapping[str, Position], proposal: Proposal
+    ) -> None:
+        """Draw the position with a ring at the proposed move.
+
+        Args:
+            path: PNG file to write.
+            batch: The batch that was predicted.
+            proposal: From ``predict_step``.
+        """
+        position = batch["position"]
+        draw_board(
+            position.actions(),
+            self.size,
+            path,
+            title=f"Proposed: {in_words(position, proposal.move)}",
+            counted=False,
+            marked=proposal.move,
+        )
+
     def write_artifacts(self, folder: Path) -> None:
         """Write the clearest win of the last evaluation as ``game.sgf`` and ``board.png``."""
-        from datamodules.selfplay.go.picture import draw_board
-        from datamodules.selfplay.go.sgf import clearest_win, game_text, result_text
-
-        game = clearest_win(self._games, self.size, self.komi)
+        rules: dict[str, Any] = {"komi": self.komi, "benson": self.match_rules.benson}
+        game = clearest_win(self._games, self.size, **rules)
         if game is None:
             return
         players = ("finishline", "target") if game.number % 2 == 0 else ("target", "finishline")
-        text = game_text(game.moves, self.size, self.komi, players=players, outcome=game.outcome)
+        text = game_text(game.moves, self.size, players=players, outcome=game.outcome, **rules)
         (folder / "game.sgf").write_text(text)
-        result = result_text(game.moves, self.size, self.komi, outcome=game.outcome)
-        title = f"Black {players[0]}, White {players[1]}: {result}"
-        draw_board(game.moves, self.size, folder / "board.png", title=title)
+        result = result_text(game.moves, self.size, outcome=game.outcome, **rules)
+        winner, loser = players if game.outcome > 0 else players[::-1]
+        colours = ("Black", "White") if game.outcome > 0 else ("White", "Black")
+        title = (
+            f"{colours[0]} ({winner}) beats {colours[1]} ({loser}) by {result[2:]} points, "
+            f"komi {self.komi:g}"
+        )
+        draw_board(game.moves, self.size, folder / "board.png", title=title, benson=rules["benson"])
 
     def check_net(self) -> None:
         """Check that the network returns a policy over all actions and one value."""

@@ -5,7 +5,8 @@ Shapes: B batch, H W pixels, K classes. A batch is a dict: ``image`` (B, 3, H, W
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Literal, TypedDict
 
 import torch
@@ -20,11 +21,14 @@ from modules.common.check_net import check_net
 from modules.common.schedules import warmup_polynomial
 from modules.resnet.lars import LARS, split_parameters
 from modules.resnet.net import ResNet
+from modules.resnet.picture import ClassifiedImage, save_images
 
 # Means of the reference, in the order red, green, blue; it divides by no deviation.
 IMAGE_MEAN = (123.68, 116.78, 103.94)
 # Fixed in the closed division; the log's checker accepts no other values.
 END_LEARNING_RATE, POWER = 1e-4, 2
+NUM_EXAMPLES = 24  # evaluation images in the picture
+NUM_PREDICTED = 5  # classes that ``predict_step`` returns
 
 
 class Batch(TypedDict):
@@ -80,6 +84,7 @@ class ResNetModule(BenchmarkModule):
     """
 
     metric_names: ClassVar[tuple[str, ...]] = ("accuracy",)
+    metric_words: ClassVar[Mapping[str, str]] = {"accuracy": "top-1 accuracy"}
     image_mean: Tensor
 
     def __init__(
@@ -105,6 +110,7 @@ class ResNetModule(BenchmarkModule):
         self.momentum, self.weight_decay = momentum, weight_decay
         self.label_smoothing = label_smoothing
         self.accuracy = Top1Accuracy()
+        self._examples: list[tuple[Tensor, Tensor, Tensor]] = []  # image, label, logits
         mean = torch.tensor(IMAGE_MEAN).view(1, 3, 1, 1)
         self.register_buffer("image_mean", mean, persistent=False)
 
@@ -122,9 +128,60 @@ class ResNetModule(BenchmarkModule):
     def on_validation_epoch_start(self) -> None:
         """Evaluate with the mean of all ranks' running statistics."""
         average_running_statistics(self.net)
+        self._examples = []
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.accuracy.update(self.net(self.normalise(batch["image"])), batch["label"])
+        logits_BK = self.net(self.normalise(batch["image"]))
+        self.accuracy.update(logits_BK, batch["label"])
+        self._keep_images(batch, logits_BK, batch_idx)
+
+    def _keep_images(self, batch: Batch, logits_BK: Tensor, batch_idx: int) -> None:
+        """Keep images for the picture, spread over the evaluation set, as that may be sorted."""
+        if self._trainer is None:  # in a notebook
+            return
+        batches = int(sum(self.trainer.num_val_batches))
+        wanted = -(-NUM_EXAMPLES // batches)
+        if len(self._examples) < NUM_EXAMPLES and batch_idx % -(-batches // NUM_EXAMPLES) == 0:
+            # Multiples of the golden ratio: an even step might meet only some of the classes.
+            rows = {int(k * 0.618034 % 1 * len(logits_BK)) for k in range(wanted)}
+            for row in sorted(rows):
+                # Copies, as a row of a batch would keep all of it in memory.
+                kept = (batch["image"][row], batch["label"][row], logits_BK[row])
+                self._examples.append(tuple(tensor.clone() for tensor in kept))  # type: ignore[arg-type]
+
+    def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> list[tuple[int, float]]:
+        """Classify one image as in an evaluation.
+
+        Args:
+            batch: ``image`` (1, 3, S, S) uint8 RGB.
+            batch_idx: Of a loader; unused.
+
+        Returns:
+            Number and probability of the most probable classes, at most five.
+        """
+        logits_1K = self.net(self.normalise(batch["image"])).float()
+        top = logits_1K.softmax(1)[0].topk(min(NUM_PREDICTED, logits_1K.shape[1]))
+        return list(zip(top.indices.tolist(), top.values.tolist(), strict=True))
+
+    def write_artifacts(self, folder: Path) -> None:
+        """Write ``predictions.png``: images of the last evaluation with both classes.
+
+        Args:
+            folder: The run's directory.
+        """
+        examples = [
+            ClassifiedImage(
+                image.permute(1, 2, 0).cpu().numpy(),
+                int(label),
+                int(logits.argmax()),
+                float(logits.float().softmax(0).max()),
+            )
+            for image, label, logits in self._examples[:NUM_EXAMPLES]
+        ]
+        datamodule: Any = getattr(self.trainer, "datamodule", None)
+        names: list[str] = getattr(datamodule, "class_names", list)()
+        if examples:
+            save_images(folder / "predictions.png", examples, names)
 
     def warm_up_evaluation(self) -> None:
         """Classify two synthetic images, before the clock starts.
@@ -179,9 +236,15 @@ class ResNetModule(BenchmarkModule):
         last = int(self.warmup_epochs * steps_per_epoch)
         return max(self.step_learning_rate(step, steps_per_epoch) for step in (last, last + 1))
 
-    def check_net(self) -> None:
-        """Check that the network returns 1000 logits for 224 x 224 pixels."""
-        check_net(self.net, input_shape=(1, 3, 224, 224), output_shape=(1, 1000))
+    def check_net(self, *, image_size: int = 224, num_classes: int = 1000) -> None:
+        """Raise a ValueError unless the network returns one logit per class.
+
+        Args:
+            image_size: Height and width of the images.
+            num_classes: Classes of the data.
+        """
+        shape = (1, 3, image_size, image_size)
+        check_net(self.net, input_shape=shape, output_shape=(1, num_classes))
 
     def mllog_facts(self) -> dict[str, object]:
         """Return hyperparameters under the names of the v1.0 compliance checker."""

@@ -6,7 +6,7 @@ Shapes: B batch, N audio samples, U labels. A batch is a dict: ``audio`` (B, N) 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypedDict
 
@@ -76,6 +76,7 @@ class RNNTModule(BenchmarkModule):
     """
 
     metric_names: ClassVar[tuple[str, ...]] = ("word_error_rate",)
+    metric_words: ClassVar[Mapping[str, str]] = {"word_error_rate": "word error rate"}
 
     def __init__(
         self,
@@ -144,6 +145,11 @@ class RNNTModule(BenchmarkModule):
                 "(model.net.num_labels); they must be equal"
             )
 
+    def start_from(self, path: Path | str) -> None:
+        """Start the average from the file's weights too."""
+        super().start_from(path)
+        self.average = averaged_copy(self.net)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         features, lengths = self.extract_features(batch, augment=True)
         encoded, frames = self.net.encode(features, lengths)
@@ -194,13 +200,7 @@ class RNNTModule(BenchmarkModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Transcribe with the averaged weights and count word errors."""
-        self.average.eval()  # Lightning's switch back to training covers every submodule
-        features, lengths = self.extract_features(batch, augment=False)
-        # The net stacks frames, so it reads past an odd end. It must read zeros there after the
-        # longest utterance too, or the result would depend on batch size and ranks.
-        features = nn.functional.pad(features, (0, 0, 0, TAIL))
-        encoded, frames = self.average.encode(features, lengths)
-        decoded = greedy_decode(self.average, encoded, frames, max_symbols=self.max_symbols)
+        decoded = self._transcribe(batch)
         decode = self.trainer.datamodule.decode  # type: ignore[attr-defined]
         rows = []
         # Lists, as reading single entries of a tensor would each wait for the device.
@@ -210,6 +210,37 @@ class RNNTModule(BenchmarkModule):
             rows.append([index, *word_errors(hypothesis, reference)])
             self.transcripts.append((index, hypothesis, reference))
         self.errors.update(torch.tensor(rows, device=self.device))
+
+    def _transcribe(self, batch: Batch) -> list[list[int]]:
+        """Return each utterance's label ids, by the averaged weights."""
+        self.average.eval()  # Lightning's switch back to training covers every submodule
+        features, lengths = self.extract_features(batch, augment=False)
+        # The net stacks frames, so it reads past an odd end. It must read zeros there after the
+        # longest utterance too, or the result would depend on batch size and ranks.
+        features = nn.functional.pad(features, (0, 0, 0, TAIL))
+        encoded, frames = self.average.encode(features, lengths)
+        return greedy_decode(self.average, encoded, frames, max_symbols=self.max_symbols)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[int]:
+        """Transcribe one recording as in an evaluation.
+
+        Args:
+            batch: One recording; only ``audio``, ``audio_lengths`` and ``seed`` are used.
+            batch_idx: Of a loader; unused.
+
+        Returns:
+            Its label ids.
+        """
+        return self._transcribe(batch)[0]
+
+    def write_artifacts(self, folder: Path) -> None:
+        """Write ``hypotheses.tsv``: this rank's utterances of the last evaluation.
+
+        Args:
+            folder: The run's directory.
+        """
+        if self.transcripts:
+            self._write_table(folder / HYPOTHESES, self.transcripts)
 
     def on_validation_epoch_end(self) -> None:
         """Log the word error rate; in ``validate`` also write the transcripts."""
@@ -229,15 +260,17 @@ class RNNTModule(BenchmarkModule):
             torch.distributed.all_gather_object(gathered, self.transcripts)
         else:
             gathered = [self.transcripts]
-        if not self.trainer.is_global_zero:
-            return
+        if self.trainer.is_global_zero:
+            self._write_table(path, [row for rows in gathered for row in rows])
+            rank_zero_info(f"Transcripts written to {path}")
+
+    def _write_table(self, path: Path, transcripts: Sequence[tuple[int, str, str]]) -> None:
         name = getattr(getattr(self.trainer, "datamodule", None), "utterance_name", str)
         lines = ["utterance\terrors\treference\thypothesis"]
-        for index, hypothesis, reference in sorted({row for rows in gathered for row in rows}):
+        for index, hypothesis, reference in sorted(set(transcripts)):
             errors, _ = word_errors(hypothesis, reference)
             lines.append(f"{name(index)}\t{errors}\t{reference}\t{hypothesis}")
-        path.write_text("\n".join(lines) + "\n")
-        rank_zero_info(f"Transcripts written to {path}")
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Build LAMB on every tensor, its rate set before each step."""
@@ -276,18 +309,35 @@ class RNNTModule(BenchmarkModule):
                 f"{type(self.net).__name__} has no {', '.join(missing)}; "
                 "see modules.rnnt.transducer.Transducer for what a network needs"
             )
-        features, name = NUM_FILTERS * SPLICED, type(self.net).__name__
-        with dry_run(self.net, f"{name} fails on 4 frames of {features} features and 2 labels"):
-            speech = torch.zeros(1, 4, features, device=self.device)
-            encoded, _ = self.net.encode(speech, torch.tensor([4], device=self.device))
-            labels = torch.zeros(1, 2, dtype=torch.int64, device=self.device)
-            predicted, _ = self.net.predict(labels, start=True)
-            got = tuple(self.net.join(encoded[:, :1, None], predicted[:, None]).shape)
-        if got != (1, 1, 3, self.net.num_labels + 1):
+        for training in (False, True):
+            self._try_net(training)
+
+    def _try_net(self, training: bool) -> None:
+        """Run the network on a batch that is padded past its longest utterance, and decode it."""
+        B, U, S, features = 2, 2, 4 + TAIL, NUM_FILTERS * SPLICED
+        name, outputs = type(self.net).__name__, self.net.num_labels + 1
+        what = f"{S} frames, of which 4 and 3 are speech, of {features} features and {U} labels"
+        mode = " in training" if training else ""
+        with dry_run(self.net, f"{name} fails on {what}{mode}"):
+            net = self.net.train(training)
+            speech = torch.zeros(B, S, features, device=self.device)
+            encoded, frames = net.encode(speech, torch.tensor([4, 3], device=self.device))
+            labels = torch.zeros(B, U, dtype=torch.int64, device=self.device)
+            predicted, _ = net.predict(labels, start=True)
+            got = tuple(net.join(encoded[:, :1, None], predicted[:, None]).shape)
+        if got != (B, 1, U + 1, outputs):
             raise ValueError(
-                f"{name} returned logits of shape {got} for 1 frame and 2 labels; "
-                f"expected (1, 1, 3, {self.net.num_labels + 1}), the last output being the blank"
+                f"{name} returned logits of shape {got} for {B} utterances of 1 frame and {U} "
+                f"labels{mode}; expected {(B, 1, U + 1, outputs)}, the last output being the blank"
             )
+        if frames.shape != (B,) or int(frames.max()) > encoded.shape[1] or int(frames.min()) < 1:
+            raise ValueError(
+                f"{name}.encode returned {frames.tolist()} frames of {encoded.shape[1]}{mode}; "
+                f"expected {B} whole numbers from 1 to that"
+            )
+        if not training:
+            with dry_run(self.net, f"{name} cannot be decoded label by label"):
+                greedy_decode(self.net.eval(), encoded, frames, max_symbols=2)
 
     def train_flops(self, batch: Batch) -> int:
         """Count a training step's floating-point operations, as torch cannot in LSTMs.

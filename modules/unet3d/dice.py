@@ -7,6 +7,8 @@ Source:
     DiceScore). Differs: the score is computed in float64 from exact counts, not from float32 sums.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -62,6 +64,9 @@ class CaseDice(Metric):
     """Mean Dice and loss over the evaluated cases, equal to the bit for any number of ranks.
 
     Each case counts once, whichever ranks saw it, and the mean runs in the order of the index.
+
+    Args:
+        classes: Names of the foreground classes, from label 1 on.
     """
 
     full_state_update = False
@@ -69,8 +74,9 @@ class CaseDice(Metric):
     counts: list[Tensor]
     loss: list[Tensor]
 
-    def __init__(self) -> None:
+    def __init__(self, classes: Sequence[str] = CLASSES) -> None:
         super().__init__()
+        self.classes = tuple(classes)
         for state in ("index", "counts", "loss"):
             self.add_state(state, default=[], dist_reduce_fx="cat")
 
@@ -83,7 +89,7 @@ class CaseDice(Metric):
     def add_nothing(self) -> None:
         """Add empty tensors, as a rank without cases must still gather."""
         index_B = torch.empty(0, dtype=torch.int64, device=self.device)
-        counts_BK3 = index_B.new_empty((0, len(CLASSES), 3))
+        counts_BK3 = index_B.new_empty((0, len(self.classes), 3))
         self.update(index_B, counts_BK3, torch.empty(0, device=self.device))
 
     def compute(self) -> dict[str, Tensor]:
@@ -97,7 +103,7 @@ class CaseDice(Metric):
         dice_K = dice_from_counts(counts[cases]).mean(0)
         return {
             "mean_dice": dice_K.mean(),
-            **{f"dice_{name}": dice for name, dice in zip(CLASSES, dice_K, strict=True)},
+            **{f"dice_{name}": dice for name, dice in zip(self.classes, dice_K, strict=True)},
             "loss": loss[cases].double().mean(),
         }
 

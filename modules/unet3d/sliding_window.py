@@ -112,6 +112,19 @@ def crop_to_scored(volume_BCDHW: Tensor, plan: Sequence[AxisPlan]) -> Tensor:
     return volume_BCDHW[_spatial((p.crop_low, p.scored) for p in plan)]
 
 
+def uncrop(volume_BCDHW: Tensor, plan: Sequence[AxisPlan]) -> Tensor:
+    """Undo ``crop_to_scored``: add zeros where voxels were cut off.
+
+    Args:
+        volume_BCDHW: Any type, D H W as scored.
+        plan: From ``plan_windows``.
+
+    Returns:
+        The volume in its whole size.
+    """
+    return F.pad(volume_BCDHW, [n for p in reversed(plan) for n in (p.crop_low, p.crop_high)])
+
+
 def axis_weights(window: int) -> Tensor:
     """Return blending weights along one axis, float64 in ``(0, 1]``."""
     offset = torch.arange(window, dtype=torch.float64) - (window - 1) / 2

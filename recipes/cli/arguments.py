@@ -25,26 +25,34 @@ class Arguments:
         words: Arguments after the command, e.g. ``["--data.root", "DIR", "-c", "FILE"]``. Options
             are read as argparse reads them: ``--name VALUE``, ``--name=VALUE``, ``-c VALUE``,
             ``-c=VALUE`` and ``-cVALUE``.
+
+    Attributes:
+        options: Every option as it was typed, in order; other words have the name ``""``.
     """
 
     def __init__(self, words: Iterable[str]) -> None:
         self.words = tuple(words)
-        self._options = tuple(_split(self.words))
+        self.options = tuple(_split(self.words))
 
     def __contains__(self, name: str) -> bool:
-        return any(option.name == name for option in self._options)
+        return any(option.name == name for option in self.options)
 
     def values(self, name: str) -> list[str]:
         """Every value given for an option, in order."""
-        return [o.value for o in self._options if o.name == name and o.value is not None]
+        return [o.value for o in self.options if o.name == name and o.value is not None]
 
     def value(self, name: str) -> str | None:
         """The last value given for an option, which wins; ``None`` where there is none."""
         return next(reversed(self.values(name)), None)
 
+    @property
+    def inputs(self) -> list[str]:
+        """The words that belong to no option."""
+        return [word for o in self.options if not o.name for word in o.words]
+
     def without(self, name: str) -> Arguments:
-        """The other arguments."""
-        return Arguments(w for o in self._options if o.name != name for w in o.words)
+        """The other arguments; without ``""`` all options."""
+        return Arguments(w for o in self.options if o.name != name for w in o.words)
 
     def with_config(self, path: Path | str) -> Arguments:
         """Put a configuration file first, so that everything given on the command line wins."""

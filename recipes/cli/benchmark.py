@@ -23,6 +23,8 @@ class Rule:
     """The rule in words, with the rule book's name for the setting."""
     allows: Callable[[Any], bool] | None = None
     """Whether a value is allowed; ``None`` allows only the default."""
+    goes_with: Callable[[Any, Mapping[str, Any]], bool] | None = None
+    """In place of ``allows`` where others decide too: the value, and all settings by flag."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +85,8 @@ class Benchmark:
     commands: Mapping[str, str] = field(default_factory=dict)
     """Further commands: name -> dotted path of a function that takes the arguments (a list) and
     returns the exit status; its docstring's first line is the command's help."""
+    predicts: str = ""
+    """What ``predict`` turns into what, e.g. ``image -> class``; empty: there is no ``predict``."""
     source: str
     """Where these facts come from."""
 

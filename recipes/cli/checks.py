@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from callbacks.checkpoint import read_benchmark
+from callbacks.checkpoint_files import LAST, PREVIOUS
+from modules.common.torch_file import load_verified
 from recipes.cli.arguments import Arguments
 from recipes.cli.benchmark import Benchmark
 from recipes.cli.usage import UsageError
@@ -19,7 +20,7 @@ def check_devices(accelerator: str, devices: Any) -> None:
     """Raise if there are too few devices, before processes start that wait for each other."""
     wanted = len(devices) if isinstance(devices, list | tuple) else str(devices)
     gpus = torch.cuda.device_count()
-    if accelerator == "auto" and not gpus and torch.backends.mps.is_available():
+    if auto_takes_mac_gpu(accelerator):
         return  # Lightning knows how many of these there are
     on_gpu = accelerator in ("cuda", "gpu") or (accelerator == "auto" and gpus > 0)
     if not (on_gpu or accelerator in ("cpu", "auto")) or not str(wanted).isdigit():
@@ -28,6 +29,26 @@ def check_devices(accelerator: str, devices: Any) -> None:
     if int(wanted) > available:
         kind = "CUDA devices" if on_gpu else "CPU cores and no CUDA device"
         raise UsageError(f"--trainer.devices {devices}: this machine has {available} {kind}")
+
+
+def auto_takes_mac_gpu(accelerator: str) -> bool:
+    """Whether Lightning would choose a Mac's GPU."""
+    none_other = accelerator == "auto" and not torch.cuda.device_count()
+    return none_other and torch.backends.mps.is_available()
+
+
+def check_budget(trainer: Any) -> None:
+    """Raise if a flag of the trainer leaves nothing to train."""
+    for name in ("max_epochs", "max_steps", "limit_train_batches"):
+        if trainer[name] == 0:
+            raise UsageError(
+                f"--trainer.{name} 0: nothing would be trained; give more, or leave the flag out"
+            )
+    if trainer.accumulate_grad_batches < 1:
+        raise UsageError(
+            f"--trainer.accumulate_grad_batches {trainer.accumulate_grad_batches}: a step takes at "
+            "least 1 batch"
+        )
 
 
 def check_metrics(wanted: Iterable[str], measured: Sequence[str]) -> None:
@@ -51,7 +72,15 @@ def check_checkpoint(benchmark: Benchmark, path: Path) -> None:
     """Raise if a checkpoint is missing, damaged or another benchmark's."""
     if not path.is_file():
         raise UsageError(f"--ckpt_path: no file {path}")
-    writer = read_benchmark(path)
+    try:
+        content = load_verified(path, mmap=True)
+    except ValueError as error:
+        previous = path.with_name(PREVIOUS)
+        hint = (
+            f" ({previous} is the one before)" if path.name == LAST and previous.is_file() else ""
+        )
+        raise ValueError(f"{error}{hint}") from error
+    writer = content.get("finishline_benchmark") if isinstance(content, dict) else None
     if writer != benchmark.name:
         raise UsageError(
             f"--ckpt_path: {path} was written by "
@@ -62,7 +91,7 @@ def check_checkpoint(benchmark: Benchmark, path: Path) -> None:
 def check_weights(model: Any, path: Path) -> None:
     """Raise if a checkpoint's tensors are not the network's. One that is built later is skipped."""
     own = {name: tuple(x.shape) for name, x in model.state_dict().items() if name[:4] == "net."}
-    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    content = load_verified(path, mmap=True)
     saved = {name: tuple(x.shape) for name, x in content["state_dict"].items()}
     differ = [name for name, shape in own.items() if saved.get(name) != shape]
     if differ:

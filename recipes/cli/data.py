@@ -6,11 +6,12 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
+from callbacks.live_line import LIVE
 from recipes.cli.arguments import Arguments
 from recipes.cli.benchmark import Benchmark
+from recipes.cli.config_file import read_config
 from recipes.cli.data_check import OPEN, describe
 from recipes.cli.doctor import examine, prepared_folder
 from recipes.cli.help import add_help_all, print_help_if_asked
@@ -24,6 +25,7 @@ from recipes.cli.usage import UsageError, explain, unknown
 def prepare(benchmark: Benchmark, arguments: Arguments) -> int:
     """Check and preprocess the data; restartable. Problems of the data are a ``ValueError``."""
     datamodule = data_module(benchmark, "prepare", arguments).data
+    LIVE.show("checking and preparing the data")
     datamodule.prepare()
     if lines := datamodule.differences():
         text = f"Note: {describe(benchmark, datamodule, lines)}; fit trains on it with {OPEN}"
@@ -34,6 +36,7 @@ def prepare(benchmark: Benchmark, arguments: Arguments) -> int:
 def doctor(benchmark: Benchmark, arguments: Arguments) -> int:
     """Print what this machine and this data have and lack; return 1 if anything is missing."""
     config = data_module(benchmark, "doctor", arguments)
+    LIVE.show("examining this machine and the data")
     datamodule, division = config.data, config.submission.division
     lacking = 0
     for finding in examine(benchmark, datamodule, own_data=division == "open"):
@@ -98,9 +101,7 @@ def _configurations(benchmark: Benchmark, arguments: Arguments) -> list[str]:
 
 
 def _data_section(path: str) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(Path(path).read_text()) or {}
-        return dict(content.get("data") or {})
-    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise UsageError(f"--config {path}: {reason}") from error
+    section = read_config(path).get("data") or {}
+    if not isinstance(section, dict):
+        raise UsageError(f"--config {path}: data is {section!r}, not a section of settings")
+    return section

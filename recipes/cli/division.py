@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -25,6 +24,11 @@ TRAINER_RULES = {
     "max_steps": "the run trains until the target",
 }
 
+OWN_RULES = {
+    "module": "closed trains as the reference does",
+    "init_weights": "closed fixes the starting weights",
+}
+
 
 def violations(
     benchmark: Benchmark,
@@ -37,8 +41,10 @@ def violations(
     broken = []
     if demo:
         broken.append(f"data: generated demo data, but closed trains on {benchmark.dataset}")
-    if not _same_net(config["model.net"], defaults["model.net"], benchmark.free_net_arguments):
-        broken.append(_other_net(config["model.net"], defaults["model.net"]))
+    given = [key for key in OWN_RULES if config[key]]
+    broken += [f"{key} is {config[key]}, but {OWN_RULES[key]}" for key in given]
+    nets = config["model.net"], defaults["model.net"]
+    broken += _changed_net(*nets, benchmark.free_net_arguments)
     if dict(config["target.metrics"]) != dict(benchmark.metrics):
         broken.append(f"target.metrics is not the closed target {benchmark.target_text()}")
     if config["target.mode"] != benchmark.mode:
@@ -55,19 +61,14 @@ def violations(
     return broken + _broken_rules(benchmark, config, defaults)
 
 
-def _same_net(net: Any, reference: Any, free: Collection[str]) -> bool:
-    if net == reference or net_name(net) != net_name(reference):
-        return bool(net == reference)
-    given, fixed = net_arguments(net), net_arguments(reference)
-    changed = {name for name in given.keys() | fixed.keys() if given.get(name) != fixed.get(name)}
-    return changed <= set(free)
-
-
-def _other_net(net: Any, reference: Any) -> str:
+def _changed_net(net: Any, reference: Any, free: Collection[str]) -> list[str]:
+    """Say how the network differs from the reference, if it does."""
     if net_name(net) != net_name(reference):
-        return f"model.net is {net_name(net)}, but closed fixes the network"
-    words = ", ".join(f"{key}={value}" for key, value in net_arguments(net).items())
-    return f"model.net has arguments of its own ({words}), but closed fixes the network"
+        return [f"model.net is {net_name(net)}, but closed fixes the network"]
+    given, fixed = net_arguments(net), net_arguments(reference)
+    changed = [key for key, value in given.items() if value != fixed.get(key) and key not in free]
+    words = ", ".join(f"{key}={given[key]}" for key in changed)
+    return [f"model.net has {words}, but closed fixes the network"] if changed else []
 
 
 def _broken_rules(
@@ -76,25 +77,45 @@ def _broken_rules(
     broken = []
     for rule in benchmark.closed:
         value, default = config[rule.key], defaults[rule.key]
-        allowed = rule.allows(value) if rule.allows else _plain(value) == _plain(default)
+        if rule.goes_with:
+            allowed = rule.goes_with(value, config)
+        elif rule.allows:
+            allowed = rule.allows(value)
+        else:
+            allowed = _plain(value) == _plain(default)
         if not allowed:
             broken.append(f"{rule.key} is {value}, but {rule.text}")
     return broken
 
 
+def global_batch(config: Mapping[str, Any]) -> int:
+    """Return the samples per optimizer step that a run's settings mean on this machine."""
+    processes = _num_devices(config["trainer.accelerator"], config["trainer.devices"])
+    processes *= config["trainer.num_nodes"]
+    steps: int = config["trainer.accumulate_grad_batches"]
+    return int(config["data.batch_size"]) * processes * steps
+
+
+def _num_devices(accelerator: Any, devices: Any) -> int:
+    if isinstance(devices, list | tuple):
+        return len(devices)
+    if "," in str(devices):  # such as "0,1"
+        return len([part for part in str(devices).split(",") if part.strip()])
+    if str(devices).isdigit():
+        return int(devices)
+    import torch
+
+    return max(1, torch.cuda.device_count()) if accelerator in ("auto", "gpu", "cuda") else 1
+
+
 def net_name(net: Any) -> str:
-    """Return the dotted path of ``model.net``: a path, a ``class_path`` mapping or a class."""
-    if isinstance(net, Mapping) or hasattr(net, "class_path"):
-        return new_path(str(net["class_path"]))
-    if isinstance(net, str):
-        return new_path(net)
-    return f"{net.__module__}.{net.__qualname__}"
+    """Return the dotted path of ``model.net``: a path or a ``class_path`` mapping."""
+    return new_path(str(net["class_path"] if isinstance(net, Mapping) else net))
 
 
 def net_arguments(net: Any) -> dict[str, Any]:
     """Return the arguments in ``model.net``: name -> plain value."""
-    arguments = getattr(net, "init_args", None)
-    return {} if arguments is None else json.loads(json.dumps(arguments.as_dict(), default=str))
+    return dict(net.get("init_args") or {}) if isinstance(net, Mapping) else {}
 
 
 def _plain(value: Any) -> Any:

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from datamodules.common.cache import cache_dir
+from datamodules.common.loaders import memory_note, socket_problem
 from recipes.cli.benchmark import Benchmark
 from recipes.cli.data_check import OPEN
+from recipes.cli.environment import writable
 from recipes.cli.screen import wrap_to_terminal
 
 
@@ -37,6 +39,7 @@ def examine(benchmark: Benchmark, datamodule: Any, *, own_data: bool = False) ->
     """
     yield from _libraries()
     yield from _devices(benchmark)
+    yield from _loaders(datamodule)
     root: Path | None = getattr(datamodule, "root", None)
     if root is None:
         yield from _demo(benchmark)
@@ -94,9 +97,19 @@ def _devices(benchmark: Benchmark) -> Iterator[Finding]:
         )
 
 
+def _loaders(datamodule: Any) -> Iterator[Finding]:
+    """Warn of what would end loader processes."""
+    if not getattr(datamodule, "num_workers", 0):
+        return
+    if line := socket_problem():
+        yield Finding("lacks", line)
+    if line := memory_note():
+        yield Finding("note", line)
+
+
 def _demo(benchmark: Benchmark) -> Iterator[Finding]:
     folder = cache_dir()
-    if not _writable(folder):
+    if not writable(folder):
         yield Finding(
             "lacks", f"{folder} cannot be written: set FINISHLINE_CACHE to a writable directory"
         )
@@ -128,7 +141,7 @@ def _data(
         state = f", preprocessed in {prepared}" if prepared else ""
         name = f"data in {root} for the open division" if differences else None
         yield Finding("has", f"{name or f'{benchmark.dataset} in {root}'}{state}")
-    if prepared is None and root.is_dir() and not _writable(target):
+    if prepared is None and root.is_dir() and not writable(target):
         hint = " (--data.prepared_dir)" if hasattr(datamodule, "prepared_dir") else ""
         yield Finding("lacks", f"{target} cannot be written: choose a writable directory{hint}")
     if prepared is None:
@@ -175,11 +188,3 @@ def prepared_folder(folder: Path) -> Path | None:
 def _existing(path: Path) -> Path:
     """Return the nearest existing directory upwards."""
     return next(p for p in (path.absolute(), *path.absolute().parents) if p.is_dir())
-
-
-def _writable(path: Path) -> bool:
-    """Whether a directory can be written or created; nothing is written to find out."""
-    inside = path.absolute()
-    while not inside.exists():
-        inside = inside.parent
-    return inside.is_dir() and os.access(inside, os.W_OK | os.X_OK)

@@ -58,7 +58,7 @@ TEXTS = {
 }
 PLACEHOLDERS = {
     "config": "FILE",
-    "ckpt_path": "FILE|last",
+    "ckpt_path": "RUN|FILE|last",
     "trainer.precision": "32-true",
     "trainer.logger": "NAME",
     "trainer.profiler": "NAME",
@@ -88,7 +88,8 @@ def print_help_if_asked(
 def help_page(parser: ArgumentParser, benchmark: Benchmark, command: str) -> str:
     """Return the data sheet of one command's flags, as wide as the terminal."""
     width = min(shutil.get_terminal_size().columns, 100) - 1
-    usage = f"usage: python recipes/{benchmark.name}.py {command} [--flag VALUE ...]"
+    takes = " --ckpt_path RUN INPUT ..." if command == "predict" else ""
+    usage = f"usage: python recipes/{benchmark.name}.py {command}{takes} [--flag VALUE ...]"
     about = (
         f"{benchmark.dataset}, {benchmark.area}. Target: {benchmark.target_text()}. Each flag is "
         "shown with its default, the closed reference's; capitals mean that there is none, a|b a "
@@ -96,10 +97,16 @@ def help_page(parser: ArgumentParser, benchmark: Benchmark, command: str) -> str
     )
     if command in ("prepare", "doctor"):
         about = about.rpartition(". ")[0] + "."
+    if command == "predict":
+        about = (
+            f"{benchmark.predicts}, with the preprocessing of the evaluation. INPUT is a file, or "
+            "several; without one a demo's run predicts examples of its held-out data. All other "
+            "settings are the run's own; --help-all lists them."
+        )
     defaults = parser.get_defaults()
     lines = [usage, "", *textwrap.wrap(about, width)]
     sections = _sections(parser)
-    for name in GROUPS:
+    for name in ("run",) if command == "predict" else GROUPS:
         if name in sections:
             title, actions = sections[name]
             lines += [
@@ -135,6 +142,8 @@ def _name(action: Action) -> str:
 
 def _position(action: Action) -> int:
     """Return the position among ``TEXTS``; other flags come first, in their own order."""
+    if _name(action) == "model.net":
+        return -2
     order = list(TEXTS)
     return order.index(_name(action)) if _name(action) in TEXTS else -1
 

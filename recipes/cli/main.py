@@ -11,8 +11,12 @@ from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 
+from callbacks.live_line import LIVE
+from callbacks.signals import interrupt, signals_as, untouched
+from datamodules.common.loaders import failure
 from recipes.cli.arguments import Arguments
 from recipes.cli.benchmark import Benchmark
+from recipes.cli.environment import check_variables, settle
 from recipes.cli.presets import RECIPES, rank, with_default_preset
 from recipes.cli.screen import wrap_to_terminal
 from recipes.cli.usage import UsageError
@@ -20,6 +24,7 @@ from recipes.cli.usage import UsageError
 COMMANDS = {
     "fit": "train to the quality target and stop the clock",
     "validate": "evaluate a checkpoint once",
+    "predict": "apply a trained run to your own inputs",
     "prepare": "check and preprocess the real data (off the clock, restartable)",
     "doctor": "list what this machine and this data lack, and what to do",
     "speed": "measure the training step, the data wait and a plain PyTorch loop",
@@ -28,10 +33,12 @@ COMMANDS = {
 MODULES = {
     "fit": "recipes.cli.train",
     "validate": "recipes.cli.train",
+    "predict": "recipes.cli.predict",
     "prepare": "recipes.cli.data",
     "doctor": "recipes.cli.data",
     "speed": "recipes.cli.speed",
 }
+TO_READ = ("--help", "--help-all", "--print_config")
 SEED_VARIABLES = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
 
 
@@ -42,6 +49,7 @@ def main(benchmark: Benchmark, sheet: str | None) -> None:
         benchmark: The recipe's data sheet.
         sheet: The recipe's docstring, shown by ``--help``.
     """
+    settle()
     # Python put recipes/ first: `cli` and each recipe there would shadow a user's module.
     sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != RECIPES]
     # As with `python -m`, modules in the current directory are importable: --model.net my_nets.Net.
@@ -74,7 +82,8 @@ def run(benchmark: Benchmark, args: Sequence[str], *, sheet: str | None = None) 
     if command not in [*COMMANDS, *benchmark.commands]:
         return _fail(_unknown_command(command, [*COMMANDS, *benchmark.commands]), 2)
     try:
-        with _seed_variables_restored():
+        _drop_variables()
+        with _seed_variables_restored(), signals_as(interrupt, untouched()):
             return _run_command(benchmark, command, arguments.without("--debug"))
     except _usage_errors() as error:
         return _fail(str(error), 2)
@@ -84,6 +93,13 @@ def run(benchmark: Benchmark, args: Sequence[str], *, sheet: str | None = None) 
         if "--debug" in arguments:
             traceback.print_exc()
         return _fail(_one_line(error), 1)
+
+
+def _drop_variables() -> None:
+    for name, reason in check_variables(os.environ).items():
+        del os.environ[name]
+        if reason:
+            print(f"Note: {reason}", file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -103,12 +119,22 @@ def _run_command(benchmark: Benchmark, command: str, arguments: Arguments) -> in
     if command in benchmark.commands:
         return benchmark.command(command)(list(arguments.words))
     arguments = with_default_preset(benchmark, command, arguments)
-    return getattr(import_module(MODULES[command]), command)(benchmark, arguments)
+    # A page of help in a pager must not be written over.
+    if rank() == 0 and (sys.stdout.isatty() or not any(flag in arguments for flag in TO_READ)):
+        LIVE.start()
+    LIVE.show("loading PyTorch")
+    try:
+        return getattr(import_module(MODULES[command]), command)(benchmark, arguments)
+    finally:
+        LIVE.stop()
 
 
 def _overview(benchmark: Benchmark, sheet: str | None) -> str:
     own = {name: _summary(benchmark.command(name).__doc__) for name in benchmark.commands}
-    commands = "\n".join(f"  {name:10}{text}" for name, text in {**COMMANDS, **own}.items())
+    texts = {**COMMANDS, **own, "predict": f"{COMMANDS['predict']}: {benchmark.predicts}"}
+    if not benchmark.predicts:
+        del texts["predict"]
+    commands = "\n".join(f"  {name:10}{text}" for name, text in texts.items())
     facts = (
         f"Target    {benchmark.target_text()} ({benchmark.dataset}, {benchmark.area})\n"
         f"Score     mean of {benchmark.runs} runs without the {benchmark.dropped} fastest and "
@@ -145,8 +171,12 @@ def _one_line(error: BaseException) -> str:
     name = type(error).__name__
     if " in DataLoader worker process " in text.partition("\n")[0]:
         text = text.rpartition(f"\n{name}: ")[2]  # the worker's traceback comes first
+    if line := failure(text):
+        return line
     # Errors made for users are ValueError and OSError; the type of any other helps a bug report.
     # Lightning's MisconfigurationException is one too, but importing it here would be slow.
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
     if isinstance(error, ValueError | OSError) or name == "MisconfigurationException":
         return text
     return f"{name}: {text}"
@@ -157,5 +187,6 @@ def _fail(message: str, status: int) -> int:
     if rank() == 0:
         print(wrap_to_terminal(f"error: {message}", stream=sys.stderr), file=sys.stderr, flush=True)
     elif status == 1:
-        print(f"error on rank {rank()}: {message}", file=sys.stderr, flush=True)
+        text = wrap_to_terminal(f"error on rank {rank()}: {message}", stream=sys.stderr)
+        print(text, file=sys.stderr, flush=True)
     return status

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,11 +22,22 @@ from callbacks.run_folder import fresh_seed
 from callbacks.warm_up import WarmUp
 from recipes.cli.arguments import Arguments
 from recipes.cli.benchmark import Benchmark
-from recipes.cli.checks import check_devices, check_metrics
+from recipes.cli.checks import (
+    auto_takes_mac_gpu,
+    check_budget,
+    check_devices,
+    check_metrics,
+)
+from recipes.cli.config_file import read_config, tell_foreign_code
 from recipes.cli.division import violations
+from recipes.cli.environment import check_number
+from recipes.cli.find import find
 from recipes.cli.help import add_help_all, print_help_if_asked
 from recipes.cli.jsonargparse_private import long_flags
-from recipes.cli.loggers import prepare_wandb
+from recipes.cli.loggers import give_default_directories, prepare_loggers
+from recipes.cli.net import Net, arguments_page, path_of
+from recipes.cli.net_setting import FLAG, NetSetting, net_options, net_setting, net_value
+from recipes.cli.own_module import module_class, reference_net
 from recipes.cli.strategy import build_strategy
 from recipes.cli.submission import Submission
 from recipes.cli.usage import UsageError, explain
@@ -61,9 +73,11 @@ class RecipeCLI(LightningCLI):
         build: bool = True,
     ) -> None:
         self.benchmark, self.command, self._build = benchmark, command, build
+        give_default_directories()
         self.arguments = args if isinstance(args, Arguments) else Arguments(args)
+        self.module_class = module_class(benchmark, self.arguments)
         super().__init__(
-            benchmark.module_class(),
+            self.module_class,
             benchmark.datamodule_class(),
             save_config_callback=None,
             trainer_defaults=TRAINER_DEFAULTS | dict(benchmark.trainer),
@@ -83,14 +97,24 @@ class RecipeCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, name the nearest flag when one is unknown, and give the run its seed."""
         print_help_if_asked(parser, self.benchmark, self.command, self.arguments)
+        for path in self.arguments.values("--config"):
+            tell_foreign_code(path, read_config(path))
+        reference = reference_net(self.benchmark, self.module_class)
+        self._print_net_help_if_asked(reference)
+        self.net = Net(net_setting(self.arguments, path_of(reference)), reference)
+        net = net_options(self.arguments)
+        words = [word for o in self.arguments.options if o not in net for word in o.words]
         try:
-            self.config = parser.parse_args(args)
+            self.config = parser.parse_args([*words, f"{FLAG}={json.dumps(self.net.setting())}"])
         except jsonargparse.ArgumentError as error:
             text = explain(str(error), long_flags(parser), self.arguments)
             raise jsonargparse.ArgumentError(None, text) from error
         if self.config.seed_everything is None:
             # A launcher's children inherit the seed that rank 0 drew.
             self.config.seed_everything = int(os.environ.get("PL_GLOBAL_SEED", fresh_seed()))
+        check_number(
+            f"--seed_everything {self.config.seed_everything}", self.config.seed_everything
+        )
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the flags that belong to no group."""
@@ -112,10 +136,63 @@ class RecipeCLI(LightningCLI):
             default=None,
             help="Checkpoint to resume from or evaluate. With 'last' the newest unfinished run's.",
         )
+        if self.command == "predict":
+            parser.add_argument(
+                "--out",
+                type=Path,
+                default=Path("predictions"),
+                help="Directory for the predictions.",
+            )
+            text = "Replace files that exist in the directory."
+            parser.add_argument("--overwrite", type=bool, default=False, help=text)
+        parser.add_argument(
+            "--init_weights",
+            type=Path | None,
+            default=None,
+            help="Weights to start from: safetensors or a state dict (open division).",
+        )
+        parser.add_argument(
+            "--module",
+            type=str | None,
+            default=None,
+            help="A subclass of the recipe's module, with its own loss, optimizer or augmentation "
+            "(open division).",
+        )
+        parser.add_argument(
+            "--force_resume",
+            type=bool,
+            default=False,
+            help="Resume with another seed, network, learning rate or data than before.",
+        )
         if self.command == "speed":
             text = "Optimizer steps in each of 3 rounds."
             parser.add_argument("--steps", type=int, default=50, help=text)
         add_help_all(parser)
+
+    def _print_net_help_if_asked(self, reference: Any) -> None:
+        for option in net_options(self.arguments):
+            if option.name == f"{FLAG}.help":
+                name = option.value or self.arguments.value(FLAG)
+                target = find(name, FLAG) if name else reference
+                print(arguments_page(target, name or path_of(reference)))
+                raise SystemExit(0)
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add trainer, model and data; the network's flags are parsed by ``Net``."""
+        parser.add_lightning_class_args(Trainer, "trainer")
+        parser.set_defaults({f"trainer.{key}": v for key, v in self.trainer_defaults.items()})
+        parser.add_class_arguments(
+            self.module_class, "model", skip={"net"}, fail_untyped=False, instantiate=False,
+            sub_configs=True,
+        )  # fmt: skip
+        reference = reference_net(self.benchmark, self.module_class)
+        parser.add_argument(
+            FLAG,
+            type=net_value,  # not a type hint: jsonargparse would merge class_path's arguments
+            default=Net(NetSetting(), reference).setting(),
+            help="Class or function that builds the network.",
+        )
+        parser.add_lightning_class_args(self.benchmark.datamodule_class(), "data")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add our groups: target, evaluation, warmup, checkpoint, submission."""
@@ -136,14 +213,19 @@ class RecipeCLI(LightningCLI):
         """Check the target's names and decide the division, which the loggers' settings name."""
         module: Any = self.benchmark.module_class()
         check_metrics(self.config.target.metrics, module.metric_names)
+        if self.command == "fit":
+            check_budget(self.config.trainer)
         if self.config.trainer.use_distributed_sampler:
             raise UsageError(
                 "--trainer.use_distributed_sampler: data modules split samples over ranks "
                 "themselves, so each rank would see a share of its share; leave the flag out"
             )
         self.demo = self.config.data.get("root") is None
+        self.spares_mac = self.demo and auto_takes_mac_gpu(self.config.trainer.accelerator)
+        if self.spares_mac:
+            self.config.trainer.accelerator = "cpu"
         self.division = self._decide_division()
-        prepare_wandb(self.config, group=self.benchmark.name, job_type=self.division)
+        prepare_loggers(self.config, group=self.benchmark.name, job_type=self.division)
 
     def _decide_division(self) -> str:
         wanted = self.config.submission.division
@@ -164,7 +246,27 @@ class RecipeCLI(LightningCLI):
         except ValueError as error:  # raised by a constructor about its arguments
             raise UsageError(str(error)) from error
         self.datamodule = self.config_init.data
-        self.model = self.config_init.model
+        self.net.facts = self._net_facts
+        try:
+            self.model = self.module_class(**{**vars(self.config_init.model), "net": self.net})
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+        self.config_init.model = self.model
+        path = self.config.init_weights
+        if path is not None and not self.config.ckpt_path:
+            try:
+                self.model.start_from(path)
+            except (FileNotFoundError, ValueError) as error:
+                raise UsageError(f"--init_weights: {error}") from error
+
+    def _net_facts(self) -> dict[str, Any]:
+        """Return what the data fix about the network."""
+        try:
+            return self.datamodule.net_facts()
+        except ValueError as error:
+            if self.net.is_reference and (self.demo or self.division == "closed"):
+                return {}  # its own arguments; other data stop a closed run once prepared
+            raise UsageError(str(error)) from error
 
     def build_trainer(self, **settings: Any) -> Trainer:
         """Build the trainer; ``settings`` replace or extend the parsed ``trainer`` flags."""
@@ -185,4 +287,5 @@ class RecipeCLI(LightningCLI):
 def flat(config: Namespace) -> dict[str, Any]:
     """Return the settings that closed rules may name: dotted flag name -> value."""
     groups = ("model", "data", "trainer", "target", "evaluation")
-    return {f"{group}.{k}": v for group in groups for k, v in vars(config[group]).items()}
+    grouped = {f"{group}.{k}": v for group in groups for k, v in vars(config[group]).items()}
+    return {**grouped, "module": config.module, "init_weights": config.init_weights}

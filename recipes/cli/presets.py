@@ -19,10 +19,21 @@ def with_default_preset(benchmark: Benchmark, command: str, arguments: Arguments
     """Put the demo preset first where neither data nor a configuration is named."""
     if command not in ("fit", "speed") or any(name in arguments for name in NO_DEMO):
         return arguments
-    if rank() == 0:
-        real = f"python recipes/{benchmark.name}.py {command} --data.root DIR"
-        print(wrap_to_terminal(f"Demo on generated data (real: {real})"), flush=True)
     return arguments.with_config(demo_preset(benchmark))
+
+
+def announce_demo(
+    benchmark: Benchmark, command: str, arguments: Arguments, *, spares_mac: bool
+) -> None:
+    """Print on rank 0 that this is a demo, once nothing can be wrong with the settings."""
+    text = "No --data.root: training on generated demo data."
+    if arguments.value("--config") == str(demo_preset(benchmark)):
+        real = f"python recipes/{benchmark.name}.py {command} --data.root DIR"
+        text = f"Demo on generated data (real: {real})"
+    if spares_mac:
+        text += "\nThe demo runs on the CPU; --trainer.accelerator mps uses this Mac's GPU."
+    if rank() == 0:
+        print(wrap_to_terminal(text), flush=True)
 
 
 def demo_preset(benchmark: Benchmark) -> Path:
@@ -33,4 +44,5 @@ def demo_preset(benchmark: Benchmark) -> Path:
 def rank() -> int:
     """Rank of this process as the launcher gives it, before torch is imported; 0 without one."""
     names = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
-    return int(next((os.environ[name] for name in names if name in os.environ), 0))
+    given = next((os.environ[name] for name in names if name in os.environ), "0")
+    return int(given) if given.isdigit() else 0  # a wrong one has its own error

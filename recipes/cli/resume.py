@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
-import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from callbacks.clock import process_start
+from callbacks.checkpoint_files import LAST, PREVIOUS
 from callbacks.quality_target import RunState, StopReason
+from modules.common.torch_file import load_verified
 from recipes.cli.arguments import Arguments
-from recipes.cli.usage import UsageError
-
-LAST = Path("checkpoints", "last.ckpt")
-# A run that ended in one of these ways has nothing left to train.
-FINISHED = {StopReason.TARGET_REACHED, StopReason.BUDGET_EXHAUSTED, StopReason.NON_FINITE}
+from recipes.cli.unfinished import newest_unfinished
 
 
 @dataclass(frozen=True)
@@ -40,43 +33,34 @@ def find_resume(name: str, arguments: Arguments) -> Resume:
         return Resume(with_run_config(arguments), run_folder_of(Path(path)))
     folder = newest_unfinished(Path(arguments.value("--output_root") or "runs") / name)
     rest = arguments.without("--ckpt_path")
-    resumed = Arguments((*rest.words, "--ckpt_path", str(folder / LAST)))
+    resumed = Arguments((*rest.words, "--ckpt_path", str(sound_checkpoint(folder))))
     return Resume(with_run_config(resumed), folder)
 
 
-def newest_unfinished(root: Path) -> Path:
-    """Return the newest run of one benchmark that can be trained further.
+def sound_checkpoint(folder: Path) -> Path:
+    """Return a run's last checkpoint, or with a line the one before where that is damaged.
 
     Args:
-        root: Directory of the benchmark's runs.
+        folder: Directory of a run with a checkpoint.
 
     Returns:
-        The run's directory; it holds ``checkpoints/last.ckpt``.
+        The checkpoint.
 
     Raises:
-        UsageError: If there is none; the message says how many runs there are.
+        ValueError: If both are damaged; one line.
     """
-    records = {path.parent: _read(path) for path in root.glob("*/run.json")}
-    # A resumed run that left no checkpoint of its own does not use up the run it came from.
-    continued = {
-        Path(record["resumed_from"]).resolve()
-        for folder, record in records.items()
-        if record.get("resumed_from") and (folder / LAST).is_file()
-    }
-    unfinished = [
-        folder
-        for folder, record in records.items()
-        if record.get("stop_reason") not in FINISHED
-        and folder.resolve() not in continued
-        and not _is_running(record)
-    ]
-    ready = [folder for folder in unfinished if (folder / LAST).is_file()]
-    if not ready:
-        raise UsageError(
-            f"--ckpt_path last: no unfinished run with a checkpoint in {root} "
-            f"({len(records)} runs, {len(unfinished)} unfinished)"
-        )
-    return max(ready, key=lambda folder: folder.name)
+    last, previous = (folder / "checkpoints" / name for name in (LAST, PREVIOUS))
+    if not previous.is_file():
+        return last  # its own check names what is wrong
+    try:
+        load_verified(last, mmap=True)
+    except (OSError, ValueError) as error:
+        missing = isinstance(error, OSError)
+        why = f"{last} cannot be read" if missing else str(error).partition(";")[0]
+        load_verified(previous, mmap=True)
+        rank_zero_only(print)(f"{why}: resuming from the checkpoint before it, {previous}")
+        return previous
+    return last
 
 
 def with_run_config(arguments: Arguments) -> Arguments:
@@ -108,25 +92,3 @@ def exit_suppressed_if_interrupted(state: RunState) -> Iterator[None]:
     except (KeyboardInterrupt, SystemExit):
         if state.stop_reason is not StopReason.INTERRUPTED:
             raise
-
-
-def _is_running(record: dict[str, Any]) -> bool:
-    """Whether a run's process is still alive on this machine."""
-    process = record.get("process") or {}
-    if record.get("status") != "running" or process.get("host") != platform.node():
-        return False
-    try:
-        pid = int(process["pid"])
-        os.kill(pid, 0)
-    except (OSError, KeyError, ValueError):
-        return False
-    # A restarted container gives out the same numbers again, also to our other ranks.
-    return pid != os.getpid() and process.get("started") in (None, process_start(pid))
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        record = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}

@@ -3,34 +3,40 @@
 from __future__ import annotations
 
 import shlex
+import signal
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from callbacks import wandb_run
 from callbacks.checkpoint import Checkpoint, LastCheckpoint
+from callbacks.checkpoint_files import checkpoint_of
 from callbacks.evaluation_schedule import EvaluationSchedule
+from callbacks.live_line import LIVE, human_time
 from callbacks.metrics_csv import MetricsCSV
 from callbacks.mlperf_log import MLPerfLog
-from callbacks.progress import Progress, human_time
+from callbacks.progress import Progress
 from callbacks.quality_target import QualityTarget, RunState, StopReason, StopRun
 from callbacks.run_folder import RunFolder
-from callbacks.run_record import RunRecord
+from callbacks.run_record import RunRecord, num_parameters
+from callbacks.signals import signals_as
 from callbacks.warm_up import WarmUp
+from callbacks.writing import told, writing
 from recipes.cli.benchmark import Benchmark
 from recipes.cli.data_check import DataCheck
-from recipes.cli.division import net_arguments, net_name
+from recipes.cli.division import net_name
 from recipes.cli.loggers import silence_wandb_warnings
+from recipes.cli.net_line import NetLine
 from recipes.cli.parser import RecipeCLI
-from recipes.cli.resume import LAST
+from recipes.cli.presets import announce_demo
+from recipes.cli.resume_check import ResumeCheck
+from recipes.cli.saved_config import config_text
 from recipes.cli.screen import wrap_to_terminal
-
-# Not in config.yaml: they say what to do now, not how to train.
-NOT_SAVED = ("config", "ckpt_path", "print_config")
 
 
 class Run:
@@ -76,7 +82,7 @@ class Run:
             unit=self.benchmark.progress_unit,
             quality_names=self.benchmark.quality_names,
         )
-        record = RunRecord(
+        self.record = RunRecord(
             target=self.target,
             warm_up=warm_up,
             folder=folder,
@@ -95,16 +101,27 @@ class Run:
         # read its decision.
         return [
             DataCheck(self.benchmark, self.division),
+            NetLine(cli.net, cli.model),
             self.folder,
+            LambdaCallback(setup=self._begin),
             schedule,
             warm_up,
             self.target,
             log,
             LastCheckpoint(checkpoint),
-            record,
+            self.record,
             checkpoint,
+            ResumeCheck(cli),
             *([Progress(self.target, schedule)] if progress else []),
         ]
+
+    def _begin(self, trainer: Trainer, *args: Any, **stage: str) -> None:
+        """Announce the run: nothing was wrong with its settings, data and directory."""
+        LIVE.show("setting up the run")
+        wandb_run.name_runs(trainer, self.folder.path, keep=self._users_wandb_run)
+        if self.demo and self.cli.command == "fit":
+            cli = self.cli
+            announce_demo(self.benchmark, "fit", cli.arguments, spares_mac=cli.spares_mac)
 
     def _given(self, name: str) -> list[Any]:
         """Return the user's loggers or callbacks as a list."""
@@ -121,8 +138,7 @@ class Run:
             "division": self.division,
             "dataset": self.benchmark.dataset,
             "demo": self.demo,
-            "net": net_name(self.cli.config.model.net),
-            "net_arguments": net_arguments(self.cli.config.model.net),
+            "net": {**self.cli.net.record(), "parameters": num_parameters(self.cli.model)},
             "reference_net": net_name(self.cli.parser.get_defaults().model.net),
             "resumed_from": self.resumed_from and str(self.resumed_from),
         }
@@ -133,10 +149,17 @@ class Run:
             # The seed of rank 0, which RunFolder gave to every rank.
             self.cli.config.seed_everything = torch.initial_seed() % 2**32
             text = config_text(self.cli)
-            path.write_text(
-                f"# Run it again: python recipes/{self.benchmark.name}.py fit "
-                f"--config {shlex.quote(str(path))}\n{text}"
-            )
+            again = f"python recipes/{self.benchmark.name}.py fit --config {shlex.quote(str(path))}"
+            with writing(path):
+                path.write_text(f"# Run it again: {again}\n{text}")
+
+    def complete_record(self, error: BaseException) -> None:
+        """Write the record of a run whose end a signal cut before that was written."""
+        if not self.folder.created or self.state.recorded:
+            return
+        with signals_as(signal.SIG_IGN), told("run.json could not be written"):
+            self.target.on_exception(self.trainer, self.cli.model, error)
+            self.record.finish(self.trainer)
 
     def end_without_a_step(self) -> StopRun | None:
         """End a run that Lightning left without any hook: its checkpoint had no budget left."""
@@ -161,18 +184,18 @@ class Run:
         state, name = self.state, self.benchmark.name
         quality = ", ".join(f"{key} {value:.6g}" for key, value in state.quality.items())
         after = f"after {human_time(state.clock.seconds)}"
+        kind = "demo" if self.demo else f"{self.division} division"
         see = f"see {self.folder.path}" if self.folder.created else "nothing was written"
         if state.stop_reason is StopReason.TARGET_REACHED:
             resumed = " (resumed run, not a timed result)" if state.resumed else ""
-            kind = "demo" if self.demo else f"{self.division} division"
             return f"{name} {kind}: target reached{resumed}, {quality} {after}; {see}", 0
         if state.stop_reason is StopReason.INTERRUPTED:
-            kept = self.folder.created and (self.folder.path / LAST).is_file()
+            kept = self.folder.created and checkpoint_of(self.folder.path) is not None
             hint = f"resume with {self._resume_command()}; " if kept else ""
-            return f"{name}: interrupted {after}; {hint}{see}", 130
+            return f"{name} {kind}: interrupted {after}; {hint}{see}", 130
         reason = f" ({stopped})" if stopped else ""
         best = quality or "no evaluation finished"
-        return f"{name}: target not reached{reason}, {best} {after}; {see}", 3
+        return f"{name} {kind}: target not reached{reason}, {best} {after}; {see}", 3
 
     def _resume_command(self) -> str:
         root = self.cli.config.output_root
@@ -187,14 +210,3 @@ def rank_zero_exit_code(trainer: Trainer, status: int) -> int:
     # Launchers (Lightning's within five seconds, torchrun at once) kill every process when one ends
     # with another status than 0, and rank 0 may still be writing its record.
     return status if trainer.is_global_zero else 0
-
-
-def config_text(cli: RecipeCLI) -> str:
-    """Return the resolved configuration as YAML that ``--config`` reads."""
-    text = cli.parser.dump(cli.config, skip_unset=True, skip_validation=True)
-    content = {k: v for k, v in yaml.safe_load(text).items() if k not in NOT_SAVED}
-    loggers = content.get("trainer", {}).get("logger")
-    for logger in loggers if isinstance(loggers, list) else [loggers]:
-        if cli.config.ckpt_path and isinstance(logger, dict):
-            logger.get("init_args", {}).pop("id", None)  # that W&B run is this resumed run's only
-    return yaml.safe_dump(content, sort_keys=False)

@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.data._utils.pin_memory import pin_memory
 
+from callbacks.live_line import LIVE
 from callbacks.quality_target import RunState
 from callbacks.warm_up import without_logging
 from datamodules.common.base import BenchmarkDataModule
@@ -23,6 +24,7 @@ from recipes.cli.arguments import Arguments
 from recipes.cli.benchmark import Benchmark
 from recipes.cli.noise import quiet
 from recipes.cli.parser import RecipeCLI
+from recipes.cli.presets import announce_demo
 from recipes.cli.run import Run
 from recipes.cli.usage import UsageError
 
@@ -43,6 +45,8 @@ def speed(benchmark: Benchmark, arguments: Arguments) -> int:
     cli = RecipeCLI(benchmark, "speed", arguments)
     if cli.config.steps <= SKIPPED + 1:
         raise UsageError(f"--steps must be more than {SKIPPED + 1}, got {cli.config.steps}")
+    if cli.demo:
+        announce_demo(benchmark, "speed", cli.arguments, spares_mac=cli.spares_mac)
     measure(benchmark, cli, cli.config.steps)
     return 0
 
@@ -93,12 +97,14 @@ def synchronize() -> None:
 
 def measure(benchmark: Benchmark, cli: RecipeCLI, steps: int) -> dict[str, Any]:
     """Measure and print samples/s, ms/step, data wait, FLOP/s, memory and the plain loop."""
+    LIVE.show("preparing the data")
     cli.datamodule.prepare_data()
     batches, wait = _read_batches(cli.datamodule, steps)
     lightning_ms: list[float] = []
     plain_ms: list[float] = []
     trainer: Any = None
-    for _ in range(ROUNDS):
+    for number in range(ROUNDS):
+        LIVE.show(f"measuring, round {number + 1} of {ROUNDS}")
         times = StepTimes()
         trainer = _lightning_round(benchmark, cli, batches, steps, times)
         lightning_ms += _milliseconds(times.moments)

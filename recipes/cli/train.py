@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from callbacks.live_line import LIVE
+from callbacks.progress import Progress
 from callbacks.quality_target import QualityTarget, RunState, StopRun
+from datamodules.common.loaders import socket_problem
 from recipes.cli.arguments import Arguments
 from recipes.cli.benchmark import Benchmark
 from recipes.cli.checks import check_checkpoint, check_named_checkpoint, check_weights
 from recipes.cli.data_check import check_data
-from recipes.cli.division import net_name
+from recipes.cli.load import with_checkpoint_of_run
+from recipes.cli.memory import explained_memory_errors
 from recipes.cli.noise import quiet
 from recipes.cli.parser import RecipeCLI
-from recipes.cli.presets import demo_preset
 from recipes.cli.resume import exit_suppressed_if_interrupted, find_resume, with_run_config
+from recipes.cli.resume_check import check_settings
 from recipes.cli.run import Run, rank_zero_exit_code
 from recipes.cli.screen import wrap_to_terminal
 from recipes.cli.usage import UsageError
@@ -27,24 +32,33 @@ def fit(benchmark: Benchmark, arguments: Arguments) -> int:
     """Train until the target is reached; return the exit status: 0, 3 or 130."""
     state = RunState()  # first of all: its clock starts with the process
     quiet()
+    LIVE.show("setting up the run")
     check_named_checkpoint(benchmark, arguments)
     resume = find_resume(benchmark.name, arguments)
     cli = RecipeCLI(benchmark, "fit", resume.arguments)
     _check_resumed_checkpoint(benchmark, cli)
+    check_settings(cli)
+    if getattr(cli.datamodule, "num_workers", 0) and (line := socket_problem()):
+        raise UsageError(line)
     check_data(benchmark, cli.datamodule, cli.division)
     check_foreign_net(cli)
-    preset = arguments.value("--config")
-    if cli.demo and preset not in (None, str(demo_preset(benchmark))):  # that one is announced
-        rank_zero_only(print)("No --data.root: training on generated demo data.")
+    if cli.config.trainer.enable_progress_bar is False:
+        LIVE.stop()
     run = Run(benchmark, cli, state, resumed_from=resume.folder)
     stopped: StopRun | None = None
     with exit_suppressed_if_interrupted(state):
         try:
             # Not an argument of fit(): setup() needs it, to load starting weights or leave them.
             run.trainer.ckpt_path = cli.config.ckpt_path
-            run.trainer.fit(cli.model, datamodule=cli.datamodule, weights_only=True)
+            LIVE.show(f"preparing the {'demo ' * cli.demo}data")
+            with explained_memory_errors(cli.config, cli.model, run.trainer):
+                run.trainer.fit(cli.model, datamodule=cli.datamodule, weights_only=True)
         except StopRun as stop:
             stopped = stop
+            run.complete_record(stop)
+        except BaseException as error:
+            run.complete_record(error)
+            raise
     return run.verdict(stopped or run.end_without_a_step())
 
 
@@ -56,16 +70,19 @@ def validate(benchmark: Benchmark, arguments: Arguments) -> int:
     the status is 0 if they are right, else 1.
     """
     quiet()
+    arguments = with_checkpoint_of_run(arguments)
     check_named_checkpoint(benchmark, arguments)
     cli = RecipeCLI(benchmark, "validate", with_run_config(arguments))
     _check_resumed_checkpoint(benchmark, cli)
     if not cli.config.ckpt_path and starting_checkpoint(cli) is None:
-        raise UsageError("validate needs --ckpt_path FILE (runs/.../checkpoints/last.ckpt)")
+        raise UsageError("validate needs --ckpt_path RUN (runs/<benchmark>/<run>, or a checkpoint)")
     target: QualityTarget = cli.config_init.target
-    trainer = cli.build_trainer(logger=False, callbacks=[target], enable_progress_bar=False)
+    trainer = cli.build_trainer(logger=False, callbacks=[target, Progress(target)])
     trainer.strategy.strict_loading = True  # type: ignore[attr-defined]
     trainer.ckpt_path = cli.config.ckpt_path
-    trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False, weights_only=True)
+    LIVE.show(f"preparing the {'demo ' * cli.demo}data")
+    with explained_memory_errors(cli.config, cli.model, trainer):
+        trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False, weights_only=True)
     quality = target.read(trainer)
     for name, value in sorted(trainer.callback_metrics.items()):
         rank_zero_only(print)(f"{name.removeprefix('val/'):24} {float(value):.6f}")
@@ -94,11 +111,13 @@ def starting_checkpoint(cli: RecipeCLI) -> Path | None:
 
 
 def check_foreign_net(cli: RecipeCLI) -> None:
-    """Check a foreign network's shapes before anything is trained, if the module can."""
-    default = cli.parser.get_defaults().model.net
+    """Check a foreign network on inputs of the data's shape, if the module can."""
     check = getattr(cli.model, "check_net", None)
-    if callable(check) and net_name(cli.config.model.net) != net_name(default):
-        check()
+    if not callable(check) or cli.net.is_reference:
+        return
+    wanted = inspect.signature(check).parameters
+    facts = {name: value for name, value in cli.net.facts().items() if name in wanted}
+    check(**facts)
 
 
 def _check_resumed_checkpoint(benchmark: Benchmark, cli: RecipeCLI) -> None:

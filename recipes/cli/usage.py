@@ -16,11 +16,6 @@ class UsageError(ValueError):
 UNRECOGNISED = re.compile(r"unrecognized arguments: (\S+)", re.IGNORECASE)
 BROKEN_CONFIG = re.compile(r"Problems parsing config: (.*)")
 IN_GROUP = re.compile(r"Group '([\w.]+)' does not accept option '([\w.]+)'")
-IN_NET = re.compile(r"Option '([\w.]+)' is not accepted.*class_path='([\w.]+)'")
-OF_FUNCTION = re.compile(r"got NestedArg\(key='([\w.]+)'")
-NET_NEEDS = re.compile(
-    r"the following arguments are required: (.+?)\. Got value: .*?class_path='([\w.]+)'"
-)
 NOT_IMPORTED = re.compile(
     r"(No module named '[\w.]+'|module '[\w.]+' has no attribute '\w+').*"
     r"Got value: (\S+)"
@@ -47,16 +42,6 @@ def explain(message: str, known: Sequence[str], arguments: Arguments) -> str:
 
 
 def _wrong_value(flag: str, text: str) -> str:
-    if match := IN_NET.search(text):
-        return f"--{flag}: {match[2]} has no argument {match[1]}"
-    if match := OF_FUNCTION.search(text):
-        return (
-            f"--{flag}: --{flag}.{match[1]} needs a class, not a function; pass a class, or a "
-            "function of your own that takes no arguments"
-        )
-    if match := NET_NEEDS.search(text):
-        needed = ", ".join(f"--{flag}.{name}" for name in match[1].split(", "))
-        return f"--{flag}: {match[2]} needs {needed}"
     if match := NOT_IMPORTED.search(text):
         missing = match[1].startswith("No module")
         where = (

@@ -6,6 +6,7 @@ import argparse
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,11 +15,12 @@ from scoring.drawing.tables import Table, print_json
 from scoring.official.accepted import find_judged_sets
 from scoring.rules.judged_runs import CONVERGED, NOT_CONVERGED
 from scoring.rules.rounds import load_round
-from scoring.rules.scores import score
+from scoring.rules.scores import Score, score
 from scoring.runs.collection import (
     ENDED,
     GIVEN_UP,
     REPEATS,
+    RUNNING,
     WAITING,
     Collection,
     CollectionStopped,
@@ -35,7 +37,8 @@ def run(args: argparse.Namespace) -> int:
         args: The arguments of ``collect`` (see ``scoring.cli``).
 
     Returns:
-        0 if all runs are there and make a valid result, 1 if not, 130 if interrupted.
+        0 if all runs that were asked for converged or make a valid result, 1 if not, 130 if
+        interrupted.
     """
     printer = _Printer(quiet=args.json)
     collection = open_collection(args, printer)
@@ -81,7 +84,14 @@ def _finish(args: argparse.Namespace, collection: Collection, stopped: str | Non
         round_flag = "" if args.round == "v1.0" else f" --round {args.round}"
         print(f"next: python -m scoring score {shlex.quote(str(collection.folder))}{round_flag}")
     valid = bool(scores) and all(s.verdict == "valid" for s in scores)
-    return 0 if valid and not problems and not stopped else 1
+    good = valid or _all_converged(collection, scores)
+    return 0 if good and not problems and not stopped else 1
+
+
+def _all_converged(collection: Collection, scores: Sequence[Score]) -> bool:
+    ended = all(slot.state == ENDED for slot in collection.slots)
+    counted = [run for item in scores for run in item.runs if run.counts]
+    return ended and all(run.outcome == CONVERGED for run in counted)
 
 
 def _repeated_seeds(runs: Sequence[Run]) -> list[str]:
@@ -120,6 +130,8 @@ class _Printer:
         self.quiet = quiet
         self.states: list[tuple[str, int]] = []
         self.live: Any = None
+        self.rows: list[dict[str, Any]] = []
+        self.drawn_at = 0.0
 
     def __enter__(self) -> _Printer:
         if not self.quiet and sys.stdout.isatty():
@@ -135,11 +147,14 @@ class _Printer:
 
     def __call__(self, collection: Collection) -> None:
         states = [(slot.state, slot.failures) for slot in collection.slots]
-        if self.quiet or states == self.states:
+        if self.quiet or (states == self.states and not self._is_due()):
             return
-        rows = _rows(collection)
+        if states != self.states:
+            self.rows = _rows(collection)
+        rows = self.rows
         if self.live is not None:
-            self.live.update(_table(rows, collection.seconds_left()).rich(), refresh=True)
+            self.drawn_at = time.monotonic()
+            self.live.update(_table(rows, collection).rich(), refresh=True)
         else:
             known = self.states or [(WAITING, 0)] * len(states)
             for slot, before, row in zip(collection.slots, known, rows, strict=True):
@@ -148,6 +163,10 @@ class _Printer:
                 elif slot.failures > before[1]:
                     print(_failure_line(slot, len(states)), flush=True)
         self.states = states
+
+    def _is_due(self) -> bool:
+        """Whether the seconds of the table are old; files are not read again for it."""
+        return self.live is not None and time.monotonic() - self.drawn_at >= 1
 
 
 def _line(row: dict[str, Any], collection: Collection) -> str:
@@ -171,12 +190,16 @@ def _left(seconds: float | None) -> str:
     )
 
 
-def _table(rows: Sequence[dict[str, Any]], seconds_left: float | None) -> Table:
+def _table(rows: Sequence[dict[str, Any]], collection: Collection) -> Table:
     columns = ["run", "state", "outcome", "seconds to target", "seed", "repeats"]
     table = Table(
-        f"Runs{_left(seconds_left)}", columns, numeric=frozenset({"run", columns[3], "repeats"})
+        f"Runs{_left(collection.seconds_left())}",
+        columns,
+        numeric=frozenset({"run", columns[3], "repeats"}),
     )
-    for row in rows:
-        cells = [row["number"], row["state"], row["outcome"], row["seconds_to_target"], row["seed"]]
+    for row, slot in zip(rows, collection.slots, strict=True):
+        running = f" for {time.time() - slot.began:.0f} s" if row["state"] == RUNNING else ""
+        state = row["state"] + running
+        cells = [row["number"], state, row["outcome"], row["seconds_to_target"], row["seed"]]
         table.rows.append([*cells, row["repeats"] or None])
     return table

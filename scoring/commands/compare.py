@@ -136,7 +136,8 @@ def _rank_notes(own: Score, ranking: dict[str, Any]) -> list[str]:
     if not ranking["of"]:
         return [head + "no rank, as nothing was published in its division"]
     if ranking["rank"] is None:
-        return [head + "no minutes, so no rank: " + "; ".join(own.reasons)]
+        why = "provisional" if own.provisional else "no minutes"
+        return [head + f"{why}, so no rank: " + "; ".join(own.reasons)]
     text = f"rank {ranking['rank']} against {ranking['of']} published {ranking['division']} results"
     return [head + text + ("" if own.verdict == "valid" else f" ({own.verdict})")]
 
@@ -152,12 +153,15 @@ def _ranking_table(own: Score, ranking: dict[str, Any], round_name: str) -> Tabl
             # The mark is part of the name, so that the minutes stay a number in CSV.
             name = f"> {name} (yours) {row['provisional']}".rstrip()
             minutes = row["provisional_minutes"] if minutes is None else minutes
+            minutes = "demo" if own.demo else minutes
         elif row["availability"] != "available":
             name = f"{name} ({row['availability']})"
         cells = [name, minutes, row["accelerators"]]
         table.rows.append([*cells, row["accelerator_minutes"], ratio])
         if row["own"]:
             table.marked.add(position)
+            if position and not row["comparable"]:
+                table.ruled.add(position)
     return table
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import platform
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
     write_tree(tree, scored, description, args)
     findings += _remarks(scored, description, args.availability)
     findings += _about_code(scored, args.source or checkout())
+    findings += _private_names(tree)
     by_samples = any(trains_by_samples(item) for _, item in scored)
     good, messages = package_verdict(tree, args.round, by_samples=by_samples)
     # The checker leaves its scaling factor behind, and then warns of an unknown file.
@@ -155,6 +158,21 @@ def _remarks(
     return findings
 
 
+def _private_names(tree: Path) -> list[Remark]:
+    """List the files, but for the code, that name a home, this user or this machine."""
+    names = [name for name in (os.environ.get("USER", ""), platform.node()) if len(name) > 4]
+    words = "|".join(re.escape(name) for name in names)
+    private = re.compile(r"/(?:home|Users|root)/[\w.-]+" + (rf"|\b(?:{words})\b" if words else ""))
+    findings = []
+    for path in sorted(tree.rglob("*")):
+        if not path.is_file() or "implementations" in path.parts:
+            continue
+        if found := private.search(path.read_text(errors="replace")):
+            text = f"{path.relative_to(tree)} names {found[0]}: a package is published"
+            findings.append(Remark(text, False))
+    return findings
+
+
 def _about_code(scored: Sequence[tuple[ResultSet, Score]], source: Path) -> list[Remark]:
     """List where the included code is not what the runs ran."""
     findings = []
@@ -168,7 +186,7 @@ def _about_code(scored: Sequence[tuple[ResultSet, Score]], source: Path) -> list
         if any(r.endswith("-dirty") for r in ran):
             text = "the runs ran code with uncommitted changes: commit before you run"
             findings.append(Remark(head + text, False))
-        nets = sorted({str(run.fact("net")) for run in result.runs if run.fact("net")})
+        nets = sorted({str(run.net_class) for run in result.runs if run.net_class})
         for net in (n for n in nets if not n.startswith(tuple(f"{f}." for f in CODE_FOLDERS))):
             text = f"the network {net} is not in the code included: add it, or name its release"
             findings.append(Remark(head + text, False))

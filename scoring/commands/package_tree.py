@@ -20,7 +20,11 @@ CODE_FOLDERS = ("recipes", "modules", "datamodules", "callbacks")
 CODE_FILES = ("pyproject.toml", "README.md", "LICENSE")
 # Settings of one run or one machine: the scripts set them, or the default is right.
 NOT_PACKED = ("seed_everything", "output_root", "ckpt_path")
-DATA_NOT_PACKED = ("root", "prepared_dir")
+# A logger names its user's project, account and directories.
+GROUPS_NOT_PACKED = {
+    "data": ("root", "prepared_dir"),
+    "trainer": ("logger", "default_root_dir", "profiler"),
+}
 
 
 def checkout() -> Path:
@@ -128,6 +132,19 @@ def _write_instructions(folder: Path, result: ResultSet, item: Score, system: st
         (folder / name).chmod(0o755)
 
 
+def _without_paths(value: Any) -> Any:
+    """Leave out absolute paths, which name a user's home; their flags are set anew."""
+    if isinstance(value, dict):
+        return {k: _without_paths(v) for k, v in value.items() if not _is_path(v)}
+    if isinstance(value, list):
+        return [_without_paths(v) for v in value if not _is_path(v)]
+    return value
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str) and value.startswith(("/", "~", "file:"))
+
+
 def _write_config(folder: Path, result: ResultSet) -> None:
     """Write the settings of a run without its seed and the paths of its machine."""
     import yaml
@@ -136,6 +153,8 @@ def _write_config(folder: Path, result: ResultSet) -> None:
     if config is None:
         return
     kept = {key: value for key, value in config.items() if key not in NOT_PACKED}
-    if isinstance(kept.get("data"), dict):
-        kept["data"] = {k: v for k, v in kept["data"].items() if k not in DATA_NOT_PACKED}
+    for group, names in GROUPS_NOT_PACKED.items():
+        if isinstance(kept.get(group), dict):
+            kept[group] = {k: v for k, v in kept[group].items() if k not in names}
+    kept = _without_paths(kept)
     (folder / "config.yaml").write_text(yaml.safe_dump(kept, sort_keys=False))

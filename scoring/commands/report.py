@@ -216,8 +216,10 @@ def _system(result: ResultSet) -> str:
         )
         rows += [[n.replace("_", " "), str(result.description.get(n, ""))] for n in names]
     for key in ("dataset", "net", "parameters", "devices", "strategy", "precision", "git_revision"):
-        if result.common(key) is not None:
-            rows.append([key.replace("_", " "), str(result.common(key))])
+        value = result.common(key)
+        if value is not None:
+            value = value.get("class") if key == "net" and isinstance(value, dict) else value
+            rows.append([key.replace("_", " "), str(value)])
     rows += [[name, str(version)] for name, version in (result.common("versions") or {}).items()]
     return f"<h3>System</h3>{_table(['what', 'value'], rows, set())}" if rows else ""
 

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,8 @@ BETWEEN_COLUMNS = 2
 FIRST_COLUMN = 24
 # A table with this few columns is readable even where its cells wrap.
 FEW_COLUMNS = 4
+# Numbers and a lone dash are none.
+FORMULA = re.compile(r"[=+@\t\r]|-(?![\d.]|$)")
 
 
 class Ratio(float):
@@ -32,6 +35,8 @@ class Table:
     """Columns to right-align."""
     marked: set[int] = field(default_factory=set)
     """Rows to highlight, counted from 0."""
+    ruled: set[int] = field(default_factory=set)
+    """Rows to set apart from those above by a rule; an empty row in Markdown."""
 
     def markdown(self) -> str:
         """Return the table as Markdown, with the title in bold above.
@@ -44,6 +49,8 @@ class Table:
             "|" + "|".join("--:" if c in self.numeric else "---" for c in self.columns) + "|"
         )
         for number, row in enumerate(self.rows):
+            if number in self.ruled:
+                lines.append("|" + " |" * len(self.columns))
             cells = [text(cell).replace("|", "\\|") for cell in row]
             if number in self.marked:
                 cells = [f"**{cell}**" if cell else "" for cell in cells]
@@ -61,6 +68,7 @@ class Table:
             The renderable.
         """
         from rich.box import SIMPLE_HEAD
+        from rich.rule import Rule
         from rich.table import Table as RichTable
         from rich.text import Text
 
@@ -83,6 +91,8 @@ class Table:
                 vertical="bottom" if len(self.columns) > FEW_COLUMNS else "top",
             )
         for number, row in enumerate(self.rows):
+            if number in self.ruled:
+                table.add_row(*(Rule(style="") for _ in self.columns))
             style = "bold" if number in self.marked else ""
             table.add_row(*(Text(text(cell)) for cell in row), style=style)
         return table
@@ -100,7 +110,9 @@ class Table:
             console.print(self.rich(console.width))
         else:
             console.print(self.title, style="bold", highlight=False, soft_wrap=True)
-            for row in self.rows:
+            for number, row in enumerate(self.rows):
+                if number in self.ruled:
+                    console.rule(style="")
                 console.print(self._as_list(row), highlight=False, markup=False, soft_wrap=True)
             console.print()
 
@@ -133,10 +145,17 @@ def as_csv(tables: Sequence[Table]) -> str:
     for table in tables:
         if list(table.columns) != list(heading):
             heading = table.columns
-            writer.writerow(["table", *heading])
+            writer.writerow(["table", *map(_csv_cell, heading)])
         for row in table.rows:
-            writer.writerow([table.title, *("" if cell is None else cell for cell in row)])
+            writer.writerow(map(_csv_cell, [table.title, *row]))
     return out.getvalue()
+
+
+def _csv_cell(cell: Any) -> Any:
+    """Keep a spreadsheet from taking a text for a formula: it shows one behind an apostrophe."""
+    if isinstance(cell, str) and FORMULA.match(cell):
+        return f"'{cell}"
+    return "" if cell is None else cell
 
 
 def text(cell: Any) -> str:

@@ -9,8 +9,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -36,6 +37,19 @@ class Compliance:
     warnings: tuple[str, ...]
     crash: str | None
     """The checker's own exception; such a log is not valid."""
+
+
+@contextmanager
+def _announced(text: str) -> Iterator[None]:
+    """Say on a terminal what takes seconds, and erase it afterwards."""
+    on_terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    if on_terminal:
+        print(text, end=" ...", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        if on_terminal:
+            print("\r\x1b[2K", end="", file=sys.stderr, flush=True)
 
 
 def _ask(request: dict[str, Any]) -> tuple[Any, str]:
@@ -84,7 +98,10 @@ def compliance(files: Sequence[Path], ruleset: str) -> list[Compliance]:
         answers, _ = _ask({"action": "compliance", "files": part, "ruleset": ruleset})
         return answers
 
-    with ThreadPoolExecutor(max(1, len(parts))) as pool:
+    if not parts:
+        return []
+    asking = _announced(f"asking the official checker about {len(names)} logs")
+    with asking, ThreadPoolExecutor(len(parts)) as pool:
         answer_of = dict(zip(chain(*parts), chain(*pool.map(judge, parts)), strict=True))
     return [
         Compliance(a["valid"], tuple(a["errors"]), tuple(a["warnings"]), a["crash"])
@@ -129,7 +146,8 @@ def second_opinion(item: Score, ruleset: str) -> dict[str, Any]:
         "ruleset": ruleset,
         "bert_train_samples": trains_by_samples(item),
     }
-    answer, _ = _ask(request)
+    with _announced(f"letting the official tools score {item.benchmark}"):
+        answer, _ = _ask(request)
     return {"minutes": answer["minutes"], "rcp": answer["rcp"]}
 
 
@@ -150,7 +168,8 @@ def package_verdict(folder: Path, round_name: str, *, by_samples: bool) -> tuple
         "ruleset": load_round(round_name).checker_ruleset,
         "bert_train_samples": by_samples,
     }
-    answer, text = _ask(request)
+    with _announced("asking the official package checker"):
+        answer, text = _ask(request)
     if answer["crash"]:
         return False, [f"the package checker crashed: {answer['crash']}"]
     messages = [

@@ -16,10 +16,11 @@ def rank(own: Score, round_name: str) -> dict[str, Any]:
         round_name: Which round's table.
 
     Returns:
-        ``rank`` (None if it has no minutes or is not comparable), ``of``, ``shown_division``
+        ``rank`` (None if it has no minutes, too few runs or is a demo), ``of``, ``shown_division``
         (closed where nothing was published in its own), and ``rows`` in order of minutes, each with
         ``name``, ``minutes``, ``accelerators``, ``accelerator_minutes`` and ``ratio`` (its minutes
-        divided by ours).
+        divided by ours). Our own row is the last one where it cannot be ranked: a demo, or with too
+        few runs.
     """
     division = own.division or "closed"
     others = [
@@ -32,9 +33,9 @@ def rank(own: Score, round_name: str) -> dict[str, Any]:
         if r.division == shown
     ]
     of = len(rows) if shown == division else 0
-    comparable = not own.demo and of > 0
+    comparable = not own.demo and not own.runs_missing
     position = None
-    if comparable and own.minutes is not None:
+    if comparable and of > 0 and own.minutes is not None:
         position = 1 + sum(
             row["minutes"] < own.minutes - 5e-4 for row in rows if row["name"] != own.name
         )
@@ -42,11 +43,12 @@ def rank(own: Score, round_name: str) -> dict[str, Any]:
     rows.sort(key=lambda row: row["minutes"])
     if figure is not None:
         own_row = _row(own.name, own.minutes, own.accelerators, own, availability="")
-        above = sum(row["minutes"] <= figure for row in rows)
+        above = sum(row["minutes"] <= figure for row in rows) if comparable else len(rows)
         own_row |= {
             "provisional": own.provisional,
             "provisional_minutes": own.provisional_minutes,
             "own": True,
+            "comparable": comparable,
         }
         rows.insert(above, own_row)
     return {

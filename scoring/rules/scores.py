@@ -150,7 +150,7 @@ def score(result: ResultSet, rules: Round) -> Score:
         interval=bootstrap_interval([r.minutes for r in counted], drop) if best else (None, None),
         fastest=min(converged, default=None),
         slowest=max(converged, default=None),
-        spread=standard_deviation(best.kept) if best else None,
+        spread=standard_deviation(best.kept) if best and len(best.kept) > 1 else None,
         runs_required=required,
         runs_found=len(counted),
         runs_missing=missing,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from scoring.runs.logs import Evaluation, Mark, RunLog
+from scoring.runs.plain_text import plain
 
 TOKEN = b":::MLLOG "
 # No log has longer lines than this; the rest of one is skipped in pieces of this size.
@@ -141,7 +142,9 @@ class _Reader:
         self.log.events += 1
         self.log.event_lines.append(number)
         try:
-            event = _parse(number, json.loads(_decode(raw)))
+            content = json.loads(_decode(raw))
+            # A control character can only be written so in JSON; most lines have none.
+            event = _parse(number, plain(content) if b"\\u00" in raw else content)
             self.handlers.get(event.key, self._fact)(event)
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             self.broken.append((number, _reason(error)))

@@ -17,13 +17,15 @@ from typing import Any
 
 from scoring.runs.log_reader import read_log
 from scoring.runs.logs import RunLog
+from scoring.runs.plain_text import plain
 
 OWN_FOLDER = re.compile(r"\d{8}-\d{6}-seed\d+.*")
 LOG_SUFFIXES = frozenset({".txt", ".log", ".out"})
 # Entries of run.json whose type the figures rely on; each may also be null.
 RECORD_TYPES: dict[str, Any] = {
-    **dict.fromkeys(("benchmark", "division", "net", "status", "stop_reason"), str),
+    **dict.fromkeys(("benchmark", "division", "status", "stop_reason"), str),
     **dict.fromkeys(("net_arguments", "quality", "seconds", "system", "target", "versions"), dict),
+    "net": str | dict,  # up to version 0.2 the class alone, with net_arguments beside it
     **dict.fromkeys(("devices", "global_batch_size", "parameters"), int),
     **dict.fromkeys(("flops_per_sample", "samples_per_second", "seconds_to_target"), int | float),
 }
@@ -80,9 +82,17 @@ class Run:
         return (*facts, without_moved_paths(str(self.net)), str(system))
 
     @property
+    def net_class(self) -> str | None:
+        """The network's class path; None if not recorded."""
+        net = self.fact("net")
+        return net.get("class") if isinstance(net, dict) else net
+
+    @property
     def net(self) -> str | None:
         """The network's class path with its arguments; None if not recorded."""
-        path, arguments = self.fact("net"), self.fact("net_arguments")
+        path, arguments = self.net_class, self.fact("net_arguments")
+        if isinstance(net := self.fact("net"), dict):
+            arguments = net.get("arguments")
         if not path or not isinstance(arguments, dict) or not arguments:
             return str(path) if path else None
         return f"{path}({', '.join(f'{key}={value}' for key, value in arguments.items())})"
@@ -165,12 +175,12 @@ def _number(name: str) -> tuple[int, str]:
 def _own_run(folder: Path) -> Run:
     log = read_log(folder / "result.txt")
     try:
-        record = json.loads((folder / "run.json").read_text())
+        record = plain(json.loads((folder / "run.json").read_text()))
         _check_record(record)
     except FileNotFoundError:
         return Run(log, record_problem="no run.json: it ended before training began")
     except (OSError, ValueError) as error:
-        return Run(log, record_problem=f"run.json cannot be read: {error}")
+        return Run(log, record_problem=f"run.json cannot be read: {plain(str(error))}")
     return Run(log, record)
 
 

@@ -45,6 +45,30 @@ def test_curve_shows_each_metric_with_its_target(
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("value", [0.3, 0.9])
+def test_curve_names_the_metric_in_words_and_prints_the_last_value_inside(
+    value: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *_, **__: figures.append(self))
+    evaluations = [
+        Evaluation(seconds=60.0 * n, epoch=n, step=n, samples=n, quality={"box_ap": quality})
+        for n, quality in ((1, 0.6), (2, value))
+    ]
+    words = {"box_ap": "average precision of boxes"}
+    save_curve(tmp_path / "curve.png", evaluations, {"box_ap": 0.377}, words=words)
+    save_curve(tmp_path / "curve.png", evaluations, {"box_ap": 0.377})
+    named, plain = (figure.axes[0] for figure in figures)
+    assert named.get_ylabel() == "average precision of boxes"
+    assert plain.get_ylabel() == "box ap"
+    (label,) = [text for text in named.texts if "after" in text.get_text()]
+    assert label.get_text() == f"{value} after 2:00"
+    figures[0].draw_without_rendering()
+    inside, box = named.get_window_extent(), label.get_window_extent()
+    assert inside.x0 <= box.x0 < box.x1 <= inside.x1
+    assert inside.y0 <= box.y0 < box.y1 <= inside.y1
+
+
 def test_title_of_a_resumed_run_stays_within_the_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,11 +17,13 @@ CASES = {
     "only rank 0 reaches it": ([0.9, 0.9, 0.9], [0.1, 0.1, 0.1]),
     "only rank 1 reaches it": ([0.1, 0.1, 0.9], [0.9, 0.9, 0.1]),
     "rank 1 alone has no number": ([0.1, 0.9, 0.9], [0.1, float("nan"), 0.9]),
+    "rank 1 alone has no number before": ([0.1, 0.9, 0.9], [float("nan"), 0.9, 0.9]),
 }
 EVALUATIONS = {
     "only rank 0 reaches it": 1,
     "only rank 1 reaches it": 3,
     "rank 1 alone has no number": 2,
+    "rank 1 alone has no number before": 2,
 }
 
 

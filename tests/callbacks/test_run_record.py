@@ -2,6 +2,8 @@
 
 import json
 
+import torch
+
 from callbacks.metrics_csv import MetricsCSV
 from callbacks.quality_target import QualityTarget
 from callbacks.run_record import RunRecord
@@ -51,3 +53,30 @@ def test_an_unknown_peak_rate_is_null_with_a_reason(tmp_path):
     reason = record["not_known"]["peak_learning_rate"]
     assert reason == "ToyModule does not define peak_learning_rate"
     assert hyperparameters["peak_learning_rate"] is None
+
+
+class Drawing(ToyModule):
+    """Leaves its modes and the random state changed, and its picture fails."""
+
+    def write_artifacts(self, folder):
+        torch.rand(3)
+        self.net.eval()
+        (folder / "first.txt").write_text("written")
+        raise RuntimeError("no picture\nand more lines")
+
+
+def test_a_picture_that_fails_leaves_the_run_and_its_random_state_alone(tmp_path, capsys):
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "drawing").mkdir()
+    states = []
+    for module, name in ((ToyModule([0.9]), "plain"), (Drawing([0.9]), "drawing")):
+        torch.manual_seed(1)
+        record, _ = recorded(module, tmp_path / name)
+        states.append(torch.random.get_rng_state())
+        assert record["status"] == "success"
+        assert module.net.training
+    assert torch.equal(*states)
+    assert (tmp_path / "drawing" / "first.txt").is_file()
+    lines = [x for x in capsys.readouterr().err.splitlines() if "picture" in x]
+    folder = tmp_path / "drawing"
+    assert lines == [f"Warning: a picture in {folder} is missing (RuntimeError: no picture)"]

@@ -208,7 +208,7 @@ def test_transformers_model_by_dotted_path_runs_in_the_open_division(tmp_path, m
     status, folder = fit(tmp_path, *net, *SHORT)
     assert status == 3
     facts = record(folder)
-    assert facts["net"] == "modules.bert.transformers_adapter.MaskedLMAdapter"
+    assert facts["net"]["class"] == "modules.bert.transformers_adapter.MaskedLMAdapter"
     assert facts["division"] == "open"
     with (folder / "metrics.csv").open() as file:
         assert not any(row.get("val/next_sentence_accuracy") for row in csv.DictReader(file))

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from datamodules.coco import COCO300DataModule, COCOMaskDataModule
 from modules.detection.maskrcnn import MaskRCNNModule
 from modules.detection.ssd import SSDModule
+from modules.detection.ssd.net import SSD300
 from recipes import maskrcnn, ssd
 from recipes.cli.main import run
 from tests.closed_log import compliance, write_log
@@ -165,7 +167,7 @@ def test_torchvision_detector_swaps_in(stem, tmp_path):
     )
     assert run(SHEETS[stem], ["fit", *args, "--config", str(config)]) == 3
     facts = record(next((tmp_path / stem).glob("*")))
-    assert facts["net"] == NETS[stem]
+    assert facts["net"]["class"] == NETS[stem]
     assert facts["division"] == "open"
 
 
@@ -218,7 +220,46 @@ def test_declaring_closed_against_a_rule_is_refused(stem, flags, words, tmp_path
 
 
 @pytest.mark.parametrize("stem", SHEETS)
-def test_closed_run_without_pretrained_weights_says_where_to_get_them(stem, tmp_path, capsys):
+def test_own_data_of_other_classes_trains_in_the_open_division_only(stem, tmp_path, capsys):
+    """Four categories, no masks of crowds, another layout; the starting weights are the demo's."""
+    from datamodules.coco.demo import write_scenes
+
+    root = tmp_path / "own"
+    root.mkdir()
+    write_scenes(root, image_size=64, num_train=4, num_val=2)
+    for split in ("train", "val"):
+        path = root / "annotations" / f"instances_{split}2017.json"
+        content = json.loads(path.read_text())
+        content["categories"].append({"id": 4, "name": "star"})
+        content["annotations"] = [a for a in content["annotations"] if not a.pop("iscrowd")]
+        [(a.pop("area"), a.pop("id")) for a in content["annotations"]]
+        path.write_text(json.dumps(content))
+    assert run(SHEETS[stem], ["prepare", "--data.root", str(root)]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "4 categories" in out
+    assert "not the benchmark's COCO 2017: 4 categories instead of 80" in out
+    assert run(SHEETS[stem], ["doctor", "--data.root", str(root)]) == 1
+    small = {"pyramid_channels": 16, "box_features": 16, "mask_channels": 8, "proposals": 50}
+    nets = {"ssd": {"width": 8}, "maskrcnn": {"width": 16, **small}}
+    args = ["fit", "--data.root", str(root), *CPU, "--output_root", str(tmp_path), *ONE,
+            "--data.batch_size", "2"]  # fmt: skip
+    args += [f"--model.net.{name}={value}" for name, value in nets[stem].items()]
+    if stem == "ssd":
+        torch.save(SSD300(width=8).backbone.state_dict(), root / "resnet34-333f7ec4.pth")
+    else:
+        demo_data = COCOMaskDataModule()
+        demo_data.prepare_data()
+        shutil.copy(demo_data.folder / "R-50.pkl", root)
+        args += ["--data.min_image_size", "64", "--data.max_image_size", "96"]
+        args += ["--model.warmup_steps", "1", "--model.decay_steps", "[9, 12]"]
+    args += ["--submission.division", "open"]  # the data hand over their number of classes
+    assert run(SHEETS[stem], args) == 3
+    facts = record(sorted((tmp_path / stem).glob("*"))[-1])
+    assert (facts["division"], facts["demo"]) == ("open", False)
+
+
+@pytest.mark.parametrize("stem", SHEETS)
+def test_run_without_pretrained_weights_says_where_to_get_them(stem, tmp_path, capsys):
     from datamodules.coco.demo import write_scenes
 
     write_scenes(tmp_path, image_size=64, num_train=4, num_val=2)
@@ -228,7 +269,7 @@ def test_closed_run_without_pretrained_weights_says_where_to_get_them(stem, tmp_
     needed = capsys.readouterr().out.partition("Training also needs ")[2].partition(",")[0]
     run(SHEETS[stem], ["doctor", "--data.root", str(tmp_path)])
     assert f"note   Training also needs {needed}" in capsys.readouterr().out
-    assert run(SHEETS[stem], args) == 1
+    assert run(SHEETS[stem], [*args, "--submission.division", "open"]) == 1
     message = capsys.readouterr().err
     assert message.startswith(f"error: {needed} is missing")
     assert "is missing: the backbone starts from ImageNet weights; download https://" in message

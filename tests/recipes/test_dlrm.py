@@ -113,11 +113,13 @@ def test_closed_schedule_evaluates_every_twentieth_and_at_the_end():
 
 
 def test_short_run_logs_fractions_of_the_epoch_and_gives_up_at_its_end(tmp_path, logs, capsys):
-    assert run(BENCHMARK, arguments(logs, tmp_path)) == 3
+    assert run(BENCHMARK, arguments(logs, tmp_path, "--trainer.logger", "CSVLogger")) == 3
     folder = folder_of(tmp_path)
+    assert (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").is_file()
     facts = record(folder)
     assert (facts["stop_reason"], facts["samples"]) == ("BUDGET_EXHAUSTED", 4608)
     assert (facts["demo"], facts["division"]) == (False, "open")
+    assert (folder / "predictions.png").is_file()
     assert len(column(folder, "val/auc")) == 3
     lines = [json.loads(line[9:]) for line in (folder / "result.txt").open()]
     fractions = [x["metadata"]["epoch_num"] for x in lines if x["key"] == "eval_accuracy"]
@@ -127,6 +129,20 @@ def test_short_run_logs_fractions_of_the_epoch_and_gives_up_at_its_end(tmp_path,
     out = capsys.readouterr().out
     assert "Memory plan: embedding tables: 8,786 rows x 16 float32" in out
     assert "target not reached" in out
+
+
+@pytest.mark.parametrize("logger", [[], ["--trainer.logger", "[CSVLogger, WandbLogger]"]])
+def test_fast_dev_run_trains_a_step_evaluates_once_and_ends_with_the_verdict(
+    logger, tmp_path, logs, capsys, monkeypatch
+):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    fast = ["--trainer.fast_dev_run", "true", *logger]
+    assert run(BENCHMARK, arguments(logs, tmp_path, *fast)) == 3
+    facts = record(folder_of(tmp_path))
+    assert (facts["samples"], facts["evaluations"]) == (128, 1)
+    assert facts["stop_reason"] == "BUDGET_EXHAUSTED"
+    out = capsys.readouterr().out
+    assert out.splitlines()[-1].startswith("dlrm open division: target not reached, auc ")
 
 
 def test_reached_target_stops_and_its_log_passes_as_open(tmp_path, logs):
@@ -206,7 +222,7 @@ def test_foreign_net_by_dotted_path_runs_in_the_open_division(tmp_path, logs):
     args += ["--trainer.accelerator", "cpu", "--output_root", str(tmp_path)]
     assert run(BENCHMARK, args) == 3
     facts = record(folder_of(tmp_path))
-    assert facts["net"] == "tests.recipes.test_dlrm.Logistic"
+    assert facts["net"]["class"] == "tests.recipes.test_dlrm.Logistic"
     assert facts["division"] == "open"
     assert facts["parameters"] == 14
 

@@ -22,6 +22,9 @@ def flags(stem: str) -> list[str]:
     benchmark = importlib.import_module(f"recipes.{stem}").BENCHMARK
     defaults = RecipeCLI(benchmark, "fit", [], build=False).parser.get_defaults()
     own = {k: v for k, v in vars(defaults.as_flat()).items() if not k.startswith("trainer.")}
+    net = own.pop("model.net")
+    own |= {f"model.net.init_args.{name}": value for name, value in net["init_args"].items()}
+    own["model.net.class_path"] = net["class_path"]
     rules = {rule.key: f"  # closed: {rule.text}" for rule in benchmark.closed}
     return sorted(f"--{name} = {value}{rules.get(name, '')}" for name, value in own.items())
 

@@ -1,5 +1,6 @@
 """Mini Go end to end on the demo's files, small."""
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -196,6 +197,8 @@ def test_bad_input_gets_one_clear_line(flags, text, capsys, tmp_path):
         (["--data.games_per_generation", "9000"], "fixed at 8192"),
         (["--model.max_plies", "400"], "after 1,444 moves"),
         (["--model.pass_alive_plies", "20"], "after 133 moves"),
+        (["--model.benson", "true"], "by the reference's pass-alive rule"),
+        (["--data.benson", "true"], "search, window and filter are fixed"),
     ],
 )
 def test_declaring_closed_against_a_rule_is_refused(tmp_path, capsys, flags, words):
@@ -246,6 +249,30 @@ def test_gtp_names_a_device_that_is_not_there(finished, capsys):
     assert run(BENCHMARK, ["gtp", "--ckpt_path", checkpoint, "--device", "abacus"]) == 1
     said = capsys.readouterr().err
     assert said.startswith("error: --device abacus: torch cannot use it here: ")
+    assert said.count("\n") == 1
+
+
+def test_gtp_goes_on_after_bytes_that_are_not_text(finished, monkeypatch):
+    out = io.TextIOWrapper(io.BytesIO())
+    lines = b"name \xff\xfe\n\xe9\n7 \x80name\nplay b \xb2\nversion\nquit\n"
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(lines), "ascii"))
+    monkeypatch.setattr("sys.stdout", out)
+    checkpoint = str(finished[1] / "checkpoints/last.ckpt")
+    assert run(BENCHMARK, ["gtp", "--ckpt_path", checkpoint, "--readouts", "2"]) == 0
+    out.flush()
+    assert out.buffer.getvalue().decode().split("\n\n") == [
+        "= finishline", "? unknown command", "?7 unknown command", "? syntax error", "= Mini Go",
+        "=", "",
+    ]  # fmt: skip
+
+
+def test_a_closed_run_does_not_start_on_other_games(tmp_path, capsys):
+    data = SelfPlayDataModule(size=5, games_per_generation=24)
+    data.prepare_data()
+    flags = ["--data.root", str(data._source), "--output_root", str(tmp_path / "runs")]
+    assert run(BENCHMARK, ["fit", *flags, "--trainer.accelerator", "cpu"]) == 2
+    said = capsys.readouterr().err
+    assert "games of models 0 instead of 13 to 17; --submission.division open trains on it" in said
     assert said.count("\n") == 1
 
 

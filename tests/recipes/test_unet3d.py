@@ -91,7 +91,7 @@ def test_short_run_leaves_every_file_and_says_why_it_ended(tmp_path, capsys):
     assert status == 3
     found = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
     names = "config.yaml result.txt run.json metrics.csv curve.png checkpoints/last.ckpt"
-    assert found == set(names.split())
+    assert found == {*names.split(), "predictions.png"}
     facts = record(folder)
     assert facts["status"] == "aborted"
     assert facts["stop_reason"] == "BUDGET_EXHAUSTED"
@@ -274,8 +274,8 @@ def test_foreign_net_by_dotted_path_runs_in_the_open_division(tmp_path):
     status, folder = fit(tmp_path, *net, "--evaluation.first", "1", "--evaluation.limit", "1")
     assert status == 3
     facts = record(folder)
-    assert facts["net"] == "tests.recipes.test_unet3d.TinyNet"
-    assert facts["net_arguments"] == {"width": 6}
+    assert facts["net"]["class"] == "tests.recipes.test_unet3d.TinyNet"
+    assert facts["net"]["arguments"] == {"width": 6}
     assert facts["parameters"] == 6 * 27 + 6 + 6 * 3 + 3
     assert facts["division"] == "open"
     assert '"submission_division", "value": "open"' in (folder / "result.txt").read_text()

@@ -6,9 +6,11 @@ import re
 import signal
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import yaml
+from lightning.pytorch.loggers import WandbLogger
 
 from callbacks import wandb_run
 from recipes.cli import main as command_line
@@ -63,6 +65,8 @@ def test_group_job_type_project_and_config(world):
     found = written(root, 0)
     run = next(record.run for record in found if record.HasField("run"))
     assert (run.run_group, run.job_type, run.project) == ("dlrm", "open", "finishline")
+    names = [record.run.display_name for record in found if record.HasField("run")]
+    assert names[-1] == folder.name
     config = {}
     for record in found:
         for part in (record.run.config, record.config):
@@ -135,7 +139,7 @@ def test_the_clients_banner_is_all_that_stderr_holds_beside_progress(world):
 
 def test_the_verdict_comes_last_and_a_pipe_gets_no_colours(world):
     for run in world[2:]:
-        assert run.stdout.splitlines()[-1].startswith(("dlrm: target not reached", "runs/"))
+        assert run.stdout.splitlines()[-1].startswith(("dlrm demo: target not reached", "runs/"))
         assert "wandb sync" in run.stderr
         assert "\x1b" not in run.stdout + run.stderr
 
@@ -186,11 +190,9 @@ def test_a_wandb_run_of_the_users_own_is_left_open(tmp_path, run_python):
 
 @pytest.mark.parametrize("trouble", [OSError("no route to host"), KeyboardInterrupt()])
 def test_trouble_in_sending_the_end_is_told_and_takes_no_verdict_away(trouble, capsys):
-    class Stuck(SimpleNamespace):
-        def finish(self, exit_code):
-            raise trouble
-
-    loggers = [SimpleNamespace(experiment=Stuck(summary={}))]
+    logger = Mock(spec=WandbLogger)
+    logger.experiment.finish.side_effect = trouble
+    loggers = [logger]
     wandb_run.close(SimpleNamespace(is_global_zero=True, loggers=loggers), 0)
     told = str(trouble) or "interrupted"
     assert capsys.readouterr().err == f"W&B may be missing the end of this run: {told}\n"

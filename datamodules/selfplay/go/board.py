@@ -84,28 +84,32 @@ def in_history(history: np.ndarray, key: int) -> bool:
     """Return whether a position's hash (not zero) is in a history table."""
     mask = len(history) - 1
     slot = (key ^ (key >> 29)) & mask
-    while history[slot] != 0:
+    for _ in range(len(history)):  # a full table has no free slot to stop at
         if history[slot] == key:
             return True
+        if history[slot] == 0:
+            break
         slot = (slot + 1) & mask
     return False
 
 
 @njit(nogil=True, cache=True)
 def add_to_history(history: np.ndarray, key: int) -> int:
-    """Insert a position's hash into a history table that is not full.
+    """Insert a position's hash into a history table.
 
-    Returns the slot, or -1 if the position was there already. Zeroing slots in reverse order
-    restores the table.
+    Returns the slot, or -1 if the position was there already or the table is full. Zeroing slots in
+    reverse order restores the table.
     """
     mask = len(history) - 1
     slot = (key ^ (key >> 29)) & mask
-    while history[slot] != 0:
+    for _ in range(len(history)):
+        if history[slot] == 0:
+            history[slot] = key
+            return slot
         if history[slot] == key:
             return -1
         slot = (slot + 1) & mask
-    history[slot] = key
-    return slot
+    return -1
 
 
 @njit(nogil=True, cache=True)

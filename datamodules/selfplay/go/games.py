@@ -29,9 +29,10 @@ Network = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 Example = tuple[np.ndarray, np.ndarray, float, int]
 """Planes as bits, pi, root value (Black's view) and root visits of one move."""
 
-# Descents of one tree per batch; finished games take no slot in it, so they need a bound.
-MOST_TRIES = 64
-MATCH_TRIES = 8
+# Self-play's descents of one tree per batch have no bound but the search's target.
+NO_LIMIT = 2**31
+# More than one search makes: a confident network keeps most of its tree after a move.
+SPARE_NODES = 128
 # State of a running game beyond its tree and moves.
 KEPT = ("target", "slow", "noise", "resign", "random", "passes", "barred")
 
@@ -59,13 +60,37 @@ class Game:
 
 @njit(nogil=True, cache=True)
 def _select_all(
-    trees: mcts.Trees, targets: np.ndarray, num_leaves: int, tries: int, leaves: mcts.Leaves
-) -> int:
-    """Select leaves of all trees whose search is not done and return their number."""
-    at = 0
-    for tree in range(len(targets)):
+    trees: mcts.Trees,
+    targets: np.ndarray,
+    num_leaves: int,
+    tries: int,
+    leaves: mcts.Leaves,
+    first: int,
+    at: int,
+) -> tuple[int, int]:
+    """Select leaves of all trees from ``first`` on whose search is not done.
+
+    Returns the tree for which nodes ran out, to continue with, and the next free slot. Every tree
+    keeps a node for its move.
+    """
+    for tree in range(first, len(targets)):
+        needed = search.nodes_needed(trees, tree, targets[tree], num_leaves, tries)
+        if trees.top[0] < needed + len(targets):
+            return tree, at
         at = search.select(trees, tree, targets[tree], num_leaves, tries, leaves, at)
-    return at
+    return len(targets), at
+
+
+def _select(
+    trees: mcts.Trees, targets: np.ndarray, num_leaves: int, tries: int, leaves: mcts.Leaves
+) -> tuple[mcts.Trees, int]:
+    """Select leaves of all trees; return the trees, which may have grown, and their number."""
+    tree = at = 0
+    while True:
+        tree, at = _select_all(trees, targets, num_leaves, tries, leaves, tree, at)
+        if tree == len(targets):
+            return trees, at
+        trees = mcts.grow(trees)
 
 
 def initial_nodes(games_at_once: int, rules: mv.Rules) -> int:
@@ -78,7 +103,7 @@ def initial_nodes(games_at_once: int, rules: mv.Rules) -> int:
     Returns:
         The number of nodes.
     """
-    return games_at_once * (2 * MOST_TRIES + rules.slow_readouts)
+    return games_at_once * (SPARE_NODES + rules.slow_readouts)
 
 
 class SelfPlay:
@@ -91,18 +116,19 @@ class SelfPlay:
         rules: Self-play settings.
         seed: Seed of the worker; each game derives its own from it and the game's number.
         virtual_losses: Leaves of one game in a batch.
-        allow_pass: If False, a game passes only when no other move is legal.
+        allow_pass: If False, a search passes only where no other move is legal.
+        benson: Benson's pass-alive rule instead of the reference's.
     """
 
     def __init__(
         self, size: int, komi: float, games_at_once: int, rules: mv.Rules, *, seed: int,
-        virtual_losses: int = 4, allow_pass: bool = True,
+        virtual_losses: int = 4, allow_pass: bool = True, benson: bool = False,
     ) -> None:  # fmt: skip
         self.size, self.komi, self.rules = size, komi, rules
         self.virtual_losses = virtual_losses
         nodes = initial_nodes(games_at_once, rules)
         self._trees = mcts.make_trees(size, games_at_once, nodes, komi)
-        self._trees.allow_pass[0] = allow_pass
+        self._trees.allow_pass[0], self._trees.benson[0] = allow_pass, benson
         self._games = mv.make_games(games_at_once, rules.max_plies)
         self._events = mv.make_events(games_at_once, size)
         self._leaves = mcts.make_leaves(size, games_at_once * virtual_losses)
@@ -189,17 +215,15 @@ class SelfPlay:
         if self.stopped:
             raise CancelledError("self-play was stopped")
         self.steps += 1
-        # Each tree may need a node per descent and one for its move.
-        while self._trees.top[0] < len(self._examples) * (MOST_TRIES + 1):
-            self._trees = mcts.grow(self._trees)
-        trees, leaves = self._trees, self._leaves
-        mv.inject_noise(trees, self._games, self.rules)
-        count = _select_all(trees, self._games.target, self.virtual_losses, MOST_TRIES, leaves)
+        leaves = self._leaves
+        mv.inject_noise(self._trees, self._games, self.rules)
+        targets = self._games.target
+        self._trees, count = _select(self._trees, targets, self.virtual_losses, NO_LIMIT, leaves)
         if count:
             priors, values = network(self._view(count))
-            search.expand(trees, leaves, 0, count, priors, values)
+            search.expand(self._trees, leaves, 0, count, priors, values)
             self.readouts += count
-        mv.finish_moves(trees, self._games, self.rules, self._events)
+        mv.finish_moves(self._trees, self._games, self.rules, self._events)
         self._keep_examples()
         return [self._end(int(game)) for game in np.flatnonzero(self._events.ended)]
 
@@ -264,6 +288,12 @@ class MatchRules:
     virtual_losses: int = 4
     pass_alive_plies: int = 133
     max_plies: int = 1444
+    benson: bool = False
+
+    @property
+    def tries(self) -> int:
+        """Descents of one tree per batch, those to finished games included."""
+        return 2 * self.virtual_losses
 
 
 @dataclass(frozen=True)
@@ -310,8 +340,9 @@ def play_match(
         mlcommons/training @ 9947bdf2, reinforcement/tensorflow/minigo/cc/eval.cc.
     """
     num = len(numbers)
-    nodes = 2 * num * (rules.readouts + MATCH_TRIES + 1)
+    nodes = 2 * num * (rules.readouts + rules.tries + 1)
     trees = mcts.make_trees(size, 2 * num, nodes, komi)
+    trees.benson[0] = rules.benson
     players = np.zeros(2 * num, np.uint8)
     for game, number in enumerate(numbers):
         seeds = np.random.SeedSequence([seed, number]).generate_state(2, np.uint64)
@@ -325,9 +356,7 @@ def play_match(
     moves, outcome = np.zeros((num, rules.max_plies + 1), np.int16), np.zeros(num)
     leaves = mcts.make_leaves(size, 2 * num * rules.virtual_losses)
     while not ended.all():
-        while trees.top[0] < 2 * num * (MATCH_TRIES + 1):
-            trees = mcts.grow(trees)
-        count = _select_all(trees, goals, rules.virtual_losses, MATCH_TRIES, leaves)
+        trees, count = _select(trees, goals, rules.virtual_losses, rules.tries, leaves)
         if count:
             priors, values = _evaluate_leaves(candidate, target, leaves, count, players, size)
             search.expand(trees, leaves, 0, count, priors, values)

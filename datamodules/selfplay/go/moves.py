@@ -211,6 +211,13 @@ def _write_pi(trees: Trees, tree: int, power: float, pi: np.ndarray) -> None:
 
 
 @njit(nogil=True, cache=True)
+def find_pass_alive(trees: Trees, tree: int, owner: np.ndarray) -> bool:
+    """Mark the pass-alive regions of a root in ``owner``; return whether they hold all points."""
+    root = trees.root[tree]
+    return pass_alive(trees.board[root], trees.info[root], owner, trees.benson[0] != 0)
+
+
+@njit(nogil=True, cache=True)
 def is_over(trees: Trees, tree: int, plies: int, max_plies: int) -> bool:
     """Return whether a game is to be scored at its root.
 
@@ -223,14 +230,14 @@ def is_over(trees: Trees, tree: int, plies: int, max_plies: int) -> bool:
     if info[go.PLIES] < plies:
         return False
     owner = np.zeros(trees.board.shape[2], np.int8)
-    return pass_alive(trees.board[root], info, owner)
+    return find_pass_alive(trees, tree, owner)
 
 
 @njit(nogil=True, cache=True)
 def _winner(trees: Trees, tree: int) -> float:
     """Return 1 if Black has won by area, else -1."""
-    root = trees.root[tree]
-    return 1.0 if area_score(trees.board[root], trees.info[root], trees.komi[0]) > 0 else -1.0
+    board, info = trees.board[trees.root[tree]], trees.info[trees.root[tree]]
+    return 1.0 if area_score(board, info, trees.komi[0], trees.benson[0] != 0) > 0 else -1.0
 
 
 @njit(nogil=True, cache=True)
@@ -240,7 +247,7 @@ def _choose(trees: Trees, game: int, games: Games, rules: Rules, events: Events,
     soft = trees.info[root, go.PLIES] < rules.soft_plies
     owner = np.zeros(trees.board.shape[2], np.int8)
     if games.barred[game, 1 - me]:
-        pass_alive(trees.board[root], trees.info[root], owner)
+        find_pass_alive(trees, game, owner)
     if soft:
         action = soft_pick(trees, game, games.random[game], rules.soft_power)
     else:
@@ -290,14 +297,16 @@ def finish_moves(trees: Trees, games: Games, rules: Rules, events: Events) -> No
 def _next_search(trees: Trees, game: int, games: Games, rules: Rules) -> None:
     """Draw a fast or a slow search; a slow one's target counts the visits cleared here."""
     # As in the reference, a fast search adds to the visits kept from the last move, while a slow
-    # one has these visits on top of its own number although it starts from nothing.
+    # one has these visits on top of its own number although it starts from nothing. Without fast
+    # moves every search keeps its tree.
     fast = go.uniform(games.random[game]) < rules.fast_share
     games.slow[game] = games.noise[game] = 0 if fast else 1
     if fast:
         games.target[game] = trees.root_n[game] + rules.fast_readouts
     else:
         games.target[game] = trees.root_n[game] + rules.slow_readouts
-        clear_search(trees, game)
+        if rules.fast_share > 0:
+            clear_search(trees, game)
 
 
 @njit(nogil=True, cache=True)
@@ -327,7 +336,7 @@ def finish_match_moves(
         mover = 2 * game + trees.info[root, go.TO_PLAY] - go.BLACK
         if trees.root_n[mover] < target[mover]:
             continue
-        pass_alive(trees.board[root], trees.info[root], owner)
+        find_pass_alive(trees, 2 * game, owner)
         action = most_visited(trees, mover, owner)
         moves[game, trees.info[root, go.PLIES]] = action
         advance(trees, 2 * game, action)

@@ -16,6 +16,11 @@ from numba import njit
 from datamodules.selfplay.go.features import PLANES, pack_planes, unpack_planes
 from datamodules.selfplay.go.games import Game
 
+# A game may not unpack to more: 2,048 examples of 19 x 19, the longest game, take 13 MB.
+MOST_BYTES = 2**24
+# How far the sum of pi may be from 1: float32 values, rounded one by one.
+PI_TOLERANCE = 1e-3
+
 
 class Examples(NamedTuple):
     """Examples of one or more games; E of them."""
@@ -39,19 +44,50 @@ def read_game(path: Path, size: int) -> Examples:
         The examples, in the order of play.
 
     Raises:
-        ValueError: If the file is truncated, damaged or of another board size; one line.
+        OSError: If it cannot be read.
+        ValueError: If the file is truncated, damaged or of another board size, or has values that
+            no game has; one line.
     """
+    return parse_game(unpack_game(path), path, size)
+
+
+def unpack_game(path: Path) -> bytes:
+    """Read and decompress a file; a ValueError if it is damaged or unpacks to more than 16 MiB."""
+    decompressor = zlib.decompressobj()
+    with path.open("rb") as file:
+        packed = file.read(MOST_BYTES)
     try:
-        records = [_features(m) for m in _messages(zlib.decompress(path.read_bytes()))]
+        content = decompressor.decompress(packed, MOST_BYTES)
+    except zlib.error as error:
+        raise _unreadable(path, error) from error
+    if decompressor.unconsumed_tail or len(packed) == MOST_BYTES:
+        raise ValueError(
+            f"{path}: unpacks to more than {MOST_BYTES >> 20} MiB, which no game needs"
+        )
+    if not decompressor.eof:
+        raise _unreadable(path, "incomplete or truncated stream")
+    if decompressor.unused_data:
+        raise _unreadable(path, f"{len(decompressor.unused_data)} bytes after its end")
+    return content
+
+
+def _unreadable(path: Path, error: object) -> ValueError:
+    return ValueError(
+        f"{path}: not a readable record of a game: {error}; unpack checkpoint.tar.gz again"
+    )
+
+
+def parse_game(content: bytes, path: Path, size: int) -> Examples:
+    """Parse the content of a game's file; errors name ``path``, as in ``read_game``."""
+    try:
+        records = [_features(message) for message in _messages(content)]
         # A packed list and a single float both end with the four bytes.
         outcome = [struct.unpack("<f", record["outcome"][-4:])[0] for record in records]
         planes, pi = ([record[name] for record in records] for name in ("x", "pi"))
     except KeyError as error:
         raise ValueError(f"{path}: not a record of a game: {error} is missing") from error
-    except (zlib.error, struct.error, IndexError, StopIteration, ValueError) as error:
-        raise ValueError(
-            f"{path}: not a readable record of a game: {error}; unpack checkpoint.tar.gz again"
-        ) from error
+    except (struct.error, IndexError, StopIteration, ValueError) as error:
+        raise _unreadable(path, error) from error
     points = size * size
     for x, p in zip(planes, pi, strict=True):
         if len(x) != PLANES * points:
@@ -64,11 +100,31 @@ def read_game(path: Path, size: int) -> Examples:
     whole = np.frombuffer(b"".join(planes), np.uint8).reshape(-1, PLANES, points)
     if whole.max(initial=0) > 1:
         raise ValueError(f"{path}: its planes contain {whole.max()}; only 0 and 1 are valid")
-    return Examples(
-        pack_planes(whole),
-        np.frombuffer(b"".join(pi), "<f4").astype(np.float32).reshape(-1, points + 1),
-        np.array(outcome, np.float32),
-    )
+    pi_EA = np.frombuffer(b"".join(pi), "<f4").astype(np.float32).reshape(-1, points + 1)
+    _check_values(path, pi_EA, np.array(outcome))
+    return Examples(pack_planes(whole), pi_EA, np.array(outcome, np.float32))
+
+
+def _check_values(path: Path, pi_EA: np.ndarray, outcome_E: np.ndarray) -> None:
+    """Raise if some pi is no distribution over the moves, or the outcome no game's."""
+    with np.errstate(invalid="ignore"):
+        sum_E = pi_EA.sum(axis=1, dtype=np.float64)
+        # Comparisons with NaN are false.
+        good_E = (pi_EA >= 0).all(axis=1) & (np.abs(sum_E - 1) <= PI_TOLERANCE)
+    if not good_E.all():
+        example = int(np.argmin(good_E))
+        low, total = pi_EA[example].min(), sum_E[example]
+        raise ValueError(
+            f"{path}: pi of example {example + 1} is not a distribution over the moves: "
+            f"its least value is {low:g}, its sum {total:g}"
+        )
+    valid = (outcome_E == 1).all() or (outcome_E == -1).all()
+    if not valid:
+        wrong = next((value for value in outcome_E if abs(value) != 1), None)
+        what = "both 1 and -1" if wrong is None else f"{wrong:g}"
+        raise ValueError(
+            f"{path}: its outcome is {what}; a game has 1 (Black won) or -1 (White won)"
+        )
 
 
 def write_game(path: Path, game: Game) -> None:
@@ -115,10 +171,10 @@ def _messages(content: bytes) -> Iterator[bytes]:
     """Yield the records of an uncompressed TFRecord file."""
     at = 0
     while at < len(content):
-        length = struct.unpack_from("<Q", content, at)[0]
+        length, length_check = struct.unpack_from("<QI", content, at)
         message = content[at + 12 : at + 12 + length]
         check = struct.unpack_from("<I", content, at + 12 + length)[0]
-        if len(message) != length or masked_crc(message) != check:
+        if masked_crc(content[at : at + 8]) != length_check or masked_crc(message) != check:
             raise ValueError("a record is truncated or its checksum is wrong")
         yield message
         at += 16 + length
@@ -152,6 +208,8 @@ def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
             length = 8 if kind == 1 else 4
         else:
             raise ValueError(f"field of kind {kind}")
+        if at + length > len(message):
+            raise ValueError("a field is longer than its record")
         yield tag >> 3, message[at : at + length]
         at += length
 
@@ -165,6 +223,8 @@ def _varint(content: bytes, at: int) -> tuple[int, int]:
         at, shift = at + 1, shift + 7
         if byte < 0x80:
             return value, at
+        if shift > 63:
+            raise ValueError("a number of more than ten bytes")
 
 
 def _tagged(field: int, content: bytes) -> bytes:

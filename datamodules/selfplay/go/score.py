@@ -1,7 +1,11 @@
-"""Area scoring with pass-alive regions (Benson), as Mini Go counts every finished game.
+"""Area scoring with pass-alive regions, as Mini Go counts every finished game.
+
+The reference's rule differs from Benson's in one place (``_sound_regions``): it counts some chains
+as alive that a search can kill. The closed benchmark is the reference's game, so its rule is the
+default. C is the number of cells of a board.
 
 Facts: mlcommons/training @ 9947bdf2, reinforcement/tensorflow/minigo/cc/position.cc and
-D. B. Benson, "Life in the game of Go" (1976). C is the number of cells of a board.
+D. B. Benson, "Life in the game of Go" (1976).
 """
 
 import numpy as np
@@ -11,7 +15,9 @@ from datamodules.selfplay.go.board import BLACK, COLOUR, EDGE, EMPTY, HEAD, SIZE
 
 
 @njit(nogil=True, cache=True)
-def pass_alive(board: np.ndarray, info: np.ndarray, owner: np.ndarray) -> bool:
+def pass_alive(
+    board: np.ndarray, info: np.ndarray, owner: np.ndarray, benson: bool = False
+) -> bool:
     """Find the regions that belong to a colour no matter how the other one plays.
 
     Args:
@@ -19,13 +25,14 @@ def pass_alive(board: np.ndarray, info: np.ndarray, owner: np.ndarray) -> bool:
         info: (INFO,) int64.
         owner: (C,) int8, overwritten: BLACK or WHITE on the points of pass-alive regions (stones
             of the other colour included), else 0.
+        benson: Benson's rule instead of the reference's.
 
     Returns:
         True if every empty point is in such a region.
     """
     owner[:] = 0
     for colour in (BLACK, WHITE):
-        _pass_alive_of(board, info[SIZE], colour, owner)
+        _pass_alive_of(board, info[SIZE], colour, owner, benson)
     for action in range(info[SIZE] * info[SIZE]):
         cell = cell_of(action, info[SIZE])
         if board[COLOUR, cell] == EMPTY and owner[cell] == 0:
@@ -97,34 +104,49 @@ def _borders(
 
 
 @njit(nogil=True, cache=True)
-def _sound_regions(border: np.ndarray, touched: np.ndarray, empties: np.ndarray) -> np.ndarray:
-    """Drop chains with fewer than two vital regions, and their regions, until none is left."""
+def _sound_regions(
+    border: np.ndarray, touched: np.ndarray, empties: np.ndarray, benson: bool
+) -> np.ndarray:
+    """Drop chains with fewer than two vital regions; return the regions that no such one borders.
+
+    ``counts`` marks the regions that may still be vital to a chain.
+    """
     regions, chains = border.shape[0] - 1, border.shape[1] - 1
     alive, sound = np.ones(chains + 1, np.uint8), np.ones(regions + 1, np.uint8)
+    counts = sound.copy()
     changed = True
     while changed:
         changed = False
         for chain in range(1, chains + 1):
+            if alive[chain] == 0:
+                continue
             vital = 0
             for region in range(1, regions + 1):
-                if sound[region] and border[region, chain]:
+                if counts[region] and border[region, chain]:
                     vital += touched[region, chain] == empties[region]
-            if alive[chain] and vital < 2:
+            if vital < 2:
                 alive[chain], changed = 0, True
                 for region in range(1, regions + 1):
                     if border[region, chain]:
                         sound[region] = 0
+                        # The reference's quirk: it walks the dropped chain's liberties, so a region
+                        # that the chain borders only at stones stays vital to others. Benson's rule
+                        # drops every bordering region.
+                        if benson or touched[region, chain] > 0:
+                            counts[region] = 0
     return sound
 
 
 @njit(nogil=True, cache=True)
-def _pass_alive_of(board: np.ndarray, size: int, colour: int, owner: np.ndarray) -> None:
+def _pass_alive_of(
+    board: np.ndarray, size: int, colour: int, owner: np.ndarray, benson: bool
+) -> None:
     """Mark the pass-alive regions of one colour in ``owner``."""
     label = np.zeros(board.shape[1], np.int32)
     stack = np.zeros(board.shape[1], np.int32)
     regions = _label_regions(board, size, colour, label, stack)
     border, touched, empties, lonely = _borders(board, size, colour, label, regions)
-    sound = _sound_regions(border, touched, empties)
+    sound = _sound_regions(border, touched, empties, benson)
     for action in range(size * size):
         cell = cell_of(action, size)
         region = label[cell]
@@ -163,20 +185,21 @@ def _flood(
 
 
 @njit(nogil=True, cache=True)
-def area_score(board: np.ndarray, info: np.ndarray, komi: float) -> float:
+def area_score(board: np.ndarray, info: np.ndarray, komi: float, benson: bool = False) -> float:
     """Return Black's points minus White's; pass-alive regions count for their owners.
 
     Args:
         board: (4, C) int16.
         info: (INFO,) int64.
         komi: Points that White gets for moving second.
+        benson: Benson's rule for pass-alive regions instead of the reference's.
 
     Returns:
         The difference; Black wins if it is greater than 0.
     """
     size = info[SIZE]
     owner = np.zeros(board.shape[1], np.int8)
-    pass_alive(board, info, owner)
+    pass_alive(board, info, owner, benson)
     reached, stack = np.zeros(board.shape[1], np.int32), np.zeros(board.shape[1], np.int32)
     for action in range(size * size):
         cell = cell_of(action, size)

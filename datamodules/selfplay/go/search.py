@@ -46,20 +46,24 @@ def side(trees: Trees, node: int) -> float:
 
 @njit(nogil=True, cache=True)
 def best_edge(trees: Trees, tree: int, node: int) -> int:
-    """Return the action with the highest score, the lowest number among equals."""
+    """Return the action with the highest score, the lowest number among equals.
+
+    Where passing is not allowed, the pass keeps its prior but is the last choice.
+    """
     total = visits(trees, tree, node)
     weight = exploration(total) * np.sqrt(max(1.0, total - 1.0))
     sign = side(trees, node)
     n, w, p, legal = trees.n[node], trees.w[node], trees.p[node], trees.legal[node]
     # NaN scores of a diverged network must not choose an occupied point, so start at the pass.
-    best, best_score = len(n) - 1, -1e9
-    for action in range(len(n)):
+    last = len(n) - 1
+    best, best_score = last, -1e9
+    for action in range(last + trees.allow_pass[0]):
         score = (w[action] * sign + weight * p[action]) / (1.0 + n[action])
         if legal[action] == 0:
             score += ILLEGAL
         if score > best_score:
             best, best_score = action, score
-    return best
+    return best if legal[best] else last
 
 
 @njit(nogil=True, cache=True)
@@ -116,16 +120,22 @@ def root_planes(trees: Trees, tree: int, planes: np.ndarray) -> None:
 
 
 @njit(nogil=True, cache=True)
+def nodes_needed(trees: Trees, tree: int, target: int, num_leaves: int, most_tries: int) -> int:
+    """Return an upper bound of the nodes that ``select`` makes: one per descent."""
+    # Every descent fills a slot or, where the game is over, adds a visit.
+    return min(most_tries, num_leaves + max(0, target - trees.root_n[tree]))
+
+
+@njit(nogil=True, cache=True)
 def select(
     trees: Trees, tree: int, target: int, num_leaves: int, most_tries: int, leaves: Leaves, at: int
 ) -> int:
     """Descend to leaves of one tree until its share of a batch is full; return the next free slot.
 
-    Needs ``most_tries`` free nodes. Finished games are backed up at once and take no slot. ``at``
+    Needs ``nodes_needed`` free nodes. Finished games are backed up at once and take no slot. ``at``
     is the first free slot in ``leaves``.
     """
     end, root = at + num_leaves, trees.root[tree]
-    # Visits grow in this loop only by finished games, which might never fill the batch.
     while at < end and most_tries > 0 and trees.root_n[tree] < target:
         most_tries -= 1
         node = root

@@ -10,6 +10,9 @@ from datamodules.selfplay.go.score import area_score
 
 COLUMNS = "ABCDEFGHJKLMNOPQRST"  # GTP leaves out I
 LETTERS = "abcdefghijklmnopqrs"
+# Not Tromp-Taylor's: suicide is illegal, and pass-alive regions are their owners' points.
+RULES = "Mini Go, area with the reference's pass-alive regions"
+BENSON = "Mini Go, area with Benson's pass-alive regions"
 
 
 def vertex(action: int, size: int) -> str:
@@ -30,6 +33,22 @@ def action_of(name: str, size: int) -> int:
     return (size - int(row)) * size + column
 
 
+def handicap_points(number: int, size: int) -> list[int]:
+    """Return the places of fixed handicap stones in GTP's order; none where they have no rule."""
+    # From 13 x 13 on they are on the fourth line, before on the third.
+    low, middle = (2 if size < 13 else 3), size // 2
+    high = size - 1 - low
+    most = 0 if size < 7 else 4 if size == 7 or size % 2 == 0 else 9
+    if not 2 <= number <= most:
+        return []
+    # Columns, and rows from the bottom.
+    places = [(low, low), (high, high), (low, high), (high, low)]
+    places += [(low, middle), (high, middle), (middle, low), (middle, high)]
+    odd = number % 2 == 1 and number > 4
+    chosen = places[: number - odd] + [(middle, middle)] * odd
+    return [(size - 1 - row) * size + column for column, row in chosen]
+
+
 def replay(moves: Sequence[int] | np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Return board (4, C) and info (INFO,) after some moves; ValueError if one is illegal."""
     board, info, history = go.new_position(size)
@@ -43,7 +62,7 @@ def replay(moves: Sequence[int] | np.ndarray, size: int) -> tuple[np.ndarray, np
 
 def result_text(
     moves: Sequence[int] | np.ndarray, size: int, komi: float, *, outcome: float,
-    resigned: bool = False,
+    resigned: bool = False, benson: bool = False,
 ) -> str:  # fmt: skip
     """Return a finished game's result as SGF writes it.
 
@@ -53,11 +72,12 @@ def result_text(
         komi: Points that White gets.
         outcome: 1.0 if Black won, -1.0 if White did.
         resigned: Whether the loser resigned; else the score is counted.
+        benson: Whether it is counted with Benson's pass-alive regions.
 
     Returns:
         For example ``W+7.5`` or ``B+R``.
     """
-    margin = "R" if resigned else f"{abs(area_score(*replay(moves, size), komi)):g}"
+    margin = "R" if resigned else f"{abs(area_score(*replay(moves, size), komi, benson)):g}"
     return f"{'B' if outcome > 0 else 'W'}+{margin}"
 
 
@@ -69,8 +89,9 @@ def game_text(
     players: tuple[str, str] = ("Black", "White"),
     outcome: float,
     resigned: bool = False,
+    benson: bool = False,
 ) -> str:
-    """Return a game as SGF.
+    """Return a game as SGF; its ``RU`` names the rules by which ``RE`` was counted.
 
     Args:
         moves: Actions, Black's first.
@@ -79,13 +100,15 @@ def game_text(
         players: Names of Black and White.
         outcome: 1.0 if Black won, -1.0 if White did.
         resigned: Whether the loser resigned; else the score is counted.
+        benson: Whether it is counted with Benson's pass-alive regions.
 
     Returns:
         Text of one game.
     """
-    result = result_text(moves, size, komi, outcome=outcome, resigned=resigned)
+    result = result_text(moves, size, komi, outcome=outcome, resigned=resigned, benson=benson)
+    rules = BENSON if benson else RULES
     head = (
-        f"(;FF[4]GM[1]CA[UTF-8]AP[finishline]SZ[{size}]KM[{komi:g}]RU[Tromp-Taylor]"
+        f"(;FF[4]GM[1]CA[UTF-8]AP[finishline]SZ[{size}]KM[{komi:g}]RU[{rules}]"
         f"PB[{players[0]}]PW[{players[1]}]RE[{result}]"
     )
     body = [f";{'BW'[i % 2]}[{_point(int(action), size)}]" for i, action in enumerate(moves)]
@@ -93,20 +116,23 @@ def game_text(
     return "\n".join([head, *lines]) + ")\n"
 
 
-def clearest_win(games: Sequence[MatchGame], size: int, komi: float) -> MatchGame | None:
+def clearest_win(
+    games: Sequence[MatchGame], size: int, komi: float, *, benson: bool = False
+) -> MatchGame | None:
     """Return the game that the candidate won by the most points.
 
     Args:
         games: Games of a match.
         size: Points per side.
         komi: Points that White gets.
+        benson: Whether to count with Benson's pass-alive regions.
 
     Returns:
         The game; the narrowest loss if none was won; None without games.
     """
 
     def lead(game: MatchGame) -> float:
-        score = area_score(*replay(game.moves, size), komi)
+        score = area_score(*replay(game.moves, size), komi, benson)
         return float(score if game.number % 2 == 0 else -score)
 
     return max(games, key=lead, default=None)

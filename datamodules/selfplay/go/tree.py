@@ -47,7 +47,8 @@ class Trees(NamedTuple):
     seed: Any  # (T,) uint64 chooses symmetries
     sym: Any  # (8, A) int32
     komi: Any  # (1,) float64
-    allow_pass: Any  # (1,) uint8, 0: pass only where nothing else is legal
+    allow_pass: Any  # (1,) uint8, 0: search the pass only where nothing else is legal
+    benson: Any  # (1,) uint8, 1: Benson's pass-alive rule instead of the reference's
 
 
 class Leaves(NamedTuple):
@@ -80,6 +81,7 @@ def make_trees(size: int, num_trees: int, num_nodes: int, komi: float) -> Trees:
         sym=symmetries(size),
         komi=np.full(1, komi, np.float64),
         allow_pass=np.ones(1, np.uint8),
+        benson=np.zeros(1, np.uint8),
     )
     for tree in range(t):
         new_game(trees, tree, size, tree)
@@ -130,6 +132,16 @@ def grow(trees: Trees) -> Trees:
     return trees._replace(**bigger)
 
 
+def grow_history(trees: Trees) -> Trees:
+    """Return the trees with history tables of twice the length."""
+    old = trees.history
+    longer = np.zeros((len(old), 2 * old.shape[1]), old.dtype)
+    for table, keys in zip(longer, old, strict=True):
+        for key in keys[keys != 0]:
+            go.add_to_history(table, key)
+    return trees._replace(history=longer)
+
+
 @njit(nogil=True, cache=True)
 def new_game(trees: Trees, tree: int, size: int, seed: int) -> None:
     """Reset a tree to an empty board; the seed chooses the symmetries of its evaluations."""
@@ -144,7 +156,6 @@ def new_game(trees: Trees, tree: int, size: int, seed: int) -> None:
     go.clear(trees.board[root], trees.info[root], size)
     go.add_to_history(trees.history[tree], trees.info[root, go.HASH])
     go.legal_moves(trees.board[root], trees.info[root], trees.history[tree], trees.legal[root])
-    _bar_pass(trees, root)
 
 
 @njit(nogil=True, cache=True)
@@ -189,14 +200,6 @@ def _release_children(trees: Trees, node: int, keep: int) -> None:
 
 
 @njit(nogil=True, cache=True)
-def _bar_pass(trees: Trees, node: int) -> None:
-    """Where passing is not allowed, keep it only as the last legal move."""
-    last = trees.legal.shape[1] - 1
-    if trees.allow_pass[0] == 0 and trees.legal[node, :last].max() > 0:
-        trees.legal[node, last] = 0
-
-
-@njit(nogil=True, cache=True)
 def make_child(trees: Trees, tree: int, node: int, action: int) -> int:
     """Return the node after a legal move; creates it if needed, so one node must be free."""
     if trees.child[node, action] >= 0:
@@ -209,11 +212,11 @@ def make_child(trees: Trees, tree: int, node: int, action: int) -> int:
     go.play(trees.board[child], trees.info[child], action)
     if trees.info[child, go.PASSES] >= 2:
         trees.state[child] = OVER
-        score = area_score(trees.board[child], trees.info[child], trees.komi[0])
+        benson = trees.benson[0] != 0
+        score = area_score(trees.board[child], trees.info[child], trees.komi[0], benson)
         trees.value[child] = 1.0 if score > 0 else -1.0
     else:
         _find_legal(trees, tree, child)
-        _bar_pass(trees, child)
     return child
 
 

@@ -55,6 +55,9 @@ class MaskRCNN(nn.Module):
     """
 
     pixel_mean: Tensor
+    batch_size: int | None = None
+    """Images of a full training batch, which the last of an orientation may not have; None takes
+    each batch's own number."""
 
     def __init__(
         self,
@@ -118,7 +121,7 @@ class MaskRCNN(nn.Module):
             limits = Limits(self.evaluation_proposals, self.evaluation_proposals)
             boxes = propose(anchors, logits, codes, sizes, limits, pooled=False)
             return self._detections(maps, boxes, sizes)
-        limits = Limits(self.proposals, self.image_candidates(len(sizes)))
+        limits = Limits(self.proposals, self.image_candidates(self.batch_size or len(sizes)))
         boxes = propose(anchors, logits, codes, sizes, limits, pooled=True)
         losses = rpn_losses(
             torch.cat(anchors),

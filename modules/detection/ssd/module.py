@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from modules.common.base import out_of_range, scheduled
 from modules.common.batch_norm_sync import average_running_statistics
 from modules.common.schedules import warmup_then_drops
+from modules.common.torch_file import check_sums
 from modules.detection.base import NUM_EXAMPLES, DetectorModule
 from modules.detection.coco_metric import CocoAP
 from modules.detection.contract import DETECTION_KEYS, check_detector, sum_of
@@ -50,6 +51,7 @@ class SSDModule(DetectorModule):
     """
 
     metric_names: ClassVar[tuple[str, ...]] = ("box_ap", "box_ap50", "box_ap75")
+    metric_words: ClassVar[Mapping[str, str]] = {"box_ap": "average precision of boxes"}
     title = "SSD"
     weights_source = "https://download.pytorch.org/models/resnet34-333f7ec4.pth (87 MB, BSD)"
 
@@ -92,6 +94,7 @@ class SSDModule(DetectorModule):
     def read_weights(self, path: Path) -> Any:
         """Read a state dict without running code that the file may contain."""
         try:
+            check_sums(path)
             return torch.load(path, map_location="cpu", weights_only=True)
         except OSError:
             raise
@@ -114,12 +117,9 @@ class SSDModule(DetectorModule):
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """Detect objects and store them in coordinates of the original images."""
         for number, image in enumerate(self.net(batch["image"])):
-            self._add_example(batch["image"][number], image)
-            # Height, width -> factors of x1, y1, x2, y2.
-            factor = batch["size"][number].flip(0).repeat(2) / IMAGE_SIZE
-            box = image["boxes"] * factor
-            box = torch.cat([box[:, :2], box[:, 2:] - box[:, :2]], 1)
             index = int(batch["index"][number])
+            self._add_example(batch["image"][number], image, index)
+            box = _original_boxes(image["boxes"], batch["size"][number])
             self.average_precision.update(index, box, image["scores"], image["labels"])
 
     def warm_up_evaluation(self) -> None:
@@ -131,12 +131,30 @@ class SSDModule(DetectorModule):
             shape = (images, 3, IMAGE_SIZE, IMAGE_SIZE)
             self.net(torch.zeros(shape, dtype=torch.uint8, device=self.device))
 
-    def _add_example(self, image_CHW: Tensor, detections: Mapping[str, Tensor]) -> None:
+    def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> dict[str, Any]:
+        """Detect objects in one image as in an evaluation.
+
+        Args:
+            batch: ``image`` (1, 3, 300, 300) uint8 RGB and ``size`` (1, 2), the original's height
+                and width.
+            batch_idx: Of a loader; unused.
+
+        Returns:
+            ``boxes`` (N, 4) x, y, width, height in pixels of the original, ``scores`` and
+            ``labels`` (N,) from 1, as arrays; ``counts`` and ``masks`` are None.
+        """
+        (image,) = self.net(batch["image"])
+        box = _original_boxes(image["boxes"], batch["size"][0])
+        arrays = (box.float(), image["scores"].float(), image["labels"])
+        boxes, scores, labels = (tensor.cpu().numpy() for tensor in arrays)
+        return {"boxes": boxes, "scores": scores, "labels": labels, "counts": None, "masks": None}
+
+    def _add_example(self, image_CHW: Tensor, detections: Mapping[str, Tensor], index: int) -> None:
         """Keep the first images of an evaluation for the picture."""
         if len(self.examples) < NUM_EXAMPLES:
             box, score, label = (detections[key].cpu().numpy() for key in DETECTION_KEYS)
             pixels = image_CHW.permute(1, 2, 0).cpu().numpy()
-            self.examples.append(DetectionExample(pixels, box, score, label, None))
+            self.examples.append(DetectionExample(pixels, box, score, label, None, index))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the running statistics of all ranks, not rank 0's alone."""
@@ -163,8 +181,10 @@ class SSDModule(DetectorModule):
 
     @property
     def peak_learning_rate(self) -> float:
-        """Rate of the plateau, that of the warm-up's last step, short of the scaled base rate."""
-        return self.step_learning_rate(max(self.warmup_steps() - 1, 0))
+        """Highest rate: that of the warm-up's last step, or of the last before an earlier drop."""
+        drops = [epoch * self.steps_per_epoch for epoch in self.decay_boundary_epochs]
+        ends = {step for step in (self.warmup_steps(), *drops) if step <= self.warmup_steps()}
+        return max(self.step_learning_rate(max(step - 1, 0)) for step in ends)
 
     def scaled_learning_rate(self) -> float:
         """Return the base rate for the global batch."""
@@ -197,3 +217,10 @@ class SSDModule(DetectorModule):
             "opt_momentum": self.momentum,
             "model_bn_span": data.batch_size,
         }
+
+
+def _original_boxes(box_N4: Tensor, size: Tensor) -> Tensor:
+    """Return corners of the square image as x, y, width, height in an image of ``size``."""
+    # Height, width -> factors of x1, y1, x2, y2.
+    box_N4 = box_N4 * (size.flip(0).repeat(2) / IMAGE_SIZE)
+    return torch.cat([box_N4[:, :2], box_N4[:, 2:] - box_N4[:, :2]], 1)

@@ -13,6 +13,7 @@ from datamodules.coco import (
     COCO300DataModule,
     COCOMaskDataModule,
     image_check,
+    layout,
     mask_images,
     ssd_images,
     store,
@@ -29,14 +30,14 @@ def root(tmp_path):
 
 
 def edit(root, change, split="train"):
-    path = store.annotation_file(root, split)
+    path = layout.annotation_file(root, split)
     content = json.loads(path.read_text())
     change(content)
     path.write_text(json.dumps(content))
 
 
 def test_annotations_survive_the_round_trip(root, tmp_path):
-    path = store.annotation_file(root, "train")
+    path = layout.annotation_file(root, "train")
     content = read_json(path)
     annotations = parse(content, path)
     annotations.save(tmp_path / "a.npz")
@@ -55,6 +56,11 @@ def test_annotations_survive_the_round_trip(root, tmp_path):
             assert [len(r) * 2 for r in rings] == [len(s) for s in stored]
             for ring, flat in zip(rings, stored, strict=True):
                 np.testing.assert_allclose(ring.reshape(-1), flat, rtol=1e-6)
+
+
+def corners(box):
+    x, y, width, height = box
+    return [x, y, x + width, y + height]
 
 
 BROKEN = {
@@ -96,6 +102,15 @@ BROKEN = {
     "other size": (
         lambda c: c["images"][0].update(width=7, height=9), "its annotation says 7 x 9"
     ),
+    "box of corners": (
+        lambda c: c["annotations"][0].update(bbox=corners(c["annotations"][0]["bbox"])),
+        "annotation 1: bbox",
+    ),
+    "run lengths of another size": (
+        lambda c: c["annotations"][-2].update(segmentation={"size": [9, 9], "counts": [81]}),
+        "its run lengths have size",
+    ),
+    "no record": (lambda c: c["annotations"].append(None), "without id: None is not a record"),
     "annotations are no list": (lambda c: c.update(annotations=None), "has no annotations"),
     "nothing to learn": (lambda c: c["annotations"].clear(), "contains no object to learn from"),
 }  # fmt: skip
@@ -205,7 +220,7 @@ def test_image_without_entry_is_told(root):
 
 
 def test_json_cut_short_is_told(root):
-    path = store.annotation_file(root, "train")
+    path = layout.annotation_file(root, "train")
     path.write_text(path.read_text()[:-200])
     with pytest.raises(ValueError, match="truncated or damaged"):
         COCOMaskDataModule(root=root).prepare_data()
@@ -257,9 +272,9 @@ def test_images_are_checked_in_processes_and_a_flood_of_lines_is_counted(root, m
     for name, value in {"SERIAL_FILES": 1, "CHUNK": 5, "SHOWN": 4}.items():
         monkeypatch.setattr(image_check, name, value)
     monkeypatch.setattr(image_check, "processes_for", lambda *_: 2)
-    lines = image_check.unusable_images(
-        root / "train2017", list(zip(names, sizes, strict=True)), show_progress=False
-    )
+    folder = root / "train2017"
+    checked = image_check.check_images(folder, list(zip(names, sizes, strict=True)))
+    lines = image_check.fault_lines(folder, checked)
     assert [Path(line.partition(" ")[0]).name for line in lines[:4]] == names[3:7]
     assert lines[4:] == [f"{root / 'train2017'}: {len(names) - 7} more unusable images"]
 
@@ -386,6 +401,34 @@ def test_boxes_are_inclusive_and_crowds_left_out(root):
     assert len(label) == len(polygons) == int((~annotations.crowd[part]).sum())
 
 
+def test_evaluation_batches_hold_images_of_one_shape_in_the_order_of_their_first(root):
+    data = COCOMaskDataModule(
+        root=root, evaluation_batch_size=3, min_image_size=64, max_image_size=96
+    )
+    write_image_sizes = {0: (40, 64), 1: (64, 40), 2: (41, 64), 3: (64, 64), 4: (42, 64)}
+    edit(root, lambda c: [i.update(file_name=f"{n}.png") for n, i in enumerate(c["images"])], "val")
+    for number in range(6):
+        width, height = write_image_sizes.get(number, (64, 64))
+        Image.new("RGB", (width, height)).save(root / "val2017" / f"{number}.png")
+    for path in (root / "val2017").glob("*.jpg"):
+        path.unlink()
+    edit(root, lambda c: c.update(annotations=c["annotations"][:1], images=[
+        i | dict(zip(("width", "height"), write_image_sizes.get(n, (64, 64)), strict=True))
+        for n, i in enumerate(c["images"])
+    ]), "val")  # fmt: skip
+    edit(root, lambda c: c["annotations"][0].update(
+        image_id=c["images"][5]["id"], bbox=[1.0, 1.0, 9.0, 9.0],
+        segmentation=[[1.0, 1.0, 10.0, 1.0, 10.0, 10.0, 1.0, 10.0]],
+    ), "val")  # fmt: skip
+    data.prepare_data()
+    batches = list(data.val_dataloader())
+    assert [batch["index"].tolist() for batch in batches] == [[0, 2, 4], [1], [3, 5]]
+    for batch in batches:
+        for side in (0, 1):  # no more padding than an image of its own has
+            need = -(-batch["size"][:, side] // 32) * 32
+            assert set(need.tolist()) == {batch["image"].shape[2 + side]}
+
+
 def test_crop_keeps_the_rule_and_is_a_function_of_the_draw():
     boxes = np.array([[0.1, 0.2, 0.4, 0.6], [0.5, 0.3, 0.9, 0.8]])
     labels = np.array([1, 2])
@@ -413,6 +456,15 @@ def test_crop_keeps_the_rule_and_is_a_function_of_the_draw():
     assert windows > 40
 
 
+def test_no_pixel_beside_the_window_enters_the_crop():
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (120, 90, 3), dtype=np.uint8)
+    alone = pixels[30:90, 20:70]
+    surrounded = ssd_images.resize(Image.fromarray(pixels), (2 / 9, 0.25, 7 / 9, 0.75), 300)
+    wanted = Image.fromarray(alone).resize((300, 300), Image.Resampling.BILINEAR)
+    assert surrounded.tobytes() == wanted.tobytes()
+
+
 def test_epochs_have_the_reference_number_of_steps(monkeypatch):
     data = COCOMaskDataModule(batch_size=96)
     counts = {"train": {"images_with_usable_box": 117_266}, "val": {"images": 5000}}
@@ -437,9 +489,9 @@ def as_version_3(root):
     (folder / "records.jsonl").unlink()
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text())
-    stats = {split: store.annotation_file(root, split).stat() for split in store.SPLITS}
+    stats = {split: layout.annotation_file(root, split).stat() for split in layout.SPLITS}
     sources = {split: [stat.st_size, stat.st_mtime_ns] for split, stat in stats.items()}
-    kept = {name: manifest[name] for name in ("categories", *store.SPLITS)}
+    kept = {name: manifest[name] for name in ("categories", *layout.SPLITS)}
     path.write_text(json.dumps({"format": 3, "sources": sources, **kept}))
     return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
 
@@ -462,8 +514,8 @@ def test_folder_of_version_3_is_read_until_its_annotations_change(root):
 
 def test_annotations_with_another_time_alone_are_not_prepared_again(root):
     COCO300DataModule(root=root).prepare_data()
-    for split in store.SPLITS:
-        store.annotation_file(root, split).touch()
+    for split in layout.SPLITS:
+        layout.annotation_file(root, split).touch()
     assert store.ready_manifest(root, root / store.PREPARED)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from datamodules.common import atomic
+from datamodules.common import atomic, records
 from datamodules.common import preparation as module
 from datamodules.common.atomic import atomic_file
 from datamodules.common.preparation import (
@@ -235,6 +235,7 @@ def test_unit_of_another_fingerprint_is_redone(root: Path, out: Path) -> None:
 
 def test_folder_is_closed_to_readers_while_units_are_redone(root: Path, out: Path) -> None:
     prepare(root, out)
+    (root / "b.txt").write_text("BB")
     with pytest.raises(KeyboardInterrupt):
         prepare(root, out, redo={"b"}, killed="b")
     assert read_manifest(out, "toy", version=2) is None
@@ -253,8 +254,8 @@ def test_changed_raw_files_are_found_by_size_and_by_hash(root: Path, out: Path) 
     d.unlink()  # absent, which is no change
     lines = changed_units(out, root)
     assert lines == {
-        "a": f"{a} has changed since a was prepared",
-        "b": f"{b} has changed since b was prepared",
+        "a": f"{a} changed since it was prepared",
+        "b": f"{b} changed since it was prepared",
     }
     WORKED.clear()
     d.write_text("dddd")
@@ -262,6 +263,40 @@ def test_changed_raw_files_are_found_by_size_and_by_hash(root: Path, out: Path) 
     assert WORKED == ["a", "b"]
     assert (out / "b.out").read_text() == "BBBB"
     assert changed_units(out, root) == {}
+
+
+def test_raw_file_that_was_only_touched_is_hashed_once(
+    root: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(root, out)
+    os.utime(root / "c.txt", ns=(0, 5))
+    assert units_to_redo(out, root) == set()
+    assert read_records(out)["c"]["raw"][0][2] == 5
+    monkeypatch.setattr(records, "file_hash", lambda path: pytest.fail(f"{path} was read"))
+    assert changed_units(out, root) == {}
+
+
+def test_second_process_does_not_redo_what_the_first_has_redone(root: Path, out: Path) -> None:
+    prepare(root, out)
+    (root / "a.txt").write_text("longer")
+    first, second = units_to_redo(out, root), units_to_redo(out, root)
+    assert first == second == {"a"}
+    WORKED.clear()
+    assert prepare(root, out, redo=first) == prepare(root, out, redo=second)
+    assert WORKED == ["a"]
+
+
+def test_raw_file_that_exists_but_cannot_be_read_is_named(
+    root: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(root, out)
+
+    def stale(path: object) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle", str(path))
+
+    monkeypatch.setattr(records.os, "stat", stale)
+    with pytest.raises(ValueError, match=r"a.txt: cannot be read \(Stale file handle\)"):
+        changed_units(out, root)
 
 
 def test_raw_folder_may_move(root: Path, out: Path) -> None:
@@ -309,6 +344,27 @@ def test_folder_of_another_data_set_is_refused(root: Path, out: Path) -> None:
     prepare(root, out)
     with pytest.raises(ValueError, match="manifest.json belongs to toy: give another directory"):
         read_manifest(out, "game", version=2)
+
+
+def test_prepared_file_of_other_bytes_is_named_and_redone(
+    root: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare(root, out)
+    whole = files(out)
+    (out / "b.out").write_bytes(b"bbbB")  # of the same size
+    assert damage_lines(out) == []  # which looks at sizes only
+    redo = units_to_redo(out, root)
+    line = f"{out / 'b.out'} changed since it was written; preparing it again"
+    assert capsys.readouterr().out.splitlines() == [line]
+    prepare(root, out, redo=redo)
+    assert files(out) == whole
+
+
+def test_changed_figure_in_a_manifest_counts_as_damage(root: Path, out: Path) -> None:
+    prepare(root, out)
+    path = out / "manifest.json"
+    path.write_text(path.read_text().replace('"b": 2', '"b": 3'))
+    assert read_manifest(out, "toy", version=2) is None
 
 
 @pytest.mark.parametrize("content", ["", '{"format": 2, "da', "[]", "{}"])

@@ -218,9 +218,7 @@ def test_changed_raw_file_rewrites_its_shard_only(tmp_path: Path) -> None:
     prepare()
     files[7].write_text("abcd")
     lines = changed_units(out, tmp_path)
-    assert lines == {
-        "train-00001.tar": f"{files[7]} has changed since train-00001.tar was prepared"
-    }
+    assert lines == {"train-00001.tar": f"{files[7]} changed since it was prepared"}
     prepare(lines)
     assert ShardSet(out, "train", dataset="toy").read(7)[0] == b"abcd"
     assert changed_units(out, tmp_path) == {}

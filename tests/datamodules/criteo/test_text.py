@@ -136,3 +136,14 @@ def test_ids_follow_first_appearance():
     assert number(np.array([9, 5, 7], np.int32), table, order, 4, ids) == 5
     assert ids[:3].tolist() == [3, 4, 0]
     assert order[:5].tolist() == [7, 3, 0, 9, 5]
+
+
+def test_a_day_that_unpacks_without_end_is_one_line(tmp_path, monkeypatch):
+    path = tmp_path / "day_0.gz"
+    path.write_bytes(gzip.compress(bytes(1 << 23)))
+    with pytest.raises(ValueError, match="day_0.gz: a line of more than 1,048,576 bytes"):
+        list(read_day(path, 1000, block_bytes=1 << 20))
+    monkeypatch.setattr("datamodules.criteo.text.MOST_BYTES", 1000)
+    path.write_bytes(gzip.compress(b"0" + b"\t" * 39 + b"\n" + (b"0" + b"\t" * 39 + b"\n") * 9999))
+    with pytest.raises(ValueError, match="day_0.gz: unpacks to more than .* bytes"):
+        list(read_day(path, 1000))

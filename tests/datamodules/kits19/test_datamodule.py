@@ -311,7 +311,7 @@ def test_prepare_says_which_raw_case_has_changed(
     data.prepare_data()  # reads the manifest only
     assert data._cases(SPLIT.cases) == before
     data.prepare()
-    line = f"{changed} has changed since 00001 was prepared; preparing it again"
+    line = f"{changed} changed since it was prepared; preparing it again"
     assert line in capsys.readouterr().out
     after = data._cases(SPLIT.cases)
     assert [a.case for a, b in zip(after, before, strict=True) if a != b] == ["00001"]
@@ -352,7 +352,7 @@ def test_truncated_volume_is_named_and_prepare_makes_it_again(
     whole = path.read_bytes()
     path.write_bytes(whole[:-4])
     attach(data)
-    with pytest.raises(ValueError, match="case_00001_x.npy is damaged; run the recipe's prepare"):
+    with pytest.raises(ValueError, match="case_00001_x.npy has 3004 of 3008 bytes; run the rec"):
         list(data.train_dataloader())
     (line,) = data.problems()
     assert line.startswith(f"{path} has {len(whole) - 4} of {len(whole)} bytes; run the recipe's")

@@ -23,15 +23,8 @@ from datamodules.kits19.cases import Cases, image_path, label_path, read_cases
 from datamodules.kits19.checksums import checksum_verdict, reference_checksums
 from datamodules.kits19.demo import save_nifti
 from datamodules.kits19.prepare import md5_of, preprocess, resampled_shape
-from datamodules.kits19.raw import (
-    CaseSplit,
-    RawCase,
-    find_data,
-    kits19_split,
-    read_case,
-    scan_case,
-    scan_cases,
-)
+from datamodules.kits19.raw import RawCase, find_data, read_case, scan_case, scan_cases
+from datamodules.kits19.split import CaseSplit, kits19_split
 from tests.datamodules.kits19.tiny_kits19 import MINIMUM, SHAPE, SPLIT, write_case, write_raw
 
 
@@ -199,16 +192,18 @@ def test_build_other_minimum_shape_is_refused(raw: Path, tmp_path: Path) -> None
         read_cases(tmp_path / "out", (9, 9, 9))
 
 
-def test_build_lists_all_header_problems_at_once_and_writes_nothing(
+def test_build_lists_all_header_problems_at_once_and_does_the_others(
     raw: Path, tmp_path: Path
 ) -> None:
+    write_case(raw, "00004")
     shutil.rmtree(raw / "case_00000")
     whole = (raw / "case_00001" / "imaging.nii.gz").read_bytes()
     (raw / "case_00001" / "imaging.nii.gz").write_bytes(whole[: len(whole) // 2])
     save_nifti(raw / "case_00002" / "segmentation.nii.gz", np.zeros((4, 9, 7), np.uint8))
     (raw / "case_00003" / "imaging.nii.gz").write_text("no such page")
+    split = CaseSplit((*SPLIT.train, "00004"), SPLIT.evaluation)
     with pytest.raises(ValueError, match="missing") as caught:
-        make(raw, tmp_path / "out")
+        build(raw, tmp_path / "out", split, MINIMUM, checksums={}, processes=1)
     lines = str(caught.value).splitlines()
     assert len(lines) == 5
     assert "imaging.nii.gz is missing in case_00000" in lines[0]
@@ -216,7 +211,8 @@ def test_build_lists_all_header_problems_at_once_and_writes_nothing(
     assert "case_00001/imaging.nii.gz: cannot be read, it is truncated" in lines[2]
     assert "has shape (4, 9, 7), but imaging.nii.gz has (5, 9, 7)" in lines[3]
     assert "case_00003/imaging.nii.gz: cannot be read" in lines[4]
-    assert not (tmp_path / "out").exists()
+    files = {"case_00004_x.npy", "case_00004_y.npy"}
+    assert visible(tmp_path / "out") == files | {"records.jsonl"}
 
 
 def test_scan_many_missing_cases_is_one_line(tmp_path: Path) -> None:
@@ -237,16 +233,38 @@ def test_scan_several_gzip_members_are_no_truncation(raw: Path) -> None:
     assert scan_case(path.parent).shape == SHAPE
 
 
-def test_build_bad_labels_are_listed_and_good_cases_kept(raw: Path, tmp_path: Path) -> None:
-    for case, value in (("00001", 3), ("00002", 7)):
-        label = np.zeros(SHAPE, np.uint8)
+@pytest.mark.parametrize(
+    ("value", "text"), [(-1, "-1"), (255, "255"), (0.5, "0.5"), (np.nan, "nan"), (np.inf, "inf")]
+)
+def test_build_bad_labels_are_listed_and_good_cases_kept(
+    raw: Path, tmp_path: Path, value: float, text: str
+) -> None:
+    for case in ("00001", "00002"):
+        label = np.zeros(SHAPE, np.int16 if float(value).is_integer() else np.float32)
         label[0, 0, 0] = value
         save_nifti(raw / f"case_{case}" / "segmentation.nii.gz", label)
-    with pytest.raises(ValueError, match="has label 3, allowed are 0") as caught:
+    with pytest.raises(ValueError, match=rf"has label {text}, allowed are whole num") as caught:
         make(raw, tmp_path / "out")
     assert len(str(caught.value).splitlines()) == 2
     files = {f"case_{case}_{part}.npy" for case in ("00000", "00003") for part in "xy"}
     assert visible(tmp_path / "out") == files | {"records.jsonl"}
+
+
+def test_build_label_beyond_a_gap_is_named_and_its_case_redone(raw: Path, tmp_path: Path) -> None:
+    path = raw / "case_00002" / "segmentation.nii.gz"
+    whole = path.read_bytes()
+    save_nifti(path, np.full(SHAPE, 7, np.uint8))
+    with pytest.raises(ValueError, match="^case_00002: labels up to 7, though .* without gaps"):
+        make(raw, tmp_path / "out")
+    path.write_bytes(whole)
+    assert {case.labels for case in make(raw, tmp_path / "out").values()} == {(0, 1, 2)}
+
+
+def test_build_without_any_foreground_is_refused(raw: Path, tmp_path: Path) -> None:
+    for path in raw.glob("*/segmentation.nii.gz"):
+        save_nifti(path, np.zeros(SHAPE, np.uint8))
+    with pytest.raises(ValueError, match="no case has a label other than 0"):
+        make(raw, tmp_path / "out")
 
 
 def test_build_full_disk_is_said_before_the_start(
@@ -305,7 +323,10 @@ def test_checksum_verdict_image_differences_warn(raw: Path, tmp_path: Path) -> N
     assert checksum_verdict(done, sums) == ["md5: 8 of 8 files equal the reference's list"]
     lines = checksum_verdict(done, sums | {"case_00002_x.npy": "0" * 32})
     assert lines[0].startswith("md5: 7 of 8")
-    assert lines[1].startswith("warning: 1 image files differ")
+    assert lines[1].startswith("warning: the image of case_00002 differs from the reference's")
+    wrong = {f"case_{case}_x.npy": "0" * 32 for case in ("00000", "00001", "00002")}
+    lines = checksum_verdict(done, sums | wrong)
+    assert lines[1].startswith("warning: 3 image files differ")
     assert checksum_verdict(done, {}) == []
 
 
@@ -344,14 +365,14 @@ def test_adopt_lists_all_problems(raw: Path, tmp_path: Path) -> None:
     (out / "manifest.json").unlink()
     image_path(out, "00000").write_bytes(image_path(out, "00000").read_bytes()[:500])
     label_path(out, "00001").unlink()
-    np.save(label_path(out, "00002"), np.full((1, 10, 9, 8), 3, np.uint8))
+    np.save(image_path(out, "00002"), np.full((1, 10, 9, 8), np.nan, np.float32))
     np.save(image_path(out, "00003"), np.zeros((1, 10, 9, 8)))
     with pytest.raises(ValueError, match="cannot be read") as caught:
         adopt(out, SPLIT, MINIMUM, checksums={})
     lines = str(caught.value).splitlines()
     assert len(lines) == 4
     assert "is missing" in lines[1]
-    assert "has label 3" in lines[2]
+    assert "has voxels that are not finite" in lines[2]
     assert "is float64 with shape (1, 10, 9, 8), expected float32" in lines[3]
 
 
@@ -380,7 +401,7 @@ def test_changed_raw_case_is_found_and_redone_alone(raw: Path, tmp_path: Path) -
     (raw / "case_00002" / "imaging.nii.gz").touch()  # the same bytes
     lines = preparation.changed_units(out, raw)
     changed = raw / "case_00001" / "imaging.nii.gz"
-    assert lines == {"00001": f"{changed} has changed since 00001 was prepared"}
+    assert lines == {"00001": f"{changed} changed since it was prepared"}
     again = make(raw, out, redo=set(lines))
     assert {case for case in done if again[case] != done[case]} == {"00001"}
     assert preparation.changed_units(out, raw) == {}

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.kits19.demo import save_nifti
-from datamodules.kits19.raw import CaseSplit
+from datamodules.kits19.split import CaseSplit
 
 SPLIT = CaseSplit(("00000", "00001", "00003"), ("00002",))
 MINIMUM = (8, 8, 8)

@@ -10,12 +10,13 @@ import pytest
 import soundfile
 import webdataset
 
-from datamodules.librispeech import LibriSpeechDataModule
+from datamodules.librispeech import LibriSpeechDataModule, raw
 from datamodules.librispeech import build as builder
 from datamodules.librispeech.audio import Utterances
-from datamodules.librispeech.raw import find_data, scan
+from datamodules.librispeech.raw import scan
+from datamodules.librispeech.subsets import find_data
 from datamodules.librispeech.text import Tokenizer, train_tokenizer
-from tests.datamodules.librispeech.tiny_librispeech import VOCABULARY, WORDS, write_tiny
+from tests.datamodules.librispeech.tiny_librispeech import SUBSETS, VOCABULARY, WORDS, write_tiny
 
 
 @pytest.fixture
@@ -51,8 +52,8 @@ def test_shards_are_read_by_the_webdataset_library_and_by_offset_alike(root, mon
     stream = list(webdataset.WebDataset(urls, shardshuffle=False))
     assert [sample["__key__"] for sample in stream] == utterances.keys.tolist()
     subsets, _ = scan(root)
-    raw = [u for name, some in subsets.items() if name != "dev-clean" for u in some]
-    for number, (sample, utterance) in enumerate(zip(stream, raw, strict=True)):
+    listed = [u for name, some in subsets.items() if name != "dev-clean" for u in some]
+    for number, (sample, utterance) in enumerate(zip(stream, listed, strict=True)):
         assert sample["flac"] == utterance.path.read_bytes()
         assert sample["txt"].decode() == utterance.text
         wanted, _ = soundfile.read(utterance.path, dtype="int16")
@@ -180,21 +181,19 @@ def test_archive_extracted_into_its_own_subset_is_named(root):
 
 def test_missing_subset_says_which_archive_and_how_big(root):
     shutil.rmtree(root / "dev-clean")
-    shutil.rmtree(root / "train-clean-360")
     lines = problem(root).splitlines()
     where = "www.openslr.org/resources/12"
-    assert lines == [
-        f"{root}/train-clean-360: missing; extract {where}/train-clean-360.tar.gz (23 GB) in "
-        f"{root.parent}",  # the archives bring their own folder LibriSpeech
+    assert lines == [  # the archives bring their own folder LibriSpeech
         f"{root}/dev-clean: missing; extract {where}/dev-clean.tar.gz (337 MB) in {root.parent}",
     ]
     assert data(root).problems() == lines
     (root / "LibriSpeech").mkdir()
-    (root / "train-other-500").rename(root / "LibriSpeech" / "train-other-500")
-    assert scan(root)[1][1] == (
-        f"{root}/train-other-500: missing; its archive was extracted one level too deep, move "
-        f"{root}/LibriSpeech/train-other-500 to {root}"
-    )
+    (root / "train-other-500").rename(root / "LibriSpeech" / "dev-clean")
+    assert scan(root)[1] == [
+        f"{root}/dev-clean: missing; its archive was extracted one level too deep, move "
+        f"{root}/LibriSpeech/dev-clean to {root}"
+    ]
+    shutil.rmtree(root / "LibriSpeech")
     other = root.rename(root.with_name("speech"))
     assert f"(337 MB) and move its LibriSpeech/dev-clean to {other}" in problem(other)
 
@@ -207,14 +206,17 @@ def test_recording_without_transcript_and_the_reverse_are_named(root):
     assert f"{lone}: missing, though it has a transcript" in text
 
 
-def test_strange_letter_and_empty_transcript_are_named(root):
+def test_strange_letter_and_empty_transcript_are_named(root, monkeypatch):
+    monkeypatch.setattr(raw, "UTTERANCES", dict.fromkeys(SUBSETS, 12))  # LibriSpeech itself
     paths = sorted(root.rglob("*.trans.txt"))
     paths[0].write_text(paths[0].read_text().replace("A", "É", 1))
     lines = paths[1].read_text().splitlines()
     paths[1].write_text("\n".join([lines[0].split()[0], *lines[1:]]) + "\n")
-    text = problem(root)
-    assert "has 'É', allowed are A-Z" in text
-    assert "is empty" in text
+    assert "is empty" in problem(root)
+    paths[1].write_text("\n".join([*lines]) + "\n")
+    [line] = problem(root).splitlines()
+    assert line.startswith(f"{paths[0]}: the transcript of 13-1-00")
+    assert "has 'É', allowed are A-Z" in line
 
 
 def cut_short(path):
@@ -230,9 +232,18 @@ def header_only(path):
     path.write_bytes(content)
 
 
-def no_sound(path):
-    with path.open("wb") as file:
-        soundfile.write(file, np.zeros(0), 16000, format="WAV")
+def under_the_name_of_flac(form, subtype):
+    def write(path):
+        with path.open("wb") as file:
+            soundfile.write(file, np.ones(2000) / 3, 16000, format=form, subtype=subtype)
+
+    return write
+
+
+def bits_of_the_md5(path):
+    content = bytearray(path.read_bytes())
+    content[30] ^= 4
+    path.write_bytes(content)
 
 
 @pytest.mark.parametrize(
@@ -243,8 +254,12 @@ def no_sound(path):
         (lambda path: path.write_bytes(b"no sound at all" * 99), "cannot be decoded"),
         (lambda path: soundfile.write(path, np.zeros(100), 8000), "8000 Hz, 1 channels"),
         (lambda path: soundfile.write(path, np.zeros((100, 2)), 16000), "16000 Hz, 2 channels"),
-        (header_only, "cannot be decoded"),
-        (no_sound, "0 samples"),
+        (header_only, "its header promises 9223372036854775807 samples"),
+        (under_the_name_of_flac("WAV", "FLOAT"), "is a WAV file under the name of a FLAC"),
+        (under_the_name_of_flac("WAV", "PCM_16"), "is a WAV file"),
+        (under_the_name_of_flac("OGG", "VORBIS"), "is an Ogg file"),
+        (under_the_name_of_flac("MP3", "MPEG_LAYER_III"), "extract it again"),
+        (bits_of_the_md5, "do not have the MD5 it states"),
     ],
 )
 def test_bad_recording_gets_one_line(root, spoil, words):
@@ -412,7 +427,7 @@ def test_changed_recording_is_said_and_its_shard_written_again(root, monkeypatch
     capsys.readouterr()
     module = data(root)
     module.prepare()
-    line = f"{first} has changed since train-00000.tar was prepared; preparing it again"
+    line = f"{first} changed since it was prepared; preparing it again"
     assert line in capsys.readouterr().out
     changed = [n for n, t in stamps.items() if (folder / n).stat().st_mtime_ns != t]
     assert changed == ["train-00000.tar"]
@@ -429,7 +444,7 @@ def test_changed_transcript_is_said_and_labels_follow(root, capsys):
     capsys.readouterr()
     module = data(root)
     module.prepare()
-    assert f"{path} has changed since dev-00000.tar" in capsys.readouterr().out
+    assert f"{path} changed since it was prepared" in capsys.readouterr().out
     utterances = Utterances(module._prepared, "dev", module._manifest, seed=0)
     assert module.decode(utterances[0].labels.tolist()) == "star star"
 

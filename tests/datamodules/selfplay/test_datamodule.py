@@ -1,6 +1,8 @@
 """The self-play data module: window, choice, ranks, symmetry, files."""
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -13,7 +15,8 @@ import torch.multiprocessing as mp
 from datamodules.common.sampling import SampleKey
 from datamodules.selfplay import SelfPlayDataModule
 from datamodules.selfplay import check as selfplay_check
-from datamodules.selfplay.datamodule import _gather_from_all_ranks, find_files
+from datamodules.selfplay.files import find_files, unlike_the_given
+from datamodules.selfplay.gather import gather_from_all_ranks
 from datamodules.selfplay.go.board import MAX_PLIES, history_length
 from datamodules.selfplay.go.features import pack_planes, symmetries
 from datamodules.selfplay.go.records import Examples
@@ -81,9 +84,10 @@ def test_filter_keeps_each_example_with_its_probability():
     assert 0.25 < len(kept.outcome) / 1600 < 0.35
 
 
-def test_too_few_games_are_refused():
-    with pytest.raises(ValueError, match="model 4 has 7 games but a generation needs 8"):
-        choose_examples([games_of(4, 7)], 8, 1.0, seed=1, epoch=0)
+def test_of_a_generation_with_fewer_games_all_are_taken():
+    marks = choose_examples([games_of(4, 7), games_of(5, 9)], 8, 1.0, seed=1, epoch=0).outcome
+    assert sorted({int(m) // 1000 for m in marks}) == [4, 5]
+    assert (len(marks[marks < 5000]), len(marks)) == (7 * 4, (7 + 8) * 4)
 
 
 def test_surplus_games_are_added_to_their_generation():
@@ -194,8 +198,8 @@ def on_a_rank(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
     told = ""
     try:
-        answers = _gather_from_all_ranks(lambda: answer(False))
-        _gather_from_all_ranks(lambda: answer(True))
+        answers = gather_from_all_ranks(lambda: answer(False))
+        gather_from_all_ranks(lambda: answer(True))
     except RuntimeError as error:
         told = str(error)
     dist.destroy_process_group()
@@ -264,6 +268,109 @@ def test_prepare_reads_the_newest_generations_only_as_a_run_does(tmp_path):
         data.prepare()
 
 
+def test_prepare_reads_only_what_is_new_or_has_changed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(selfplay_check, "UNIT_FILES", 5)
+    read: list[str] = []
+    unpack = selfplay_check.unpack_game
+    monkeypatch.setattr(
+        selfplay_check, "unpack_game", lambda path: read.append(path.name) or unpack(path)
+    )
+    data = given(tmp_path)
+    data.prepare()
+    assert len(read) == 8
+    first = capsys.readouterr().out
+    for again in (data, small(root=data.root)):
+        again.prepare()
+    assert len(read) == 8
+    assert capsys.readouterr().out == 2 * first
+    changed = find_files(data.root).games[0][6]
+    changed.write_bytes(find_files(data.root).games[0][0].read_bytes())
+    (line,) = data.problems()
+    assert line == f"{changed} changed since it was prepared; run prepare"
+    data.prepare_data()  # a run does not compare
+    read.clear()
+    data.prepare()
+    assert read == [file.name for file in find_files(data.root).games[0][5:]]
+    out = capsys.readouterr().out
+    assert f"{changed} changed since it was prepared; preparing it again" in out
+    assert "Note: 1 of 8 games are copies of another one" in out
+    assert data.problems() == []
+    assert "1 games are copies of another one" in data.differences()
+    find_files(data.root).games[0][2].unlink()
+    fresh = small(root=data.root)
+    read.clear()
+    fresh.prepare()
+    assert len(read) == 7
+    assert "games per model 0: 7" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["work_dir/model.ckpt-0.data-00000-of-00001", "target.index"])
+def test_a_given_network_that_changed_is_noticed_by_prepare_and_doctor(tmp_path, capsys, name):
+    data = given(tmp_path, prepared_dir=tmp_path / "records")
+    data.prepare()
+    assert data.problems() == []
+    assert not (data.root / "finishline-minigo").exists()
+    content = bytearray((data.root / name).read_bytes())
+    content[40] ^= 1
+    (data.root / name).write_bytes(content)
+    (line,) = data.problems()
+    assert line == f"{data.root / name} changed since it was prepared; run prepare"
+    data.prepare()
+    assert f"{line.removesuffix('run prepare')}preparing it again" in capsys.readouterr().out
+    assert data.problems() == []
+
+
+def test_prepare_for_another_board_reads_all_games_again(tmp_path):
+    data = given(tmp_path)
+    data.prepare()
+    with pytest.raises(ValueError, match="its board is 5 x 5 but data.size is 9"):
+        small(root=data.root, size=9).prepare()
+    data.prepare()
+
+
+def test_linked_directories_are_read_and_unreadable_ones_are_an_error(tmp_path, monkeypatch):
+    data = given(tmp_path)
+    games = data.root / "data/selfplay"
+    (games / "000000").rename(tmp_path / "elsewhere")
+    (games / "000000").symlink_to(tmp_path / "elsewhere")
+    assert len(find_files(data.root).games[0]) == 8
+    scandir = os.scandir
+
+    def stale(path):
+        if str(path).endswith("2026-01-01-00"):
+            raise OSError(errno.ESTALE, "Stale file handle", str(path))
+        return scandir(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "scandir", stale)
+        (line,) = small(root=data.root).problems()
+    assert line.endswith("000000/cpu/2026-01-01-00: cannot be read (Stale file handle)")
+    (tmp_path / "elsewhere/again").symlink_to(tmp_path / "elsewhere")
+    (line,) = small(root=data.root).problems()
+    assert line == f"{games}/000000/again: a link to a folder that it is in; remove it"
+
+
+def test_own_games_differ_from_the_benchmarks_and_train(tmp_path):
+    data = given(tmp_path, games_per_generation=9)
+    assert data.problems() == []
+    assert data.differences() == ["games of models 0 instead of 13 to 17"]
+    assert data.net_facts() == {"size": 5, "in_channels": 13}
+    assert "model 0 has 8 games, fewer than the 9 of a generation" in "".join(data.notes())
+    assert len(data.train_dataloader()) > 0
+    assert small().differences() == []
+    assert small(root=tmp_path / "nowhere").differences() == []
+
+
+def test_the_given_games_are_the_benchmarks_by_models_and_counts():
+    counts = dict.fromkeys(range(13, 18), 9240)
+    games = lambda counts: {model: range(number) for model, number in counts.items()}  # noqa: E731
+    assert unlike_the_given(games(counts)) == []
+    assert unlike_the_given(games(counts | {14: 9211, 17: 9262})) == [
+        "model 14 has 9,211 games instead of 9,212 to 9,261",
+        "model 17 has 9,262 games instead of 9,212 to 9,261",
+    ]
+
+
 def test_prepare_lists_at_most_a_screen_of_damaged_games(tmp_path):
     data = given(tmp_path)
     file = find_files(data.root).games[0][0]
@@ -290,8 +397,7 @@ def test_the_doctor_counts_games_and_names_prepare_for_reading_them(tmp_path):
     assert "8 games were counted, not read; prepare reads them" in counted
     assert "games of 3 models (data.window) but the root has games of 1" in few
     assert len(small(root=data.root, window=1).notes()) == 2
-    (memory,) = small(root=data.root, games_per_generation=9).notes()
-    assert memory.startswith("memory: about 0.0 GiB per device")
+    assert data.notes()[-1].startswith("memory: about 0.0 GiB per device")
 
 
 def test_memory_is_told_before_the_start_and_its_lack_is_a_warning(tmp_path, monkeypatch, capsys):

@@ -491,7 +491,7 @@ def test_prepare_makes_the_shards_of_changed_text_again(root, capsys):
     assert "changed" not in capsys.readouterr().out
     path.write_text(path.read_text() * 2)
     module(root).prepare()
-    assert f"{path} has changed since {name} was prepared" in capsys.readouterr().out
+    assert f"{path} changed since it was prepared" in capsys.readouterr().out
     assert shard.read_bytes() != before
 
 

@@ -28,7 +28,7 @@ def test_check_net_several_outputs_says_their_type():
         def forward(self, x):
             return x, x
 
-    with pytest.raises(ValueError, match=r"Two must map .* but returned tuple"):
+    with pytest.raises(ValueError, match=r"Two must map .* but returned a tuple of 2"):
         check_net(Two(), input_shape=(1, 2), output_shape=(1, 2))
 
 

@@ -43,11 +43,14 @@ def rates(module, steps):
     return rows
 
 
-@pytest.mark.parametrize("factor", [0, 1])
-def test_ssd_rates_equal_the_reference_loop(factor, attach):
-    batch, samples, epoch_steps, warmup = 64, 640, 10, 1.55
+@pytest.mark.parametrize(
+    ("factor", "warmup", "boundaries"),
+    [(0, 1.55, (3, 5)), (1, 1.55, (3, 5)), (0, 4.2, (3, 5)), (1, 5.5, (2, 5)), (0, 3.0, (3, 5))],
+)
+def test_ssd_rates_equal_the_reference_loop(factor, warmup, boundaries, attach):
+    batch, samples, epoch_steps = 64, 640, 10
     module = SSDModule(
-        net=Tiny, warmup_epochs=warmup, warmup_factor=factor, decay_boundary_epochs=(3, 5)
+        net=Tiny, warmup_epochs=warmup, warmup_factor=factor, decay_boundary_epochs=boundaries
     )
     attach(
         module,
@@ -60,13 +63,14 @@ def test_ssd_rates_equal_the_reference_loop(factor, attach):
     current, wanted, last = 2.5e-3 * batch / 32, [], None
     warmup_steps = int(warmup * samples / batch)
     for iteration in range(7 * epoch_steps):
-        if iteration % epoch_steps == 0 and iteration // epoch_steps in (3, 5):
+        if iteration % epoch_steps == 0 and iteration // epoch_steps in boundaries:
             current *= 0.1
             last = current
         if iteration < warmup_steps:
             last = current - (warmup_steps - iteration) * current / (warmup_steps * 2**factor)
         wanted.append(last)
     assert [row[0] for row in rates(module, 7 * epoch_steps)] == pytest.approx(wanted, rel=1e-9)
+    assert module.peak_learning_rate == pytest.approx(max(wanted), rel=1e-9)
 
 
 def test_ssd_group_has_the_reference_momentum_and_decay(attach):
@@ -100,3 +104,24 @@ def test_maskrcnn_rates_and_groups_equal_the_reference(attach):
     assert (weights["momentum"], biases["momentum"]) == (0.9, 0.9)
     assert weights["params"] == [module.net.layer.weight]
     assert biases["params"] == [module.net.layer.bias]
+
+
+# mlcommons/logging, rcp_checker/training_1.0.0/rcps_maskrcnn.json: rate, steps, deficit.
+POINTS = [(0.06, 800, 9.6e-5), (0.08, 800, 1e-4), (0.12, 625, 1.92e-4), (0.16, 625, 2.56e-4),
+          (0.24, 1800, 1.33e-4)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("rate", "steps", "deficit"), POINTS)
+def test_every_published_maskrcnn_point_trains(rate, steps, deficit):
+    """The one at batch 48 starts below 0, as its reference does."""
+    module = MaskRCNNModule(
+        net=Tiny, learning_rate=rate, warmup_steps=steps, warmup_deficit=deficit
+    )
+    assert module.step_learning_rate(0) == pytest.approx(rate - (steps - 1) * deficit)
+    assert module.step_learning_rate(0, 2.0) > 0
+    assert module.step_learning_rate(steps) == rate
+
+
+def test_warm_up_that_starts_even_the_biases_below_zero_is_refused():
+    with pytest.raises(ValueError, match="even the biases would start below 0"):
+        MaskRCNNModule(net=Tiny, learning_rate=0.02, warmup_steps=500, warmup_deficit=1e-4)

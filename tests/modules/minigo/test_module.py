@@ -70,6 +70,22 @@ def test_checkpoint_has_tensorflows_names_and_order_of_axes(tmp_path):
     assert (net.value_fc1.weight.detach().numpy() == kernel.T).all()
 
 
+@pytest.mark.parametrize(
+    ("part", "value", "words"),
+    [
+        ("conv.weight", float("nan"), "conv2d/kernel has values that are not finite"),
+        ("value_fc2.bias", float("inf"), "dense_2/bias has values that are not finite"),
+        ("bn.running_var", -1.0, "batch_normalization/moving_variance has negative values"),
+    ],
+)
+def test_a_checkpoint_with_values_that_no_network_has_is_refused(tmp_path, part, value, words):
+    net = small()
+    net.state_dict()[part].view(-1)[0] = value
+    save_bundle(net, tmp_path / "c")
+    with pytest.raises(ValueError, match=f"{tmp_path}/c: {words}"):
+        load_bundle(small(), tmp_path / "c")
+
+
 def test_checkpoint_of_another_board_is_rejected(tmp_path):
     save_bundle(small(size=7), tmp_path / "c")
     with pytest.raises(ValueError, match="another board size than 5 x 5"):

@@ -1,8 +1,10 @@
 """Bad input gets one clear line and the right exit status."""
 
+import contextlib
 import json
 import os
 import platform
+import signal
 import subprocess
 from functools import partial
 from pathlib import Path
@@ -39,7 +41,7 @@ DEMO = ["--config", str(Path(__file__).parents[3] / "recipes/presets/unet3d/demo
         (
             ["fit", "--model.net", "monai.networks.nets.DynUNet"],
             2,
-            "DynUNet needs --model.net.spatial_dims, ",
+            "DynUNet needs --model.net.kernel_size, --model.net.strides, ",
         ),
         (["fit", "--submission.division", "Closed"], 2, "allowed: auto, closed, open"),
         (["fit", *DEMO, "--trainer.use_distributed_sampler", "true"], 2, "a share of its share"),
@@ -59,6 +61,10 @@ DEMO = ["--config", str(Path(__file__).parents[3] / "recipes/presets/unet3d/demo
         (["validate"], 2, "validate needs --ckpt_path"),
         (["validate", *DEMO], 2, "validate needs --ckpt_path"),
         (["prepare", "--data.rot", "x"], 2, "did you mean --data.root?"),
+        (["fit", *DEMO, "--trainer.max_epochs", "0"], 2, "--trainer.max_epochs 0: nothing would"),
+        (["fit", *DEMO, "--trainer.max_steps", "0"], 2, "--trainer.max_steps 0: nothing would"),
+        (["fit", *DEMO, "--trainer.limit_train_batches", "0"], 2, "limit_train_batches 0: nothing"),
+        (["fit", *DEMO, "--trainer.accumulate_grad_batches", "0"], 2, "takes at least 1 batch"),
         (["speed", *DEMO, "--steps", "2"], 2, "--steps must be more than 4"),
     ],
 )
@@ -72,11 +78,32 @@ def test_bad_input_gets_one_line(args, status, words, tmp_path, capsys):
     assert not any("Traceback" in line for line in lines)
 
 
-@pytest.mark.parametrize(("command", "said"), [("validate", 0), ("speed", 1)])
-def test_the_demo_is_announced_where_it_runs(command, said, capsys):
-    run(BENCHMARK, [command, *(["--steps", "2"] if command == "speed" else [])])
-    real = f"Demo on generated data (real: python recipes/unet3d.py {command} --data.root DIR)"
-    assert capsys.readouterr().out.count(real) == said
+NOWHERE = "--output_root /dev/null --trainer.accelerator cpu"
+DEMO_LINE = "Demo on generated data (real: python recipes/unet3d.py {} --data.root DIR)\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "validate",
+        "speed --steps 2",
+        "fit --data.rot x",
+        "fit --help",
+        f"fit {NOWHERE}",
+    ],
+)
+def test_a_demo_that_does_not_run_is_not_announced(words, capsys):
+    with contextlib.suppress(SystemExit):  # of the help
+        assert run(BENCHMARK, words.split()) in (1, 2)
+    assert "Demo on" not in capsys.readouterr().out
+
+
+def test_the_demo_is_announced_once_where_it_runs(tmp_path, capsys):
+    fast = ["--trainer.fast_dev_run", "true", "--trainer.accelerator", "cpu"]
+    assert run(BENCHMARK, ["fit", *fast, "--output_root", str(tmp_path)]) == 3
+    out = capsys.readouterr().out
+    assert out.count(DEMO_LINE.format("fit")) == out.count("Demo on") == 1
+    assert out.splitlines()[-1].startswith("unet3d demo: target not reached, mean_dice ")
 
 
 def test_a_preset_that_is_no_yaml_is_named(tmp_path, capsys):
@@ -234,7 +261,7 @@ def test_a_run_goes_on_with_its_own_seed_also_where_a_configuration_is_named(tmp
     ).config
     assert config.seed_everything == 7
     assert config.model.momentum == 0.5
-    assert config.model.learning_rate == 0.4, "the preset named now wins"
+    assert config.model.learning_rate == 0.2, "the preset named now wins"
 
 
 def test_a_second_run_of_a_process_draws_its_own_seed_unless_one_is_given(monkeypatch, capsys):
@@ -274,3 +301,14 @@ def test_error_of_a_loader_process_is_as_short_as_that_of_the_run_itself():
     with pytest.raises(ValueError, match="Traceback") as error:
         list(torch.utils.data.DataLoader(_Refuses(), num_workers=1))
     assert _one_line(error.value) == "DIR/a.jpg cannot be decoded; unpack it again"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_before_training_says_a_word(number, monkeypatch, capsys):
+    monkeypatch.setattr(
+        "recipes.cli.train.check_named_checkpoint", lambda *_: os.kill(os.getpid(), number)
+    )
+    before = signal.getsignal(number)
+    assert run(BENCHMARK, ["fit", *DEMO]) == 130
+    assert capsys.readouterr().err == "error: interrupted before training began\n"
+    assert signal.getsignal(number) is before

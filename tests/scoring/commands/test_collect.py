@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from scoring.runs.collection import Slot
+from scoring.commands.collect import _table
+from scoring.runs.collection import Collection, Slot
 
 # A recipe that keeps the command-line contract and nothing else: it writes a run folder and
 # ends. Its first argument after --output_root says how it behaves.
@@ -89,7 +90,7 @@ def test_a_second_call_makes_no_new_run_and_more_runs_are_added(tmp_path, recipe
     out = tmp_path / "out"
     collect(cli, recipe, out, runs=2)
     before = folders(out)
-    assert collect(cli, recipe, out, runs=2)[0] == 1  # two runs are no result
+    assert collect(cli, recipe, out, runs=2)[0] == 0  # both converged
     assert folders(out) == before
     assert collect(cli, recipe, out, runs=5)[0] == 0
     assert len(folders(out)) == 5
@@ -106,11 +107,17 @@ def test_a_run_that_misses_the_target_is_kept_and_counted(tmp_path, recipe, cli)
     assert len(folders(out)) == 5
 
 
+def test_too_few_runs_of_which_one_missed_the_target_are_no_result(tmp_path, recipe, cli):
+    status, told, _ = collect(cli, recipe, tmp_path / "out", "--", "--how", "third fails", runs=3)
+    assert status == 1
+    assert told["runs"][2]["outcome"] == "not converged"
+
+
 def test_runs_overlap_with_parallel(tmp_path, recipe, cli):
     began = time.perf_counter()
     status, _, _ = collect(cli, recipe, tmp_path / "out", "--parallel", "4", "--", "--pause", "2",
                            runs=4)  # fmt: skip
-    assert status == 1  # four of five runs
+    assert status == 0
     assert time.perf_counter() - began < 6
 
 
@@ -172,7 +179,7 @@ def test_an_interrupted_collection_repeats_the_interrupted_run(tmp_path, recipe,
     (record,) = out.glob("01/ssd/*/run.json")
     assert json.loads(record.read_text())["stop_reason"] == "INTERRUPTED"
     status, told, _ = collect(cli, recipe, out, "--", "--pause", "1.5", runs=2)
-    assert status == 1
+    assert status == 0
     assert [run["outcome"] for run in told["runs"]] == ["converged"] * 2
     assert len(list(out.glob("01/ssd/*"))) == 2
     assert told["scores"][0]["runs_found"] == 2
@@ -187,7 +194,7 @@ def test_a_killed_collection_waits_for_the_run_it_left_behind(tmp_path, recipe, 
     status, told, _ = collect(cli, recipe, out, "--", "--pause", "2.5", runs=2)
     assert [run["outcome"] for run in told["runs"]] == ["converged"] * 2
     assert len(list(out.glob("01/ssd/*"))) == 1
-    assert status == 1
+    assert status == 0
 
 
 def test_lines_tell_progress_where_there_is_no_terminal(tmp_path, recipe, cli):
@@ -291,3 +298,12 @@ def test_a_second_interrupt_leaves_no_process_behind(tmp_path, recipe):
     assert process.wait(10) == 130
     assert "the same command resumes" in process.stderr.read()
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+
+
+def test_the_table_says_how_long_a_run_has_been_running(tmp_path):
+    slots = [Slot(1, tmp_path / "01", began=time.time() - 12.2), Slot(2, tmp_path / "02")]
+    collection = Collection(tmp_path, tmp_path, [], slots, 1, print, None)
+    empty = dict.fromkeys(["outcome", "seconds_to_target", "seed", "repeats"])
+    rows = [{"number": 1, "state": "running", **empty}, {"number": 2, "state": "waiting", **empty}]
+    states = [row[1] for row in _table(rows, collection).rows]
+    assert states == ["running for 12 s", "waiting"]

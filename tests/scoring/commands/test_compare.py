@@ -44,6 +44,27 @@ def test_demo_results_have_no_rank(tmp_path, make):
     assert rank(score(found, rules), "v1.0")["rank"] is None
 
 
+@pytest.mark.parametrize(("demo", "runs"), [(True, 5), (False, 2)])
+def test_a_demo_and_a_provisional_result_stand_below_the_published_ones(
+    demo, runs, tmp_path, make, cli
+):
+    for number in range(1, runs + 1):
+        make.run(tmp_path, number=number, seconds=1.0, demo=demo, division="closed")
+    _, out, _ = cli("compare", tmp_path, "--round", "v1.0", "--json")
+    (result,) = json.loads(out)["results"]
+    assert result["rank"] is None
+    assert [row["own"] for row in result["rows"]] == [False] * 22 + [True]
+    _, out, _ = cli("compare", tmp_path, "--round", "v1.0", "--markdown")
+    rule, own = [line for line in out.splitlines() if line.startswith("|")][-2:]
+    assert rule == "| | | | | |"
+    assert own.split(" | ")[1] == ("**demo**" if demo else "**0.0167**")
+    _, out, _ = cli("compare", tmp_path, "--round", "v1.0")
+    table = out.partition("\n  \n")[0].splitlines()
+    above = next(i for i, line in enumerate(table) if "(yours)" in line) - 1
+    assert set(table[above]) == {"─", " "}
+    assert ("demo data" if demo else "provisional, so no rank") in out
+
+
 def test_two_results_give_a_ratio_and_a_p_value(tmp_path, make, cli):
     for number in range(1, 6):
         make.run(tmp_path / "a", number=number, seconds=600 + number)

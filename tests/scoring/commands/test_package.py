@@ -241,13 +241,20 @@ def test_the_code_can_be_installed_and_holds_every_file_that_it_reads():
 
 
 def test_packed_settings_hold_no_path_and_no_seed(tmp_path, five, source, cli):
-    config = {"seed_everything": 3, "output_root": "/a", "model": {"learning_rate": 0.5},
-              "data": {"root": "/b", "prepared_dir": "/c", "batch_size": 4}}  # fmt: skip
+    logger = {"class_path": "WandbLogger", "init_args": {"entity": "me", "save_dir": "/home/me"}}
+    config = {"seed_everything": 3, "output_root": "/a",
+              "model": {"learning_rate": 0.5, "backbone_weights": "/home/me/weights.pth"},
+              "data": {"root": "/b", "prepared_dir": "/c", "batch_size": 4},
+              "trainer": {"logger": [logger], "devices": [0, 1]}}  # fmt: skip
     for folder in five.glob("ssd/*"):
         (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    package(cli, tmp_path, five, source)
+    log = next(five.glob("ssd/*/result.txt"))
+    log.write_text(log.read_text() + "# started in /home/someone/work\n")
+    _, told, _ = package(cli, tmp_path, five, source)
+    assert any("names /home/someone: a pack" in x["text"] for x in told["findings"])
     (packed,) = (tmp_path / "out").glob("org/benchmarks/ssd/box/config.yaml")
-    expected = {"model": {"learning_rate": 0.5}, "data": {"batch_size": 4}}
+    expected = {"model": {"learning_rate": 0.5}, "data": {"batch_size": 4},
+                "trainer": {"devices": [0, 1]}}  # fmt: skip
     assert yaml.safe_load(packed.read_text()) == expected
 
 

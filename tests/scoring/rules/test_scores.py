@@ -70,6 +70,15 @@ def test_own_run_folders_make_one_result(tmp_path, make):
     assert item.rcp["then"].passed
 
 
+def test_one_kept_run_has_no_standard_deviation(tmp_path, make, cli):
+    for number in (1, 2, 3):
+        make.run(tmp_path, number=number, seconds=600 + number)
+    (item,) = scores_of(tmp_path)
+    assert item.spread is None
+    (row,) = [line for line in cli("score", tmp_path)[1].splitlines() if line.startswith(" ssd")]
+    assert row.split("3/5")[0].split()[-1] == "-"
+
+
 def test_one_failure_is_dropped_and_two_make_no_score(tmp_path, make):
     for number in range(1, 5):
         make.run(tmp_path, number=number, seconds=600 + number)

@@ -88,27 +88,35 @@ class SlowGo:
             found.append(region)
         return found
 
-    def pass_alive(self, colour: int) -> set[int]:
-        chains = {
-            frozenset(self.chain(self.stones, p)[0]) for p, c in self.stones.items() if c == colour
+    def pass_alive(self, colour: int, benson: bool = False) -> set[int]:
+        """Points of pass-alive regions, by the reference's rule or by Benson's."""
+        liberties = {
+            frozenset(self.chain(self.stones, p)[0]): self.chain(self.stones, p)[1]
+            for p, c in self.stones.items()
+            if c == colour
         }
+        chains = set(liberties)
         border = lambda r: {c for c in chains if any(q in c for p in r for q in self.near(p))}  # noqa: E731
-        regions = [(r, border(r)) for r in self.regions(colour)]
+        regions = [(frozenset(r), border(r)) for r in self.regions(colour)]
+        borders = dict(regions)
         empties = lambda r: {p for p in r if p not in self.stones}  # noqa: E731
+
+        def lost(region: frozenset[int], dead: set[frozenset[int]]) -> bool:
+            """Whether a region went with the dropped chains: they border it, or have a liberty."""
+            return any(c in borders[region] if benson else liberties[c] & region for c in dead)
+
         alive = set(chains)
         while True:
-            sound = [(r, b) for r, b in regions if b and b <= alive]
-
-            def vital(chain: frozenset[int], sound=sound) -> int:
-                free = self.chain(self.stones, next(iter(chain)))[1]
-                return sum(chain in b and empties(r) <= free for r, b in sound)
-
+            kept = [(r, b) for r, b in regions if not lost(r, chains - alive)]
+            vital = lambda c, kept=kept: sum(c in b and empties(r) <= liberties[c] for r, b in kept)  # noqa: E731
             dead = {c for c in alive if vital(c) < 2}
             if not dead:
                 break
             alive -= dead
         owned: set[int] = set()
-        for region, _ in sound:
+        for region, b in regions:
+            if not b or not b <= alive:
+                continue
             lonely = [
                 p
                 for p in empties(region)
@@ -118,8 +126,8 @@ class SlowGo:
                 owned |= region
         return owned
 
-    def score(self, komi: float) -> float:
-        black, white = self.pass_alive(BLACK), self.pass_alive(WHITE)
+    def score(self, komi: float, benson: bool = False) -> float:
+        black, white = (self.pass_alive(colour, benson) for colour in (BLACK, WHITE))
         self_stones = self.stones
         self.stones = {**self.stones, **dict.fromkeys(black, BLACK), **dict.fromkeys(white, WHITE)}
         total = -komi

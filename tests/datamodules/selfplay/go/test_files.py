@@ -1,8 +1,10 @@
 """Records, SGF, the picture and the GTP player."""
 
 import io
+import re
 import struct
 import subprocess
+import tracemalloc
 import zlib
 from dataclasses import replace
 
@@ -16,7 +18,14 @@ from datamodules.selfplay.go.games import MatchGame
 from datamodules.selfplay.go.gtp import Player
 from datamodules.selfplay.go.picture import draw_board
 from datamodules.selfplay.go.records import game_examples, masked_crc, read_game, write_game
-from datamodules.selfplay.go.sgf import action_of, clearest_win, game_text, vertex
+from datamodules.selfplay.go.sgf import (
+    action_of,
+    clearest_win,
+    game_text,
+    handicap_points,
+    vertex,
+)
+from tests.datamodules.selfplay.go.slow_go import SlowGo
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +103,69 @@ def test_a_record_of_another_board_or_of_no_game_is_refused(game, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("pi", "outcome", "words"),
+    [
+        (np.nan, 1, "pi of example 3 is not a distribution over the moves: its least value is n"),
+        (0, 1, "pi of example 3 is not a distribution over the moves: its least value is 0, its s"),
+        (-1, 1, "least value is -1, its sum -26"), (5, 1, "least value is 5, its sum 130"),
+        (np.inf, 1, "its sum inf"), (1 / 26, 0, "its outcome is 0; a game has 1"),
+        (1 / 26, np.nan, "its outcome is nan"), (1 / 26, 37, "its outcome is 37"),
+    ],
+)  # fmt: skip
+def test_values_that_no_game_has_are_refused_in_one_line(game, tmp_path, pi, outcome, words):
+    values = game.pi.copy()
+    values[2] = pi
+    write_game(tmp_path / "a.tfrecord.zz", replace(game, pi=values, outcome=outcome))
+    with pytest.raises(ValueError, match=re.escape(words)) as caught:
+        read_game(tmp_path / "a.tfrecord.zz", 5)
+    assert str(caught.value).startswith(f"{tmp_path}/a.tfrecord.zz: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_game_has_one_outcome(game, tmp_path):
+    for number, outcome in enumerate((1.0, -1.0)):
+        write_game(tmp_path / f"{number}", replace(game, outcome=outcome))
+    content = [zlib.decompress((tmp_path / name).read_bytes()) for name in "01"]
+    (tmp_path / "a").write_bytes(zlib.compress(b"".join(content)))
+    with pytest.raises(ValueError, match="its outcome is both 1 and -1"):
+        read_game(tmp_path / "a", 5)
+
+
+def test_a_record_that_unpacks_without_end_is_refused_before_it_fills_the_memory(tmp_path):
+    path = tmp_path / "a.tfrecord.zz"
+    path.write_bytes(zlib.compress(bytes(2**28)))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="unpacks to more than 16 MiB, which"):
+        read_game(path, 5)
+    assert tracemalloc.get_traced_memory()[1] < 2**26
+    tracemalloc.stop()
+
+
+def test_bytes_behind_a_record_and_a_wrong_length_are_refused(game, tmp_path):
+    path = tmp_path / "a.tfrecord.zz"
+    write_game(path, game)
+    content = path.read_bytes()
+    path.write_bytes(content + b"more")
+    with pytest.raises(ValueError, match="4 bytes after its end"):
+        read_game(path, 5)
+    plain = bytearray(zlib.decompress(content))
+    plain[9] ^= 1  # the checksum of the length
+    path.write_bytes(zlib.compress(bytes(plain)))
+    with pytest.raises(ValueError, match="its checksum is wrong"):
+        read_game(path, 5)
+
+
+@pytest.mark.parametrize("message", [b"\xff" * 1000, b"\x0a\x7fabc"])
+def test_a_record_of_absurd_numbers_is_refused(tmp_path, message):
+    length = struct.pack("<Q", len(message))
+    checks = [struct.pack("<I", masked_crc(part)) for part in (length, message)]
+    path = tmp_path / "a.tfrecord.zz"
+    path.write_bytes(zlib.compress(length + checks[0] + message + checks[1]))
+    with pytest.raises(ValueError, match="not a readable record of a game"):
+        read_game(path, 5)
+
+
+@pytest.mark.parametrize(
     ("size", "action", "name"),
     [(5, 0, "A5"), (5, 24, "E1"), (9, 8, "J9"), (19, 19 * 18, "A1"), (5, 25, "PASS")],
 )
@@ -113,6 +185,8 @@ def test_sgf_names_players_result_and_moves():
     assert text.startswith("(;FF[4]GM[1]")
     assert "SZ[5]KM[7.5]" in text
     assert "RE[W+7.5]" in text
+    assert "RU[Mini Go, area with the reference's pass-alive regions]" in text
+    assert "RU[Mini Go, area with Benson's" in game_text([12], 5, 7.5, outcome=1.0, benson=True)
     assert ";B[cc];W[dc];B[];W[])" in text
 
 
@@ -160,18 +234,214 @@ def test_gtp_plays_a_whole_game_against_itself():
     assert all(a.startswith("=") for a in answers)
 
 
-def test_gtp_takes_back_the_pass_of_a_move_out_of_turn():
+def ask(player: Player, *commands: str) -> list[str]:
+    """The answers without their empty line."""
+    return [str(player.answer(command)).removesuffix("\n\n") for command in commands]
+
+
+def test_gtp_lets_a_colour_move_twice_and_only_two_passes_in_a_row_end_the_game():
     player = Player(equal_priors, 5, readouts=12)
-    for command, answer in (("play w c3", "="), ("undo", "="), ("play w z9", "? illegal move")):
-        assert player.answer(command).strip() == answer
-    player.answer("play b c3")
-    assert player.answer("play b c3").strip() == "? illegal move"  # and White has not passed
-    assert len(player.moves) == 1
-    assert player.answer("genmove w") != "= PASS\n\n"
-    player.answer("undo")
-    assert player.moves == [action_of("C3", 5)]
-    player.answer("undo")
-    assert player.answer("undo").strip() == "? cannot undo"
+    assert ask(player, "play w c3", "play w c4", "play b pass") == ["="] * 3
+    assert not player.game.is_over
+    assert len(player.moves) == 3
+    assert ask(player, "genmove b", "genmove b") != ["= PASS", "= PASS"]
+    assert ask(player, "undo", "undo", "undo") == ["="] * 3
+    assert player.moves == [action_of("C3", 5), action_of("C4", 5)]
+    assert ask(player, "play w c3", "play w z9", "play w pass") == ["? illegal move"] * 2 + ["="]
+    assert ask(player, "play w d4", "play w pass", "play b pass") == ["="] * 3
+    assert player.game.is_over
+    assert ask(player, "genmove b", "final_score") == ["= PASS", "= W+32.5"]
+    assert ask(player, *["undo"] * 8)[-2:] == ["=", "? cannot undo"]
+
+
+def test_gtp_searches_for_the_colour_that_it_is_asked_for():
+    seen = []
+
+    def watching(planes):
+        seen.append(planes[0, 8].max())  # 1 where Black is to move
+        return equal_priors(planes)
+
+    player = Player(watching, 5, readouts=1)
+    for colour, black in (("b", 1), ("b", 1), ("w", 0), ("w", 0), ("b", 1)):
+        seen.clear()
+        ask(player, f"genmove {colour}")
+        assert seen == [black]
+
+
+@pytest.mark.parametrize("word", ["55", "i5", "a0", "a26", "c", "3c", "c3c", "²", "Pas"])
+def test_gtp_calls_what_is_no_vertex_a_syntax_error(word):
+    player = Player(equal_priors, 5, readouts=1)
+    assert ask(player, f"play b {word}", "play x c3", "play b z9") == [
+        "? syntax error", "? syntax error", "? illegal move",
+    ]  # fmt: skip
+
+
+def test_gtp_answers_out_of_a_full_history_of_positions():
+    player = Player(equal_priors, 5, readouts=2)
+    short = np.zeros((1, 16), np.int64)
+    go.add_to_history(short[0], player.game.info[go.HASH])
+    player.game.trees = player.game.trees._replace(history=short)
+    plain, rng = SlowGo(5), np.random.default_rng(0)
+    for _ in range(60):
+        action = int(rng.choice([a for a in range(25) if plain.legal(a)] or [25]))
+        colour = "bw"[plain.to_play - 1]
+        plain.play(action)
+        assert ask(player, f"play {colour} {vertex(action, 5)}") == ["="]
+        for other in range(25):
+            legal = go.is_legal(
+                player.game.board, player.game.info, player.game.trees.history[0], other
+            )
+            assert legal == plain.legal(other)
+    assert ask(player, "reg_genmove b")[0].startswith("= ")
+    assert player.game.trees.history.shape[1] >= 128
+
+
+def test_a_full_table_of_positions_says_so():
+    table = np.arange(1, 17)
+    assert go.in_history(table, 5)
+    assert not go.in_history(table, 99)
+    assert go.add_to_history(table, 99) == -1
+
+
+@pytest.mark.parametrize(
+    ("size", "number", "places"),
+    [
+        (19, 3, "D4 Q16 D16"), (19, 7, "D4 Q16 D16 Q4 D10 Q10 K10"), (9, 5, "C3 G7 C7 G3 E5"),
+        (9, 9, "C3 G7 C7 G3 C5 G5 E3 E7 E5"), (13, 2, "D4 K10"), (8, 4, "C3 F6 C6 F3"),
+        (19, 10, ""), (19, 1, ""), (8, 5, ""), (7, 5, ""), (5, 2, ""),
+    ],
+)  # fmt: skip
+def test_fixed_handicap_stands_where_the_protocol_says(size, number, places):
+    assert " ".join(vertex(point, size) for point in handicap_points(number, size)) == places
+
+
+def test_gtp_places_handicap_and_lets_white_move():
+    player = Player(equal_priors, 7, readouts=2)
+    assert ask(player, "fixed_handicap 2", "showboard")[0] == "= C3 E5"
+    assert player.game.info[go.TO_PLAY] == go.WHITE
+    assert ask(player, "undo", "fixed_handicap 2") == ["? cannot undo", "? board not empty"]
+    assert ask(player, "clear_board", "place_free_handicap 9") == ["=", "= C3 E5 C5 E3"]
+    assert ask(player, "clear_board", "set_free_handicap a1 A2 g7") == ["=", "="]
+    stones = [a for a in range(49) if player.game.colour_at(a) == go.BLACK]
+    assert stones == [action_of(word, 7) for word in ("G7", "A2", "A1")]
+    assert ask(player, "play w c3", "undo", "play w a1") == ["=", "=", "? illegal move"]
+    ask(player, "clear_board")
+    assert ask(
+        player, "set_free_handicap a1 a1", "set_free_handicap a1 pass", "set_free_handicap a1",
+        "set_free_handicap a1 x9", "fixed_handicap 5", "fixed_handicap two",
+    ) == ["? bad vertex list"] * 4 + ["? invalid number of stones", "? syntax error"]  # fmt: skip
+
+
+SGF = r"""(;GM[1]FF[4]C[a \] ; (bracket\]]SZ[5]KM[3.5]HA[2]AB[aa][bb:bc]AW[ee]
+;W[cc]C[x];B[dd](;W[];B[tt])(;W[aa]))"""
+
+
+def test_gtp_loads_the_main_line_of_a_file(tmp_path):
+    path, player = tmp_path / "a.sgf", Player(equal_priors, 5, readouts=2)
+    path.write_bytes(SGF.replace("x", "\xe9").encode("latin-1"))
+    assert ask(player, f"loadsgf {path}") == ["="]
+    assert player.moves == [12, 18, 25, 25]
+    assert player.game.komi == 3.5
+    assert [player.game.colour_at(a) for a in (0, 6, 11, 24, 12, 18)] == [1, 1, 1, 2, 2, 1]
+    assert ask(player, f"loadsgf {path} 2") == ["="]
+    assert player.moves == [12]
+    assert player.game.info[go.TO_PLAY] == go.BLACK
+    for text, first in (
+        (SGF, go.WHITE),
+        ("(;SZ[5]AB[aa])", go.WHITE),
+        ("(;SZ[5]AB[aa]PL[B])", go.BLACK),
+    ):
+        path.write_text(text)
+        assert ask(player, f"loadsgf {path} 1") == ["="]
+        assert player.game.info[go.TO_PLAY] == first
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("SZ[5]", "SZ[9]", ": has a board of 9, but the network is for 5 x 5"),
+        ("SZ[5]", "SZ[x]", ": has a board of x, but the network is for 5 x 5"),
+        ("KM[3.5]", "KM[nan]", ": has a komi 'nan' that is no number"),
+        ("W[cc]", "W[zz]", ": has a move 'zz' that is not on a board of 5 x 5"),
+        ("W[cc]", "W[aa]", ": move 8 (A5) is illegal"), ("(;W[aa]))", "", ""),
+        (";B[dd]", ";AB[dd]", ": changes the board in the middle of the game (AB, AW, AE)"),
+        (SGF, "no game", ": is no SGF: it begins with (;"),
+        (SGF, "(;C[" + "a" * 2**20 + "])", ": larger than 1 MiB"),
+        ("AB[aa][bb:bc]", "AW[ab][ba]AB[aa]",
+         ": a stone is set up where it has no liberty or another one is"),
+    ],
+)  # fmt: skip
+def test_gtp_refuses_a_file_in_one_line_and_keeps_its_game(tmp_path, old, new, reason):
+    path, player = tmp_path / "a.sgf", Player(equal_priors, 5, readouts=2)
+    path.write_text(SGF.replace(old, new))
+    ask(player, "play b b2")
+    answer = ask(player, f"loadsgf {path}")
+    assert answer == (["="] if not reason else [f"? cannot load file{reason}"])
+    if reason:
+        assert player.moves == [action_of("B2", 5)]
+    assert ask(player, "loadsgf /nowhere.sgf", "loadsgf") == [
+        "? cannot load file", "? syntax error",
+    ]  # fmt: skip
+
+
+def test_gtp_stops_a_search_when_its_time_is_over():
+    asked = []
+
+    def counting(planes):
+        asked.append(len(planes))
+        return equal_priors(planes)
+
+    player = Player(counting, 5, readouts=200)
+    for settings, limited in (
+        (("time_settings 0 1 0",), False),  # no byo-yomi stones: no limit
+        (("time_settings 0 0 0",), True),
+        (("time_settings 3600 0 0", "time_left b 0 0"), True),
+        (("time_settings 0 0 0", "time_left b 900 3"), False),
+    ):
+        asked.clear()
+        assert ask(player, "clear_board", *settings) == ["="] * (1 + len(settings))
+        ask(player, "genmove b")
+        assert (sum(asked) < 20) == limited
+    assert (
+        ask(player, "time_settings 1 2", "time_settings 1 -2 3", "time_left b 3")
+        == ["? syntax error"] * 3
+    )
+    ask(player, "time_settings 60 0 0", "genmove w")
+    assert player._left[go.WHITE][0] < 60 == player._left[go.BLACK][0]
+
+
+# White's stone C5 is dead in Black's territory.
+DEAD = [f"play b {name}" for name in ("b5", "a4", "b4", "c4", "d4", "e4", "d5")] + ["play w c5"]
+
+
+def test_gtp_lists_what_is_dead_by_the_score():
+    player = Player(equal_priors, 5, readouts=4)
+    ask(player, *DEAD[:5], "play b e4", "play w e1", "play w c5")
+    assert ask(player, "final_status_list dead") == ["= C5"]
+    assert ask(player, "final_status_list alive") == ["= B5 A4 B4 C4 D4 E4\nE1"]
+    assert ask(player, "final_status_list seki", "final_status_list x") == ["=", "? syntax error"]
+
+
+def test_gtp_clears_dead_stones_after_the_game_and_then_passes():
+    player = Player(equal_priors, 5, readouts=8)
+    ask(player, *DEAD[:5], "play b e4", "play w c5", "play b pass", "play w pass")
+    assert player.game.is_over
+    assert ask(player, "kgs-genmove_cleanup b")[0] in ("= D5", "= E5")
+    for _ in range(3):
+        if not player.game.colour_at(action_of("C5", 5)):
+            break
+        ask(player, "kgs-genmove_cleanup b")
+    assert player.game.colour_at(action_of("C5", 5)) != go.WHITE
+    assert ask(player, "final_status_list dead") == ["="]
+
+
+def test_gtp_suggests_a_move_without_playing_it():
+    player = Player(equal_priors, 5, readouts=8)
+    ask(player, "play b c3")
+    for colour in "bw":
+        assert ask(player, f"reg_genmove {colour}")[0].startswith("= ")
+        assert player.moves == [12]
+        assert player.game.info[go.TO_PLAY] == go.WHITE
 
 
 def test_gtp_goes_on_when_asked_about_quit_and_reads_lines_as_the_protocol_says():
@@ -234,7 +504,7 @@ def test_gtp_plays_gnu_go_to_the_end():
             passes = passes + 1 if move.upper() == "PASS" else 0
             moves += 1
         for colour, number in (("black", go.BLACK), ("white", go.WHITE)):
-            board = player._trees.board[player._trees.root[0], go.COLOUR]
+            board = player.game.board[go.COLOUR]
             stones = {vertex(a, 9) for a in range(81) if board[go.cell_of(a, 9)] == number}
             assert set(ask(f"list_stones {colour}")[1:].split()) == stones
         ask("quit")

@@ -1,10 +1,14 @@
 """The rules: golden positions, and random games against a plain implementation."""
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 import pytest
 
 from datamodules.selfplay.go import board as go
 from datamodules.selfplay.go.features import symmetries, write_planes
+from datamodules.selfplay.go.games import SelfPlay, uniform_network
+from datamodules.selfplay.go.moves import Rules
 from datamodules.selfplay.go.score import area_score, pass_alive
 from datamodules.selfplay.go.sgf import action_of, replay
 from tests.datamodules.selfplay.go.fuzz import RIGHT, WORDS, fuzz
@@ -39,11 +43,11 @@ def try_move(position: tuple[np.ndarray, np.ndarray, np.ndarray], name: str) -> 
     return captured
 
 
-def owners(picture: str) -> str:
+def owners(picture: str, benson: bool = False) -> str:
     """Pass-alive owners of a position as rows of ``.XO``."""
     board, info, _ = set_up(picture)
     owner = np.zeros(board.shape[1], np.int8)
-    pass_alive(board, info, owner)
+    pass_alive(board, info, owner, benson)
     size = int(info[go.SIZE])
     return "".join(".XO"[owner[go.cell_of(a, size)]] for a in range(size * size))
 
@@ -124,13 +128,100 @@ def test_no_position_comes_twice_in_a_long_game():
         ("O.X.. XXXXX ..... ..... .....", "XX.XX...................."),  # a dead stone in an eye
     ],
 )
-def test_benson_finds_what_lives(picture, expected):
+@pytest.mark.parametrize("benson", [False, True])
+def test_what_two_eyes_make_alive(picture, expected, benson):
     game = SlowGo(5)
     for action, char in enumerate("".join(picture.split())):
         if char != ".":
             game.stones[action] = ".XO".index(char)
-    assert "".join("X" if p in game.pass_alive(1) else "." for p in range(25)) == expected
-    assert owners(picture) == expected
+    alive = game.pass_alive(1, benson)
+    assert "".join("X" if p in alive else "." for p in range(25)) == expected
+    assert owners(picture, benson) == expected
+
+
+# Black's chain B5 has one vital region at most and is dropped. It borders C5 D5 only at White's
+# stone C5, so by the reference's rule that region stays vital to the two chains around E4.
+BORDERED_AT_A_STONE = ".XO.X ..XX. ...XX .O... .OO.."
+
+
+def test_a_region_goes_with_a_dropped_chain_that_has_a_liberty_in_it_as_in_the_reference():
+    assert owners(BORDERED_AT_A_STONE) == ".........X..............."
+    assert owners(BORDERED_AT_A_STONE, benson=True) == "." * 25
+    with_a_liberty = BORDERED_AT_A_STONE.replace(".XO.X", ".X..X")
+    assert owners(with_a_liberty) == owners(with_a_liberty, benson=True) == "." * 25
+
+
+def plain(board: np.ndarray, info: np.ndarray) -> SlowGo:
+    """The same stones in plain sets."""
+    size = int(info[go.SIZE])
+    game = SlowGo(size)
+    for action in range(size * size):
+        if colour := int(board[go.COLOUR, go.cell_of(action, size)]):
+            game.stones[action] = colour
+    return game
+
+
+def check_both_rules(board: np.ndarray, info: np.ndarray) -> tuple[bool, bool]:
+    """Compare owners and score with the plain ones; give whether they differ between the rules."""
+    game, size, seen = plain(board, info), int(info[go.SIZE]), []
+    for benson in (False, True):
+        owner = np.zeros(board.shape[1], np.int8)
+        pass_alive(board, info, owner, benson)
+        score = area_score(board, info, 7.5, benson)
+        points = {a: int(owner[go.cell_of(a, size)]) for a in range(size * size)}
+        for colour in (go.BLACK, go.WHITE):
+            expected = game.pass_alive(colour, benson)
+            assert {a for a, who in points.items() if who == colour} == expected
+        assert score == game.score(7.5, benson)
+        seen.append((points, score))
+    return seen[0][0] != seen[1][0], seen[0][1] != seen[1][1]
+
+
+def check_games(size: int, games: Iterable[Iterable[int]]) -> tuple[int, int]:
+    """Check the positions in which the two rules may differ; count those where they do."""
+    owners_differ = scores_differ = 0
+    for moves in games:
+        board, info, history = go.new_position(size)
+        one, other = (np.zeros(board.shape[1], np.int8) for _ in range(2))
+        for number, action in enumerate(moves):
+            go.play(board, info, action)
+            pass_alive(board, info, one, False)
+            pass_alive(board, info, other, True)
+            if (one != other).any() or number % 50 == 0:
+                differ = check_both_rules(board, info)
+                owners_differ, scores_differ = owners_differ + differ[0], scores_differ + differ[1]
+    return owners_differ, scores_differ
+
+
+def random_moves(size: int, rng: np.random.Generator) -> Iterator[int]:
+    """Random legal moves, passes only now and then."""
+    board, info, history = go.new_position(size)
+    legal = np.zeros(size * size + 1, np.uint8)
+    while info[go.PASSES] < 2 and info[go.PLIES] < 4 * size * size:
+        go.legal_moves(board, info, history, legal)
+        points = np.flatnonzero(legal[:-1])
+        action = int(rng.choice(points)) if len(points) and rng.random() > 0.01 else size * size
+        go.play(board, info, action)
+        go.add_to_history(history, info[go.HASH])
+        yield action
+
+
+@pytest.mark.parametrize(("size", "games"), [(5, 30), (7, 6), (9, 4)])
+def test_both_pass_alive_rules_agree_with_plain_sets_where_they_differ(size, games):
+    rng = np.random.default_rng(size)
+    owners_differ, scores_differ = check_games(
+        size, (random_moves(size, rng) for _ in range(games))
+    )
+    assert owners_differ > 10
+    assert scores_differ > 2
+
+
+def test_both_rules_agree_with_plain_sets_in_games_of_the_search():
+    rules = Rules(slow_readouts=8, fast_share=0.0, resign_low=-2.0, resign_high=-2.0, max_plies=150)
+    player = SelfPlay(7, 7.5, 8, rules, seed=2, virtual_losses=2, allow_pass=False)
+    games = player.play(uniform_network, 12)
+    owners_differ, _ = check_games(7, ([int(a) for a in game.moves] for game in games))
+    assert owners_differ > 0
 
 
 def test_points_between_the_colours_are_nobodys():

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from datamodules.selfplay.go import board as go
+from datamodules.selfplay.go import games as many_games
 from datamodules.selfplay.go import moves as mv
 from datamodules.selfplay.go import search
 from datamodules.selfplay.go import tree as mcts
@@ -20,6 +21,7 @@ from datamodules.selfplay.go.games import MatchRules, SelfPlay, _interruptible, 
 from datamodules.selfplay.go.players import Players, playing_speed
 from datamodules.selfplay.go.records import game_examples
 from tests.datamodules.selfplay.go.slow_go import SlowGo, SlowNode
+from tests.datamodules.selfplay.go.test_rules import BORDERED_AT_A_STONE, set_up
 
 SIZE, KOMI = 5, 7.5
 RULES = mv.Rules(32, 8, 0.75, 0.43, 0.3, 2, 0.98, 10, -1.0, -0.9, 1, 100)
@@ -119,6 +121,79 @@ def test_a_leaf_twice_in_a_batch_is_backed_up_once():
     assert trees.root_n[0] == 2
 
 
+def always_pass(planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Priors on the pass alone and a win of Black's, which any other move is worse than."""
+    priors = np.zeros((len(planes), 26), np.float32)
+    priors[:, 25] = 1.0
+    return priors, np.ones(len(planes), np.float32)
+
+
+def test_finished_games_fill_a_search_of_self_play_up_to_its_target_in_one_batch():
+    rules = RULES._replace(slow_readouts=200, noise_mix=0.0, resign_low=-2.0, resign_high=-2.0)
+    player = SelfPlay(SIZE, -KOMI, 1, rules, seed=1, virtual_losses=1)
+    for _ in range(2):  # the root, then White's answer to a pass
+        player.step(always_pass)
+    assert player._trees.root_n[0] == 2
+    player.step(always_pass)  # from here on both pass: no leaf waits for the network
+    assert player.readouts == 2
+    assert player._trees.info[player._trees.root[0], go.PLIES] == 1
+
+
+def test_nodes_run_out_in_the_midst_of_a_batch_without_a_trace(monkeypatch):
+    settings = {"seed": 3, "virtual_losses": 2}
+    plenty = SelfPlay(SIZE, KOMI, 8, RULES, **settings).play(fast_network, 6)
+    monkeypatch.setattr(many_games, "initial_nodes", lambda games_at_once, rules: 1)
+    grown = []
+    monkeypatch.setattr(mcts, "grow", lambda trees, grow=mcts.grow: grown.append(1) or grow(trees))
+    few = SelfPlay(SIZE, KOMI, 8, RULES, **settings).play(fast_network, 6)
+    assert len(grown) > 3
+    assert [g.moves.tolist() for g in few] == [g.moves.tolist() for g in plenty]
+
+
+def test_a_match_descends_twice_per_virtual_loss_as_the_reference_does():
+    assert MatchRules().tries == 8
+    assert MatchRules(virtual_losses=2).tries == 4
+    trees, _ = position([25])
+    trees.komi[0] = -KOMI
+    run_with(trees, always_pass, 1)
+    leaves = mcts.make_leaves(SIZE, 2)
+    before = int(trees.root_n[0])
+    search.select(trees, 0, 1000, 2, MatchRules(virtual_losses=2).tries, leaves, 0)
+    assert trees.root_n[0] - before == 4
+
+
+def run_with(trees: mcts.Trees, network, readouts: int) -> None:
+    leaves = mcts.make_leaves(SIZE, 1)
+    count = search.select(trees, 0, int(trees.root_n[0]) + readouts, 1, 8, leaves, 0)
+    planes = leaves.planes[:count].reshape(count, 13, SIZE, SIZE)
+    search.expand(trees, leaves, 0, count, *network(planes))
+
+
+def test_a_barred_pass_keeps_its_prior_and_is_chosen_only_where_nothing_else_is_legal():
+    trees, _ = position([])
+    trees.allow_pass[0] = 0
+    run_with(trees, always_pass, 1)
+    root = trees.root[0]
+    assert trees.legal[root, 25] == 1
+    assert trees.p[root, 25] == 1.0
+    assert search.best_edge(trees, 0, root) < 25
+    trees.allow_pass[0] = 1
+    assert search.best_edge(trees, 0, root) == 25
+    trees.allow_pass[0], trees.legal[root, :25] = 0, 0
+    assert search.best_edge(trees, 0, root) == 25
+
+
+def test_bensons_rule_is_used_by_trees_that_ask_for_it():
+    for benson in (False, True):
+        trees, _ = position([])
+        trees.benson[0] = benson
+        board, info, _ = set_up(BORDERED_AT_A_STONE)
+        trees.board[trees.root[0]], trees.info[trees.root[0]] = board, info
+        owner = np.zeros(board.shape[1], np.int8)
+        mv.find_pass_alive(trees, 0, owner)
+        assert owner.any() == (not benson)
+
+
 def test_priors_come_back_from_every_symmetry():
     maps = symmetries(SIZE)
     assert {tuple(m) for m in maps}.__len__() == 8
@@ -178,18 +253,21 @@ def test_where_no_score_is_a_number_no_stone_is_played_upon():
     assert trees.legal[trees.root[0], search.best_edge(trees, 0, trees.root[0])]
 
 
-def test_a_slow_search_counts_the_cleared_visits():
+@pytest.mark.parametrize("fast_share", [1e-9, 0.0])
+def test_a_slow_search_counts_the_visits_it_clears_and_without_fast_moves_clears_none(fast_share):
     trees, games = mcts.make_trees(SIZE, 1, 4000, KOMI), mv.make_games(1, 100)
-    rules = RULES._replace(fast_share=0.0, resign_low=-2.0, resign_high=-2.0)
+    rules = RULES._replace(fast_share=fast_share, resign_low=-2.0, resign_high=-2.0)
     mv.begin_game(games, 0, 1, rules)
     events = mv.make_events(1, SIZE)
     run(trees, 32, 1, 8)
-    root = trees.root[0]
-    kept = int(trees.n[root].max())
+    visits, clears = trees.n[trees.root[0]].copy(), fast_share > 0
     mv.finish_moves(trees, games, rules, events)
-    assert events.example[0] == 1
-    assert trees.root_n[0] == 0
-    assert 32 <= games.target[0] <= 32 + kept
+    kept = int(visits[games.moves[0, 0]])
+    assert kept > 0
+    assert (events.example[0], games.slow[0], games.noise[0]) == (1, 1, 1)
+    assert trees.root_n[0] == (0 if clears else kept)
+    assert games.target[0] == 32 + kept
+    assert trees.state[trees.root[0]] == (mcts.UNEXPANDED if clears else mcts.EXPANDED)
 
 
 def after_search(moves: list[int], visited: dict[int, int], value: float):

@@ -327,6 +327,27 @@ def test_network_trains_and_detects_also_without_objects():
         assert one["boxes"][:, 3].max() <= height - 1
 
 
+def test_incomplete_batch_is_cut_to_the_proposals_of_a_full_one(monkeypatch):
+    cuts = []
+
+    def cut(*arguments, **options):
+        cuts.append(arguments[4].over_levels)
+        return propose(*arguments, **options)
+
+    monkeypatch.setattr("modules.detection.maskrcnn.net.propose", cut)
+    net = MaskRCNN(**TINY)
+    ring = np.array([[10.0, 10], [60, 10], [60, 70], [10, 70]], np.float32)
+    targets = {
+        "boxes": [torch.tensor([[10.0, 10, 60, 70]])],
+        "labels": [torch.tensor([2])],
+        "polygons": [[[ring]]],
+    }
+    image, size = torch.zeros(1, 3, 96, 96, dtype=torch.uint8), torch.tensor([[96, 96]])
+    for net.batch_size in (None, 12):
+        net(image, size, targets)
+    assert cuts == [50, 50 * 6]
+
+
 @pytest.mark.parametrize(
     "part",
     ["rpn.bbox_pred", "rpn.cls_logits", "fpn.inner_blocks.0.0", "box_head.box", "mask_head.6"],

@@ -209,6 +209,28 @@ def test_damaged_backbone_file_is_named_and_nothing_in_it_is_run(fault, tmp_path
     assert not marker.exists()
 
 
+def test_flipped_bit_in_the_backbone_file_is_named(tmp_path):
+    path = tmp_path / "resnet34.pth"
+    torch.save({"conv1.weight": torch.arange(999.0)}, path)
+    content = bytearray(path.read_bytes())
+    content[content.index(torch.arange(999.0).numpy().tobytes()) + 400] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"resnet34\.pth is truncated or not a weights file"):
+        SSDModule(net=lambda: SSD300(4, 8)).read_weights(path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_backbone_with_values_that_are_not_finite_is_refused(value, tmp_path):
+    path = tmp_path / "resnet34.pth"
+    state = SSD300(4, 8).backbone.state_dict()
+    state["layer2.0.conv1.weight"][0, 0, 0, 0] = value
+    torch.save(state, path)
+    module = SSDModule(net=lambda: SSD300(4, 8), backbone_weights=path)
+    module._trainer = SimpleNamespace(datamodule=None)
+    with pytest.raises(ValueError, match="resnet34.pth has values that are not finite in back"):
+        module.setup("fit")
+
+
 def test_a_small_batch_is_learnt():
     torch.manual_seed(0)
     net = SSD300(4, 8)

@@ -1,0 +1,138 @@
+"""The one line at the bottom of a terminal that moves while a command works.
+
+No torch and no Lightning here: the line stands while they are imported.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+SECONDS_BETWEEN_PAINTS = 0.25
+ERASE_LINE = "\r\x1b[2K"
+CONTROL_CODES = re.compile(r"\x1b\[[?\d;]*[A-Za-z]")
+
+
+def human_time(seconds: float) -> str:
+    """Write a duration as ``8.3 s``, ``2:05`` (minutes) or ``3:02:05`` (hours)."""
+    if round(seconds, 1) < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def on_terminal() -> bool:
+    """Whether standard error is a terminal that can erase a line."""
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
+class LiveLine:
+    """Say on a terminal what the process is doing; a thread repaints the line.
+
+    The training loop only sets what is shown, so that the line costs a step no time, and it moves
+    through long steps. What anybody prints appears above it. Elsewhere, and until ``start``,
+    nothing is shown.
+    """
+
+    def __init__(self) -> None:
+        self._text: Callable[[], str] | None = None
+        self._shown = ""
+        self._mid_line = False  # others wrote half a line: wait for its end
+        self._lock = threading.RLock()
+        self._end = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._streams: tuple[Any, Any] = (None, None)
+
+    def start(self) -> None:
+        """Begin to show what ``show`` is given, if standard error is a terminal."""
+        if self._thread is not None or not on_terminal():
+            return
+        self._streams = sys.stdout, sys.stderr
+        if sys.stdout.isatty():
+            sys.stdout = _Above(sys.stdout, self)  # type: ignore[assignment]
+        sys.stderr = _Above(sys.stderr, self)  # type: ignore[assignment]
+        # A forked process has no such thread, and perhaps a lock that nobody would release.
+        os.register_at_fork(after_in_child=self._forget)
+        self._end.clear()
+        self._thread = threading.Thread(target=self._repaint, name="live line", daemon=True)
+        self._thread.start()
+
+    def show(self, text: str | Callable[[], str]) -> None:
+        """Show a text followed by the time since, or what a function returns at each repaint."""
+        if isinstance(text, str):
+            begun, what = time.monotonic(), text
+            text = lambda: f"{what} ... {human_time(time.monotonic() - begun)}"  # noqa: E731
+        with self._lock:
+            self._text, self._mid_line = text, False
+            if self._thread is not None:
+                self._paint()
+
+    def stop(self) -> None:
+        """Erase the line and end the thread."""
+        if self._thread is None:
+            return
+        self._end.set()
+        self._thread.join()
+        self._thread, self._text = None, None
+        self._erase()
+        sys.stdout, sys.stderr = self._streams
+
+    def write_above(self, stream: Any, text: str) -> int:
+        """Write others' text in place of the line, which is repainted below it later."""
+        with self._lock:
+            self._erase()
+            if plain := CONTROL_CODES.sub("", text):
+                self._mid_line = not plain.endswith("\n")
+            return int(stream.write(text))
+
+    def _repaint(self) -> None:
+        while not self._end.wait(SECONDS_BETWEEN_PAINTS):
+            self._paint()
+
+    def _paint(self) -> None:
+        with self._lock:
+            if self._text is None or self._mid_line or self._end.is_set():
+                return
+            line = self._text()[: shutil.get_terminal_size().columns - 1]
+            if line != self._shown:
+                self._put(ERASE_LINE + line)
+                self._shown = line
+
+    def _erase(self) -> None:
+        if self._shown:
+            self._put(ERASE_LINE)
+            self._shown = ""
+
+    def _put(self, text: str) -> None:
+        self._streams[1].write(text)
+        self._streams[1].flush()
+
+    def _forget(self) -> None:
+        self._lock, self._thread, self._text, self._shown = threading.RLock(), None, None, ""
+
+
+class _Above:
+    """A stream of this process; its text appears above the live line."""
+
+    def __init__(self, stream: Any, line: LiveLine) -> None:
+        self._stream, self._line = stream, line
+
+    def write(self, text: str) -> int:
+        return self._line.write_above(self._stream, text)
+
+    def writelines(self, lines: Any) -> None:
+        self.write("".join(lines))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+LIVE = LiveLine()
+"""The line of this process: a terminal has one last line."""
