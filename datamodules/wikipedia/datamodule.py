@@ -215,7 +215,7 @@ class WikipediaDataModule(BenchmarkDataModule):
             self._find_parts(folder)
         except (FileNotFoundError, ValueError) as error:
             return [*lines, str(error)]
-        return lines or self._stale_shards(folder)
+        return list(dict.fromkeys([*lines, *self._stale_shards(folder)]))
 
     def _missing_files(self, root: Path, folder: Path) -> list[str]:
         """Name files that are missing, or where the published ones are required too short."""
