@@ -22,6 +22,7 @@ from datamodules.kits19.cases import (
     from_format_1,
     image_path,
     label_path,
+    leaks,
     read_cases,
     settings,
 )
@@ -91,6 +92,8 @@ def build(
         if bad:
             raise ValueError("\n".join(errors.values()))
         count_classes(cases)
+        if lines := leaks(cases, split.evaluation):
+            raise ValueError("\n".join(lines))
         preparation.finish(facts(out, cases))
         (out / "progress.jsonl").unlink(missing_ok=True)  # of a killed run of version 0.1
     return cases
@@ -126,7 +129,7 @@ def adopt(
     errors = label_errors(folder, cases, checksums)
     if not is_other_data(cases, errors):
         problems += errors.values()
-    if problems:
+    if problems := problems or leaks(cases, split.evaluation):
         raise ValueError("\n".join(sorted(problems)))
     count_classes(cases)
     content = (DATASET, FORMAT, settings(minimum), facts(folder, cases))

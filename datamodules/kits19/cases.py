@@ -91,6 +91,17 @@ def beyond_a_gap(cases: Mapping[str, PreparedCase]) -> list[str]:
     return sorted(case for case, each in cases.items() if max(each.labels) > reached)
 
 
+def leaks(cases: Mapping[str, PreparedCase], evaluation: Sequence[str]) -> list[str]:
+    """Return a line for each evaluation case whose image is a training case's too."""
+    trained = {each.md5_x: case for case, each in cases.items() if case not in evaluation}
+    return [
+        f"case_{case} has the image of case_{trained[cases[case].md5_x]}, which is trained on; "
+        "remove one of them"
+        for case in evaluation
+        if cases[case].md5_x in trained
+    ]
+
+
 def case_of(record: Mapping[str, Any]) -> PreparedCase:
     """Make a case of its record in JSON."""
     labels = {"labels": tuple(record["labels"])} if "labels" in record else {}

@@ -9,6 +9,7 @@ import numpy as np
 
 SAMPLE_RATE = 16_000
 MOST_SAMPLES = 3600 * SAMPLE_RATE  # an hour; a damaged header can promise years
+NOT_STATED = 2**36  # FLAC has 36 bits for the number; libsndfile gives more where it is 0
 _MAGIC, _STREAM_INFO = b"fLaC", 0
 _CONTAINERS = {b"RIFF": "a WAV", b"OggS": "an Ogg", b"ID3": "an MP3", b"\xff\xfb": "an MP3"}
 
@@ -63,6 +64,8 @@ def _check_form(path: Path, rate: int, channels: int, promised: int) -> None:
         raise ValueError(f"{path}: {rate} Hz, {channels} channels; needed: {SAMPLE_RATE} Hz, 1")
     if promised == 0:
         raise ValueError(f"{path}: contains no sound (0 samples)")
+    if promised >= NOT_STATED:
+        raise ValueError(f"{path}: does not state its number of samples; encode it again")
     if promised > MOST_SAMPLES:
         raise ValueError(
             f"{path}: its header promises {promised} samples, more than the hour that is allowed; "

@@ -47,7 +47,7 @@ def checksum(path: Path) -> None:
     path.write_bytes(raw)
 
 
-FIRST_SIZE, SPACING, UNIT, QFORM_AND_SFORM_CODE = 42, 80, 123, 252
+FIRST_SIZE, SPACING, UNIT, QFORM_AND_SFORM_CODE, AFFINE = 42, 80, 123, 252, 280
 
 
 @pytest.mark.parametrize(
@@ -64,6 +64,9 @@ FIRST_SIZE, SPACING, UNIT, QFORM_AND_SFORM_CODE = 42, 80, 123, 252
             header_bytes(FIRST_SIZE, np.array([30000] * 3, np.int16)),
             "27000000000000 voxels",
         ),
+        (header_bytes(AFFINE, np.float32(np.nan)), "affine is no position in space"),
+        (header_bytes(AFFINE, np.float32(0)), "affine is no position in space"),
+        (lambda path: (path.parent / "imaging.nii").touch(), "lies beside imaging.nii.gz; rem"),
         (colours, "expected one number each"),
         (lambda path: path.write_bytes(gzip.compress(b"x" * 600)), "not NIfTI"),
         (lambda path: save_nifti(path, np.zeros((*SHAPE, 2), np.uint8)), "expected three axes"),
@@ -74,7 +77,7 @@ def test_bad_header_gets_one_line(case: Path, spoil: Callable[[Path], None], wor
     spoil(path)
     with pytest.raises(ValueError, match=words) as caught:
         scan_case(case)
-    assert str(caught.value).startswith(f"{path}: ")
+    assert str(caught.value).startswith(str(case / "imaging.nii"))
     assert "\n" not in str(caught.value)
 
 

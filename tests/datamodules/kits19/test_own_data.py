@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -205,6 +206,14 @@ def test_file_prepared_elsewhere_that_changes_is_named(benchmark: Path) -> None:
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(ValueError, match="case_00002_x.npy: this case changed since it was che"):
         own(out).prepare()
+
+
+def test_image_in_both_parts_is_refused(benchmark: Path) -> None:
+    name = "imaging.nii.gz"
+    shutil.copy(benchmark / "case_00002" / name, benchmark / "case_00001" / name)
+    line = "case_00002 has the image of case_00001, which is trained on; remove one of them"
+    with pytest.raises(ValueError, match=f"^{line}$"):
+        own(benchmark).prepare()
 
 
 def test_folders_that_cannot_be_read_are_named(

@@ -232,6 +232,12 @@ def header_only(path):
     path.write_bytes(content)
 
 
+def years(path):
+    content = bytearray(path.read_bytes())
+    content[21] |= 0xF
+    path.write_bytes(content)
+
+
 def under_the_name_of_flac(form, subtype):
     def write(path):
         with path.open("wb") as file:
@@ -254,7 +260,8 @@ def bits_of_the_md5(path):
         (lambda path: path.write_bytes(b"no sound at all" * 99), "cannot be decoded"),
         (lambda path: soundfile.write(path, np.zeros(100), 8000), "8000 Hz, 1 channels"),
         (lambda path: soundfile.write(path, np.zeros((100, 2)), 16000), "16000 Hz, 2 channels"),
-        (header_only, "its header promises 9223372036854775807 samples"),
+        (header_only, "does not state its number of samples"),
+        (years, "its header promises 6442"),
         (under_the_name_of_flac("WAV", "FLOAT"), "is a WAV file under the name of a FLAC"),
         (under_the_name_of_flac("WAV", "PCM_16"), "is a WAV file"),
         (under_the_name_of_flac("OGG", "VORBIS"), "is an Ogg file"),
