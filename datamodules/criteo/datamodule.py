@@ -227,6 +227,10 @@ class CriteoDataModule(BenchmarkDataModule):
             if rows[split] != published
         ]
 
+    def net_facts(self) -> dict[str, Any]:
+        """Return the rows of each table and the number of integers; known after ``prepare``."""
+        return {"table_sizes": list(self.table_sizes), "num_dense": NUM_DENSE}
+
     def mllog_facts(self) -> dict[str, object]:
         """Return the log's data keys, from the manifest."""
         rows = self.manifest.rows
