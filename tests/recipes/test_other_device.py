@@ -38,6 +38,7 @@ def test_three_steps_and_an_evaluation(stem, train):
     done = train(stem)
     assert done.returncode in (0, 3), done.stderr
     assert "target" in done.stdout
+    assert "picture" not in done.stderr
 
 
 def test_a_tensor_left_behind_is_found(train):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.common.reading import BoundedGzip, entries, reading
+from datamodules.common.reading import BoundedGzip, entries, files_below, reading
 
 
 def test_an_error_without_a_name_gets_the_files(tmp_path):
@@ -49,3 +49,29 @@ def test_a_folder_that_does_not_exist_has_no_entries(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "gone")
     with pytest.raises(ValueError, match=r"link: cannot be read \(No such file"):
         entries(tmp_path / "link")
+
+
+def test_files_below_follow_links_and_are_sorted(tmp_path):
+    (tmp_path / "root/b").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("root/b/2.zz", "root/b/other", "root/1.zz", "elsewhere/3.zz"):
+        (tmp_path / name).touch()
+    (tmp_path / "root/c").symlink_to(tmp_path / "elsewhere")
+    found = files_below(tmp_path / "root", ".zz")
+    assert [str(p.relative_to(tmp_path / "root")) for p in found] == ["1.zz", "b/2.zz", "c/3.zz"]
+
+
+def test_links_in_a_circle_are_named(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "up").symlink_to(tmp_path)
+    with pytest.raises(ValueError, match="a/up: a link to a folder that it is in"):
+        files_below(tmp_path)
+
+
+def test_an_unreadable_folder_below_is_named(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(ValueError, match=r"cannot be read \(Permission denied\)"):
+        files_below(tmp_path)
