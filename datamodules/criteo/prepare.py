@@ -153,8 +153,8 @@ def prepare(
         show_progress=show_progress,
     ) as preparation:
         if preparation.manifest is None:
-            done = {name.partition("_")[0] for name in read_records(out) if name}
-            if changed and done - {"parse"}:  # the parsed days are used up: begin anew
+            stages = {name.partition("_")[0] for name in read_records(out) if name}
+            if changed and stages - {"parse"}:  # the parsed days are used up: begin anew
                 shutil.rmtree(work.folder, ignore_errors=True)
             _build(work, preparation, processes or choose_processes(text_bytes(root, work.days)))
     manifest = read_manifest(out, settings)

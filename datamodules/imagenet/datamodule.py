@@ -208,6 +208,9 @@ class ImageNetDataModule(BenchmarkDataModule):
     def class_names(self) -> list[str]:
         """Return the classes' names by number: words where they are known, else the directories'.
 
+        Returns:
+            One name per class.
+
         Raises:
             ValueError: If the data is not prepared.
         """
