@@ -49,6 +49,7 @@ class LiveLine:
         self._end = threading.Event()
         self._thread: threading.Thread | None = None
         self._streams: tuple[Any, Any] = (None, None)
+        self._registered = False
 
     def start(self) -> None:
         """Begin to show what ``show`` is given, if standard error is a terminal."""
@@ -58,8 +59,15 @@ class LiveLine:
         if sys.stdout.isatty():
             sys.stdout = _Above(sys.stdout, self)  # type: ignore[assignment]
         sys.stderr = _Above(sys.stderr, self)  # type: ignore[assignment]
-        # A forked process has no such thread, and perhaps a lock that nobody would release.
-        os.register_at_fork(after_in_child=self._forget)
+        if not self._registered:
+            # A forked process has no such thread, so the fork waits for the end of a repaint:
+            # otherwise nobody would release the locks of the thread and its stream there.
+            os.register_at_fork(
+                before=lambda: self._lock.acquire(),
+                after_in_parent=lambda: self._lock.release(),
+                after_in_child=self._forget,
+            )
+            self._registered = True
         self._end.clear()
         self._thread = threading.Thread(target=self._repaint, name="live line", daemon=True)
         self._thread.start()

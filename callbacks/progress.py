@@ -65,7 +65,6 @@ class Progress(ProgressBar):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._shown_at = self._target.state.clock.now()
-        self._begin_stretch(trainer, 0)
         self._show_live(trainer)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -82,6 +81,8 @@ class Progress(ProgressBar):
         # Only the loss: the rest of what a step returns must not outlive it.
         self._newest_loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         self._batch = batch_idx + 1
+        if self._stretch is None:  # not before: the first step is slow, and may be mid-epoch
+            self._begin_stretch(trainer, self._batch)
         if self._live:
             return  # the line's thread reads them
         if self._target.state.clock.now() - (self._shown_at or 0.0) >= self._silence:
@@ -137,9 +138,10 @@ class Progress(ProgressBar):
         """Return what the terminal's last line says now; called by its thread."""
         if self._target.state.stop_reason is not None:
             return "writing the run's files"
-        if self._evaluated is None:
+        evaluated = self._evaluated  # read once: the training thread changes it
+        if evaluated is None:
             return self.line(trainer, self._batch)
-        return self._evaluation_line(self._evaluated, sum(trainer.num_val_batches))
+        return self._evaluation_line(evaluated, sum(trainer.num_val_batches))
 
     def line(self, trainer: L.Trainer, batch: int | None) -> str:
         """Return the longest line that fits; ``batch`` is ``None`` right after an evaluation."""
@@ -210,15 +212,15 @@ class Progress(ProgressBar):
         """Estimate the time to the next evaluation from the pace since the last one."""
         done = epochs_done(trainer, batch)
         self._measure_pace(done)
-        if self._schedule is None or self._pace is None:
+        if self._schedule is None or self._pace is None or self._stretch is None:
             return None
         per_epoch = samples_per_epoch(trainer)
         if self._schedule.counts_samples:
             due = self._schedule.next_amount(done * per_epoch, per_epoch) / per_epoch
         else:
             due = self._schedule.next_amount(trainer.current_epoch, per_epoch)
-        since = self._target.state.clock.now() - (self._target.step_end or 0.0)
-        seconds = max(0.0, (due - done) / self._pace[0] - since)
+        passed = self._target.state.clock.now() - (self._target.step_end or self._stretch[2])
+        seconds = max(0.0, (due - done) / self._pace[0] - passed)
         return seconds if seconds < FORESEEABLE_SECONDS else None
 
     def _measure_pace(self, epochs: float) -> None:

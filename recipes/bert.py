@@ -66,6 +66,7 @@ BENCHMARK = Benchmark(
     needs=Needs(
         download_gb=17.1,
         prepared_gb=5,
+        checkpoint_gb=4,
         demo_minutes=1.1,
         published_minutes=21.7,
         source="MLCommons' two bundles; 20 parts of 0.25 GB",

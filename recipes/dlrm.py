@@ -51,6 +51,7 @@ BENCHMARK = Benchmark(
     needs=Needs(
         download_gb=350,
         prepared_gb=1400,
+        checkpoint_gb=96,
         device_gib=89.5,
         demo_minutes=0.3,
         published_minutes=2.0,

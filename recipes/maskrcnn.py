@@ -69,6 +69,7 @@ BENCHMARK = Benchmark(
     needs=Needs(
         download_gb=20.5,
         prepared_gb=0.5,
+        checkpoint_gb=0.36,
         demo_minutes=0.6,
         published_minutes=50.4,
         source="sizes of the archives on images.cocodataset.org",

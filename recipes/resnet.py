@@ -64,6 +64,7 @@ BENCHMARK = Benchmark(
     needs=Needs(
         download_gb=155,
         prepared_gb=155,
+        checkpoint_gb=0.2,
         demo_minutes=1.2,
         published_minutes=28.8,
         source="sizes of the two archives; prepare copies every image",

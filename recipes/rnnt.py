@@ -12,7 +12,7 @@ Expect    demo: about 3 minutes on 2 CPU cores; closed division: about 60 epochs
     python recipes/rnnt.py fit --data.root DIR                        closed reference
     python recipes/rnnt.py fit --data.root DIR --model.net my.Net     open division
     python recipes/rnnt.py fit --config recipes/presets/rnnt/h100x1.yaml --data.root DIR
-    python recipes/rnnt.py validate --ckpt_path FILE                  also writes hypotheses.tsv
+    python recipes/rnnt.py validate --ckpt_path RUN                   also writes hypotheses.tsv
 """
 
 from math import inf
@@ -56,6 +56,7 @@ BENCHMARK = Benchmark(
     needs=Needs(
         download_gb=60,
         prepared_gb=60,
+        checkpoint_gb=0.8,
         demo_minutes=1.3,
         published_minutes=38.7,
         source="www.openslr.org/12; prepare copies every recording",

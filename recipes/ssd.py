@@ -71,6 +71,7 @@ BENCHMARK = Benchmark(
     needs=Needs(
         download_gb=20.5,
         prepared_gb=0.5,
+        checkpoint_gb=0.16,
         demo_minutes=1.2,
         published_minutes=8.5,
         source="sizes of the archives on images.cocodataset.org",

@@ -38,6 +38,7 @@ BENCHMARK = Benchmark(
     needs=Needs(
         download_gb=30,
         prepared_gb=29,
+        checkpoint_gb=0.25,
         demo_minutes=0.5,
         published_minutes=29.2,
         source="github.com/neheller/kits19; prepared size from NVIDIA's reader",

@@ -74,7 +74,8 @@ def _collect(commands: Any) -> None:
         "Make N runs, each in its own process with its own seed",
         "The same command resumes a collection that was killed. A failed run is kept and counts "
         "as not converged; an interrupted run is repeated, and a killed one up to twice. Arguments "
-        "after -- are passed to the recipe's fit.",
+        "after -- are passed to the recipe's fit. Exit status 0: all runs converged, or they make "
+        "a valid result.",
     )
     command.usage = "python -m scoring collect RECIPE --runs N [options] [-- fit arguments]"
     command.add_argument("recipe", type=Path, help="the recipe, such as recipes/unet3d.py")

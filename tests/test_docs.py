@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from recipes.cli.arguments import Arguments
 from recipes.cli.main import COMMANDS
 from recipes.cli.parser import RecipeCLI
 
@@ -59,6 +60,12 @@ def test_recipe_command_parses(stem, text, monkeypatch):
         parser = importlib.import_module("jsonargparse").ArgumentParser(exit_on_error=False)
         parser.add_class_arguments(benchmark.datamodule_class(), "data")
         parser.parse_args(args)
+    elif command == "predict":
+        given = Arguments(args)
+        assert given.inputs
+        assert "--ckpt_path" in given
+        assert benchmark.predicts
+        RecipeCLI(benchmark, command, given.without(""), build=False)
     elif command in COMMANDS:
         RecipeCLI(benchmark, command, args, build=False)
 

@@ -1,7 +1,7 @@
 """Read files that others wrote: what cannot be read, and what unpacks without end, is one line.
 
 ``Path.glob`` and ``os.walk`` skip a folder that they may not read, as if it were empty; ``entries``
-does not. Zip bombs are small files that unpack to more than any machine holds.
+and ``files_below`` do not. Zip bombs are small files that unpack to more than any machine holds.
 """
 
 import gzip
@@ -44,6 +44,35 @@ def entries(folder: Path) -> list[Path]:
         return []
     with reading(folder):
         return sorted(folder / name for name in os.listdir(folder))
+
+
+def files_below(folder: Path, ending: str = "") -> list[Path]:
+    """Return the files below a folder whose names have an ending, sorted; links are followed.
+
+    Args:
+        folder: The folder.
+        ending: Such as ``.flac``; empty for all files.
+
+    Returns:
+        Their paths below ``folder``, links not resolved.
+
+    Raises:
+        ValueError: If a folder below cannot be read, or links lead in a circle; one line.
+    """
+    return sorted(_files_below(folder, ending, frozenset()))
+
+
+def _files_below(folder: Path, ending: str, above: frozenset[str]) -> Iterator[Path]:
+    here = os.path.realpath(folder)
+    if here in above:
+        raise ValueError(f"{folder}: a link to a folder that it is in; remove it")
+    with reading(folder), os.scandir(folder) as found:
+        listed = [(entry.name, entry.is_dir()) for entry in found]
+    for name, is_folder in listed:
+        if is_folder:
+            yield from _files_below(folder / name, ending, above | {here})
+        elif name.endswith(ending):
+            yield folder / name
 
 
 class BoundedGzip:

@@ -103,6 +103,6 @@ def _hash_line(folder: Path, item: tuple[str, str]) -> tuple[str, str]:
     name, digest = item
     path = folder / name
     with reading(path):
-        same = path.is_file() and file_hash(path) == digest
-    what = "changed since it was written" if path.is_file() else "is missing"
-    return name, "" if same else f"{path} {what}"
+        if not path.is_file():
+            return name, f"{path} is missing"
+        return name, "" if file_hash(path) == digest else f"{path} changed since it was written"

@@ -164,10 +164,6 @@ class CriteoDataModule(BenchmarkDataModule):
         )
         print(f"Tables: {list(sizes)}, {sum(sizes):,} rows in all")
 
-    def net_facts(self) -> dict[str, Any]:
-        """Return the rows of each table and the number of integer columns."""
-        return {"table_sizes": list(self.table_sizes), "num_dense": NUM_DENSE}
-
     def setup(self, stage: str) -> None:
         """Check that the training rows fill a global batch.
 
@@ -230,6 +226,10 @@ class CriteoDataModule(BenchmarkDataModule):
             for split, published in REFERENCE_ROWS.items()
             if rows[split] != published
         ]
+
+    def net_facts(self) -> dict[str, Any]:
+        """Return the rows of each table and the number of integers; known after ``prepare``."""
+        return {"table_sizes": list(self.table_sizes), "num_dense": NUM_DENSE}
 
     def mllog_facts(self) -> dict[str, object]:
         """Return the log's data keys, from the manifest."""

@@ -206,7 +206,10 @@ class ImageNetDataModule(BenchmarkDataModule):
         }
 
     def class_names(self) -> list[str]:
-        """Return the classes' names by number: words where they are known, else the directories'.
+        """Name the classes.
+
+        Returns:
+            Names by class number: words where they are known, else the directories'.
 
         Returns:
             One name per class.

@@ -10,6 +10,7 @@ Letters: B batch, D H W voxels of 1.6 x 1.2 x 1.2 mm.
 
 import sys
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -281,7 +282,8 @@ class KiTS19DataModule(BenchmarkDataModule):
             OSError: If there is no such file.
             ValueError: If it is not one volume of three axes.
         """
-        return read_volume(source, axes_of(self._source), self.crop_size)
+        batch = read_volume(source, axes_of(self._source), self.crop_size)
+        return {**batch, "names": self.class_names}
 
     def write_prediction(self, stem: Path, batch: Any, prediction: np.ndarray) -> str:
         """Write the mask on the input's own grid as ``.nii.gz``.
@@ -295,11 +297,10 @@ class KiTS19DataModule(BenchmarkDataModule):
             The volume of each class in words.
         """
         volumes = write_mask(stem.with_name(f"{stem.name}.nii.gz"), prediction, batch["grid"])
-        names = self.class_names if len(volumes) <= len(self.class_names) else ()
-        return ", ".join(
-            f"{names[i] if names else f'class {i + 1}'} {volume:.1f} ml"
-            for i, volume in enumerate(volumes)
-        )
+        names = [f"class {name}" if name.isdigit() else name for name in batch["names"]]
+        # Without a voxel of the last classes there are fewer volumes.
+        pairs = zip_longest(names, volumes, fillvalue=0.0)
+        return ", ".join(f"{name} {volume:.1f} ml" for name, volume in pairs)
 
     def example_inputs(self) -> list[str]:
         """Return two held-out raw cases."""

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from datamodules.common.inputs import input_file
+from datamodules.common.inputs import input_file, without_remedy
+from datamodules.kits19.nifti import Header, read_header, read_voxels
 from datamodules.kits19.prepare import preprocess, resampled_shape
 from datamodules.kits19.raw import IMAGE
 
@@ -34,7 +35,8 @@ def read_volume(source: str, axes: tuple[str, ...], minimum: Sequence[int]) -> d
 
     Args:
         source: NIfTI file, intensities in Hounsfield units, axes in any order.
-        axes: Directions of the data set's axes (D, H, W), such as ``("I", "P", "L")``.
+        axes: Directions of the data set's axes (D, H, W), such as ``("I", "P", "L")``. A file that
+            states no directions is taken to have these.
         minimum: Least voxels of the result per axis.
 
     Returns:
@@ -46,18 +48,16 @@ def read_volume(source: str, axes: tuple[str, ...], minimum: Sequence[int]) -> d
     """
     from nibabel import orientations
 
-    volume, voxels = _load(source)
+    header, volume, voxels = _load(source)
     own = orientations.io_orientation(volume.affine)
-    if np.isnan(own).any():
-        raise ValueError(f"{source}: its header gives no direction for one of its axes")
-    wanted = orientations.axcodes2ornt(axes)
+    wanted = orientations.axcodes2ornt(axes) if header.affine is not None else own
     turn, back = (orientations.ornt_transform(*pair) for pair in ((own, wanted), (wanted, own)))
     image = np.ascontiguousarray(orientations.apply_orientation(voxels, turn))
     # The first column says where each axis goes.
-    spacing = [float(volume.header.get_zooms()[i]) for i in np.argsort(turn[:, 0])]
+    spacing = [header.spacing[i] for i in np.argsort(turn[:, 0])]
     size = tuple(resampled_shape(image.shape, spacing))
     if min(size) < 1:
-        raise ValueError(f"{source}: {image.shape} voxels of {spacing} mm are less than one voxel")
+        raise ValueError(f"{source}: has an axis shorter than one voxel of the benchmark's grid")
     nothing = np.zeros((1, *image.shape), np.uint8)
     image, _ = preprocess(image[None], nothing, spacing, minimum)
     return {
@@ -66,27 +66,20 @@ def read_volume(source: str, axes: tuple[str, ...], minimum: Sequence[int]) -> d
     }
 
 
-def _load(source: str) -> tuple[Any, np.ndarray]:
-    """Return the nibabel image and its voxels, float32."""
+def _load(source: str) -> tuple[Header, Any, np.ndarray]:
+    """Return header, nibabel image and voxels, float32."""
     import nibabel
 
     path = input_file(source, WHAT)
     if not path.name.endswith(ENDINGS):
         raise ValueError(f"{source}: is not {WHAT}")
     try:
-        volume: Any = nibabel.load(path)
-        voxels = np.asanyarray(volume.dataobj).astype(np.float32)
-    except Exception as error:  # nibabel and zlib raise many kinds for a broken file
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{source}: cannot be read ({reason})") from error
-    if voxels.ndim != 3 or min(voxels.shape) < 1:
-        raise ValueError(f"{source}: has shape {voxels.shape}; needed is one volume of three axes")
+        header, voxels = read_header(path), read_voxels(path).astype(np.float32)
+    except ValueError as error:
+        raise without_remedy(error) from error
     if not np.isfinite(voxels).all():
         raise ValueError(f"{source}: has voxels that are not finite numbers")
-    spacing = volume.header.get_zooms()
-    if not (np.isfinite(spacing).all() and min(spacing) > 0):
-        raise ValueError(f"{source}: has a voxel spacing of {spacing} mm; it must be above 0")
-    return volume, voxels
+    return header, nibabel.load(path), voxels
 
 
 def write_mask(path: Path, mask_DHW: np.ndarray, grid: Grid) -> np.ndarray:

@@ -76,7 +76,7 @@ def read_voxels(path: Path) -> np.ndarray:
 
     try:
         kind: Any = type(nibabel.load(path))
-        with gzip.open(path) as file:
+        with _opened(path) as file:
             voxels = np.asanyarray(kind.from_stream(file).dataobj)
             surplus = file.read(1)  # at the end, where gzip's checksum is compared
     except Exception as error:  # nibabel and zlib raise many kinds for a broken file
@@ -114,7 +114,7 @@ def _stored_header(path: Path) -> Any:
     import nibabel
 
     try:
-        with gzip.open(path) as file:
+        with _opened(path) as file:
             block = file.read(max(_HEADER_BYTES))
         for size, name in _HEADER_BYTES.items():
             if size in (int.from_bytes(block[:4], order) for order in ("little", "big")):
@@ -148,8 +148,15 @@ def _shape_problem(shape: tuple[int, ...], spacing: list[float], dtype: np.dtype
     return ""
 
 
+def _opened(path: Path) -> Any:
+    """Open a file for reading; one of ``predict`` may be without compression."""
+    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
+
+
 def _unpacked_size(path: Path) -> int:
     """Return the size modulo 2^32 that a gzip file states in its last four bytes."""
+    if path.suffix != ".gz":
+        return path.stat().st_size
     with path.open("rb") as file:
         file.seek(-4, 2)
         return int.from_bytes(file.read(4), "little")

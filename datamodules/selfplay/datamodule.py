@@ -436,10 +436,6 @@ class SelfPlayDataModule(PositionInputs, BenchmarkDataModule):
 
     # Log, warm-up, checkpoint.
 
-    def net_facts(self) -> dict[str, Any]:
-        """Return the points per side of the board."""
-        return {"size": self.size}
-
     def mllog_facts(self) -> dict[str, object]:
         """Return the log's keys about games that hold for the whole run."""
         return {

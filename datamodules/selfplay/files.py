@@ -1,10 +1,11 @@
 """The layout of a data root: Mini Go's given checkpoints and games."""
 
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from datamodules.common.reading import entries, files_below, reading
+from datamodules.common.reading import entries
 
 ENDING = ".tfrecord.zz"
 SOURCE = "(public bucket minigo-pub, folder ml_perf/0.7)"
@@ -41,7 +42,7 @@ def find_files(root: Path) -> Files:
     """
     base = root / "mlperf07" if (root / "mlperf07").is_dir() else root
     lines = []
-    steps = sorted((f for f in _inside(base / "work_dir") if f.suffix == ".index"), key=_step_of)
+    steps = sorted((f for f in entries(base / "work_dir") if f.suffix == ".index"), key=_step_of)
     if not steps:
         lines.append(f"{base / 'work_dir'}: no checkpoint; unpack checkpoint.tar.gz here {SOURCE}")
     targets = [f for f in (root / "target.index", base / "target.index") if f.is_file()]
@@ -52,8 +53,8 @@ def find_files(root: Path) -> Files:
     for index in (*steps[-1:], *targets[:1]):
         if len(bundle_files(index.with_suffix(""))) < 2:
             lines.append(f"{index.with_suffix('')}.data-00000-of-00001 is missing {SOURCE}")
-    folders = [f for f in _inside(base / "data" / "selfplay") if f.name.isdecimal()]
-    games = {int(folder.name): files_below(folder, ENDING) for folder in folders}
+    folders = [f for f in entries(base / "data" / "selfplay") if f.name.isdecimal()]
+    games = {int(folder.name): sorted(_games_below(folder)) for folder in folders}
     if not any(games.values()):
         lines.append(f"{base / 'data' / 'selfplay'}: no games; unpack checkpoint.tar.gz {SOURCE}")
     if lines:
@@ -64,7 +65,7 @@ def find_files(root: Path) -> Files:
 def bundle_files(prefix: Path) -> list[Path]:
     """Return the index and the data files of a TensorFlow checkpoint."""
     index = prefix.with_name(f"{prefix.name}.index")
-    data = (f for f in _inside(prefix.parent) if f.name.startswith(f"{prefix.name}.data-"))
+    data = (f for f in entries(prefix.parent) if f.name.startswith(f"{prefix.name}.data-"))
     return [index, *data]
 
 
@@ -88,10 +89,16 @@ def unlike_the_given(games: Mapping[int, Iterable[Path]]) -> list[str]:
     ]
 
 
-def _inside(folder: Path) -> list[Path]:
-    """Return the entries of a directory, none if it does not exist."""
-    with reading(folder):
-        return entries(folder) if folder.is_dir() else []
+def _games_below(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
+    """Yield the games in a directory and those below it, through links too."""
+    here = os.path.realpath(folder)
+    if here in above:
+        raise ValueError(f"{folder}: a link to a directory that it is in; remove it")
+    for entry in entries(folder):
+        if entry.name.endswith(ENDING):
+            yield entry
+        elif entry.is_dir():
+            yield from _games_below(entry, above | {here})
 
 
 def _step_of(index: Path) -> int:

@@ -36,7 +36,7 @@ def propose(
         net: Maps planes to policy logits and values.
         position: The position.
         device: Where the network runs.
-        search_settings: ``readouts`` and ``virtual_losses``.
+        **search_settings: ``readouts`` and ``virtual_losses``.
 
     Returns:
         The most visited move, and the network's opinion.

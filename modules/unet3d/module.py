@@ -178,17 +178,17 @@ class UNet3DModule(BenchmarkModule):
         predicted = self._logits(image).max(1).indices.to(torch.uint8)
         return uncrop(predicted[:, None], self._plan(image))[0, 0].cpu().numpy()
 
-    def draw_prediction(self, path: Path, batch: Mapping[str, Tensor], mask: np.ndarray) -> None:
+    def draw_prediction(self, path: Path, batch: Mapping[str, Any], mask: np.ndarray) -> None:
         """Draw three slices of a predicted volume.
 
         Args:
             path: PNG file to write.
-            batch: The batch that was predicted.
+            batch: The batch that was predicted; ``names`` are the classes'.
             mask: From ``predict_step``.
         """
         image, numbers = batch["image"][0, 0].cpu().numpy(), fullest_slices(mask, NUM_EXAMPLES)
         volume = Slices(image[numbers], None, mask[numbers], numbers, "")
-        save_slices(path, [volume], CLASSES, path.stem)
+        save_slices(path, [volume], batch["names"], path.stem)
 
     def write_artifacts(self, folder: Path) -> None:
         """Write ``predictions.png``: a slice each of the last evaluation's first volumes.
@@ -199,8 +199,8 @@ class UNet3DModule(BenchmarkModule):
         rows = []
         for kept in self._examples:
             dice = dice_from_counts(kept["counts"][None].cpu())[0].tolist()
-            names = CLASSES if len(dice) == len(CLASSES) else range(1, len(dice) + 1)
-            values = (f"{name} {value:.2f}" for name, value in zip(names, dice, strict=True))
+            pairs = zip(self.class_names, dice, strict=True)
+            values = (f"{name} {value:.2f}" for name, value in pairs)
             title = f" of evaluation case {int(kept['index'])}\nDice {', '.join(values)}"
             image, label, predicted = (
                 kept[name].float().cpu().numpy() for name in ("image", "label", "predicted")
@@ -208,7 +208,7 @@ class UNet3DModule(BenchmarkModule):
             rows.append(Slices(image, label, predicted, kept["number"].tolist(), title))
         if rows:
             title = "Held-out CT volumes: the label, and what the network predicts"
-            save_slices(folder / "predictions.png", rows, CLASSES, title)
+            save_slices(folder / "predictions.png", rows, self.class_names, title)
 
     def on_validation_epoch_end(self) -> None:
         means = self.cases.compute()

@@ -35,6 +35,9 @@ class Needs:
     """Size of the raw data in the root, in 10^9 bytes; ``None`` where not known."""
     prepared_gb: float
     """Most that ``prepare`` adds to that while it runs, in 10^9 bytes."""
+    checkpoint_gb: float | None = None
+    """Size of one checkpoint of the closed reference (weights and optimizer, 4 bytes per number),
+    in 10^9 bytes; ``None``: it also holds games, so not known."""
     device_gib: float | None = None
     """Memory of all GPUs together that the closed settings need, in GiB; ``None``: not known."""
     demo_minutes: float

@@ -13,7 +13,7 @@ from recipes.cli.arguments import Arguments
 from recipes.cli.benchmark import Benchmark
 from recipes.cli.config_file import read_config
 from recipes.cli.data_check import OPEN, describe
-from recipes.cli.doctor import examine, prepared_folder
+from recipes.cli.doctor import checkpoint_problem, examine, prepared_folder
 from recipes.cli.help import add_help_all, print_help_if_asked
 from recipes.cli.jsonargparse_private import long_flags
 from recipes.cli.presets import demo_preset
@@ -27,6 +27,8 @@ def prepare(benchmark: Benchmark, arguments: Arguments) -> int:
     datamodule = data_module(benchmark, "prepare", arguments).data
     LIVE.show("checking and preparing the data")
     datamodule.prepare()
+    if getattr(datamodule, "root", None) is not None and (line := checkpoint_problem(benchmark)):
+        print(wrap_to_terminal(f"Note: {line}"))
     if lines := datamodule.differences():
         text = f"Note: {describe(benchmark, datamodule, lines)}; fit trains on it with {OPEN}"
         print(wrap_to_terminal(text))

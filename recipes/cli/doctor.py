@@ -10,12 +10,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from callbacks.checkpoint_files import KEPT
 from datamodules.common.cache import cache_dir
 from datamodules.common.loaders import memory_note, socket_problem
 from recipes.cli.benchmark import Benchmark
 from recipes.cli.data_check import OPEN
 from recipes.cli.environment import writable
 from recipes.cli.screen import wrap_to_terminal
+
+RUNS = Path("runs")  # the default of --output_root
 
 
 class Finding(NamedTuple):
@@ -146,6 +149,8 @@ def _data(
         yield Finding("lacks", f"{target} cannot be written: choose a writable directory{hint}")
     if prepared is None:
         yield _disk(benchmark, target, download=bool(problems))
+    if problem := checkpoint_problem(benchmark):
+        yield Finding("note", problem)
 
 
 def _disk(benchmark: Benchmark, target: Path, *, download: bool) -> Finding:
@@ -162,6 +167,18 @@ def _disk(benchmark: Benchmark, target: Path, *, download: bool) -> Finding:
     text = f"{free:,.0f} GB free disk in {where}{whole}"
     # Some prepare a part of the data set only; the data module itself checks the space for that.
     return Finding("has" if free >= needed else "lacks" if download else "note", text)
+
+
+def checkpoint_problem(benchmark: Benchmark, root: Path = RUNS) -> str | None:
+    """Return one line if the checkpoints of a closed run do not fit into a directory of runs."""
+    size = KEPT * (benchmark.needs.checkpoint_gb or 0.0)
+    free = shutil.disk_usage(_existing(root)).free / 1e9
+    if free >= size:
+        return None
+    return (
+        f"{_existing(root)} has {free:,.1f} GB free, {KEPT} checkpoints of a run need {size:,.1f} "
+        "GB; make room or give fit another directory with --output_root DIR"
+    )
 
 
 def _time(benchmark: Benchmark) -> str:

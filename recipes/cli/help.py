@@ -12,7 +12,7 @@ import shlex
 import shutil
 import textwrap
 from argparse import SUPPRESS, Action
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -58,7 +58,7 @@ TEXTS = {
 }
 PLACEHOLDERS = {
     "config": "FILE",
-    "ckpt_path": "RUN|FILE|last",
+    "ckpt_path": "FILE|last",
     "trainer.precision": "32-true",
     "trainer.logger": "NAME",
     "trainer.profiler": "NAME",
@@ -66,6 +66,8 @@ PLACEHOLDERS = {
     "trainer.callbacks": "CLASS",
     "trainer.deterministic": "false",
 }
+# Of no use to ``predict``, which draws nothing at random and makes no run's directory.
+NOT_PREDICTED = ("seed_everything", "output_root", "force_resume", "print_config", "config")
 INDENT, COLUMN = 2, 38  # of flags, of their descriptions
 LONG = 80  # characters: about two lines
 WORDS = {Path: "PATH", int: "N", float: "X"}  # for a value without a default
@@ -101,11 +103,11 @@ def help_page(parser: ArgumentParser, benchmark: Benchmark, command: str) -> str
         about = (
             f"{benchmark.predicts}, with the preprocessing of the evaluation. INPUT is a file, or "
             "several; without one a demo's run predicts examples of its held-out data. All other "
-            "settings are the run's own; --help-all lists them."
+            "settings are the run's own (--trainer.accelerator: the best of this machine)."
         )
     defaults = parser.get_defaults()
     lines = [usage, "", *textwrap.wrap(about, width)]
-    sections = _sections(parser)
+    sections = _sections(parser, NOT_PREDICTED if command == "predict" else ())
     for name in ("run",) if command == "predict" else GROUPS:
         if name in sections:
             title, actions = sections[name]
@@ -118,7 +120,7 @@ def help_page(parser: ArgumentParser, benchmark: Benchmark, command: str) -> str
     return "\n".join(lines)
 
 
-def _sections(parser: ArgumentParser) -> dict[str, tuple[str, list[Action]]]:
+def _sections(parser: ArgumentParser, skip: Sequence[str]) -> dict[str, tuple[str, list[Action]]]:
     """Return group -> title and flags, without those that only ``--help-all`` lists."""
     sections: dict[str, tuple[str, list[Action]]] = {}
     for title, actions in jsonargparse_private.groups(parser):
@@ -126,6 +128,7 @@ def _sections(parser: ArgumentParser) -> dict[str, tuple[str, list[Action]]]:
             group, dot, name = _name(action).partition(".")
             whole_group = not dot and group in GROUPS  # --model CONFIG
             rare = group == "trainer" and _name(action) not in TEXTS
+            rare |= not dot and _name(action) in skip
             hidden = action.help == SUPPRESS or name.endswith(".help")
             if not (whole_group or rare or hidden):
                 section = sections.setdefault(group if dot else "run", (title, []))
@@ -172,6 +175,8 @@ def _value(action: Action, default: Any) -> str:
     name = _name(action)
     if name in ("help", "help_all", "print_config"):
         return ""
+    if name == "ckpt_path" and "directory" in (action.help or ""):
+        return "RUN|FILE"  # validate and predict
     kind = jsonargparse_private.value_type(action)
     if choices := _choices(kind):
         return "|".join(sorted(choices, key=lambda choice: choice != default))

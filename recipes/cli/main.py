@@ -86,6 +86,8 @@ def run(benchmark: Benchmark, args: Sequence[str], *, sheet: str | None = None) 
         with _seed_variables_restored(), signals_as(interrupt, untouched()):
             return _run_command(benchmark, command, arguments.without("--debug"))
     except _usage_errors() as error:
+        if "--debug" in arguments and error.__cause__ is not None:  # such as a constructor's error
+            traceback.print_exception(error.__cause__)
         return _fail(str(error), 2)
     except KeyboardInterrupt:
         return _fail(_interrupted(command), 130)

@@ -134,7 +134,9 @@ class RecipeCLI(LightningCLI):
             "--ckpt_path",
             type=str | None,
             default=None,
-            help="Checkpoint to resume from or evaluate. With 'last' the newest unfinished run's.",
+            help="Checkpoint to resume from. With 'last' the newest unfinished run's."
+            if self.command == "fit"
+            else "A run's directory, or a checkpoint.",
         )
         if self.command == "predict":
             parser.add_argument(

@@ -3,6 +3,7 @@
 import io
 import os
 import sys
+import threading
 import time
 
 import pytest
@@ -125,16 +126,23 @@ def test_a_file_or_a_dumb_terminal_gets_nothing(stream, kind, live, monkeypatch)
     assert stream.getvalue() == ""
 
 
-def test_a_forked_process_prints_although_the_line_was_being_painted(start, live):
+def test_a_forked_process_prints_although_the_line_is_being_painted(start, live):
     start()
-    live.show(lambda: "at work")
-    reading, writing = os.pipe()
-    with live._lock:  # as if the thread were painting: nobody in the child would release it
-        child = os.fork()
-        if child == 0:
-            print("from the child")
-            os.write(writing, b"done")
-            os._exit(0)
-    os.waitpid(child, 0)
-    os.set_blocking(reading, False)
-    assert os.read(reading, 4) == b"done"
+    painting, forked = threading.Event(), threading.Event()
+
+    def slow():
+        painting.set()
+        forked.wait(0.3)  # a fork meanwhile would take this thread's lock along
+        return "at work"
+
+    live.show("at work")
+    live._text = slow
+    assert painting.wait(5)
+    child = os.fork()
+    if child == 0:
+        print("from the child")
+        os._exit(7)
+    forked.set()
+    assert wait_for(lambda: os.waitpid(child, os.WNOHANG)[0] == child)
+    live._text = lambda: "still at work"
+    assert wait_for(lambda: sys.stdout.getvalue().endswith("still at work"))

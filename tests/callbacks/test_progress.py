@@ -203,16 +203,29 @@ def test_an_evaluations_seconds_do_not_slow_the_next_estimate(live):
     assert bar.live_text(trainer).endswith("| next evaluation in 8 s")
 
 
-def test_the_estimate_counts_down_during_a_long_step(live):
+def test_the_estimate_counts_down_during_a_long_step_and_begins_anew(live):
     bar, trainer, time, state = live
-    state.samples = 8
-    step(bar, trainer, time, 0, 10.0)
+    step(bar, trainer, time, 0, 99.0)  # the first step tells nothing
+    state.samples += 8
+    step(bar, trainer, time, 1, 10.0)
     shown = []
     for _ in range(3):
         shown.append(bar.live_text(trainer).split(" | ")[1:])
         time.now += 5.0
     assert [line[0] for line in shown] == ["0.8 samples/s"] * 3
-    assert [line[-1] for line in shown] == [f"next evaluation in 16:{s}" for s in (30, 25, 20)]
+    assert [line[-1] for line in shown] == [f"next evaluation in 16:{s}" for s in (20, 15, 10)]
+    bar._target._step_end = None  # the target's own hook, at an evaluation
+    bar.on_validation_start(trainer, None)
+    state.evaluations.append(Evaluation(8.0, 1, 4, 4, {"s": 0.5}))
+    bar.on_validation_end(trainer, None)
+    assert bar.live_text(trainer).endswith("| next evaluation in 16:20")
+
+
+def test_a_run_that_is_resumed_in_the_middle_of_an_epoch_has_no_flying_start(live):
+    bar, trainer, time, _ = live
+    step(bar, trainer, time, 79, 1.0)
+    step(bar, trainer, time, 80, 1.0)
+    assert bar.live_text(trainer).endswith("| next evaluation in 19 s")
 
 
 def test_once_the_run_has_ended_the_line_says_what_is_done(live):

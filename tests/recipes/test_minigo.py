@@ -109,7 +109,7 @@ def test_a_failing_player_ends_the_run_and_a_resumed_one_ends_like_one_never_sto
     with monkeypatch.context() as patched:
         patched.setattr(players, "_play", killed)
         assert run(BENCHMARK, three_generations(tmp_path / "a")) == 1
-    assert "no memory for the games" in capsys.readouterr().err
+    assert "error: out of memory in self-play; reduce --data.games" in capsys.readouterr().err
     checkpoint = only_run(tmp_path / "a") / "checkpoints/last.ckpt"
     assert run(BENCHMARK, three_generations(tmp_path / "b", "--ckpt_path", str(checkpoint))) == 3
     resumed = only_run(tmp_path / "b")

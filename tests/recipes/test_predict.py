@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from modules.bert import BertModule
+from recipes import load_run
 from recipes.cli.arguments import Arguments
 from recipes.cli.load import checkpoint_in, with_checkpoint_of_run
 from recipes.cli.main import run
@@ -225,8 +226,7 @@ def test_a_recording_of_another_kind_is_named(runs, tmp_path, capsys):
 
 
 def test_a_text_keeps_its_words_and_gets_those_of_the_masks(runs, tmp_path, monkeypatch, capsys):
-    datamodule = benchmark_of("bert").datamodule_class()(vocab_size=112, max_seq_length=64)
-    datamodule.prepare_data()
+    _, datamodule = load_run(runs("bert"))
     word, other = datamodule.vocabulary()[20:22]
 
     def second(self, batch, index):
@@ -253,8 +253,6 @@ def test_a_text_keeps_its_words_and_gets_those_of_the_masks(runs, tmp_path, monk
 
 @pytest.mark.parametrize("stem", ["resnet", "ssd", "maskrcnn", "unet3d", "rnnt"])
 def test_an_evaluation_sample_read_as_an_input_is_the_same(stem, runs):
-    from recipes import load_run
-
     _, data = load_run(runs(stem))
     source = data.example_inputs()[0]
     batch = data.read_input(source)

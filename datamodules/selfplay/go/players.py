@@ -82,9 +82,19 @@ class Players:
 
         Returns:
             Examples per game: the surplus games of the previous round, and the games of this one.
+
+        Raises:
+            ValueError: If there was too little memory; one line with the flags that need less.
         """
-        games = _concatenate_results([part.games for part in self._round])
-        surplus = _concatenate_results(self._before)
+        try:
+            games = _concatenate_results([part.games for part in self._round])
+            surplus = _concatenate_results(self._before)
+        except (MemoryError, RuntimeError) as error:  # torch's is a RuntimeError
+            if not isinstance(error, MemoryError) and "out of memory" not in str(error):
+                raise
+            raise ValueError(
+                "out of memory in self-play; reduce --data.games_at_once or --data.workers"
+            ) from error
         self.playing = False
         return surplus, games
 

@@ -106,7 +106,7 @@ def test_own_classes_are_trained_and_each_is_measured(tmp_path: Path, classes: i
         enable_model_summary=False,
     )
     trainer.fit(module, data)
-    module.check_net()
+    module.check_net(num_classes=classes)
     names = {f"val/dice_{number}" for number in range(1, classes)}
     assert {key for key in trainer.callback_metrics if key.startswith("val/dice")} == names
     scores = [float(trainer.callback_metrics[name]) for name in names]

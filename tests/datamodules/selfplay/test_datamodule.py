@@ -334,20 +334,20 @@ def test_linked_directories_are_read_and_unreadable_ones_are_an_error(tmp_path, 
     (games / "000000").rename(tmp_path / "elsewhere")
     (games / "000000").symlink_to(tmp_path / "elsewhere")
     assert len(find_files(data.root).games[0]) == 8
-    scandir = os.scandir
+    listdir = os.listdir
 
     def stale(path):
         if str(path).endswith("2026-01-01-00"):
             raise OSError(errno.ESTALE, "Stale file handle", str(path))
-        return scandir(path)
+        return listdir(path)
 
     with monkeypatch.context() as patched:
-        patched.setattr(os, "scandir", stale)
+        patched.setattr(os, "listdir", stale)
         (line,) = small(root=data.root).problems()
     assert line.endswith("000000/cpu/2026-01-01-00: cannot be read (Stale file handle)")
     (tmp_path / "elsewhere/again").symlink_to(tmp_path / "elsewhere")
     (line,) = small(root=data.root).problems()
-    assert line == f"{games}/000000/again: a link to a folder that it is in; remove it"
+    assert line == f"{games}/000000/again: a link to a directory that it is in; remove it"
 
 
 def test_own_games_differ_from_the_benchmarks_and_train(tmp_path):

@@ -156,3 +156,13 @@ def test_files_missing_from_a_folder_preprocessed_elsewhere_are_named(tmp_path, 
         f"  lacks  {tmp_path}/case_00003_x.npy: missing; copy it again, or give the raw data's "
         "directory"
     ]
+
+
+def test_room_for_three_checkpoints_is_asked_for_before_a_run(monkeypatch, tmp_path):
+    small = SimpleNamespace(free=1e9)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: small)
+    bert = importlib.import_module("recipes.bert").BENCHMARK
+    line = doctor_command.checkpoint_problem(bert, tmp_path / "runs")
+    assert line.startswith(f"{tmp_path} has 1.0 GB free, 3 checkpoints of a run need 12.0 GB; ")
+    small.free = 12e9
+    assert doctor_command.checkpoint_problem(bert, tmp_path / "runs") is None

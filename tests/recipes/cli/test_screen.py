@@ -82,5 +82,6 @@ def test_a_terminal_is_told_what_a_run_does_from_its_beginning_to_its_verdict(
 def test_a_log_file_gets_no_control_characters(tmp_path, capsys):
     assert run(BENCHMARK, ["fit", *FAST, "--output_root", str(tmp_path)]) == 3
     out, err = capsys.readouterr()
-    assert len(out.splitlines()) == 2  # that it is a demo, and the verdict
+    assert len(out.splitlines()) == 3  # the network, that it is a demo, and the verdict
+    assert out.replace("\n", "").isprintable()
     assert re.fullmatch(r"epoch 1 \| mean_dice \d\.\d{4} \(>= 0\.908\) \| \S+ s\n", err)

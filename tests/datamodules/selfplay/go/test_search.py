@@ -539,13 +539,21 @@ def test_new_weights_begin_searches_again_but_not_games():
     assert (player._games.noise == player._games.slow).all()
 
 
-def test_a_failing_network_ends_the_round_with_its_error():
+@pytest.mark.parametrize(
+    ("error", "raised", "words"),
+    [
+        (MemoryError(), ValueError, "out of memory in self-play; reduce --data.games_at_once or"),
+        (RuntimeError("CUDA out of memory. Tried"), ValueError, "out of memory in self-play; red"),
+        (RuntimeError("no such kernel"), RuntimeError, "no such kernel"),
+    ],
+)
+def test_a_failing_network_ends_the_round_with_its_error(error, raised, words):
     def fails(planes):
-        raise MemoryError("out of memory")
+        raise error
 
     with players() as crew:
         crew.begin(fails, 6)
-        with pytest.raises(MemoryError, match="out of memory"):
+        with pytest.raises(raised, match=words):
             crew.collect()
 
 
