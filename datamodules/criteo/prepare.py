@@ -148,11 +148,14 @@ def prepare(
         asdict(settings),
         version=VERSION,
         root=root,
-        redo=_changed_days(work),
+        redo=(changed := changed_units(out, root)),
         upgrade=upgrade,
         show_progress=show_progress,
     ) as preparation:
         if preparation.manifest is None:
+            stages = {name.partition("_")[0] for name in read_records(out) if name}
+            if changed and stages - {"parse"}:  # the parsed days are used up: begin anew
+                shutil.rmtree(work.folder, ignore_errors=True)
             _build(work, preparation, processes or choose_processes(text_bytes(root, work.days)))
     manifest = read_manifest(out, settings)
     assert manifest is not None
@@ -181,19 +184,6 @@ def missing_days(work: Work) -> list[str]:
 def half_unpacked_days(root: Path, days: Iterable[int]) -> list[str]:
     """Return one line per day whose text does not fit the compressed file beside it."""
     return [line for day in days if (line := half_unpacked(root, day))]
-
-
-def _changed_days(work: Work) -> set[str]:
-    """Return the units to do again as days have changed since they were parsed.
-
-    Once columns are numbered that is everything: the parsed days are used up.
-    """
-    changed = set(changed_units(work.out, work.root))
-    done = {name for name in read_records(work.out) if name}
-    if not changed or all(name.startswith("parse_") for name in done):
-        return changed
-    shutil.rmtree(work.folder, ignore_errors=True)
-    return done
 
 
 def choose_processes(num_bytes: int) -> int:

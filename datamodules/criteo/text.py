@@ -22,7 +22,6 @@ from datamodules.common.reading import BoundedGzip
 NUM_DENSE, NUM_TABLES = 13, 26
 NUM_FIELDS = 1 + NUM_DENSE + NUM_TABLES
 BLOCK_BYTES = 1 << 25
-MOST_LINE_BYTES = 1 << 16  # a line of the logs has up to 400
 SHORTEST_LINE = NUM_FIELDS + 1  # a label, 39 tabs and the line's end
 LONGEST_LINE = 1 << 20  # bytes; a real one has some 300
 # Bytes that gzip may unpack to: real days unpack to three times their size.
@@ -104,8 +103,6 @@ def _whole_lines(path: Path, block_bytes: int, digest: Any) -> Iterator[np.ndarr
                     raise ValueError(f"{path}: {too_long}; download this day again")
                 if end:
                     yield np.frombuffer(block, np.uint8, end)
-                elif len(rest) > MOST_LINE_BYTES:  # zeros, say: memory must not grow with them
-                    raise ValueError(f"{path} has a line of more than {MOST_LINE_BYTES:,} bytes")
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(
             f"{path} is a truncated or damaged gzip file ({error}); download this day again"

@@ -16,8 +16,7 @@ from torch.utils.data import DataLoader
 from datamodules.common.base import BenchmarkDataModule
 from datamodules.common.cache import build_once, demo_folder
 from datamodules.common.inputs import write_json
-from datamodules.common.preparation import units_to_redo, was_interrupted
-from datamodules.common.records import changed_units
+from datamodules.common.preparation import damage_lines, units_to_redo, was_interrupted
 from datamodules.common.sampling import evaluation_indices, padded_length, run_seed
 from datamodules.common.shards import has_shards
 from datamodules.imagenet import prepare as builder
@@ -212,6 +211,9 @@ class ImageNetDataModule(BenchmarkDataModule):
         Returns:
             Names by class number: words where they are known, else the directories'.
 
+        Returns:
+            One name per class.
+
         Raises:
             ValueError: If the data is not prepared.
         """
@@ -293,13 +295,13 @@ class ImageNetDataModule(BenchmarkDataModule):
         return builder.open_source(source, prepared, split, counts)
 
     def _stale_shards(self) -> list[str]:
-        redo = "; run the recipe's prepare command"
         if splits := builder.outdated_splits(*self._place):
             return [
                 f"{self.root}: images of {' and '.join(splits)} were added, removed, renamed or "
-                f"relabelled since the shards in {self._prepared} were written{redo}"
+                f"relabelled since the shards in {self._prepared} were written; run the "
+                "recipe's prepare command"
             ]
-        return [f"{line}{redo}" for line in changed_units(self._prepared, self._source).values()]
+        return damage_lines(self._prepared, self._source)
 
     @property
     def loader_options(self) -> dict[str, Any]:

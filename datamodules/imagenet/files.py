@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from datamodules.common.reading import unreadable
+
 # Those of torchvision's ImageFolder; all but JPEG are re-encoded when they are read.
 ENDINGS = (".jpeg", ".jpg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 LEAVINGS = {"thumbs.db", "desktop.ini"}  # of file browsers; hidden files are left out as well
@@ -65,7 +67,7 @@ def scan(root: Path, counts: Counts | Wanted) -> Files:
     try:
         return _scan(root, counts)
     except OSError as error:  # of a directory, which must not pass for an empty one
-        raise ValueError(f"{error.filename or root}: cannot be read ({error.strerror})") from error
+        raise unreadable(root, error) from error
 
 
 def _scan(root: Path, counts: Counts | Wanted) -> Files:

@@ -7,12 +7,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from datamodules.common.cache import build_once
+from datamodules.common.atomic import atomic_folder
 from datamodules.common.preparation import preparing, unwritable
-from datamodules.common.records import raw_file
+from datamodules.common.records import raw_file, read_records
 from datamodules.common.shard_writer import Loaded, Plan, write_shards
-from datamodules.common.shards import UnfinishedError, damaged_shards, has_shards, read_manifest
-from datamodules.imagenet.contents import Contents, of_files, of_listing, of_shards
+from datamodules.common.shards import (
+    UnfinishedError,
+    damaged_shards,
+    has_shards,
+    manifest_path,
+    read_manifest,
+)
+from datamodules.imagenet.contents import Contents, differences, of_files, of_listing, of_shards
 from datamodules.imagenet.files import (
     Counts,
     Files,
@@ -55,7 +61,8 @@ def make_readable(root: Path, prepared: Path, counts: Counts | Wanted) -> None:
     files = scan(root, counts)
     target = listing_folder(root, prepared, counts)
     try:
-        build_once(target, lambda folder: write_listing(folder, files))
+        with atomic_folder(target) as folder:  # of several processes the first one's stays
+            write_listing(folder, files)
     except OSError as error:
         raise unwritable(prepared, error) from error
 
@@ -116,8 +123,25 @@ def write_all_shards(
     with preparing(prepared, DATASET, {}, **options) as preparation:
         # No "is it ready?": finished shards are found by their records and sizes.
         index = write_shards(preparation, plans, partial(_load, root), processes=processes)
+        if differences(contents):  # ImageNet's own images are what they are
+            _check_leak(prepared)
         preparation.finish({**vars(contents.counts), "per_class": contents.per_class})
     return sum(int((index[plan.split][:, 2] != plan.sizes).sum()) for plan in plans)
+
+
+def _check_leak(prepared: Path) -> None:
+    """Raise, and leave the shards unfinished, if evaluation images are training images too."""
+    paths: dict[str, dict[str, str]] = {split: {} for split in SPLITS}
+    for unit, record in read_records(prepared).items():
+        if unit:
+            paths[unit.partition("-")[0]] |= {sha256: path for path, *_, sha256 in record["raw"]}
+    if shared := paths["train"].keys() & paths["val"].keys():
+        manifest_path(prepared, "val").unlink()
+        first = min(shared, key=lambda sha256: paths["val"][sha256])
+        raise ValueError(
+            f"{paths['val'][first]} is {paths['train'][first]} too, to the byte; {len(shared)} "
+            "evaluation images are training images: remove them from one of the two"
+        )
 
 
 def drop_damaged(

@@ -57,8 +57,11 @@ def _upgrade(source: Source, out: Path, content: dict[str, Any]) -> dict[str, An
 
 
 def _has_all_shards(source: Source, out: Path, manifest: Mapping[str, Any]) -> bool:
+    shards = manifest["shards"]
     return all(
-        name in manifest["shards"] and shard_path(out, name).is_file() for name in source.files()
+        # Own files are numbered in the order of their names, so a new one moves the numbers.
+        name in shards and shards[name]["file"] == path.name and shard_path(out, name).is_file()
+        for name, path in source.files().items()
     )
 
 
@@ -67,11 +70,6 @@ def check_shards_match(source: Source, out: Path, shards: Mapping[str, Mapping[s
     fingerprint = source.fingerprint()
     for name in [name for name in source.files() if name in shards]:
         path, facts = shard_path(out, name), shards[name]
-        if facts["file"] != (now := source.files()[name].name):
-            raise ValueError(
-                f"{path} was prepared from {facts['file']}, but the text is now in {now}; run the "
-                "recipe's prepare command"
-            )
         if facts["fingerprint"] != fingerprint:
             raise ValueError(
                 f"{path} was prepared with other settings or another vocabulary; pass another "
@@ -84,19 +82,6 @@ def check_shards_match(source: Source, out: Path, shards: Mapping[str, Mapping[s
                 f"{facts['file']} has {wanted}); delete it and run prepare again, or accept it "
                 "with --data.published_text false (open division)"
             )
-
-
-def renamed_shards(source: Source, out: Path) -> set[str]:
-    """Print which shards are of files that have another name now; return them, for ``redo``."""
-    shards = {name: record["result"] for name, record in records.read_records(out).items() if name}
-    renamed = {
-        name
-        for name, path in source.files().items()
-        if name in shards and shards[name]["file"] != path.name
-    }
-    for name in sorted(renamed):
-        print(f"{name} was prepared from {shards[name]['file']}; preparing it again")
-    return renamed
 
 
 def shard_path(folder: Path, name: str) -> Path:
@@ -159,7 +144,8 @@ def build(
 
 def _unit(name: str, path: Path) -> Unit:
     size = BYTES_PER_TEXT_BYTE * path.stat().st_size
-    return Unit(name, name, files=(f"{name}.safetensors",), num_bytes=size)
+    own_name = "" if path.name.startswith(("part-", "eval.")) else path.name
+    return Unit(name, name, (f"{name}.safetensors",), own_name, size)
 
 
 def _adopt_shards(preparation: Preparation, source: Source, units: Sequence[Unit]) -> None:

@@ -215,7 +215,7 @@ class WikipediaDataModule(BenchmarkDataModule):
             self._find_parts(folder)
         except (FileNotFoundError, ValueError) as error:
             return [*lines, str(error)]
-        return lines or self._stale_shards(folder)
+        return list(dict.fromkeys([*lines, *self._stale_shards(folder)]))
 
     def _missing_files(self, root: Path, folder: Path) -> list[str]:
         """Name files that are missing, or where the published ones are required too short."""
@@ -438,8 +438,6 @@ class WikipediaDataModule(BenchmarkDataModule):
             build_once(self._source, write_text)
         source, folder = self._text_source, text_folder(self._source)
         redo = units_to_redo(self._prepared, folder) if command else set()
-        if command:
-            redo |= builder.renamed_shards(source, self._prepared)
         replace = command or self.demo
         manifest = builder.read_manifest(source, self._prepared, replace=replace)
         if manifest is None or redo:

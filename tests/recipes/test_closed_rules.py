@@ -36,7 +36,8 @@ def others(value):
         return [-abs(value) - 1, value * 1.37 + 0.1, value * 5 + 3]
     if isinstance(value, list | tuple):
         return [[other for x in value for other in others(x)[:1]] or [7], [*value, *value, 3]]
-    return [__file__]  # any other text, and a file that no rule names
+    # Any other text, and a file that no rule names; a setting without a default may be a switch.
+    return [False, __file__] if value is None else [__file__]
 
 
 def test_rules_were_found():

@@ -30,7 +30,9 @@ def root(tmp_path: Path) -> Path:
             for number in range(count):
                 folder = tmp_path / "own" / split / name
                 folder.mkdir(parents=True, exist_ok=True)
-                picture(number).save(folder / f"{number}.{'png' if number % 2 else 'jpg'}")
+                picture(number + 50 * len(name) + 500 * (split == "val")).save(
+                    folder / f"{number}.{'png' if number % 2 else 'jpg'}"
+                )
     return tmp_path / "own"
 
 
@@ -96,12 +98,21 @@ def test_image_added_after_prepare_is_told_by_doctor_and_prepared(root: Path) ->
     assert data(root).counts.train == 13
 
 
+def test_evaluation_image_that_is_a_training_image_is_refused(root: Path) -> None:
+    (root / "val/dog/0.jpg").write_bytes((root / "train/dog/2.jpg").read_bytes())
+    with pytest.raises(ValueError, match="1 evaluation images are training images") as error:
+        data(root).prepare()
+    assert str(error.value).startswith("val/dog/0.jpg is train/")
+    with pytest.raises(ValueError, match="val shards are not finished"):
+        data(root).prepare_data()
+
+
 def test_image_changed_after_prepare_is_told_by_doctor(root: Path) -> None:
     data(root).prepare()
     path = root / "train" / "dog" / "0.jpg"
     picture(9).save(path, quality=30)
     (line,) = data(root).problems()
-    assert line.startswith(f"{path} has changed since train-00000.tar was prepared")
+    assert line == f"{path} changed since it was prepared; run the recipe's prepare command"
 
 
 def test_flat_val_takes_labels_with_spaces(root: Path) -> None:

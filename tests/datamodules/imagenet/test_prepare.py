@@ -295,8 +295,9 @@ def test_killed_before_the_changed_shards_were_begun_still_writes_them_again(
 ) -> None:
     data(root).prepare()
     changed, other = (root / f"train/n00000001/n00000001_{n}.JPEG" for n in (0, 1))
-    for path in (changed, root / "val/n00000001/ILSVRC2012_val_00000001.JPEG"):
-        path.write_bytes(other.read_bytes())
+    changed.write_bytes(other.read_bytes())
+    held_out, next_one = (root / f"val/n00000001/ILSVRC2012_val_000000{n}1.JPEG" for n in (0, 1))
+    held_out.write_bytes(next_one.read_bytes())
 
     def killed(*args: object, **options: object) -> None:
         raise KeyboardInterrupt
