@@ -172,8 +172,10 @@ def path_of(target: Any) -> str:
 
 def arguments_page(target: Any, name: str) -> str:
     """Return the help of ``--model.net.help``: the arguments of a class or function."""
-    text = _parser(target).format_help()
-    return f"{name}\n{text.partition(chr(10) + chr(10))[2]}".rstrip()
+    text = _parser(target).format_help().partition("\n\n")[2]
+    # jsonargparse's own lines: the title of a class without docstring, a file for the group.
+    text = re.sub(r"^<class .*>:\n|^ *--model\.net CONFIG .*\n", "", text, flags=re.MULTILINE)
+    return f"{name}\n{text}".rstrip()
 
 
 def _parser(target: Any, skip: set[str] | None = None) -> ArgumentParser:
