@@ -156,6 +156,15 @@ def test_a_short_name_and_a_shadowed_module_are_explained(tmp_path, monkeypatch,
     assert "it is the recipe" in line
 
 
+def test_a_long_list_leaves_room_for_the_other_arguments():
+    net = built("dlrm", "--model.net", f"{HERE}.Wide").net
+    net.facts = lambda: {"table_sizes": list(range(1000, 1026))}
+    net()
+    line = net.describe(7)
+    assert "Wide(table_sizes=[1000, 1001, ..., 1025] (26 values), " in line
+    assert "width=48" in line
+
+
 def test_synonyms_and_forms_of_the_datas_facts():
     net = built("resnet", "--model.net", f"{HERE}.Classifier").net
     assert net.arguments == {"n_classes": 10, "img_size": (64, 64), "width": 8}
