@@ -211,6 +211,9 @@ class ImageNetDataModule(BenchmarkDataModule):
         Returns:
             Names by class number: words where they are known, else the directories'.
 
+        Returns:
+            One name per class.
+
         Raises:
             ValueError: If the data is not prepared.
         """

@@ -132,8 +132,14 @@ def _read_transcripts(
     strange, silent = [], []
     twice: dict[tuple[Path, Path], str] = {}
     for path in transcripts:
+        content = path.read_bytes()
+        if 4 * content.count(0) > len(content):
+            strange.append(f"{path}: is not UTF-8 but perhaps UTF-16; save it as UTF-8 text")
+            own = (key for key, place in recordings.items() if place.parent == path.parent)
+            seen.update(dict.fromkeys(own, path))
+            continue
         # Bytes that are not UTF-8 show up as a replacement character.
-        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+        lines = content.decode("utf-8-sig", errors="replace").splitlines()
         for key, _, text in (line.strip().partition(" ") for line in lines if line.strip()):
             if key in seen:
                 text = f"{path}: {key} has a transcript in {seen[key]} too; remove the copy"

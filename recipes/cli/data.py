@@ -61,6 +61,11 @@ def doctor(benchmark: Benchmark, arguments: Arguments) -> int:
 def data_module(benchmark: Benchmark, command: str, arguments: Arguments) -> Any:
     """Parse flags and the data sections of configuration files, and build the data module.
 
+    Args:
+        benchmark: The data sheet.
+        command: ``prepare`` or ``doctor``.
+        arguments: The words after it.
+
     Returns:
         ``data``, the data module, and for ``doctor`` ``submission``.
     """

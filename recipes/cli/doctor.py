@@ -39,6 +39,9 @@ def examine(benchmark: Benchmark, datamodule: Any, *, own_data: bool = False) ->
         benchmark: The data sheet.
         datamodule: The data module.
         own_data: Accept data that is not the benchmark's, as the open division does.
+
+    Yields:
+        The findings.
     """
     yield from _libraries()
     yield from _devices(benchmark)

@@ -90,7 +90,7 @@ def contents(arguments: Arguments) -> Iterator[Mapping[str, Any]]:
             continue
         try:
             content = yaml.safe_load(Path(option.value).read_text())
-        except (OSError, ValueError, yaml.YAMLError):
+        except (OSError, ValueError, RecursionError, yaml.YAMLError):
             continue
         if isinstance(content, Mapping):
             yield content if option.name == "--config" else {"model": content}

@@ -157,8 +157,7 @@ class RecipeCLI(LightningCLI):
             "--module",
             type=str | None,
             default=None,
-            help="A subclass of the recipe's module, with its own loss, optimizer or augmentation "
-            "(open division).",
+            help="Own loss, optimizer or augmentation: a subclass of the recipe's module (open).",
         )
         parser.add_argument(
             "--force_resume",

@@ -267,3 +267,24 @@ def test_an_evaluation_sample_read_as_an_input_is_the_same(stem, runs):
             if other.shape == batch[key][0].shape and torch.equal(other, batch[key][0]):
                 return
     pytest.fail(f"no evaluation sample equals {os.path.basename(source)}")
+
+
+def test_a_run_of_ones_own_network_predicts(tmp_path):
+    """The network is rebuilt from the run's configuration, the data's figures included."""
+    net = ["--model.net", "tests.recipes.own_nets.Classifier", "--model.net.width", "5"]
+    folder = untrained_run(tmp_path / "run", "resnet", *net)
+    assert predict("resnet", folder, "--out", str(tmp_path / "out")) == 0
+    assert endings(tmp_path / "out") == {".json"}
+    assert load_run(folder)[0].net.conv.out_channels == 5
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_help_is_short_and_says_what_goes_in_and_comes_out(stem, capsys):
+    with pytest.raises(SystemExit):
+        run(benchmark_of(stem), ["predict", "--help"])
+    page = capsys.readouterr().out
+    usage = f"usage: python recipes/{stem}.py predict --ckpt_path RUN INPUT ... [--flag VALUE ...]"
+    assert page.splitlines()[0] == usage
+    assert benchmark_of(stem).predicts in " ".join(page.split())
+    assert all(flag in page for flag in ("--out predictions", "--overwrite false", "RUN|FILE"))
+    assert len(page.splitlines()) < 25

@@ -178,6 +178,13 @@ def test_character_that_is_no_text_is_named(root, letter):
     assert line.endswith(f"has {letter!r}; save the file as UTF-8 text")
 
 
+def test_transcript_in_utf_16_is_one_line(root):
+    path = sorted(root.rglob("*.trans.txt"))[0]
+    path.write_text(path.read_text(), encoding="utf-16")
+    [line] = data(root).problems()
+    assert line == f"{path}: is not UTF-8 but perhaps UTF-16; save it as UTF-8 text"
+
+
 def test_evaluation_letter_that_training_lacks_is_named(root):
     path = sorted((root / "dev-clean").rglob("*.trans.txt"))[0]
     path.write_text(path.read_text().replace("A", "Ж", 1))
