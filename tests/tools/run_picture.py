@@ -1,6 +1,6 @@
 """Put a run's curve and its picture of what was learned side by side, for the README.
 
-    python -m tests.tools.run_picture RUN OUT.png
+python -m tests.tools.run_picture RUN OUT.png
 """
 
 import argparse
@@ -8,24 +8,23 @@ from pathlib import Path
 
 from PIL import Image
 
-WIDTH = 1600  # pixels
+WIDTH = 640  # pixels of each picture
 GAP = 20
-COLORS = 128  # of a palette; keeps the file small
 
 
 def join_pictures(run: Path, out: Path) -> None:
-    """Write ``curve.png`` and ``predictions.png`` of a run at equal height as one picture."""
+    """Write ``curve.png`` and ``predictions.png`` of a run as one picture of equal widths."""
     images = [Image.open(run / name).convert("RGB") for name in ("curve.png", "predictions.png")]
-    shares = [image.width / image.height for image in images]
-    height = round((WIDTH - GAP) / sum(shares))
-    joined = Image.new("RGB", (WIDTH, height), "white")
-    left = 0
-    for image, share in zip(images, shares, strict=True):
-        size = (round(share * height), height)
-        joined.paste(image.resize(size, Image.Resampling.LANCZOS), (left, 0))
-        left += size[0] + GAP
+    resized = [
+        image.resize((WIDTH, round(WIDTH * image.height / image.width)), Image.Resampling.LANCZOS)
+        for image in images
+    ]
+    joined = Image.new("RGB", (2 * WIDTH + GAP, max(image.height for image in resized)), "white")
+    for number, image in enumerate(resized):
+        joined.paste(image, (number * (WIDTH + GAP), (joined.height - image.height) // 2))
     out.parent.mkdir(parents=True, exist_ok=True)
-    joined.quantize(COLORS).save(out, optimize=True)
+    # A palette keeps the file small; this method keeps rare colours, such as a legend's.
+    joined.quantize(method=Image.Quantize.FASTOCTREE).save(out, optimize=True)
 
 
 if __name__ == "__main__":
