@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from recipes.cli.parser import RecipeCLI
 from recipes.cli.presets import demo_preset
@@ -30,6 +31,7 @@ COMMANDS = [
     pytest.param(stem, command, id=f"{stem}-{command[2]}")
     for stem in STEMS
     for command in own_commands(stem)
+    if "--init_weights" not in command
 ]
 
 
@@ -76,16 +78,22 @@ def test_each_page_has_an_example_of_both_and_commands_that_use_them():
         assert "](own_network.md)" in (DOCS / f"{stem}.md").read_text()
 
 
-@pytest.mark.parametrize("stem", STEMS)
-def test_the_examples_fit_the_recipe(stem, importable):
-    """Both together: the network passes the check, the module trains it on a synthetic batch."""
-    importable(stem)
+def built(stem, flags):
+    """Build a demo with these flags, and the network, which DLRM does later."""
     benchmark = importlib.import_module(f"recipes.{stem}").BENCHMARK
-    flags = [word for command in own_commands(stem) for word in command[1:]]
     cli = RecipeCLI(benchmark, "fit", ["--config", str(demo_preset(benchmark)), *flags])
     if stem == "dlrm":  # its tables' sizes are known once the data is prepared
         cli.net.facts = lambda: {"table_sizes": [5] * 26, "num_dense": 13}
         cli.model.configure_model()
+    return cli
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_the_examples_fit_the_recipe(stem, importable, tmp_path, monkeypatch):
+    """Both together: the network passes the check, the module trains it on a synthetic batch."""
+    importable(stem)
+    *commands, start = sorted(own_commands(stem), key=lambda command: "--init_weights" in command)
+    cli = built(stem, [word for command in commands for word in command[1:]])
     assert not cli.net.is_reference
     assert type(cli.model).__name__ == "MyModule"
     check_foreign_net(cli)
@@ -94,6 +102,12 @@ def test_the_examples_fit_the_recipe(stem, importable):
     loss.backward()
     assert loss.isfinite()
     assert any(p.grad is not None for p in cli.model.net.parameters())
+
+    monkeypatch.chdir(tmp_path)
+    given = built(stem, start[1:3]).model.net.state_dict()
+    save_file({name: tensor + 1 for name, tensor in given.items()}, "weights.safetensors")
+    for name, tensor in built(stem, start[1:]).model.net.state_dict().items():
+        assert torch.equal(tensor, given[name] + 1)
 
 
 @pytest.mark.slow
