@@ -276,3 +276,15 @@ def test_a_run_of_ones_own_network_predicts(tmp_path):
     assert predict("resnet", folder, "--out", str(tmp_path / "out")) == 0
     assert endings(tmp_path / "out") == {".json"}
     assert load_run(folder)[0].net.conv.out_channels == 5
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_help_is_short_and_says_what_goes_in_and_comes_out(stem, capsys):
+    with pytest.raises(SystemExit):
+        run(benchmark_of(stem), ["predict", "--help"])
+    page = capsys.readouterr().out
+    usage = f"usage: python recipes/{stem}.py predict --ckpt_path RUN INPUT ... [--flag VALUE ...]"
+    assert page.splitlines()[0] == usage
+    assert benchmark_of(stem).predicts in " ".join(page.split())
+    assert all(flag in page for flag in ("--out predictions", "--overwrite false", "RUN|FILE"))
+    assert len(page.splitlines()) < 25

@@ -84,32 +84,34 @@ def in_history(history: np.ndarray, key: int) -> bool:
     """Return whether a position's hash (not zero) is in a history table."""
     mask = len(history) - 1
     slot = (key ^ (key >> 29)) & mask
-    for _ in range(len(history)):  # a full table has no free slot to stop at
+    while history[slot] != 0:
         if history[slot] == key:
             return True
-        if history[slot] == 0:
-            break
         slot = (slot + 1) & mask
     return False
 
 
 @njit(nogil=True, cache=True)
 def add_to_history(history: np.ndarray, key: int) -> int:
-    """Insert a position's hash into a history table.
+    """Insert a position's hash into a history table, unless that would fill its last free slot.
 
-    Returns the slot, or -1 if the position was there already or the table is full. Zeroing slots in
+    Returns the slot, or -1 if the position was there already or there is no room. Zeroing slots in
     reverse order restores the table.
     """
     mask = len(history) - 1
     slot = (key ^ (key >> 29)) & mask
-    for _ in range(len(history)):
-        if history[slot] == 0:
-            history[slot] = key
-            return slot
+    while history[slot] != 0:
         if history[slot] == key:
             return -1
         slot = (slot + 1) & mask
-    return -1
+    # One slot stays free, as every search of the table ends at a free one.
+    other = (slot + 1) & mask
+    while history[other] != 0:
+        other = (other + 1) & mask
+    if other == slot:
+        return -1
+    history[slot] = key
+    return slot
 
 
 @njit(nogil=True, cache=True)

@@ -297,10 +297,14 @@ def test_gtp_answers_out_of_a_full_history_of_positions():
 
 
 def test_a_full_table_of_positions_says_so():
-    table = np.arange(1, 17)
+    table = np.zeros(16, np.int64)
+    slots = [go.add_to_history(table, key) for key in range(1, 16)]
+    assert sorted(slots) == sorted(set(slots))
+    assert min(slots) >= 0
+    assert go.add_to_history(table, 99) == -1
+    assert (table == 0).sum() == 1
     assert go.in_history(table, 5)
     assert not go.in_history(table, 99)
-    assert go.add_to_history(table, 99) == -1
 
 
 @pytest.mark.parametrize(
