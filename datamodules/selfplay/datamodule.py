@@ -89,7 +89,7 @@ class SelfPlayDataModule(PositionInputs, BenchmarkDataModule):
         fast_share: Probability that a move is such a fast one, which becomes no example.
         noise_alpha: Dirichlet concentration of the noise at the root.
         noise_mix: Share of the noise in the priors at the root, 0 to 1.
-        soft_plies: First moves of a game, drawn in proportion to visits.
+        soft_plies: First moves, drawn in proportion to visits.
         pass_alive_plies: Moves after which a decided game ends.
         resign_threshold: Range from which each game draws the value, for the player to move, below
             which it resigns; below -1 nobody resigns.
