@@ -75,7 +75,7 @@ class SelfPlayDataModule(PositionInputs, BenchmarkDataModule):
         komi: Points that White gets for moving second.
         games_per_generation: Games, over all devices, that a generation needs. Of a given one that
             has fewer, all are taken.
-        window: Number of newest generations that an epoch trains on.
+        window: Newest generations that an epoch trains on.
         train_filter: Probability of keeping an example, in (0, 1].
         eval_games: Games per evaluation, half of them with each colour.
         games_at_once: Running games per worker; their leaves form one batch of the network.
