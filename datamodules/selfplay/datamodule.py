@@ -94,7 +94,7 @@ class SelfPlayDataModule(PositionInputs, BenchmarkDataModule):
         resign_threshold: Range from which each game draws the value, for the player to move, below
             which it resigns; below -1 nobody resigns.
         max_plies: Moves after which a game is scored as it is, at most 2048.
-        benson: Pass-alive by Benson, not as the reference.
+        benson: Pass-alive by Benson's own rule.
 
     Raises:
         ValueError: If a number is out of range; one line each.
