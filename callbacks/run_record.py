@@ -127,7 +127,7 @@ class RunRecord(Callback):
         evaluations, metrics = state.evaluations, self._target.metrics
         curve = self._folder() / "curve.png"
         words = getattr(trainer.lightning_module, "metric_words", {})
-        with _pictures_may_fail(self._folder()):
+        with _pictures_may_fail(curve):
             save_curve(curve, evaluations, metrics, title=run_title(record), words=words)
         wandb_run.finish(trainer, record, self._folder())
 
@@ -187,15 +187,16 @@ class RunRecord(Callback):
 
 
 @contextmanager
-def _pictures_may_fail(folder: Path) -> Iterator[None]:
+def _pictures_may_fail(path: Path) -> Iterator[None]:
     """Report an error in a picture or table in one line: the run and its record are complete."""
     try:
         yield
     except OSError as error:
-        text = str(unwritable(folder / "a picture", error.strerror or str(error)))
+        text = str(unwritable(Path(error.filename or path), error.strerror or str(error)))
         print(f"Warning: {text}", file=sys.stderr, flush=True)
     except Exception as error:
         reason = (str(error).splitlines() or ["no message"])[0]
+        folder = path.parent if path.suffix else path
         text = f"a picture in {folder} is missing ({type(error).__name__}: {reason})"
         print(f"Warning: {text}", file=sys.stderr, flush=True)
 

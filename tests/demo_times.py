@@ -117,7 +117,7 @@ def places(stem: str) -> dict[Path, str]:
     return {
         ROOT / "README.md": rf"(?m)^\| `{stem}` .*\| ([^|]* min \(worst[^|]*\)) \|$",
         ROOT / f"recipes/{stem}.py": r"demo: ([\d.]+ min \(worst[^)]*\))",
-        ROOT / f"docs/{stem}.md": r"two quiet cores: ([\d.]+ min \(worst[^)]*\))",
+        ROOT / f"docs/{stem}.md": r"two cores: ([\d.]+ min \(worst[^)]*\))",
     }
 
 

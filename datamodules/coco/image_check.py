@@ -105,6 +105,8 @@ def _check_chunk(
 
 def _check(path: Path, size: tuple[int, int], *, strict: bool, hashed: bool) -> RawFile | None:
     """Raise an error for an unusable file; return its record if it is to be hashed."""
+    if path.is_fifo():  # to open it could take forever
+        raise ValueError("it is a pipe")
     with path.open("rb") as file:
         image = Image.open(file)
         # Some writers append bytes after the end, and a few files of other formats are named .jpg:

@@ -29,7 +29,7 @@ from datamodules.criteo.store import (
     Settings,
     read_manifest,
 )
-from datamodules.criteo.text import NUM_DENSE, day_file
+from datamodules.criteo.text import NUM_DENSE, SHORTEST_LINE, day_file, most_unpacked
 
 REFERENCE = Settings(num_days=24, max_ind_range=40_000_000)
 
@@ -214,7 +214,7 @@ class CriteoDataModule(BenchmarkDataModule):
         try:
             rows = self.manifest.rows
         except (OSError, ValueError):
-            return []  # not prepared, or told by ``prepare_data`` and ``problems``
+            return _small_days(self.root)  # other errors: told by ``prepare_data``, ``problems``
         records = read_records(self._prepared)
         lines = [
             f"day_{day} has {record['result']:,} rows instead of {published:,}"
@@ -309,6 +309,16 @@ class CriteoDataModule(BenchmarkDataModule):
             show_progress=show_progress,
         )
         return self._manifest
+
+
+def _small_days(root: Path) -> list[str]:
+    """Return a line for each day whose file cannot hold the published rows."""
+    files = [(path, rows) for day, rows in enumerate(DAY_ROWS) if (path := day_file(root, day))]
+    return [
+        f"{path.name} has {size:,} bytes, too few for the published {rows:,} rows"
+        for path, rows in files
+        if (size := path.stat().st_size) * most_unpacked(path) < rows * SHORTEST_LINE
+    ]
 
 
 def _days_in(root: Path) -> list[int]:

@@ -404,12 +404,24 @@ def split_last_day(work: Work, _: None) -> Done:
     """Copy the last day in order: first half, rounded up, test; the rest validation."""
     day = DayReader(work, work.days[-1])
     half, blocks = math.ceil(day.num_rows / 2), []
+    _check_labels(work, half)
     for split, first, last in (("test", 0, half), ("validation", half, day.num_rows)):
         create_split(work.out, split, last - first)
         for start in range(first, last, CHUNK_ROWS):
             rows_NF = day(start, min(start + CHUNK_ROWS, last))
             blocks += _store(work.out, split, start - first, rows_NF)
     return Done(blocks)
+
+
+def _check_labels(work: Work, half: int) -> None:
+    """Raise if the area under the curve of the test rows is not defined."""
+    found = np.unique(work.column(work.days[-1], "label", np.uint8)[:half])
+    if len(found) < 2:
+        name = f"{work.root}/day_{work.days[-1]}"
+        raise ValueError(
+            f"{name}: all {half:,} rows of its first half, which are the test rows, have label "
+            f"{found[0]}; the metric needs both labels, replace this day"
+        )
 
 
 def _finish(

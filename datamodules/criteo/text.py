@@ -53,6 +53,11 @@ def day_file(root: Path, day: int) -> Path | None:
     return next(paths, None)
 
 
+def most_unpacked(path: Path) -> int:
+    """Return how many bytes of text one byte of a day's file can give."""
+    return 1032 if path.suffix == ".gz" else 1  # deflate's limit
+
+
 def half_unpacked(root: Path, day: int) -> str:
     """Describe a day whose text is not what the ``.gz`` beside it unpacks to; else empty."""
     plain, packed = root / f"day_{day}", root / f"day_{day}.gz"

@@ -153,14 +153,14 @@ def _folder(folder: Path) -> Folder:
     if not folder.is_dir():
         return Folder([], [])
     with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
-    images = [name for name in names if name.lower().endswith(ENDINGS)]
+        # To open a pipe or a device could take forever.
+        kinds = {e.name: e.is_file() or e.is_symlink() or e.is_dir() for e in entries}
+    names = sorted(name for name in kinds if not name.startswith("."))
+    images = [name for name in names if name.lower().endswith(ENDINGS) and kinds[name]]
     if len(images) == len(names):
         return Folder(images, [])
-    return Folder(
-        images,
-        [n for n in names if not n.lower().endswith(ENDINGS) and n.lower() not in LEAVINGS],
-    )
+    used = {*images}
+    return Folder(images, [n for n in names if n not in used and n.lower() not in LEAVINGS])
 
 
 def _has_images(folders: dict[str, Folder]) -> bool:

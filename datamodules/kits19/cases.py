@@ -45,9 +45,9 @@ def file_names(case: str) -> tuple[str, str]:
 
 
 def prepared_cases(folder: Path) -> tuple[str, ...]:
-    """Return the ids of the cases that a folder has preprocessed images of."""
-    names = sorted(path.name for path in folder.glob("case_*_x.npy"))
-    return tuple(name.removeprefix("case_").removesuffix("_x.npy") for name in names)
+    """Return the ids of the cases of which a folder has a preprocessed image or label."""
+    names = {path.stem[:-2] for path in folder.glob("case_*_[xy].npy")}
+    return tuple(sorted(name.removeprefix("case_") for name in names))
 
 
 def settings(minimum: Sequence[int]) -> Content:

@@ -16,6 +16,8 @@ from datamodules.librispeech.raw import Utterance
 def load(utterance: Utterance) -> Loaded:
     """Load an utterance for a shard; its row of the index ends with its number of samples."""
     path = utterance.path
+    if path.is_fifo():  # to open it could take forever
+        raise ValueError(f"{path}: is a pipe, not a recording; extract it again")
     with reading(path):  # not to be taken for an error in writing the shard
         content = path.read_bytes()
         raw = [

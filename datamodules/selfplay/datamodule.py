@@ -75,7 +75,7 @@ class SelfPlayDataModule(PositionInputs, BenchmarkDataModule):
         komi: Points that White gets for moving second.
         games_per_generation: Games, over all devices, that a generation needs. Of a given one that
             has fewer, all are taken.
-        window: Number of newest generations that an epoch trains on.
+        window: Newest generations that an epoch trains on.
         train_filter: Probability of keeping an example, in (0, 1].
         eval_games: Games per evaluation, half of them with each colour.
         games_at_once: Running games per worker; their leaves form one batch of the network.
@@ -89,12 +89,12 @@ class SelfPlayDataModule(PositionInputs, BenchmarkDataModule):
         fast_share: Probability that a move is such a fast one, which becomes no example.
         noise_alpha: Dirichlet concentration of the noise at the root.
         noise_mix: Share of the noise in the priors at the root, 0 to 1.
-        soft_plies: First moves of a game, drawn in proportion to visits.
+        soft_plies: First moves, drawn in proportion to visits.
         pass_alive_plies: Moves after which a decided game ends.
         resign_threshold: Range from which each game draws the value, for the player to move, below
             which it resigns; below -1 nobody resigns.
         max_plies: Moves after which a game is scored as it is, at most 2048.
-        benson: Pass-alive by Benson, not as the reference.
+        benson: Pass-alive by Benson's own rule.
 
     Raises:
         ValueError: If a number is out of range; one line each.

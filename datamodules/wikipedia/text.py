@@ -88,6 +88,9 @@ def read_text(path: Path) -> tuple[str, str]:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ValueError(f"{path}: line {line} is not UTF-8; fetch the file again") from error
+    if (hole := content.find(b"\0")) >= 0:  # of a download that left one
+        line = content.count(b"\n", 0, hole) + 1
+        raise ValueError(f"{path}: line {line} has NUL bytes; fetch the file again")
     _check_line_lengths(path, text)
     return text, hashlib.md5(content).hexdigest()
 

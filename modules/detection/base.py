@@ -41,7 +41,14 @@ class DetectorModule(BenchmarkModule):
                 "--model.backbone_weights"
             )
         load: Any = self.net.load_backbone
-        load(self.read_weights(path))
+        weights = self.read_weights(path)
+        try:
+            load(weights)
+        except ValueError as error:
+            raise ValueError(
+                f"{path} does not fit the network: {error}; a network of another width needs "
+                "weights of its own, by --model.backbone_weights or --init_weights"
+            ) from error
         if bad := [name for name, x in self.net.state_dict().items() if not x.isfinite().all()]:
             raise ValueError(f"{path} has values that are not finite in {bad[0]}; use another file")
 

@@ -19,8 +19,8 @@ def check_detector(
     net: nn.Module, inputs: Sequence[Tensor], targets: Any, *, keys: Sequence[str] = DETECTION_KEYS
 ) -> None:
     """Raise a ValueError unless the network follows the contract on a small batch."""
-    name = type(net).__name__
-    with dry_run(net, f"{name} failed"):
+    name, last = type(net).__name__, int(targets["labels"][0].max())
+    with dry_run(net, f"{name} failed on objects of class {last}"):
         losses = net.train()(*inputs, targets)
         detections = net.eval()(*inputs)
     scalars = isinstance(losses, Mapping) and all(loss.ndim == 0 for loss in losses.values())

@@ -80,7 +80,7 @@ class MiniGoModule(BenchmarkModule):
         eval_virtual_losses: Leaves of one game in a batch of the network.
         pass_alive_plies: Moves after which a game ends once nothing is left to play for.
         max_plies: Moves after which an evaluation game is scored as it is, at most 2048.
-        benson: Pass-alive by Benson, not as the reference.
+        benson: Pass-alive by Benson's own rule.
         bfloat16_play: Let the network play its training games in bfloat16; evaluation games are
             always in single precision.
         cuda_graph_play: Play all games through CUDA graphs of a few batch sizes, captured in the

@@ -13,6 +13,7 @@ import yaml
 from recipes.cli.presets import RECIPES, rank
 from recipes.cli.usage import UsageError
 
+MOST_VALUES = 100_000
 OURS = ("recipes.", "modules.", "datamodules.", "callbacks.")
 
 
@@ -39,7 +40,21 @@ def read_config(path: str) -> dict[str, Any]:
         raise UsageError(f"--config {path}: empty; leave the flag out for the closed reference")
     if not isinstance(content, dict):
         raise UsageError(f"--config {path}: holds no settings, such as 'model: {{momentum: 0.9}}'")
+    if _has_more_than(MOST_VALUES, content):
+        raise UsageError(f"--config {path}: its aliases unfold to more than {MOST_VALUES:,} values")
     return content
+
+
+def _has_more_than(most: int, content: Any) -> bool:
+    """Count values and containers, up to a limit: a few nested aliases make billions of them."""
+    rest, number = [content], 0
+    while rest and number <= most:
+        value, number = rest.pop(), number + 1
+        if isinstance(value, Mapping):
+            rest += value.values()
+        elif isinstance(value, list):
+            rest += value
+    return number > most
 
 
 def tell_foreign_code(path: str, content: Mapping[str, Any]) -> None:

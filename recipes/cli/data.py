@@ -54,6 +54,9 @@ def doctor(benchmark: Benchmark, arguments: Arguments) -> int:
     root = getattr(datamodule, "root", None)
     prepared = prepared_folder(Path(getattr(datamodule, "prepared_dir", None) or root or "."))
     command = "fit" if root is None or prepared is not None else "prepare"
+    if command == "prepare":  # it takes own data without a word
+        words = arguments.without("--submission.division").words
+        flags = f" {shlex.join(words)}" if words else ""
     print(wrap_to_terminal(f"Ready: {recipe} {command}{flags}"))
     return 0
 

@@ -72,6 +72,8 @@ def _other_form(name: str) -> str:
     file, _, wanted = name.rpartition(":") if ":" in name else (name, "", "")
     if file.endswith(".py") or "/" in name:
         path = Path(file)
+        if file.endswith(".py") and not path.is_file():
+            return f"there is no file {file}"
         dotted = ".".join([path.stem, wanted or (_defined(path) or ["Net"])[0]])
         if path.parent.resolve() == Path.cwd():
             return f"{name} is a file; give the dotted path, {dotted}"

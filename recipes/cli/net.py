@@ -85,7 +85,7 @@ class Net:
         words: list[str] = []
         length = 0
         for name in [*own, *rest]:
-            word = f"{name}={_plain(self.arguments[name])}"
+            word = f"{name}={_short(_plain(self.arguments[name]))}"
             length += len(word)
             if length > LINE and words and name not in self._plain:
                 words.append(f"{len(self.arguments) - len(words)} more by default")
@@ -172,8 +172,10 @@ def path_of(target: Any) -> str:
 
 def arguments_page(target: Any, name: str) -> str:
     """Return the help of ``--model.net.help``: the arguments of a class or function."""
-    text = _parser(target).format_help()
-    return f"{name}\n{text.partition(chr(10) + chr(10))[2]}".rstrip()
+    text = _parser(target).format_help().partition("\n\n")[2]
+    # jsonargparse's own lines: the title of a class without docstring, a file for the group.
+    text = re.sub(r"^<class .*>:\n|^ *--model\.net CONFIG .*\n", "", text, flags=re.MULTILINE)
+    return f"{name}\n{text}".rstrip()
 
 
 def _parser(target: Any, skip: set[str] | None = None) -> ArgumentParser:
@@ -249,6 +251,12 @@ def _plain(value: Any) -> Any:
     if isinstance(value, functools.partial):
         return path_of(value.func)
     return path_of(value) if hasattr(value, "__qualname__") else str(value)
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, list) and len(value) > 8:
+        return f"[{value[0]}, {value[1]}, ..., {value[-1]}] ({len(value)} values)"
+    return value
 
 
 def _count(number: int) -> str:

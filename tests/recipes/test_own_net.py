@@ -8,6 +8,7 @@ import torch
 import yaml
 from torch import nn
 
+from modules.detection.ssd.net import SSD300
 from recipes.cli.main import run
 from recipes.cli.parser import RecipeCLI
 from recipes.cli.presets import demo_preset
@@ -101,13 +102,23 @@ def test_help_shows_the_recipes_own_network(stem, capsys):
         assert f"--model.net.{name}" in out
 
 
+def test_help_of_a_named_class_shows_its_arguments_alone(capsys):
+    with pytest.raises(SystemExit):
+        run(sheet("resnet"), ["fit", "--model.net", f"{HERE}.Classifier", "--model.net.help"])
+    out = capsys.readouterr().out
+    assert out.startswith(f"{HERE}.Classifier\n")
+    assert "--model.net.n_classes" in out
+    assert "CONFIG" not in out
+    assert "<class" not in out
+
+
 NAMES = (
     (["Wide"], "Wide is not a dotted path such as my_lab.nets.Wide"),
     ([f"{HERE}.Wyde"], f"{HERE} has no Wyde; did you mean {HERE}.Wide?"),
     ([f"{HERE}.Wide", "--model.net.widht", "3"], "did you mean --model.net.width?"),
 )
 OBJECTS = (
-    (["./mine.py:Wide"], "./mine.py:Wide is a file; give the dotted path, mine.Wide"),
+    (["./mine.py:Wide"], "there is no file ./mine.py"),
     ([f"{HERE}.ready"], "ready is a network already built; name its class"),
     ([f"{HERE}.pretend"], "pretend returned a dict, not a torch.nn.Module"),
     ([f"{HERE}.NeedsPackage"], "NeedsPackage needs package_that_nobody_has: pip install"),
@@ -132,6 +143,8 @@ def test_a_short_name_and_a_shadowed_module_are_explained(tmp_path, monkeypatch,
     (tmp_path / "mine.py").write_text("class Tiny:\n    pass\n")
     (tmp_path / "yaml.py").write_text("class Tiny:\n    pass\n")
     monkeypatch.chdir(tmp_path)
+    line = error_of(capsys, "resnet", "--model.net=./mine.py:Tiny")[1]
+    assert "./mine.py:Tiny is a file; give the dotted path, mine.Tiny" in line
     assert (
         "did you mean mine.Tiny or yaml.Tiny?" in error_of(capsys, "resnet", "--model.net=Tiny")[1]
     )
@@ -141,6 +154,15 @@ def test_a_short_name_and_a_shadowed_module_are_explained(tmp_path, monkeypatch,
     assert "did you mean modules.resnet.net.ResNet?" in line
     line = error_of(capsys, "resnet", "--model.net=recipes.resnet.Net")[1]
     assert "it is the recipe" in line
+
+
+def test_a_long_list_leaves_room_for_the_other_arguments():
+    net = built("dlrm", "--model.net", f"{HERE}.Wide").net
+    net.facts = lambda: {"table_sizes": list(range(1000, 1026))}
+    net()
+    line = net.describe(7)
+    assert "Wide(table_sizes=[1000, 1001, ..., 1025] (26 values), " in line
+    assert "width=48" in line
 
 
 def test_synonyms_and_forms_of_the_datas_facts():
@@ -254,3 +276,10 @@ def test_an_encoder_that_cannot_take_padding_is_refused_before_training():
     module = sheet("rnnt").module_class()(net=Strict)
     with pytest.raises(ValueError, match="of which 4 and 3 are speech.*padded past the longest"):
         module.check_net()
+
+
+def test_a_detector_without_the_datas_last_class_is_refused_before_training():
+    module = sheet("ssd").module_class()(net=lambda: SSD300(num_classes=3, width=8))
+    module.check_net(num_classes=3)
+    with pytest.raises(ValueError, match="SSD300 failed on objects of class 3: "):
+        module.check_net(num_classes=4)

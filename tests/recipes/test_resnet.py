@@ -138,7 +138,7 @@ def test_foreign_net_by_dotted_path_runs_in_the_open_division(tmp_path: Path, ne
     assert run(BENCHMARK, [*args, "--output_root", str(tmp_path)]) == 3
     facts = record(next((tmp_path / "resnet").glob("*")))
     assert facts["net"]["class"] == net
-    assert facts["net"]["arguments"]["num_classes"] == 1000
+    assert facts["net"]["arguments"]["num_classes"] == 10
     assert facts["division"] == "open"
 
 

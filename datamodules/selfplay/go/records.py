@@ -100,6 +100,9 @@ def parse_game(content: bytes, path: Path, size: int) -> Examples:
     whole = np.frombuffer(b"".join(planes), np.uint8).reshape(-1, PLANES, points)
     if whole.max(initial=0) > 1:
         raise ValueError(f"{path}: its planes contain {whole.max()}; only 0 and 1 are valid")
+    # Planes 0 and 1 are the stones of the two colours.
+    if both := np.flatnonzero((whole[:, 0] & whole[:, 1]).any(axis=1)).tolist():
+        raise ValueError(f"{path}: example {both[0] + 1} has stones of both colours on one point")
     pi_EA = np.frombuffer(b"".join(pi), "<f4").astype(np.float32).reshape(-1, points + 1)
     _check_values(path, pi_EA, np.array(outcome))
     return Examples(pack_planes(whole), pi_EA, np.array(outcome, np.float32))

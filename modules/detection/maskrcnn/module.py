@@ -208,13 +208,17 @@ class MaskRCNNModule(DetectorModule):
             decay_factor=DECAY_FACTOR,
         )
 
-    def check_net(self) -> None:
-        """Raise a ValueError unless the net gives losses, boxes and masks."""
+    def check_net(self, *, num_classes: int = 2) -> None:
+        """Raise a ValueError unless the net gives losses, boxes and masks.
+
+        Args:
+            num_classes: Classes of the data, background included; the last one is tried.
+        """
         image = torch.randint(0, 256, (1, 3, 128, 128), dtype=torch.uint8)
         outline = np.array([[20, 20], [90, 20], [90, 100], [20, 100]], dtype=np.float32)
         targets = {
             "boxes": [torch.tensor([[20.0, 20.0, 90.0, 100.0]])],
-            "labels": [torch.tensor([1])],
+            "labels": [torch.tensor([num_classes - 1])],
             "polygons": [[[outline]]],
         }
         inputs = [image, torch.tensor([[128, 128]])]

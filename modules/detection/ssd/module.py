@@ -196,11 +196,15 @@ class SSDModule(DetectorModule):
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         return int(self.warmup_epochs * data.num_train_samples / data.global_batch_size)
 
-    def check_net(self) -> None:
-        """Raise a ValueError unless the net detects in images of 300 x 300."""
+    def check_net(self, *, num_classes: int = 2) -> None:
+        """Raise a ValueError unless the net detects in images of 300 x 300.
+
+        Args:
+            num_classes: Classes of the data, background included; the last one is tried.
+        """
         image = torch.randint(0, 256, (2, 3, IMAGE_SIZE, IMAGE_SIZE), dtype=torch.uint8)
         boxes = torch.tensor([[[0.1, 0.1, 0.6, 0.5]], [[0.3, 0.2, 0.9, 0.9]]])
-        targets = {"boxes": boxes, "labels": torch.ones(2, 1, dtype=torch.int64)}
+        targets = {"boxes": boxes, "labels": torch.full((2, 1), num_classes - 1)}
         check_detector(self.net, [image], targets)
 
     def mllog_facts(self) -> dict[str, object]:

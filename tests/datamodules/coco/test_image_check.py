@@ -1,5 +1,7 @@
 """Images of other kinds: read rightly, or refused in one line that names the file."""
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -92,6 +94,8 @@ def test_a_decompression_bomb_is_refused(pixels, tmp_path, monkeypatch):
 
 
 def test_a_file_that_cannot_be_read_says_why(tmp_path):
+    os.mkfifo(tmp_path / "c.jpg")
+    assert "c.jpg cannot be decoded (it is a pipe)" in lines_of(tmp_path / "c.jpg")[0]
     (tmp_path / "a.jpg").symlink_to(tmp_path / "gone.jpg")
     (tmp_path / "b.jpg").mkdir()
     assert "a.jpg cannot be read (No such file" in lines_of(tmp_path / "a.jpg")[0]

@@ -86,6 +86,23 @@ def test_rows_of_24_days_are_compared_with_the_published_ones(ready, monkeypatch
     assert module(ready).differences() == []
 
 
+def test_days_too_small_for_the_published_rows_are_told_before_prepare(root, monkeypatch):
+    monkeypatch.setattr("datamodules.criteo.datamodule.REFERENCE", module(root).settings)
+    size = (root / "day_0").stat().st_size
+    lines = module(root).differences()
+    assert lines[0] == f"day_0 has {size:,} bytes, too few for the published 195,841,983 rows"
+    assert len(lines) == 3
+    monkeypatch.setattr("datamodules.criteo.datamodule.DAY_ROWS", (ROWS,) * 3)
+    assert module(root).differences() == []
+
+
+def test_test_rows_of_one_label_are_refused(root):
+    lines = (root / "day_2").read_bytes().splitlines(keepends=True)
+    (root / "day_2").write_bytes(b"".join(b"0" + line[1:] for line in lines))
+    with pytest.raises(ValueError, match=r"day_2: all 30 rows of its first half.* have label 0"):
+        module(root).prepare()
+
+
 # Days that are the same.
 
 

@@ -165,6 +165,13 @@ def test_entries_that_are_not_images_are_noted(root: Path) -> None:
     assert "dog has 1 entries that are not images (5.heic); they are not used" in line
 
 
+def test_a_pipe_with_an_images_name_is_noted_and_not_waited_for(root: Path) -> None:
+    os.mkfifo(root / "train" / "dog" / "9.png")
+    (line,) = data(root).notes()
+    assert "dog has 1 entries that are not images (9.png); they are not used" in line
+    data(root).prepare()
+
+
 def test_link_to_a_missing_directory_is_an_error_and_other_links_are_followed(root: Path) -> None:
     (root / "train" / "dog").rename(root / "elsewhere")
     (root / "train" / "dog").symlink_to(root / "elsewhere")

@@ -206,6 +206,19 @@ def test_recording_without_transcript_and_the_reverse_are_named(root):
     assert f"{lone}: missing, though it has a transcript" in text
 
 
+def test_pipes_are_named_and_not_waited_for(root):
+    transcript, recording = next(root.rglob("*.trans.txt")), first_flac(root)
+    text = transcript.read_text()
+    transcript.unlink()
+    os.mkfifo(transcript)
+    assert ".flac: no transcript" in problem(root)
+    transcript.unlink()
+    transcript.write_text(text)
+    recording.unlink()
+    os.mkfifo(recording)
+    assert f"{recording}: is a pipe, not a recording; extract it again" in problem(root)
+
+
 def test_strange_letter_and_empty_transcript_are_named(root, monkeypatch):
     monkeypatch.setattr(raw, "UTTERANCES", dict.fromkeys(SUBSETS, 12))  # LibriSpeech itself
     paths = sorted(root.rglob("*.trans.txt"))

@@ -231,6 +231,15 @@ def test_text_that_is_not_utf8_names_file_and_line(root):
         module(root).prepare_data()
 
 
+def test_text_with_a_hole_names_file_and_line(root):
+    path = next(iter(find_parts(root / "results4", 3).values()))
+    lines = path.read_bytes().split(b"\n")
+    lines[4] = bytes(512)
+    path.write_bytes(b"\n".join(lines))
+    with pytest.raises(ValueError, match=rf"{path.name}: line 5 has NUL bytes; fetch"):
+        module(root).prepare_data()
+
+
 def test_over_long_line_is_refused(root):
     path = next(iter(find_parts(root / "results4", 3).values()))
     lines = path.read_text().split("\n")

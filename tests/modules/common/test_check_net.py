@@ -86,7 +86,7 @@ def test_check_detector_leaves_no_trace_of_its_training_pass():
     net, images = Detector(), torch.rand(2, 3, 8, 8)
     before = {name: value.clone() for name, value in net.state_dict().items()}
     state = torch.get_rng_state()
-    check_detector(net, [images], targets=[])
+    check_detector(net, [images], {"labels": torch.ones(2, 1)})
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
     assert net.training
     assert not net.frozen.training

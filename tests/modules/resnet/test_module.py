@@ -39,6 +39,7 @@ def module(
         accumulate_grad_batches=accumulate,
         log_every_n_steps=0,
         datamodule=SimpleNamespace(samples_per_epoch=train, batch_size=batch),
+        num_val_batches=[1],
     )
     return made
 

@@ -132,6 +132,11 @@ def test_caches_go_where_they_can_be_written(monkeypatch, tmp_path):
     assert Path(os.environ["MPLCONFIGDIR"]).is_dir()
 
 
+BOMB = b"a0: &a0 [1]\n" + b"".join(
+    b"a%d: &a%d [%s]\n" % (n, n, b",".join([b"*a%d" % (n - 1)] * 9)) for n in range(1, 10)
+)
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -141,6 +146,7 @@ def test_caches_go_where_they_can_be_written(monkeypatch, tmp_path):
         (b"- 1\n", "holds no settings"),
         (b"a: [1,", "while parsing"),
         (b"[" * 1200, "recursion"),
+        (BOMB, "unfold to more than 100,000 values"),
     ],
 )
 @pytest.mark.parametrize("command", ["fit", "doctor"])

@@ -86,6 +86,13 @@ def test_a_record_whose_planes_are_no_bits_is_refused(game, tmp_path, monkeypatc
         read_game(tmp_path / "a.tfrecord.zz", 5)
 
 
+def test_a_point_with_two_stones_is_refused(game, tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "unpack_planes", lambda bits, size: np.ones((13, 25), np.uint8))
+    write_game(tmp_path / "a.tfrecord.zz", game)
+    with pytest.raises(ValueError, match=r"a\.tfrecord\.zz: example 1 has stones of both colours"):
+        read_game(tmp_path / "a.tfrecord.zz", 5)
+
+
 def test_a_record_of_another_board_or_of_no_game_is_refused(game, tmp_path):
     path = tmp_path / "a.tfrecord.zz"
     write_game(path, game)

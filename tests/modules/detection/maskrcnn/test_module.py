@@ -1,7 +1,10 @@
 """Mask R-CNN's module: what it tells its network; scores of images that share a batch."""
 
+import pickle
 from types import SimpleNamespace
 
+import numpy as np
+import pytest
 import torch
 
 from modules.detection.maskrcnn import MaskRCNNModule
@@ -18,6 +21,18 @@ def test_the_net_knows_the_size_of_a_full_batch():
     module._trainer = SimpleNamespace(datamodule=SimpleNamespace(batch_size=12))
     module.setup("fit")
     assert module.net.batch_size == 12
+
+
+def test_weights_of_another_width_are_named_with_the_flags_that_give_others(tmp_path):
+    (tmp_path / "R-50.pkl").write_bytes(
+        pickle.dumps({"blobs": {"conv1_w": np.zeros((16, 3, 7, 7), np.float32)}})
+    )
+    module = MaskRCNNModule(net=lambda: MaskRCNN(**TINY))
+    data = SimpleNamespace(batch_size=2, folder=tmp_path)
+    module._trainer = SimpleNamespace(datamodule=data)
+    with pytest.raises(ValueError, match=r"R-50\.pkl does not fit .*\(8, 3, 7, 7\)") as error:
+        module.setup("fit")
+    assert "--model.backbone_weights or --init_weights" in str(error.value)
 
 
 def test_an_image_scores_the_same_alone_and_beside_another_of_its_padded_shape():
