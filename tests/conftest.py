@@ -38,6 +38,14 @@ def fixed_seed(monkeypatch):
     monkeypatch.setenv("PL_GLOBAL_SEED", "1234")
 
 
+@pytest.fixture
+def hang_up_counts():
+    """Let SIGHUP count, which ``nohup pytest`` has the tests ignore."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.fixture(scope="session")
 def run_python(shared_cache, tmp_path_factory):
     """``subprocess.run([sys.executable, *args])`` without the seconds that imports take."""

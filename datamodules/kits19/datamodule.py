@@ -202,7 +202,10 @@ class KiTS19DataModule(BenchmarkDataModule):
             return KIDNEY_CLASSES
         cases = self._prepared_cases()
         if not cases:
-            raise ValueError(f"{self._prepared} is not prepared; run the recipe's prepare command")
+            raise ValueError(
+                f"{self._prepared} is not prepared; run the recipe's prepare command with the "
+                "same --data flags"
+            )
         return tuple(str(label) for label in range(1, count_classes(cases)))
 
     def mllog_facts(self) -> dict[str, object]:

@@ -82,7 +82,8 @@ def _read_as(bundle: TensorBundle, name: str, like: Tensor, size: int) -> Tensor
     if values.shape != tuple(like.shape):
         raise ValueError(
             f"{bundle.prefix}: {name} has shape {values.shape} but the net needs "
-            f"{tuple(like.shape)}; is it of another board size than {size} x {size}?"
+            f"{tuple(like.shape)}; is it of another board size than {size} x {size}? A network of "
+            "another width starts from its own weights, --init_weights FILE"
         )
     if not np.isfinite(values).all():
         raise ValueError(f"{bundle.prefix}: {name} has values that are not finite; fetch it again")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -12,6 +13,7 @@ from recipes.cli.benchmark import Benchmark
 from recipes.cli.usage import UsageError
 
 OPEN = "--submission.division open"
+OWN_DATA = "own data"
 
 
 def check_data(benchmark: Benchmark, datamodule: Any, division: str) -> None:
@@ -44,11 +46,17 @@ class DataCheck(Callback):
     Args:
         benchmark: The data sheet.
         division: The run's division by its settings.
+
+    Attributes:
+        dataset: Name of the data for the record: the benchmark's, or where own data lies.
     """
 
     def __init__(self, benchmark: Benchmark, division: str) -> None:
         self._benchmark, self._division = benchmark, division
+        self.dataset = benchmark.dataset
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         check_data(self._benchmark, datamodule, self._division)
+        if self._division == "open" and datamodule.differences():
+            self.dataset = f"{OWN_DATA} in {Path(datamodule.root).resolve()}"

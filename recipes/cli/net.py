@@ -52,6 +52,8 @@ class Net:
         """Build the network; a UsageError says what is missing or why that failed."""
         arguments = dict(self._given)
         facts = self.facts()
+        if self.is_reference:
+            self._check_classes(facts)
         handed = handed_over(facts, self._known, list(arguments))
         self._plain |= {name: _plain(value) for name, value in handed.items()}
         arguments |= handed
@@ -82,10 +84,11 @@ class Net:
         """Return the network as it was built, such as ``my.Net(width=48), 1.2 M parameters``."""
         own = [name for name in self.arguments if name in self._plain]
         rest = [name for name in self.arguments if name not in self._plain]
+        shown = self._shown()
         words: list[str] = []
         length = 0
         for name in [*own, *rest]:
-            word = f"{name}={_short(_plain(self.arguments[name]))}"
+            word = f"{name}={_short(shown[name])}"
             length += len(word)
             if length > LINE and words and name not in self._plain:
                 words.append(f"{len(self.arguments) - len(words)} more by default")
@@ -96,7 +99,11 @@ class Net:
 
     def record(self) -> dict[str, Any]:
         """Return the class and its arguments as built, for ``run.json``."""
-        return {"class": self.name, "arguments": _plain(self.arguments)}
+        return {"class": self.name, "arguments": self._shown()}
+
+    def _shown(self) -> dict[str, Any]:
+        """Return the arguments as the user wrote them, the others as JSON holds them."""
+        return {**_plain(self.arguments), **self._plain}
 
     def _parse(self, setting: NetSetting) -> tuple[dict[str, Any], dict[str, Any]]:
         """Check the given arguments; return their values and the same as plain values."""
@@ -124,6 +131,12 @@ class Net:
         if not setting.given:
             return {}, {}
         return dict(vars(values.model.net)), plain["model"]["net"]
+
+    def _check_classes(self, facts: Mapping[str, Any]) -> None:
+        """Raise if the user gives fewer classes than the data has; more are allowed."""
+        given, wanted = self._given.get("num_classes"), facts.get("num_classes")
+        if given is not None and wanted is not None and given < wanted:
+            raise UsageError(f"{FLAG}.num_classes is {given}, but the data has {wanted} classes")
 
     def _no_argument(self, name: str) -> str:
         text = f"{self.name} has no argument {name}"
@@ -254,6 +267,8 @@ def _plain(value: Any) -> Any:
 
 
 def _short(value: Any) -> Any:
+    if isinstance(value, Mapping) and "class_path" in value:
+        return value["class_path"]
     if isinstance(value, list) and len(value) > 8:
         return f"[{value[0]}, {value[1]}, ..., {value[-1]}] ({len(value)} values)"
     return value

@@ -82,6 +82,7 @@ class Run:
             unit=self.benchmark.progress_unit,
             quality_names=self.benchmark.quality_names,
         )
+        self._data_check = data_check = DataCheck(self.benchmark, self.division)
         self.record = RunRecord(
             target=self.target,
             warm_up=warm_up,
@@ -100,7 +101,7 @@ class Run:
         # else; the warm-up ends before the target starts the clock, and those after the target
         # read its decision.
         return [
-            DataCheck(self.benchmark, self.division),
+            data_check,
             NetLine(cli.net, cli.model),
             self.folder,
             LambdaCallback(setup=self._begin),
@@ -136,7 +137,7 @@ class Run:
         return {
             "benchmark": self.benchmark.name,
             "division": self.division,
-            "dataset": self.benchmark.dataset,
+            "dataset": self._data_check.dataset,
             "demo": self.demo,
             "net": {**self.cli.net.record(), "parameters": num_parameters(self.cli.model)},
             "reference_net": net_name(self.cli.parser.get_defaults().model.net),

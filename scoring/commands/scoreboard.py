@@ -15,6 +15,7 @@ from scoring.runs.result_sets import ResultSet
 from scoring.runs.run import Run, configuration_words, without_moved_paths
 
 LONGEST_NAME = 24
+OWN_DATA = "own data"  # start of a run's data set that is not the benchmark's
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Scoreboard:
     demo: bool
     target: dict[str, float]
     rows: tuple[NetRow, ...]
+    dataset: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """Return the board as plain JSON values."""
@@ -72,7 +74,8 @@ class Scoreboard:
         metrics = list(dict.fromkeys(name for row in self.rows for name in row.best_quality))
         columns = ["net", "target reached", "seconds to target", *(f"best {m}" for m in metrics)]
         columns += ["params", "FLOPs per sample", "samples/s"]
-        title = f"{self.benchmark}: networks ({'demo' if self.demo else 'real'} data)"
+        own = self.dataset if self.dataset.startswith(OWN_DATA) else "real data"
+        title = f"{self.benchmark}: networks ({'demo data' if self.demo else own})"
         rules = load_round().benchmarks.get(self.benchmark)
         if rules and sorted(self.target.values()) != sorted(rules.target.values()):
             title += ", target " + " and ".join(f"{k} {v}" for k, v in self.target.items())
@@ -126,22 +129,23 @@ def scoreboard(scored: Sequence[tuple[ResultSet, Score]]) -> list[Scoreboard]:
 
     Runs without a ``net`` in run.json are skipped.
     """
-    groups: dict[tuple[str, bool, str], dict[tuple[str, ...], list[tuple[Run, str]]]] = {}
+    groups: dict[tuple[str, bool, str, str], dict[tuple[str, ...], list[tuple[Run, str]]]] = {}
     for result, item in scored:
         outcomes = {judged.path: judged.outcome for judged in item.runs}
         for run in result.runs:
             outcome = outcomes.get(str(run.path), LEFT_OUT)
             if outcome != LEFT_OUT and run.net:
-                key = (item.benchmark, item.demo, str(run.fact("target")))
+                dataset = str(run.fact("dataset") or "")
+                key = (item.benchmark, item.demo, str(run.fact("target")), dataset)
                 rows_of = groups.setdefault(key, {})
                 rows_of.setdefault(run.configuration, []).append((run, outcome))
     boards = []
-    for (benchmark, demo, _), rows_of in sorted(groups.items()):
+    for (benchmark, demo, _, dataset), rows_of in sorted(groups.items()):
         rows = [_net_row(benchmark, runs) for runs in rows_of.values()]
         if len({without_moved_paths(row.net) for row in rows}) > 1:
             rows.sort(key=lambda row: (-row.reached / row.runs, row.median_seconds or 0))
             target = dict(next(iter(rows_of.values()))[0][0].fact("target") or {})
-            boards.append(Scoreboard(benchmark, demo, target, tuple(rows)))
+            boards.append(Scoreboard(benchmark, demo, target, tuple(rows), dataset))
     return boards
 
 

@@ -362,7 +362,7 @@ class Signalled(Noisy):
         return super().training_step(batch, batch_idx)
 
 
-def test_a_closed_terminal_ends_a_run_in_order(tmp_path):
+def test_a_closed_terminal_ends_a_run_in_order(tmp_path, hang_up_counts):
     with pytest.raises(StopRun, match="interrupted by a signal"):
         fit(tmp_path, Signalled(signal.SIGHUP), {"every": 1, "limit": 2})
     assert (tmp_path / "checkpoints" / "last.ckpt").is_file()

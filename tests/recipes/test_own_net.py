@@ -76,6 +76,14 @@ def test_an_argument_that_the_user_gives_always_wins(stem):
     assert arguments == WIDE | {name: (7,) if name == "table_sizes" else 7, "width": 3}
 
 
+@pytest.mark.parametrize("stem", ["maskrcnn", "resnet", "ssd", "unet3d"])
+def test_the_recipes_own_network_with_fewer_classes_than_the_data_is_refused(stem):
+    number = FACTS[stem]["num_classes"]
+    with pytest.raises(ValueError, match=f"num_classes is 2, but the data has {number} classes"):
+        built(stem, "--model.net.num_classes", "2")
+    assert built(stem, "--model.net.num_classes", "20").net.arguments["num_classes"] == 20
+
+
 @pytest.mark.parametrize("stem", STEMS)
 def test_the_recipes_own_network_keeps_the_presets_arguments(stem):
     preset = yaml.safe_load(demo_preset(sheet(stem)).read_text())["model"]["net"]
@@ -190,7 +198,13 @@ def test_builders_of_libraries_are_built():
         "torchvision.models.resnet18",
         "--model.net.zero_init_residual=true",
     ]
-    assert built("resnet", *torchvision).model.net.fc.out_features == 10
+    torchvision += ["--model.net.norm_layer", "torch.nn.InstanceNorm2d"]
+    cli = built("resnet", *torchvision)
+    assert cli.model.net.fc.out_features == 10
+    assert isinstance(cli.model.net.bn1, nn.InstanceNorm2d)
+    given = cli.net.record()["arguments"]["norm_layer"]
+    assert given["class_path"] == "torch.nn.InstanceNorm2d"
+    assert "norm_layer=torch.nn.InstanceNorm2d" in cli.net.describe(None)
 
 
 def test_a_local_torch_hub_repository_is_built(tmp_path):

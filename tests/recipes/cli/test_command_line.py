@@ -304,7 +304,7 @@ def test_error_of_a_loader_process_is_as_short_as_that_of_the_run_itself():
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_before_training_says_a_word(number, monkeypatch, capsys):
+def test_a_signal_before_training_says_a_word(number, monkeypatch, capsys, hang_up_counts):
     monkeypatch.setattr(
         "recipes.cli.train.check_named_checkpoint", lambda *_: os.kill(os.getpid(), number)
     )

@@ -2,11 +2,13 @@
 
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from lightning.pytorch import Trainer
 
 from datamodules.kits19 import KiTS19DataModule
+from recipes.cli.data_check import DataCheck
 from recipes.cli.main import run
 from recipes.unet3d import BENCHMARK
 
@@ -70,3 +72,11 @@ def test_doctor_and_prepare_say_it(own, capsys):
     assert following[0] == "prepare"
     assert run(BENCHMARK, following) == 0
     assert LINE in capsys.readouterr().out
+
+
+def test_the_record_of_an_open_run_names_own_data(tmp_path):
+    data = SimpleNamespace(root=tmp_path, differences=lambda: [LINE])
+    check = DataCheck(BENCHMARK, "open")
+    assert check.dataset == "KiTS19"
+    check.setup(SimpleNamespace(datamodule=data), None, "fit")
+    assert check.dataset == f"own data in {tmp_path.resolve()}"

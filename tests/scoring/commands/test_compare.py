@@ -257,6 +257,20 @@ def test_times_of_other_machines_are_not_mixed_or_set_against_each_other(tmp_pat
     assert "on 1 x NVIDIA H100" in out
 
 
+def test_runs_on_own_data_are_not_set_beside_the_benchmarks(tmp_path, make, cli):
+    own = {"division": "open", "dataset": "own data in /data/mine", **REFERENCE}
+    make.run(tmp_path, number=1, seconds=600, **REFERENCE)
+    make.run(tmp_path, number=2, seconds=300, **MINE)
+    make.run(tmp_path, number=3, seconds=6, **own)
+    make.run(tmp_path, number=4, seconds=3, **MINE | own)
+    boards = boards_of(cli, tmp_path)
+    assert [[row["median_seconds"] for row in board["rows"]] for board in boards] == [
+        [300, 600],
+        [3, 6],
+    ]
+    assert "ssd: networks (own data in /data/mine)" in cli("compare", tmp_path)[1]
+
+
 def test_runs_to_another_target_have_a_board_of_their_own(tmp_path, make, cli):
     for number, target in enumerate((0.23, 0.23, 0.1, 0.1), start=1):
         mine = MINE if number % 2 else REFERENCE
