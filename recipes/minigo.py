@@ -4,7 +4,7 @@ Target    win at least 50 % of 256 games against a fixed network
 Data      games of the network against itself; the starting checkpoint with 5 generations of games
           and the target network are given (public bucket minigo-pub, folder ml_perf/0.7)
 Network   13 planes, 6 residual blocks of 64 channels, 736,671 parameters, 0.33 GFLOP per position
-Expect    demo: 0.0 min (worst 0.0), 5 x 5 board; closed division: 35
+Expect    demo: 0.5 min (worst 0.5), 5 x 5 board; closed division: 35
           to 46 generations of 8,192 games
 
     python recipes/minigo.py fit                                        demo, no download
