@@ -3,7 +3,7 @@
 Target    masked-word accuracy >= 0.720 on 10,000 held-out samples, from a given checkpoint of 0.34
 Data      English Wikipedia of 2020-01-01, cleaned text, about 13 GB (MLCommons, CC BY-SA)
 Network   BERT-large, 336,226,108 parameters, sequences of up to 512 word pieces
-Expect    demo: about a minute on 2 CPU cores; closed division: about 2.5 million samples
+Expect    demo: 0.8 min (worst 0.8); closed division: about 2.5 million samples
 
     python recipes/bert.py fit                                        demo, no download
     python recipes/bert.py predict --ckpt_path RUN TEXT...            fill in [MASK]
@@ -67,7 +67,6 @@ BENCHMARK = Benchmark(
         download_gb=17.1,
         prepared_gb=5,
         checkpoint_gb=4,
-        demo_minutes=1.1,
         published_minutes=21.7,
         source="MLCommons' two bundles; 20 parts of 0.25 GB",
     ),

@@ -40,8 +40,6 @@ class Needs:
     in 10^9 bytes; ``None``: it also holds games, so not known."""
     device_gib: float | None = None
     """Memory of all GPUs together that the closed settings need, in GiB; ``None``: not known."""
-    demo_minutes: float
-    """Timed minutes of the demo, measured on one or two threads, as in README.md."""
     published_minutes: float | None = None
     """NVIDIA's score on eight A100-SXM4-80GB in round v1.0; ``None`` where it has none."""
     source: str

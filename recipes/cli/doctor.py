@@ -15,6 +15,7 @@ from datamodules.common.cache import cache_dir
 from datamodules.common.loaders import memory_note, socket_problem
 from recipes.cli.benchmark import Benchmark
 from recipes.cli.data_check import OPEN
+from recipes.cli.demo_times import demo_time
 from recipes.cli.environment import writable
 from recipes.cli.screen import wrap_to_terminal
 
@@ -190,7 +191,7 @@ def _time(benchmark: Benchmark) -> str:
     if needs.published_minutes is not None:
         real = f"{needs.published_minutes:g} min on eight A100 (NVIDIA's code, round v1.0)"
     return (
-        f"time to the target: demo {needs.demo_minutes:g} min on a CPU (measured); "
+        f"time to the target: demo {demo_time(benchmark.name)} on two CPU cores (measured); "
         f"real data {real}, and {benchmark.runs} runs make a result"
     )
 

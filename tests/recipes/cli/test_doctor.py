@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from recipes.cli import doctor as doctor_command
+from recipes.cli.demo_times import demo_time
 from recipes.cli.main import run
+from tests import demo_times
 
 ROOT = Path(__file__).parents[3]
 STEMS = sorted(path.stem for path in (ROOT / "recipes").glob("[a-z]*.py"))
@@ -52,8 +54,8 @@ def test_the_next_command_keeps_all_flags(capsys, tmp_path):
 @pytest.mark.parametrize("stem", STEMS)
 def test_times_are_the_readmes_and_the_published_rounds(stem):
     needs = importlib.import_module(f"recipes.{stem}").BENCHMARK.needs
-    row = next(x for x in (ROOT / "README.md").open() if x.startswith(f"| `{stem}`"))
-    assert row.split("|")[5].strip() == f"{needs.demo_minutes:g} min"
+    for path, pattern in demo_times.places(stem).items():
+        assert re.search(pattern, path.read_text())[1] == str(demo_time(stem)), path
     if needs.published_minutes is None:
         return
     with (ROOT / "scoring" / "published" / "published_v1.0.csv").open() as file:
