@@ -82,10 +82,15 @@ def test_flipped_bits_in_prepared_files_are_found_by_prepare(root, tmp_path, cap
         flipped = bytearray(good[name])
         flipped[draw.randrange(len(flipped))] ^= 1 << draw.randrange(8)
         (whole / name).write_bytes(flipped)
-        prepare(root, whole, redo=units_to_redo(whole, root))
-        data = {key: text for key, text in files(whole).items() if key.endswith(".out")}
-        same = all(good[key] == text for key, text in data.items())
-        outcomes["prepared again" if same else "SILENT"] += 1
+        try:
+            prepare(root, whole, redo=units_to_redo(whole, root))
+        except ValueError as error:  # such as a manifest that now names another data set
+            named = str(error).startswith(str(whole))
+            outcomes["refused" if named else "SILENT"] += 1
+        else:
+            data = {key: text for key, text in files(whole).items() if key.endswith(".out")}
+            same = all(good[key] == text for key, text in data.items())
+            outcomes["prepared again" if same else "SILENT"] += 1
         for key, text in good.items():
             (whole / key).write_bytes(text)
     capsys.readouterr()
