@@ -108,7 +108,9 @@ def test_vocabulary_that_does_not_fit_is_refused_with_share_and_words(root):
 def test_few_unknown_words_are_accepted(root):
     text = (root / "b.txt").read_text()
     (root / "b.txt").write_text(f"{text}\n\nAn unheard word.\n")
-    module(root).prepare_data()
+    data = module(root)
+    data.prepare_data()
+    assert data.problems() == []
 
 
 def test_word_pieces_that_stand_twice_are_refused(root):
