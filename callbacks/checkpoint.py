@@ -297,7 +297,8 @@ class _DirectIO(TorchCheckpointIO):
 
 def _is_writers(error: RuntimeError) -> bool:
     """Whether torch's writer of zip files raised an error."""
-    return any(word in str(error) for word in ("PytorchStreamWriter", "file write", "iostream"))
+    words = ("PytorchStreamWriter", "inline_container", "file write", "iostream")
+    return any(word in str(error) for word in words)
 
 
 def own_generators(trainer: L.Trainer) -> None:

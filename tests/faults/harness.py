@@ -94,7 +94,9 @@ class Events:
 
 def cut(args: tuple[object, ...], draw: random.Random) -> None:
     """Leave a part of the file that a call has just written, as a kill inside it would."""
-    for path in (Path(str(arg)) for arg in args if isinstance(arg, (str, Path))):
+    for path in (
+        Path(arg) for arg in args if isinstance(arg, (str, Path)) and "\n" not in str(arg)
+    ):
         # Only files under a temporary name: the others were renamed, which is all or nothing.
         if path.is_file() and (path.suffix == ".new" or ".partial-" in path.name):
             size = path.stat().st_size
