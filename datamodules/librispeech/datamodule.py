@@ -288,7 +288,7 @@ class LibriSpeechDataModule(BenchmarkDataModule):
     def use_synthetic_data(self, memory: float) -> list[str]:
         """Take LibriSpeech's numbers of utterances, their lengths and a vocabulary of numbers."""
         self.synthetic, self._manifest = True, synthetic.manifest(self.vocab_size)
-        self._tokenizer: Any = synthetic.Numbers()
+        self._tokenizer = synthetic.Numbers()  # type: ignore[assignment]
         return []
 
     def synthetic_evaluation_batch(self, size: int) -> tuple[Batch, int]:
@@ -298,8 +298,8 @@ class LibriSpeechDataModule(BenchmarkDataModule):
     def _random_utterances(self, num_samples: np.ndarray, size: int = 0) -> Batch:
         """Return ``size`` utterances, by default a training batch, whose lengths are spread."""
         lengths, size = np.sort(num_samples), size or self.batch_size
-        share = np.linspace(0, 1, size) if size > 1 else np.array([0.5])
-        positions = (share * (len(lengths) - 1)).round().astype(int)
+        quantiles = np.linspace(0, 1, size) if size > 1 else np.array([0.5])
+        positions = (quantiles * (len(lengths) - 1)).round().astype(int)
         audio_lengths = torch.from_numpy(lengths[positions])
         share = audio_lengths / audio_lengths.max()
         label_lengths = (share * self._manifest.most_labels).long().clamp(min=1)

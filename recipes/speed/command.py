@@ -29,6 +29,7 @@ from recipes.speed.loops import (
     plain_round,
     read_batches,
 )
+from recipes.speed.memory import forget_peak
 from recipes.speed.published import beside_published
 from recipes.speed.report import Report, show, show_lines
 
@@ -105,6 +106,7 @@ def _measure_steps(
     lightning_ms: list[float] = []
     plain_ms: list[float] = []
     number, trainer = 0, None
+    forget_peak()  # of the search for a batch size
     while trainer is None or number < _rounds(cli, lightning_ms):
         number += 1
         LIVE.show(f"measuring, round {number} of {ROUNDS}")
