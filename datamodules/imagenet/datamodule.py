@@ -20,7 +20,7 @@ from datamodules.common.preparation import damage_lines, units_to_redo, was_inte
 from datamodules.common.sampling import evaluation_indices, padded_length, run_seed
 from datamodules.common.shards import has_shards
 from datamodules.imagenet import prepare as builder
-from datamodules.imagenet.contents import Contents, differences
+from datamodules.imagenet.contents import IMAGENET, Contents, differences
 from datamodules.imagenet.files import Counts, Wanted, scan
 from datamodules.imagenet.inputs import name_of, read_image, words_of
 from datamodules.imagenet.samples import Batch, EvaluationImages, TrainingImages, as_is
@@ -35,6 +35,7 @@ class ImageNetDataModule(BenchmarkDataModule):
     """
 
     prediction_endings: ClassVar[tuple[str, ...]] = (".json",)
+    evaluation_sample = "image"
 
     def __init__(
         self,
@@ -197,13 +198,23 @@ class ImageNetDataModule(BenchmarkDataModule):
 
     def synthetic_batch(self) -> Batch:
         """Return a random training batch on the CPU, for warm-up and speed tests."""
-        B, S = self.batch_size, self.image_size
+        return self.synthetic_evaluation_batch(self.batch_size)[0]
+
+    def use_synthetic_data(self, memory: float) -> list[str]:
+        """Take ImageNet's numbers of classes and images."""
+        self.synthetic, self.counts = True, IMAGENET
+        return []
+
+    def synthetic_evaluation_batch(self, size: int) -> tuple[Batch, int]:
+        """Return random images on the CPU."""
+        B, S = size, self.image_size
         image_BSS3 = torch.randint(0, 256, (B, S, S, 3), dtype=torch.uint8)
-        return {
+        batch: Batch = {
             "image": image_BSS3.permute(0, 3, 1, 2),
             "label": torch.randint(0, self.counts.classes, (B,)),
             "index": torch.arange(B),
         }
+        return batch, B
 
     def class_names(self) -> list[str]:
         """Name the classes.
