@@ -221,6 +221,11 @@ class Checkpoint(Callback):
             self.save(trainer)
             raise StopRun(StopReason.INTERRUPTED, "interrupted by a signal")
 
+    @property
+    def run_is_over(self) -> bool:
+        """Whether something has ended the run."""
+        return self._state.stop_reason is not None
+
     def save_last(self, trainer: L.Trainer) -> None:
         """Write ``last.ckpt`` after the last epoch, unless it holds these weights already."""
         if self._saved_step != trainer.global_step:
@@ -280,6 +285,11 @@ class LastCheckpoint(Callback):
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
+
+    def on_late_evaluation(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save the weights of a run that ends between two steps, past those that it evaluated."""
+        if self._checkpoint.run_is_over:
+            self._checkpoint.save_last(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._checkpoint.save_last(trainer)
