@@ -73,6 +73,7 @@ BENCHMARK = Benchmark(
         published_minutes=50.4,
         source="sizes of the archives on images.cocodataset.org",
     ),
+    built_for_torch=("torchvision",),
     predicts="image -> boxes, masks (.json) and picture",
     source="mlcommons/training (v1.0) object_detection/pytorch; training_rules.adoc v1.0",
 )

@@ -68,6 +68,7 @@ BENCHMARK = Benchmark(
         published_minutes=28.8,
         source="sizes of the two archives; prepare copies every image",
     ),
+    built_for_torch=("torchvision",),
     predicts="image -> class (.json)",
     source="mlcommons/training image_classification/tensorflow2 (v1.0); training_rules.adoc v1.0",
 )

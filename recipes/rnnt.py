@@ -60,6 +60,7 @@ BENCHMARK = Benchmark(
         published_minutes=38.7,
         source="www.openslr.org/12; prepare copies every recording",
     ),
+    built_for_torch=("torchaudio",),
     predicts="recording (16 kHz, mono) -> text (.txt)",
     source="mlcommons/training @ 9947bdf2 rnn_speech_recognition/pytorch; training_rules.adoc v1.0",
 )

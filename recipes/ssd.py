@@ -75,6 +75,7 @@ BENCHMARK = Benchmark(
         published_minutes=8.5,
         source="sizes of the archives on images.cocodataset.org",
     ),
+    built_for_torch=("torchvision",),
     predicts="image -> boxes (.json) and picture",
     source="mlcommons/training (v1.0) single_stage_detector/ssd; training_rules.adoc v1.0",
 )

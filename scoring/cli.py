@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -63,6 +64,15 @@ def _round(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _cost(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--cost_per_hour",
+        type=float,
+        metavar="X",
+        help="price of an hour of a whole system, for the cost to target (default: as recorded)",
+    )
+
+
 def _paths(command: argparse.ArgumentParser, name: str, metavar: str, text: str) -> None:
     command.add_argument(name, nargs="+", type=Path, metavar=metavar, help=text)
 
@@ -115,6 +125,7 @@ def _score(commands: Any) -> None:
         "--official", action="store_true", help="also score with the official tools"
     )
     _round(command)
+    _cost(command)
 
 
 def _compare(commands: Any) -> None:
@@ -135,6 +146,7 @@ def _compare(commands: Any) -> None:
     _paths(command, "result", "RESULT", "directories, rounds or names of benchmarks")
     command.add_argument("--round", help="compare with this published round")
     command.add_argument("--scaling", action="store_true", help="efficiency over system sizes")
+    _cost(command)
     command.add_argument("--markdown", action="store_true", help="print Markdown")
     command.add_argument("--csv", action="store_true", help="print CSV")
     command.add_argument("--plot", type=Path, metavar="FILE", help="also draw it: .png or .svg")
@@ -184,6 +196,7 @@ def _report(commands: Any) -> None:
         "--out", type=Path, metavar="FILE", help="output file (default: DIR/report.html)"
     )
     _round(command)
+    _cost(command)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -201,6 +214,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(arguments[:cut])
     args.fit_arguments = [] if cut is None else arguments[cut + 1 :]
     try:
+        _check_price(getattr(args, "cost_per_hour", None))
         command = importlib.import_module(COMMANDS[args.command])
         return int(command.run(args))
     except BrokenPipeError:
@@ -213,6 +227,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(plain(f"scoring {args.command}: {_describe(error)}"), file=sys.stderr)
         return 2
+
+
+def _check_price(cost_per_hour: float | None) -> None:
+    if cost_per_hour is not None and not 0 <= cost_per_hour < math.inf:
+        raise ValueError(f"--cost_per_hour {cost_per_hour}: give 0 or more, in any currency")
 
 
 def _describe(error: Exception) -> str:

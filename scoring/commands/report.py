@@ -17,6 +17,7 @@ from scoring.drawing.tables import interval, number, print_json
 from scoring.official.accepted import find_judged_sets
 from scoring.published.ranking import rank
 from scoring.rules.convergence import FLAVOURS, Flavour, Verdict, rcp_file, reference_points
+from scoring.rules.expenses import Expense, expense
 from scoring.rules.judged_runs import CONVERGED
 from scoring.rules.rounds import Round, load_round
 from scoring.rules.scores import Score, score
@@ -31,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     """Write the page.
 
     Args:
-        args: ``folder`` (one or more), ``out``, ``round``, ``json``.
+        args: ``folder`` (one or more), ``out``, ``round``, ``cost_per_hour``, ``json``.
 
     Returns:
         0 if the page was written, regardless of the verdicts.
@@ -39,7 +40,8 @@ def run(args: argparse.Namespace) -> int:
     rules = load_round(args.round)
     sets = find_judged_sets(args.folder, rules)
     out = args.out or _default_path(args.folder[0])
-    page = _render([(result, score(result, rules)) for result in sets], rules)
+    scored = [(result, score(result, rules)) for result in sets]
+    page = _render(scored, rules, args.cost_per_hour)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page, encoding="utf-8")
     if args.json:
@@ -53,7 +55,9 @@ def _default_path(folder: Path) -> Path:
     return (folder if folder.is_dir() else folder.parent) / "report.html"
 
 
-def _render(scored: Sequence[tuple[ResultSet, Score]], rules: Round) -> str:
+def _render(
+    scored: Sequence[tuple[ResultSet, Score]], rules: Round, cost_per_hour: float | None = None
+) -> str:
     """Return the page as HTML that needs nothing else: no script, font, image or request."""
     title = "MLPerf Training results"
     if len(scored) == 1:
@@ -62,20 +66,22 @@ def _render(scored: Sequence[tuple[ResultSet, Score]], rules: Round) -> str:
         f"Scored under the rules of MLPerf Training {rules.name}. Times are minutes to target."
     )
     sides = [Side.of(result, item) for result, item in scored]
-    sections = [_section(side, rules) for side in sides]
+    sections = [
+        _section(side, rules, expense(side.result, side.score, cost_per_hour)) for side in sides
+    ]
     body = "\n".join(part for part in (overview(sides), *sections) if part)
     page = Template(TEMPLATE.read_text(encoding="utf-8"))
     return page.substitute(title=html.escape(title), subtitle=html.escape(subtitle), body=body)
 
 
-def _section(side: Side, rules: Round) -> str:
+def _section(side: Side, rules: Round, used: Expense) -> str:
     result, item = side.result, side.score
     bench = rules.benchmarks.get(item.benchmark)
     heading = f"{item.benchmark}: {item.name}" + (f" ({bench.title})" if bench else "")
     parts = [
         f"<section><h2>{html.escape(heading)}</h2>",
         _verdict(item),
-        _figures(item),
+        _figures(item, used),
         why(side),
         curves(result, item, rules),
         kept_and_dropped(item),
@@ -108,7 +114,7 @@ def _verdict(item: Score) -> str:
     return text
 
 
-def _figures(item: Score) -> str:
+def _figures(item: Score, used: Expense) -> str:
     """Return the figures of ``score --json``; each element has its exact value as an attribute."""
     low, high = item.interval
     unit = item.progress_unit.replace("epochs_from_one", "epochs + 1")
@@ -116,6 +122,7 @@ def _figures(item: Score) -> str:
     minutes = f"{number(shown)} {item.provisional}".rstrip()
     figures: list[tuple[str, str, str, Any]] = [
         ("Score, minutes", "minutes", minutes, item.minutes),
+        *_expense_figures(used),
         ("95 % interval", "interval", interval(low, high), f"{low} {high}"),
         ("Standard deviation", "spread", number(item.spread), item.spread),
         ("Fastest run", "fastest", number(item.fastest), item.fastest),
@@ -151,6 +158,18 @@ def _figures(item: Score) -> str:
         for label, key, shown, exact in figures
     )
     return f'<dl class="figures">{cells}</dl>'
+
+
+def _expense_figures(used: Expense) -> list[tuple[str, str, str, Any]]:
+    """Return the figures that are known."""
+    energy, cost = used.watt_hours, used.cost
+    figures: list[tuple[str, str, str, Any]] = []
+    if energy is not None:
+        label = f"Energy to target, Wh ({used.covers})"
+        figures.append((label, "watt_hours", number(energy), energy))
+    if cost is not None:
+        figures.append(("Cost to target", "cost", number(cost), cost))
+    return figures
 
 
 def _rcp(item: Score) -> str:

@@ -9,6 +9,7 @@ from scoring.drawing.tables import Table, interval, number, print_json
 from scoring.official.accepted import find_judged_sets
 from scoring.official.checkers import second_opinion
 from scoring.rules.convergence import FLAVOURS, Verdict
+from scoring.rules.expenses import Expense, expense_cells, expense_columns, expenses
 from scoring.rules.judged_runs import CONVERGED
 from scoring.rules.rounds import load_round
 from scoring.rules.scores import Score, score
@@ -18,7 +19,7 @@ def run(args: argparse.Namespace) -> int:
     """Score ``args.folder`` and print it.
 
     Args:
-        args: ``folder``, ``round``, ``json`` and ``official``.
+        args: ``folder``, ``round``, ``json``, ``official`` and ``cost_per_hour``.
 
     Returns:
         0 if every result is valid, else 1.
@@ -26,15 +27,19 @@ def run(args: argparse.Namespace) -> int:
     rules = load_round(args.round)
     sets = find_judged_sets(args.folder, rules)
     scores = [score(item, rules) for item in sets]
+    used = expenses(list(zip(sets, scores, strict=True)), args.cost_per_hour)
     ruleset = rules.checker_ruleset
     second = [second_opinion(item, ruleset) for item in scores] if args.official else []
     if args.json:
-        results = [item.as_json() for item in scores]
+        results = [
+            {**item.as_json(), "energy_and_cost": each.as_json()}
+            for item, each in zip(scores, used, strict=True)
+        ]
         for result, opinion in zip(results, second, strict=False):
             result["official"] = opinion
         print_json({"round": rules.name, "results": results})
     else:
-        print_scores(scores)
+        print_scores(scores, used)
         for item, opinion in zip(scores, second, strict=False):
             print(f"official tools on {item.benchmark}, {item.name}: {_words(opinion)}")
     return 0 if all(item.verdict == "valid" for item in scores) else 1
@@ -46,16 +51,22 @@ def _words(opinion: dict[str, object]) -> str:
     return f"{text}; convergence test: {opinion['rcp']}"
 
 
-def print_scores(scores: Sequence[Score]) -> None:
-    """Print a table of the scores and, below it, the remarks on each."""
-    columns = ["benchmark", "result", "division", "minutes", "95 % interval", "std", "runs"]
+def print_scores(scores: Sequence[Score], used: Sequence[Expense] = ()) -> None:
+    """Print a table of the scores, with what they used, and below it the remarks on each."""
+    more = expense_columns(used)
+    columns = ["benchmark", "result", "division", "minutes", *more, "95 % interval", "std", "runs"]
     columns += ["failed", "RCP then/now", "verdict"]
-    table = Table("Scores", columns, numeric=frozenset({"minutes", "std", "runs"}))
-    for item in scores:
-        table.rows.append(_row(item))
+    table = Table("Scores", columns, numeric=frozenset({"minutes", "std", "runs", *more}))
+    sentences: list[str | None] = [None] * len(scores)
+    for number_, item in enumerate(scores):
+        row = _row(item)
+        if used:
+            row[4:4] = expense_cells(used[number_], more)
+            sentences[number_] = used[number_].sentence()
+        table.rows.append(row)
     table.show()
-    for item in scores:
-        for line in _remarks(item):
+    for item, sentence in zip(scores, sentences, strict=True):
+        for line in [*_remarks(item), *filter(None, [sentence])]:
             print(f"  {item.benchmark}, {item.name}: {line}")
 
 
