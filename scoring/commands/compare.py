@@ -16,7 +16,7 @@ from scoring.drawing.tables import Ratio, Table, as_csv, interval, number, print
 from scoring.official.accepted import find_judged_sets
 from scoring.published.ranking import rank
 from scoring.rules.olympic import faster_p_value
-from scoring.rules.rounds import load_round, round_names
+from scoring.rules.rounds import round_names
 from scoring.rules.scores import Score, score
 from scoring.runs.result_sets import ResultSet
 
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
         data, tables, bars = compare_rounds(names[0], names[-1] if len(names) == 2 else args.round)
     elif rounds:
         raise ValueError(
-            f"{rounds[0]} is a round: pass two rounds ({', '.join(round_names())}), or "
+            f"{rounds[0]} is a round: pass two rounds ({round_names()[0]} to {round_names()[-1]}), or "
             f"--round {rounds[0]} with your own results"
         )
     elif args.round:
@@ -86,8 +86,7 @@ def _print(args: argparse.Namespace, data: dict[str, Any], tables: Sequence[Tabl
 
 
 def _score_all(path: Path, round_name: str) -> list[tuple[ResultSet, Score]]:
-    rules = load_round(round_name)
-    return [(item, score(item, rules)) for item in find_judged_sets([path], rules)]
+    return [(item, score(item)) for item in find_judged_sets([path], round_name)]
 
 
 def _with_round(paths: Sequence[Path], round_name: str) -> Comparison:

@@ -10,8 +10,8 @@ from scoring.official.accepted import find_judged_sets
 from scoring.official.checkers import second_opinion
 from scoring.rules.convergence import FLAVOURS, Verdict
 from scoring.rules.judged_runs import CONVERGED
-from scoring.rules.rounds import load_round
 from scoring.rules.scores import Score, score
+from scoring.runs.found_round import summary
 
 
 def run(args: argparse.Namespace) -> int:
@@ -23,16 +23,13 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         0 if every result is valid, else 1.
     """
-    rules = load_round(args.round)
-    sets = find_judged_sets(args.folder, rules)
-    scores = [score(item, rules) for item in sets]
-    ruleset = rules.checker_ruleset
-    second = [second_opinion(item, ruleset) for item in scores] if args.official else []
+    scores = [score(item) for item in find_judged_sets(args.folder, args.round)]
+    second = [second_opinion(item) for item in scores] if args.official else []
     if args.json:
         results = [item.as_json() for item in scores]
         for result, opinion in zip(results, second, strict=False):
             result["official"] = opinion
-        print_json({"round": rules.name, "results": results})
+        print_json({**summary(item.found_round for item in scores), "results": results})
     else:
         print_scores(scores)
         for item, opinion in zip(scores, second, strict=False):
@@ -54,6 +51,8 @@ def print_scores(scores: Sequence[Score]) -> None:
     for item in scores:
         table.rows.append(_row(item))
     table.show()
+    for found in dict.fromkeys(item.found_round for item in scores):
+        print(f"judged by the rules of {found.words()}")
     for item in scores:
         for line in _remarks(item):
             print(f"  {item.benchmark}, {item.name}: {line}")

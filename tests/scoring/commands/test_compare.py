@@ -147,7 +147,7 @@ def test_wrong_use_says_what_to_give(tmp_path, make, cli):
     assert cli("compare", "v0.7", "v1.0", "--plot", tmp_path / "x.gif")[0] == 2
     for names in (["v0.7"], ["v0.7", "v9.9"], [tmp_path, "v0.7"]):
         status, _, err = cli("compare", *names)
-        assert (status, "v0.7 is a round: pass two rounds (v0.7, v1.0)" in err) == (
+        assert (status, "v0.7 is a round: pass two rounds (v0.7 to v6.1)" in err) == (
             2,
             True,
         )
