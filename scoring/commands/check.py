@@ -5,15 +5,19 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
 from scoring.drawing.tables import print_json
+from scoring.official.accepted import round_of
 from scoring.official.checkers import Compliance, compliance
 from scoring.official.plain_words import explain
+from scoring.official.rounds_of_sets import find_rounds
 from scoring.rules.findings import OFFICIAL, Finding, own_findings, repeated_seeds
 from scoring.rules.rounds import Round, load_round
+from scoring.rules.rounds.names import all_benchmarks
 from scoring.rules.structure import fold
+from scoring.runs.found_round import summary
 from scoring.runs.log_reader import has_events
 from scoring.runs.result_sets import ResultSet, find_result_sets
 from scoring.runs.run import Run
@@ -35,17 +39,25 @@ class CheckedRun:
     findings: tuple[Finding, ...]
     notes: tuple[str, ...]
     """Remarks that break no rule."""
+    round: str
+    round_reason: str
     not_judged: int = 0
     """Rules not judged because of the one finding that keeps the log from being judged."""
 
 
-def check_sets(sets: Sequence[ResultSet], rules: Round) -> list[CheckedRun]:
-    """Check every run of some result sets; verdicts come set by set."""
-    logs = [run.log.path for result in sets for run in result.runs]
-    files = [path for path in logs if path.is_file()]
-    verdicts = dict(zip(files, compliance(files, rules.checker_ruleset), strict=True))
+def check_sets(sets: Sequence[ResultSet]) -> list[CheckedRun]:
+    """Check every run of some result sets by their rounds; verdicts come set by set."""
+    verdicts: dict[Path, Compliance] = {}
+    for name in {round_of(result).name for result in sets}:
+        here = (result for result in sets if round_of(result).name == name)
+        logs = (run.log.path for result in here for run in result.runs)
+        files = [path for path in logs if path.is_file()]
+        ruleset = load_round(name).checker_ruleset
+        answers = compliance([(path, ruleset) for path in files])
+        verdicts.update(zip(files, answers, strict=True))
     checked = []
     for result in sets:
+        rules = load_round(round_of(result).name)
         repeated = repeated_seeds(result.runs) if result.division == "closed" else {}
         for run in result.runs:
             verdict = verdicts.get(run.log.path)
@@ -84,6 +96,8 @@ def _checked(
         converged=run.log.status == "success",
         findings=tuple(findings),
         notes=tuple(notes),
+        round=rules.name,
+        round_reason=round_of(result).reason,
         not_judged=not_judged,
     )
 
@@ -97,15 +111,19 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         0 if every run passes, else 1.
     """
-    rules = load_round(args.round)
-    checked = check_sets(find_result_sets(_without_other_files(args.run), rules.benchmarks), rules)
+    sets = find_result_sets(_without_other_files(args.run), all_benchmarks())
+    find_rounds(sets, args.round)
+    checked = check_sets(sets)
+    found = [round_of(result) for result in sets]
     if args.json:
-        print_json({"round": rules.name, "runs": [asdict(item) for item in checked]})
+        print_json({**summary(found), "runs": [asdict(item) for item in checked]})
     else:
         for item in checked:
             _print(item)
-        good = sum(item.passed for item in checked)
-        print(f"{good} of {len(checked)} runs pass the rules of {rules.name}")
+        for each in dict.fromkeys(found):
+            here = [run for run in checked if (run.round, run.round_reason) == astuple(each)]
+            good = sum(run.passed for run in here)
+            print(f"{good} of {len(here)} runs pass the rules of {each.words()}")
     return 0 if all(item.passed for item in checked) else 1
 
 

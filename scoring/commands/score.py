@@ -11,8 +11,8 @@ from scoring.official.checkers import second_opinion
 from scoring.rules.convergence import FLAVOURS, Verdict
 from scoring.rules.expenses import Expense, expense_cells, expense_columns, expenses
 from scoring.rules.judged_runs import CONVERGED
-from scoring.rules.rounds import load_round
 from scoring.rules.scores import Score, score
+from scoring.runs.found_round import summary
 
 
 def run(args: argparse.Namespace) -> int:
@@ -24,12 +24,10 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         0 if every result is valid, else 1.
     """
-    rules = load_round(args.round)
-    sets = find_judged_sets(args.folder, rules)
-    scores = [score(item, rules) for item in sets]
+    sets = find_judged_sets(args.folder, args.round)
+    scores = [score(item) for item in sets]
     used = expenses(list(zip(sets, scores, strict=True)), args.cost_per_hour)
-    ruleset = rules.checker_ruleset
-    second = [second_opinion(item, ruleset) for item in scores] if args.official else []
+    second = [second_opinion(item) for item in scores] if args.official else []
     if args.json:
         results = [
             {**item.as_json(), "energy_and_cost": each.as_json()}
@@ -37,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
         ]
         for result, opinion in zip(results, second, strict=False):
             result["official"] = opinion
-        print_json({"round": rules.name, "results": results})
+        print_json({**summary(item.found_round for item in scores), "results": results})
     else:
         print_scores(scores, used)
         for item, opinion in zip(scores, second, strict=False):
@@ -65,6 +63,8 @@ def print_scores(scores: Sequence[Score], used: Sequence[Expense] = ()) -> None:
             sentences[number_] = used[number_].sentence()
         table.rows.append(row)
     table.show()
+    for found in dict.fromkeys(item.found_round for item in scores):
+        print(f"judged by the rules of {found.words()}")
     for item, sentence in zip(scores, sentences, strict=True):
         for line in [*_remarks(item), *filter(None, [sentence])]:
             print(f"  {item.benchmark}, {item.name}: {line}")

@@ -16,11 +16,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from scoring.rules.olympic import olympic, standard_deviation
 from scoring.rules.rounds import BenchmarkRules
+from scoring.rules.rounds.official_tables import rcp_file
 
 ALPHA = 0.05
 
@@ -90,26 +90,6 @@ def minimum_mean(mean: float, std: float, num_reference: int, runs: int) -> floa
     num_own = runs - 2
     quantile = float(stdtrit(num_reference + num_own - 2, 1 - ALPHA))
     return mean - quantile * std * math.sqrt(1 / num_reference + 1 / num_own)
-
-
-def rcp_file(ruleset: str, benchmark: str) -> Path | None:
-    """Find the reference points in ``mlperf_logging``, without importing it.
-
-    Args:
-        ruleset: Such as ``1.0.0``.
-        benchmark: mllog name.
-
-    Returns:
-        Path of the JSON file, or None if the package or the file is missing.
-    """
-    from importlib.util import find_spec
-
-    spec = find_spec("mlperf_logging")
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        path = Path(folder, "rcp_checker", f"training_{ruleset}", f"rcps_{benchmark}.json")
-        if path.is_file():
-            return path
-    return None
 
 
 @cache

@@ -64,10 +64,16 @@ def own_findings(run: Run, result: ResultSet, rules: Round) -> list[Finding]:
     if log.stops and log.status not in ("success", "aborted"):
         line = log.stops[0].line
         findings.append(_finding("run_stop", str(log.status), "status success or aborted", line))
-    findings += _init_time(log, rules.init_limit_minutes)
+    findings += _init_time(log, _init_limit(rules, bench, result.division))
     if bench is not None and result.division == "closed":
         findings += _closed_findings(log, bench)
     return findings
+
+
+def _init_limit(rules: Round, bench: BenchmarkRules | None, division: str | None) -> float:
+    if division != "open" and bench is not None and bench.init_limit_minutes is not None:
+        return bench.init_limit_minutes
+    return rules.init_limit_minutes.get(division or "closed", rules.init_limit_minutes["closed"])
 
 
 def _init_time(log: RunLog, limit: float) -> list[Finding]:

@@ -9,7 +9,8 @@ from typing import Any
 from scoring.rules.convergence import FLAVOURS, Verdict, rcp_test
 from scoring.rules.judged_runs import CONVERGED, REJECTED, JudgedRun, judge_run
 from scoring.rules.olympic import bootstrap_interval, olympic, standard_deviation
-from scoring.rules.rounds import BenchmarkRules, Round
+from scoring.rules.rounds import BenchmarkRules, Round, load_round
+from scoring.runs.found_round import FoundRound
 from scoring.runs.result_sets import ResultSet
 from scoring.runs.settings import differing_settings
 
@@ -25,6 +26,8 @@ class Score:
     system: str
     path: str
     round: str
+    round_reason: str
+    """Why it was judged by this round."""
     accelerators: int | None
     configuration: str
     """Network, batch and devices, where another result has the same name."""
@@ -67,6 +70,11 @@ class Score:
         return f"{self.submitter} {self.system}".strip()
 
     @property
+    def found_round(self) -> FoundRound:
+        """The round it was judged by, and why."""
+        return FoundRound(self.round, self.round_reason)
+
+    @property
     def provisional(self) -> str:
         """How many runs the minutes are of, where the rules require more; else empty."""
         timed = [run for run in self.runs if run.outcome == CONVERGED]
@@ -107,16 +115,20 @@ def finite(value: Any) -> Any:
     return value
 
 
-def score(result: ResultSet, rules: Round) -> Score:
+def score(result: ResultSet, rules: Round | None = None) -> Score:
     """Score one result set under a round's rules.
 
     Args:
         result: Runs of one benchmark, system and configuration.
-        rules: The round.
+        rules: The round; the one found for the result by default.
 
     Returns:
         The score, with every reason why it is not valid.
     """
+    found = result.round
+    if rules is None:
+        assert found is not None, "find_rounds comes first"
+        rules = load_round(found.name)
     bench = rules.benchmarks.get(result.benchmark)
     runs = tuple(judge_run(run, result, bench) for run in result.runs)
     counted = [run for run in runs if run.counts]
@@ -141,6 +153,7 @@ def score(result: ResultSet, rules: Round) -> Score:
         system=result.system,
         path=str(result.path),
         round=rules.name,
+        round_reason=found.reason if found and found.name == rules.name else "given",
         accelerators=result.accelerators,
         configuration=result.configuration,
         verdict=verdict,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from scoring.runs.found_round import FoundRound
 from scoring.runs.run import Run, configuration_words, find_runs
 
 
@@ -25,6 +26,8 @@ class ResultSet:
     """What sets it apart from others of the same name; empty where there are none."""
     description: dict[str, Any] | None = None
     """The submission's ``systems/<system>.json``, if there is one."""
+    round: FoundRound | None = None
+    """The round that it is judged by, and why; set by ``scoring.official.rounds_of_sets``."""
 
     @property
     def demo(self) -> bool:
