@@ -44,7 +44,8 @@ def run(args: argparse.Namespace) -> int:
         data, tables, bars = compare_rounds(names[0], names[-1] if len(names) == 2 else args.round)
     elif rounds:
         raise ValueError(
-            f"{rounds[0]} is a round: pass two rounds ({round_names()[0]} to {round_names()[-1]}), or "
+            f"{rounds[0]} is a round: pass two rounds "
+            f"({round_names()[0]} to {round_names()[-1]}), or "
             f"--round {rounds[0]} with your own results"
         )
     elif args.round:
