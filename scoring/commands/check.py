@@ -13,7 +13,7 @@ from scoring.official.accepted import round_of
 from scoring.official.checkers import Compliance, compliance
 from scoring.official.plain_words import explain
 from scoring.official.rounds_of_sets import find_rounds
-from scoring.rules.findings import OFFICIAL, Finding, own_findings, repeated_seeds
+from scoring.rules.findings import OFFICIAL, Finding, own_findings, own_notes, repeated_seeds
 from scoring.rules.rounds import Round, load_round
 from scoring.rules.rounds.names import all_benchmarks
 from scoring.rules.structure import fold
@@ -21,6 +21,8 @@ from scoring.runs.found_round import summary
 from scoring.runs.log_reader import has_events
 from scoring.runs.result_sets import ResultSet, find_result_sets
 from scoring.runs.run import Run
+
+REMARK = "the installed checker, which rejects published results of this round too"
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ def check_sets(sets: Sequence[ResultSet]) -> list[CheckedRun]:
     checked = []
     for result in sets:
         rules = load_round(round_of(result).name)
-        repeated = repeated_seeds(result.runs) if result.division == "closed" else {}
+        unique = rules.unique_seeds and result.division == "closed"
+        repeated = repeated_seeds(result.runs) if unique else {}
         for run in result.runs:
             verdict = verdicts.get(run.log.path)
             own = [*own_findings(run, result, rules), *repeated.get(id(run), [])]
@@ -74,24 +77,27 @@ def _checked(
     rules: Round,
 ) -> CheckedRun:
     findings = list(own)
-    notes = list(run.log.warnings)
+    notes = [*run.log.warnings, *own_notes(run, result, rules)]
+    accepted = verdict is not None and verdict.valid
+    counts = rules.checker_is_verdict or (verdict is not None and verdict.crash is not None)
     if verdict is not None:
         lines = run.log.event_lines
-        findings = [explain(message, lines) for message in verdict.errors] + findings
+        errors = [explain(message, lines) for message in verdict.errors]
         notes += [explain(message, lines).sentence() for message in verdict.warnings]
+        if counts:
+            findings = errors + findings
+        else:
+            notes += [f"{REMARK}: {error.sentence()}" for error in errors]
         if verdict.crash:
             text = f"the checker crashed on this log ({verdict.crash})"
             findings.insert(0, Finding("the log", None, text, "well-formed mllog lines", OFFICIAL))
-    accepted = verdict is not None and verdict.valid
     findings, not_judged = fold(run.log, findings, rules)
-    if result.division == "closed" and run.log.events and not run.log.seeds:
-        notes.append("no seed logged: today's package checker rejects such a closed result")
     return CheckedRun(
         name=run.name,
         path=str(run.log.path),
         benchmark=result.benchmark,
         division=result.division,
-        passed=accepted and not findings,
+        passed=(accepted or (verdict is not None and not counts)) and not findings,
         official=accepted,
         converged=run.log.status == "success",
         findings=tuple(findings),

@@ -16,7 +16,7 @@ from scoring.drawing.report_charts import curves, kept_and_dropped, where_time_w
 from scoring.drawing.tables import interval, number, print_json
 from scoring.official.accepted import find_judged_sets
 from scoring.published.ranking import rank
-from scoring.rules.convergence import FLAVOURS, Flavour, Verdict, reference_points
+from scoring.rules.convergence import Flavour, Verdict, flavours, reference_points
 from scoring.rules.expenses import Expense, expense
 from scoring.rules.judged_runs import CONVERGED
 from scoring.rules.rounds import Round, load_round
@@ -98,7 +98,7 @@ def _section(side: Side, used: Expense) -> str:
 
 
 def _verdict(item: Score) -> str:
-    kind = "good" if item.verdict == "valid" else "bad"
+    kind = "good" if item.verdict.startswith("valid") else "bad"
     where = f"{item.division or 'unknown'} division"
     if item.demo:
         where += ", demo data: generated, not comparable with published results"
@@ -178,7 +178,9 @@ def _rcp(item: Score) -> str:
         reason = "open division" if item.division == "open" else "no reference points or batch size"
         reason = "demo data" if item.demo else reason
         return f"<h3>Convergence test</h3><p>Does not apply ({html.escape(reason)}).</p>"
-    lines = "".join(_rcp_line(item.rcp[f.name], f, item) for f in FLAVOURS if f.name in item.rcp)
+    lines = "".join(
+        _rcp_line(item.rcp[f.name], f, item) for f in flavours(item.round) if f.name in item.rcp
+    )
     return f"<h3>Convergence test</h3><ul>{lines}</ul>"
 
 
@@ -258,7 +260,7 @@ def _differences(result: ResultSet, item: Score, rules: Round) -> str:
         return ""
     if rcp_file(rules.rcp_ruleset, item.benchmark) is None:
         return ""
-    points = reference_points(bench, rules.rcp_ruleset, FLAVOURS[0])
+    points = reference_points(bench, rules.rcp_ruleset, flavours(rules.name)[0])
     nearest = min(points, key=lambda point: abs(point.batch - batch))
     facts = next((run.log.facts for run in result.runs if run.log.facts), {})
     rows = []

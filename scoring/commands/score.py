@@ -11,7 +11,7 @@ from scoring.official.checkers import second_opinion
 from scoring.rules.convergence import FLAVOURS, Verdict
 from scoring.rules.expenses import Expense, expense_cells, expense_columns, expenses
 from scoring.rules.judged_runs import CONVERGED
-from scoring.rules.scores import Score, score
+from scoring.rules.scores import CONSENT, VALID, Score, score
 from scoring.runs.found_round import summary
 
 
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
         print_scores(scores, used)
         for item, opinion in zip(scores, second, strict=False):
             print(f"official tools on {item.benchmark}, {item.name}: {_words(opinion)}")
-    return 0 if all(item.verdict == "valid" for item in scores) else 1
+    return 0 if all(item.verdict in (VALID, CONSENT) for item in scores) else 1
 
 
 def _words(opinion: dict[str, object]) -> str:
@@ -94,6 +94,8 @@ def _remarks(item: Score) -> list[str]:
     lines = [item.configuration] if item.configuration else []
     lines += item.reasons
     lines += [f"the runs differ in {setting}" for setting in item.settings]
+    if item.scaling_reason:
+        lines.append(_scaling_words(item))
     for flavour in FLAVOURS:
         verdict = item.rcp.get(flavour.name)
         if verdict is not None:
@@ -111,6 +113,13 @@ def _remarks(item: Score) -> list[str]:
     return lines
 
 
+def _scaling_words(item: Score) -> str:
+    if item.scaling == 1 or item.raw_minutes is None:
+        return item.scaling_reason
+    timed = f"{item.raw_minutes:.4f} minutes as timed"
+    return f"{timed}, times {item.scaling:.6g} ({item.scaling_reason})"
+
+
 def rcp_sentence(verdict: Verdict, when: str, item: Score) -> str:
     """Return the convergence test's outcome as one sentence."""
     if verdict.minimum is None or verdict.margin is None or verdict.mean is None:
@@ -120,7 +129,7 @@ def rcp_sentence(verdict: Verdict, when: str, item: Score) -> str:
         f"convergence test {when}: {rcp_word(verdict)} by {abs(verdict.margin):.2%}: mean "
         f"{number(verdict.mean)} {unit}, at least {number(verdict.minimum)} needed ({verdict.text})"
     )
-    if verdict.scaling > 1 and item.minutes is not None:
+    if verdict.scaling > 1 and item.minutes is not None and item.scaling == 1:
         scaled = item.minutes * verdict.scaling
         sentence += (
             f"; today's rule would scale the score by {verdict.scaling:.4f}, to {scaled:.4f}"

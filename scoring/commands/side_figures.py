@@ -52,6 +52,7 @@ class Side:
             "not_converged": item.not_converged,
             "accelerators": item.accelerators,
             "accelerator_minutes": total,
+            "scaling": item.scaling,
             "why": self.parts.as_json() if self.parts else None,
         }
 
@@ -67,6 +68,7 @@ def figures(side: Side) -> list[Figure]:
     return [
         ("result", side.name),
         ("minutes", facts["minutes"] if facts["minutes"] is not None else _provisional(side)),
+        ("scaled by", None if side.score.scaling == 1 else f"{side.score.scaling:.4f}"),
         ("95 % interval", interval(*facts["interval"])),
         ("runs", facts["runs"]),
         ("not converged", facts["not_converged"]),
@@ -137,7 +139,10 @@ def equation(side: Side) -> str | None:
     text = f"{number(parts.minutes)} minutes = {count(parts.amount)} {parts.unit} / "
     text += f"{count(parts.rate * times)} per {per} ({number(parts.training)})"
     text += "" if parts.evaluation is None else f" + evaluation {number(parts.evaluation)}"
-    return f"{text} + start {number(parts.start)}"
+    text += f" + start {number(parts.start)}"
+    item = side.score
+    scaled = item.scaling != 1 and item.minutes is not None
+    return f"{text}; scaled by {item.scaling:.4f}: {number(item.minutes)}" if scaled else text
 
 
 def summary_columns() -> list[str]:

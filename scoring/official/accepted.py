@@ -63,7 +63,11 @@ def _ask(runs: Sequence[Run], rules: Round) -> None:
     small = [run for run in runs if run.log.path.stat().st_size <= LARGEST_BYTES]
     verdicts = compliance([(run.log.path, rules.checker_ruleset) for run in small])
     for run, verdict in zip(small, verdicts, strict=True):
-        run.rejected = _why(run, verdict)
+        reason = _why(run, verdict)
+        if rules.checker_is_verdict:
+            run.rejected = reason
+        elif reason:
+            run.log.warnings.append(f"{reason}; no verdict, as it rejects published results too")
     for run in runs:
         if run.log.path.stat().st_size > LARGEST_BYTES:
             limit = f"over {LARGEST_BYTES >> 20} MiB"
