@@ -247,7 +247,10 @@ class WikipediaDataModule(BenchmarkDataModule):
         """Name what makes the prepared shards others than this run's, or older than their text."""
         try:
             source = self._text_source
-            if (manifest := builder.read_manifest(source, self._prepared)) is not None:
+            manifest = builder.read_manifest(source, self._prepared)
+            if manifest is None and (lines := builder.missing_room(source, self._prepared)):
+                return lines
+            if manifest is not None:
                 builder.check_shards_match(source, self._prepared, manifest["shards"])
         except (FileNotFoundError, ValueError) as error:
             return str(error).splitlines()
