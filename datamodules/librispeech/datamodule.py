@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.common.base import BenchmarkDataModule
 from datamodules.common.cache import build_once, demo_folder
-from datamodules.common.preparation import damage_lines, units_to_redo
+from datamodules.common.preparation import damage_lines, missing_space, units_to_redo
 from datamodules.common.records import check_settings
 from datamodules.common.sampling import evaluation_indices, ranks, run_seed
 from datamodules.librispeech import build as builder
@@ -168,7 +168,8 @@ class LibriSpeechDataModule(BenchmarkDataModule):
         except (FileNotFoundError, ValueError) as error:
             return str(error).splitlines()
         if manifest is None:
-            return [*lines, *problems]
+            size = 0 if problems else builder.shard_bytes(utterances)
+            return [*lines, *problems, *missing_space(self._prepared, size)]
         current = builder.is_current(self._prepared, utterances, self._subsets)
         if not (lines or problems or current):
             lines = [f"{self._folder}: {CHANGED_LIST}; run the recipe's prepare command"]

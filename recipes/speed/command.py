@@ -12,6 +12,7 @@ from callbacks.live_line import LIVE
 from callbacks.run_record import git_revision
 from recipes.cli.arguments import Arguments
 from recipes.cli.benchmark import Benchmark
+from recipes.cli.doing import doing
 from recipes.cli.noise import quiet
 from recipes.cli.presets import announce_demo
 from recipes.speed import comparison, operators
@@ -87,8 +88,8 @@ def measure(benchmark: Benchmark, cli: SpeedCLI) -> dict[str, Any]:
 def _sources(benchmark: Benchmark, cli: SpeedCLI) -> Sources:
     data: Any = cli.datamodule
     if not cli.config.synthetic:
-        LIVE.show("preparing the data")
-        data.prepare_data()
+        with doing("preparing the data"):
+            data.prepare_data()
         return Sources(*read_batches(data, cli.config.steps), 1.0)
     LIVE.show("scaling the batch to this machine")
     closed = data.batch_size
