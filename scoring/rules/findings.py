@@ -57,6 +57,10 @@ def own_findings(run: Run, result: ResultSet, rules: Round) -> list[Finding]:
     log = run.log
     bench = rules.benchmarks.get(result.benchmark)
     findings = [_finding("the log", problem, "one complete run") for problem in log.problems]
+    findings += [_finding(key, value, "a number", at) for key, at, value in log.no_numbers]
+    findings += [_finding("the result", text, "one that is whole") for text in result.problems]
+    if run.copy_of:
+        findings.append(_finding("the run", f"a copy of {run.copy_of}", "a run of its own"))
     if run.fact("resumed"):
         findings.append(_finding("one clock", "a resumed run", "a run timed from start to end"))
     if run.demo and run.division == "closed":
@@ -85,7 +89,13 @@ def _closed_findings(log: RunLog, bench: BenchmarkRules) -> list[Finding]:
         findings.append(_finding("evaluation schedule", fault, "the round's schedule"))
     passing = [e for e in log.evaluations if bench.reached(e.quality, log.global_batch_size)]
     if log.status == "success" and not passing:
-        findings.append(_finding("target", "success without it", f"{dict(bench.target)} reached"))
+        findings.append(
+            _finding(
+                "target",
+                "success without it",
+                " and ".join(f"{k} {v:g}" for k, v in bench.target.items()),
+            )
+        )
     if log.status == "aborted" and passing:
         line = passing[0].line
         findings.append(_finding("run_stop", "aborted", "success, as the target was reached", line))
@@ -111,7 +121,7 @@ def repeated_seeds(runs: Iterable[Run]) -> dict[int, list[Finding]]:
     for run in runs:
         for file, line, value in run.log.seeds:
             seed = (file, line, str(value))
-            if seed in seen:
+            if seen.get(seed, run.name) != run.name:
                 finding = _finding("seed", f"{value}, as in {seen[seed]}", "its own seed")
                 findings.setdefault(id(run), []).append(finding)
             seen.setdefault(seed, run.name)
