@@ -129,21 +129,28 @@ def _score(commands: Any) -> None:
 
 
 def _compare(commands: Any) -> None:
+    from scoring.commands.filters import add_filters
+
     command = _command(
         commands,
         "compare",
-        "Results side by side: your own, published systems, or two rounds",
-        "\n\n  compare A B               two of your results, and whether one is faster\n"
-        "  compare A --round v1.0    your result among the published systems\n"
-        "  compare v0.7 v1.0         two rounds: the best result of each benchmark\n\n"
-        "Runs of one benchmark with different networks get a scoreboard of the networks.",
+        "Results side by side, and why one is faster: your own, published ones, or rounds",
+        "\n\n  compare A B               two of your results: which is faster, luck or speed\n"
+        "  compare A --round v5.0    your result among a round's published systems\n"
+        "  compare v0.7 v1.0         two rounds: the best result of each benchmark\n"
+        "  compare resnet            a benchmark through all rounds\n"
+        "  compare v5.0 --submitter NVIDIA --scaling    the sizes of one submitter\n"
+        "  compare v5.0 --benchmark bert --count 8      the published results that pass filters\n\n"
+        "Several results in a directory get a summary, different networks a scoreboard.",
     )
-    _paths(command, "result", "RESULT", "one or two directories, or two rounds")
+    _paths(command, "result", "RESULT", "directories, rounds or names of benchmarks")
     command.add_argument("--round", help="compare with this published round")
+    command.add_argument("--scaling", action="store_true", help="efficiency over system sizes")
     _cost(command)
     command.add_argument("--markdown", action="store_true", help="print Markdown")
     command.add_argument("--csv", action="store_true", help="print CSV")
-    command.add_argument("--plot", type=Path, metavar="FILE", help="also draw bars: .png or .svg")
+    command.add_argument("--plot", type=Path, metavar="FILE", help="also draw it: .png or .svg")
+    add_filters(command)
 
 
 def _package(commands: Any) -> None:

@@ -19,6 +19,7 @@ from recipes.cli.benchmark import Benchmark
 from recipes.cli.environment import check_variables, settle
 from recipes.cli.presets import RECIPES, rank, with_default_preset
 from recipes.cli.screen import wrap_to_terminal
+from recipes.cli.torch_pairs import check_pairs
 from recipes.cli.usage import UsageError
 
 COMMANDS = {
@@ -83,6 +84,7 @@ def run(benchmark: Benchmark, args: Sequence[str], *, sheet: str | None = None) 
         return _fail(_unknown_command(command, [*COMMANDS, *benchmark.commands]), 2)
     try:
         _drop_variables()
+        check_pairs(benchmark.built_for_torch)
         with _seed_variables_restored(), signals_as(interrupt, untouched()):
             return _run_command(benchmark, command, arguments.without("--debug"))
     except _usage_errors() as error:

@@ -18,6 +18,7 @@ from callbacks.checkpoint import Checkpoint, LastCheckpoint
 from callbacks.checkpoint_files import checkpoint_of
 from callbacks.energy import Energy
 from callbacks.evaluation_schedule import EvaluationSchedule
+from callbacks.lightning_private import skip_empty_hooks
 from callbacks.live_line import LIVE, human_time
 from callbacks.metrics_csv import MetricsCSV
 from callbacks.mlperf_log import MLPerfLog
@@ -58,6 +59,8 @@ class Run:
     def _trainer(self) -> Trainer:
         cli = self.cli
         self._ours = self._callbacks()
+        for callback in self._ours:
+            skip_empty_hooks(callback)
         loggers = self._given("logger")
         silence_wandb_warnings(loggers)
         return cli.build_trainer(

@@ -22,6 +22,7 @@ from callbacks.warm_up import without_logging
 from datamodules.common.base import BenchmarkDataModule
 from recipes.cli.arguments import Arguments
 from recipes.cli.benchmark import Benchmark
+from recipes.cli.doing import doing
 from recipes.cli.noise import quiet
 from recipes.cli.parser import RecipeCLI
 from recipes.cli.presets import announce_demo
@@ -97,8 +98,8 @@ def synchronize() -> None:
 
 def measure(benchmark: Benchmark, cli: RecipeCLI, steps: int) -> dict[str, Any]:
     """Measure and print samples/s, ms/step, data wait, FLOP/s, memory and the plain loop."""
-    LIVE.show("preparing the data")
-    cli.datamodule.prepare_data()
+    with doing("preparing the data"):
+        cli.datamodule.prepare_data()
     batches, wait = _read_batches(cli.datamodule, steps)
     lightning_ms: list[float] = []
     plain_ms: list[float] = []

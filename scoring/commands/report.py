@@ -9,7 +9,9 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from scoring.commands.report_overview import overview, why
 from scoring.commands.score import rcp_sentence, rcp_word
+from scoring.commands.side_figures import Side
 from scoring.drawing.report_charts import curves, kept_and_dropped, where_time_went
 from scoring.drawing.tables import interval, number, print_json
 from scoring.official.accepted import find_judged_sets
@@ -63,21 +65,24 @@ def _render(
     subtitle = (
         f"Scored under the rules of MLPerf Training {rules.name}. Times are minutes to target."
     )
-    body = "\n".join(
-        _section(result, item, rules, expense(result, item, cost_per_hour))
-        for result, item in scored
-    )
+    sides = [Side.of(result, item) for result, item in scored]
+    sections = [
+        _section(side, rules, expense(side.result, side.score, cost_per_hour)) for side in sides
+    ]
+    body = "\n".join(part for part in (overview(sides), *sections) if part)
     page = Template(TEMPLATE.read_text(encoding="utf-8"))
     return page.substitute(title=html.escape(title), subtitle=html.escape(subtitle), body=body)
 
 
-def _section(result: ResultSet, item: Score, rules: Round, used: Expense) -> str:
+def _section(side: Side, rules: Round, used: Expense) -> str:
+    result, item = side.result, side.score
     bench = rules.benchmarks.get(item.benchmark)
     heading = f"{item.benchmark}: {item.name}" + (f" ({bench.title})" if bench else "")
     parts = [
         f"<section><h2>{html.escape(heading)}</h2>",
         _verdict(item),
         _figures(item, used),
+        why(side),
         curves(result, item, rules),
         kept_and_dropped(item),
         where_time_went(result),

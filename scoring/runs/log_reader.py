@@ -171,6 +171,8 @@ class _Reader:
             "init_stop": self._init_stop,
             "eval_start": self._eval_start,
             "eval_stop": self._eval_stop,
+            "epoch_start": self._train_start,
+            "block_start": self._train_start,
         }
 
     def read_line(self, number: int, raw: bytes) -> None:
@@ -250,9 +252,13 @@ class _Reader:
         self.eval_start = event.time_ms
 
     def _eval_stop(self, event: _Event) -> None:
-        if self.eval_start is not None:
-            self.log.eval_ms += max(0.0, event.time_ms - self.eval_start)
-            self.eval_start = None
+        if self.eval_start is not None and len(self.log.eval_spans) < MOST_EVALUATIONS:
+            self.log.eval_spans.append((self.eval_start, event.time_ms))
+        self.eval_start = None
+
+    def _train_start(self, event: _Event) -> None:
+        known = self.log.train_start_ms
+        self.log.train_start_ms = event.time_ms if known is None else min(known, event.time_ms)
 
     def finish(self) -> None:
         """Judge the whole log after its last line."""

@@ -73,8 +73,10 @@ class RunLog:
     """Number of evaluations before the first run_stop in the file."""
     init_start_ms: float | None = None
     init_stop_ms: float | None = None
-    eval_ms: float = 0.0
-    """Sum of the logged eval_start..eval_stop intervals."""
+    train_start_ms: float | None = None
+    """First epoch_start or block_start."""
+    eval_spans: list[tuple[float, float]] = field(default_factory=list)
+    """Every logged interval from eval_start to eval_stop, milliseconds since the Unix epoch."""
     no_numbers: list[tuple[str, int, str]] = field(default_factory=list)
     """(key, line, value) of the first batch size and first progress that are no numbers."""
     problems: list[str] = field(default_factory=list)
