@@ -135,16 +135,19 @@ class Progress(ProgressBar):
             print(line, file=sys.stderr, flush=True)
 
     def _show_live(self, trainer: L.Trainer) -> None:
-        if self._live:
+        if self._enabled:
             LIVE.show(lambda: self.live_text(trainer))
 
     def live_text(self, trainer: L.Trainer) -> str:
-        """Return what the terminal's last line says now; called by its thread."""
+        """Return what the terminal's last line says now; called by its thread.
+
+        A log file's lines of training are written after steps, so there is nothing meanwhile.
+        """
         if self._target.state.stop_reason is not None:
             return "writing the run's files"
         evaluated = self._evaluated  # read once: the training thread changes it
         if evaluated is None:
-            return self.line(trainer, self._batch)
+            return self.line(trainer, self._batch) if self._live else ""
         return self._evaluation_line(evaluated, sum(trainer.num_val_batches))
 
     def line(self, trainer: L.Trainer, batch: int | None) -> str:

@@ -41,6 +41,7 @@ class RunRecord(Callback):
         folder: Gives the run's directory once it exists.
         facts: Gives benchmark, division, dataset, demo, net and resumed_from.
         config: The resolved configuration, sent once to every logger.
+        used: Gives what the run used: energy and cost, with the reasons where they are null.
     """
 
     def __init__(
@@ -51,9 +52,10 @@ class RunRecord(Callback):
         folder: Callable[[], Path],
         facts: Callable[[], Mapping[str, Any]],
         config: Mapping[str, Any],
+        used: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
         self._target, self._warm_up, self._config = target, warm_up, config
-        self._folder, self._facts = folder, facts
+        self._folder, self._facts, self._used = folder, facts, used
         self._started_at = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         self._fixed: dict[str, Any] = {}
         self._heartbeat: Heartbeat | None = None
@@ -176,6 +178,7 @@ class RunRecord(Callback):
                 "eval": state.eval_seconds,
                 "total": timed,
             },
+            **self._used(),
             "global_batch_size": state.global_batch_size,
             "evaluations": len(state.evaluations),
             **self._fixed,

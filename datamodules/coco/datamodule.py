@@ -14,9 +14,10 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from datamodules.coco import layout, store, synthetic
-from datamodules.coco.annotations import Annotations, read_json
+from datamodules.coco.annotations import Annotations
 from datamodules.coco.directory_check import check
 from datamodules.coco.inputs import in_words, read_rgb, records
+from datamodules.coco.json_file import read_json
 from datamodules.coco.misfit import drawable
 from datamodules.coco.published import COUNTS, count_differences
 from datamodules.common.base import BenchmarkDataModule
@@ -174,6 +175,8 @@ class COCODataModule(BenchmarkDataModule):
                 return lines
             counts = store.read_manifest(self.root, self._prepared, replace=True)
             if counts is None:
+                if lines := store.missing_room(self.root, self._prepared):
+                    return lines
                 parsed, _ = check(self.root)
                 counts = {split: store.count(parsed[split], split) for split in layout.SPLITS}
             elif lines := store.changes(self.root, self._prepared):
@@ -276,6 +279,7 @@ class COCODataModule(BenchmarkDataModule):
         """
         if self._truth is None:
             truth = read_json(layout.annotation_file(self.folder, "val"))
+            truth["annotations"] = list(truth["annotations"])
             truth["images"].sort(key=lambda image: image["id"])
             for record in truth["annotations"]:
                 # The evaluation treats all polygons of an object as boxes if the first has four

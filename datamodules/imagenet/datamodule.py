@@ -17,7 +17,12 @@ from datamodules.common.base import BenchmarkDataModule
 from datamodules.common.cache import build_once, demo_folder
 from datamodules.common.device_jpeg import Decode, decode_batch, nvimgcodec
 from datamodules.common.inputs import write_json
-from datamodules.common.preparation import damage_lines, units_to_redo, was_interrupted
+from datamodules.common.preparation import (
+    damage_lines,
+    missing_space,
+    units_to_redo,
+    was_interrupted,
+)
 from datamodules.common.sampling import evaluation_indices, padded_length, run_seed
 from datamodules.common.shards import has_shards
 from datamodules.imagenet import prepare as builder
@@ -155,10 +160,10 @@ class ImageNetDataModule(BenchmarkDataModule):
         try:
             if any(has_shards(self._prepared, split) for split in builder.SPLITS):
                 return builder.shard_problems(self._prepared, self._wanted) or self._stale_shards()
-            scan(self.root, self._wanted)
+            size = builder.shard_bytes(self.root, scan(self.root, self._wanted))
+            return missing_space(self._prepared, size)
         except (FileNotFoundError, ValueError) as error:
             return str(error).splitlines()
-        return []
 
     def notes(self) -> list[str]:
         """Return one line per class directory with entries that are not images."""

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.common.base import BenchmarkDataModule
 from datamodules.common.cache import build_once, demo_folder
-from datamodules.common.preparation import damage_lines, units_to_redo
+from datamodules.common.preparation import damage_lines, missing_space, units_to_redo
 from datamodules.common.records import check_settings
 from datamodules.common.sampling import evaluation_indices, ranks, run_seed
 from datamodules.librispeech import build as builder
@@ -168,7 +168,8 @@ class LibriSpeechDataModule(BenchmarkDataModule):
         except (FileNotFoundError, ValueError) as error:
             return str(error).splitlines()
         if manifest is None:
-            return [*lines, *problems]
+            size = 0 if problems else builder.shard_bytes(utterances)
+            return [*lines, *problems, *missing_space(self._prepared, size)]
         current = builder.is_current(self._prepared, utterances, self._subsets)
         if not (lines or problems or current):
             lines = [f"{self._folder}: {CHANGED_LIST}; run the recipe's prepare command"]
@@ -288,7 +289,7 @@ class LibriSpeechDataModule(BenchmarkDataModule):
     def use_synthetic_data(self, memory: float) -> list[str]:
         """Take LibriSpeech's numbers of utterances, their lengths and a vocabulary of numbers."""
         self.synthetic, self._manifest = True, synthetic.manifest(self.vocab_size)
-        self._tokenizer: Any = synthetic.Numbers()
+        self._tokenizer = synthetic.Numbers()  # type: ignore[assignment]
         return []
 
     def synthetic_evaluation_batch(self, size: int) -> tuple[Batch, int]:
@@ -298,8 +299,8 @@ class LibriSpeechDataModule(BenchmarkDataModule):
     def _random_utterances(self, num_samples: np.ndarray, size: int = 0) -> Batch:
         """Return ``size`` utterances, by default a training batch, whose lengths are spread."""
         lengths, size = np.sort(num_samples), size or self.batch_size
-        share = np.linspace(0, 1, size) if size > 1 else np.array([0.5])
-        positions = (share * (len(lengths) - 1)).round().astype(int)
+        quantiles = np.linspace(0, 1, size) if size > 1 else np.array([0.5])
+        positions = (quantiles * (len(lengths) - 1)).round().astype(int)
         audio_lengths = torch.from_numpy(lengths[positions])
         share = audio_lengths / audio_lengths.max()
         label_lengths = (share * self._manifest.most_labels).long().clamp(min=1)

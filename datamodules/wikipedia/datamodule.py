@@ -129,6 +129,7 @@ class WikipediaDataModule(BenchmarkDataModule):
         self._wanted_words, self.published_text = vocab_size, published_text
         self.num_workers, self.prepare_processes = num_workers, prepare_processes
         self._manifest: dict[str, Any] | None = None
+        self._counted: int | None = None
 
     @property
     def samples_per_epoch(self) -> int:
@@ -246,7 +247,10 @@ class WikipediaDataModule(BenchmarkDataModule):
         """Name what makes the prepared shards others than this run's, or older than their text."""
         try:
             source = self._text_source
-            if (manifest := builder.read_manifest(source, self._prepared)) is not None:
+            manifest = builder.read_manifest(source, self._prepared)
+            if manifest is None and (lines := builder.missing_room(source, self._prepared)):
+                return lines
+            if manifest is not None:
                 builder.check_shards_match(source, self._prepared, manifest["shards"])
         except (FileNotFoundError, ValueError) as error:
             return str(error).splitlines()
@@ -426,7 +430,10 @@ class WikipediaDataModule(BenchmarkDataModule):
 
     @property
     def _num_train(self) -> int:
-        return sum(shard["samples"] for shard in self._shards(self._train_names))
+        """Count the samples once: it is asked for in every step."""
+        if self._counted is None:
+            self._counted = sum(shard["samples"] for shard in self._shards(self._train_names))
+        return self._counted
 
     def _shards(self, names: list[str]) -> list[dict[str, Any]]:
         """Return the records of some shards from the manifest."""
@@ -470,7 +477,7 @@ class WikipediaDataModule(BenchmarkDataModule):
         else:
             check_vocabulary(source)
             builder.check_shards_match(source, self._prepared, manifest["shards"])
-        self._manifest = manifest
+        self._manifest, self._counted = manifest, None
         return manifest
 
     @property

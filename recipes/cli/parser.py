@@ -27,6 +27,7 @@ from recipes.cli.checks import (
     check_budget,
     check_devices,
     check_metrics,
+    check_price,
 )
 from recipes.cli.config_file import read_config, tell_foreign_code
 from recipes.cli.division import violations
@@ -165,6 +166,9 @@ class RecipeCLI(LightningCLI):
             default=False,
             help="Resume with another seed, network, learning rate or data than before.",
         )
+        if self.command == "fit":
+            text = "Price of one hour of the machines: its cost."
+            parser.add_argument("--cost_per_hour", type=float | None, default=None, help=text)
         add_help_all(parser)
 
     def _print_net_help_if_asked(self, reference: Any) -> None:
@@ -213,6 +217,7 @@ class RecipeCLI(LightningCLI):
         check_metrics(self.config.target.metrics, module.metric_names)
         if self.command == "fit":
             check_budget(self.config.trainer)
+            check_price(self.config.cost_per_hour)
         if self.config.trainer.use_distributed_sampler:
             raise UsageError(
                 "--trainer.use_distributed_sampler: data modules split samples over ranks "

@@ -55,7 +55,7 @@ def _smallest_round(benchmark: Benchmark, cli: SpeedCLI) -> tuple[L.Trainer, int
     for size in (1, 2):
         data.batch_size = size
         try:
-            with _not_compiled(cli):
+            with _no_warm_up(cli):
                 batch = data.synthetic_batch()
                 return lightning_round(benchmark, cli, [batch], 1, L.Callback()), size
         except ValueError as error:
@@ -70,14 +70,15 @@ def _smallest_round(benchmark: Benchmark, cli: SpeedCLI) -> tuple[L.Trainer, int
 
 
 @contextmanager
-def _not_compiled(cli: SpeedCLI) -> Iterator[None]:
-    """Leave compilation to the measurement, as each size would be compiled anew."""
+def _no_warm_up(cli: SpeedCLI) -> Iterator[None]:
+    """Leave the warm-up to the measurement: each size would be compiled anew."""
     warm_up = cli.config_init.warmup
-    wanted, warm_up.compile = warm_up.compile, False
+    wanted = warm_up.compile, warm_up.steps
+    warm_up.compile, warm_up.steps = False, 0
     try:
         yield
     finally:
-        warm_up.compile = wanted
+        warm_up.compile, warm_up.steps = wanted
 
 
 def _double(cli: SpeedCLI, trainer: L.Trainer, closed: int, smallest: int, base: float) -> int:

@@ -12,6 +12,7 @@ from callbacks.live_line import LIVE
 from callbacks.run_record import git_revision
 from recipes.cli.arguments import Arguments
 from recipes.cli.benchmark import Benchmark
+from recipes.cli.doing import doing
 from recipes.cli.noise import quiet
 from recipes.cli.presets import announce_demo
 from recipes.speed import comparison, operators
@@ -29,6 +30,7 @@ from recipes.speed.loops import (
     plain_round,
     read_batches,
 )
+from recipes.speed.memory import forget_peak
 from recipes.speed.published import beside_published
 from recipes.speed.report import Report, show, show_lines
 
@@ -86,8 +88,8 @@ def measure(benchmark: Benchmark, cli: SpeedCLI) -> dict[str, Any]:
 def _sources(benchmark: Benchmark, cli: SpeedCLI) -> Sources:
     data: Any = cli.datamodule
     if not cli.config.synthetic:
-        LIVE.show("preparing the data")
-        data.prepare_data()
+        with doing("preparing the data"):
+            data.prepare_data()
         return Sources(*read_batches(data, cli.config.steps), 1.0)
     LIVE.show("scaling the batch to this machine")
     closed = data.batch_size
@@ -105,6 +107,7 @@ def _measure_steps(
     lightning_ms: list[float] = []
     plain_ms: list[float] = []
     number, trainer = 0, None
+    forget_peak()  # of the search for a batch size
     while trainer is None or number < _rounds(cli, lightning_ms):
         number += 1
         LIVE.show(f"measuring, round {number} of {ROUNDS}")

@@ -6,13 +6,12 @@ import time
 from typing import Any
 
 import lightning as L
-import torch
 
 from callbacks.live_line import LIVE
 from recipes.speed.flags import SpeedCLI
 from recipes.speed.gate import FULL, REDUCED, Gate
 from recipes.speed.loops import milliseconds, plain_training, synchronize
-from recipes.speed.memory import GIB, peak_memory
+from recipes.speed.memory import GIB, forget_peak, peak_memory
 from recipes.speed.variants import Settings, Variant, summary
 
 COLUMNS = "variant", "samples/s", "ms/step", "loss error", "gradient error", "right"
@@ -82,8 +81,7 @@ def _round(
 ) -> list[float]:
     """Train some steps; return the milliseconds of those that count."""
     device = settings.trainer.strategy.root_device
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    forget_peak()
     moments = []
     with (
         settings.applied(),

@@ -78,6 +78,12 @@ def share_for_tables(cli: Any) -> float:
     return min(SHARE * limit, SHARE_WITH_VARIANTS * machine_memory())
 
 
+def forget_peak() -> None:
+    """Count the peak of a GPU's memory from here; that of a process cannot be forgotten."""
+    if torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+
+
 def peak_memory(device: torch.device) -> float:
     """Return the most bytes used so far: by torch on a GPU, else by the whole process."""
     if device.type == "cuda":
