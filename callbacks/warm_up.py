@@ -13,6 +13,7 @@ from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from callbacks.fused_optimizer import fuse
 from callbacks.live_line import LIVE
 from callbacks.preserve_state import preserve_state
 
@@ -40,6 +41,7 @@ class WarmUp(Callback):
         cudnn_benchmark: Let cuDNN time algorithms per shape. Slower where shapes keep changing.
         matmul_precision: ``high`` allows TF32, ``highest`` keeps fp32. Both hold for matrix
             products and for convolutions, where torch's own default is TF32.
+        fused_optimizer: Use torch's fused optimizer kernels. Not for LAMB, LARS and sparse steps.
 
     Raises:
         ValueError: If gradients are accumulated over batches that CUDA graphs compute.
@@ -57,10 +59,12 @@ class WarmUp(Callback):
         memory_format: Literal["contiguous", "channels_last", "channels_last_3d"] = "contiguous",
         cudnn_benchmark: bool = True,
         matmul_precision: Literal["highest", "high", "medium"] = "highest",
+        fused_optimizer: bool = False,
     ) -> None:
         self.steps, self.compile, self.compile_mode = steps, compile, compile_mode
         self.memory_format = memory_format
         self.cudnn_benchmark, self.matmul_precision = cudnn_benchmark, matmul_precision
+        self.fused_optimizer = fused_optimizer
         self.flops_per_sample: float | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -73,6 +77,8 @@ class WarmUp(Callback):
             )
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for optimizer in trainer.optimizers if self.fused_optimizer else ():
+            fuse(optimizer)
         torch.backends.cudnn.benchmark = self.cudnn_benchmark
         torch.set_float32_matmul_precision(self.matmul_precision)
         torch.backends.cudnn.allow_tf32 = self.matmul_precision != "highest"

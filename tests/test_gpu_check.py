@@ -70,6 +70,11 @@ def test_the_plan_is_correctness_then_all_recipes_then_variants(tmp_path):
         assert (gpu_check.ROOT / step.command[step.command.index("--config") + 1]).is_file()
     # One that takes all of its time leaves some to the next, and to more than half of them.
     assert steps[0].limit_s + 5 * steps[2].limit_s <= 8 * 60
+    slower = plan(parse(["--minutes", "16", "--device", "cpu"]))
+    assert slower[0].limit_s == 2 * steps[0].limit_s
+    files = [word for word in steps[0].command if word.startswith("tests/")]
+    assert {"tests/recipes/test_gpu.py", "tests/modules/minigo/test_inference.py"} <= set(files)
+    assert "tests/test_docs.py" not in files
 
 
 def test_the_table_has_every_recipe_and_variant(tmp_path):

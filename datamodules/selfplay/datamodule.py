@@ -74,15 +74,15 @@ class SelfPlayDataModule(PositionInputs, SpeedOfPlay, BenchmarkDataModule):
         komi: Points that White gets for moving second.
         games_per_generation: Games, over all devices, that a generation needs. Of a given one that
             has fewer, all are taken.
-        window: Newest generations that an epoch trains on.
-        train_filter: Probability of keeping an example, in (0, 1].
+        window: Newest generations to train on.
+        train_filter: Share of the examples kept, in (0, 1].
         eval_games: Games per evaluation, half of them with each colour.
         games_at_once: Running games per worker; their leaves form one batch of the network.
         workers: Threads per device that play.
         overlap: Play during evaluation and training; False plays, trains and evaluates in turn.
         play_ahead: With overlap, how long players continue with a model while the next one is
             trained, as a share (0 to 1) of the batches that its generation took.
-        virtual_losses: Leaves of one game in a batch of the network.
+        virtual_losses: Leaves of one game in a network batch.
         slow_readouts: Searches per move that becomes an example.
         fast_readouts: Searches per other move.
         fast_share: Probability that a move is such a fast one, which becomes no example.

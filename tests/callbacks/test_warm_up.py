@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from callbacks.fused_optimizer import fuse, fused
 from callbacks.quality_target import QualityTarget
 from callbacks.warm_up import WarmUp
+from modules.common.lamb import Lamb
 from tests.toy import FakeTime, ToyData, ToyModule, fake_state, toy_trainer
 
 
@@ -100,3 +102,28 @@ def test_one_flag_says_whether_fp32_may_be_tf32(precision, tf32, monkeypatch):
     assert torch.backends.cudnn.allow_tf32 is tf32
     assert torch.get_float32_matmul_precision() == precision
     torch.set_float32_matmul_precision(before)
+
+
+def test_fused_kernels_take_the_same_steps():
+    kernels, weights = [], []
+    for flag in (False, True):
+        torch.manual_seed(0)
+        module = ToyModule([0.0])
+        trainer = toy_trainer([WarmUp(fused_optimizer=flag)], max_epochs=2)
+        trainer.fit(module, datamodule=ToyData())
+        kernels.append([group["fused"] for group in trainer.optimizers[0].param_groups])
+        weights.append(module.net.weight.detach().clone())
+    assert kernels == [[None], [True]]
+    assert torch.allclose(*weights, rtol=1e-6, atol=0)
+
+
+def test_an_optimizer_without_fused_kernels_is_named():
+    with pytest.raises(ValueError, match="fused_optimizer: Lamb has no fused kernels"):
+        fuse(Lamb([torch.nn.Parameter(torch.ones(2))]))
+
+
+def test_a_module_has_fused_optimizers_within_the_variant_only():
+    module = ToyModule()
+    with fused(module):
+        assert module.configure_optimizers().param_groups[0]["fused"]
+    assert not module.configure_optimizers().param_groups[0]["fused"]
