@@ -1,4 +1,4 @@
-"""The one line at the bottom of a terminal that moves while a command works.
+"""The one line at the bottom of a terminal that moves while a command works; a log gets a few.
 
 No torch and no Lightning here: the line stands while they are imported.
 """
@@ -15,6 +15,8 @@ from collections.abc import Callable
 from typing import Any
 
 SECONDS_BETWEEN_PAINTS = 0.25
+# A log file gets a line 10 s after a stage began, then after 20 s, 40 s ...
+FIRST_SILENCE_SECONDS, LONGEST_SILENCE_SECONDS = 10.0, 600.0
 ERASE_LINE = "\r\x1b[2K"
 CONTROL_CODES = re.compile(r"\x1b\[[?\d;]*[A-Za-z]")
 
@@ -33,17 +35,41 @@ def on_terminal() -> bool:
     return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
 
+class LogPace:
+    """Decide when a log file gets a line: the longer a stage lasts, the more rarely.
+
+    A line is due 10, 20, 40 ... s after a stage began, and at most 600 s after the last one. A
+    stage is told by its words in front of the first number.
+    """
+
+    def __init__(self, now: float) -> None:
+        self._stage, self._began = "", now
+        self._last, self._silence = now, FIRST_SILENCE_SECONDS
+
+    def is_due(self, text: str, now: float) -> bool:
+        """Whether to write this text now, at a monotonic time in seconds; to be asked often."""
+        stage = re.split(r"\d", text)[0]
+        if stage != self._stage:
+            self._stage, self._began, self._silence = stage, now, FIRST_SILENCE_SECONDS
+        if not text or now - self._last < self._silence:
+            return False
+        lasted = max(now - self._began, FIRST_SILENCE_SECONDS)
+        self._last, self._silence = now, min(lasted, LONGEST_SILENCE_SECONDS)
+        return True
+
+
 class LiveLine:
-    """Say on a terminal what the process is doing; a thread repaints the line.
+    """Say what the process is doing: a thread repaints a terminal's last line.
 
     The training loop only sets what is shown, so that the line costs a step no time, and it moves
-    through long steps. What anybody prints appears above it. Elsewhere, and until ``start``,
-    nothing is shown.
+    through long steps. What anybody prints appears above it. Elsewhere than on a terminal the
+    thread writes a line of its own at growing intervals. Until ``start`` nothing is shown.
     """
 
     def __init__(self) -> None:
         self._text: Callable[[], str] | None = None
         self._shown = ""
+        self._live = False  # on a terminal
         self._mid_line = False  # others wrote half a line: wait for its end
         self._lock = threading.RLock()
         self._end = threading.Event()
@@ -52,13 +78,14 @@ class LiveLine:
         self._registered = False
 
     def start(self) -> None:
-        """Begin to show what ``show`` is given, if standard error is a terminal."""
-        if self._thread is not None or not on_terminal():
+        """Begin to show what ``show`` is given."""
+        if self._thread is not None:
             return
-        self._streams = sys.stdout, sys.stderr
-        if sys.stdout.isatty():
+        self._streams, live = (sys.stdout, sys.stderr), on_terminal()
+        if live and sys.stdout.isatty():
             sys.stdout = _Above(sys.stdout, self)  # type: ignore[assignment]
-        sys.stderr = _Above(sys.stderr, self)  # type: ignore[assignment]
+        if live:
+            sys.stderr = _Above(sys.stderr, self)  # type: ignore[assignment]
         if not self._registered:
             # A forked process has no such thread, so the fork waits for the end of a repaint:
             # otherwise nobody would release the locks of the thread and its stream there.
@@ -69,7 +96,8 @@ class LiveLine:
             )
             self._registered = True
         self._end.clear()
-        self._thread = threading.Thread(target=self._repaint, name="live line", daemon=True)
+        self._live, work = live, self._repaint if live else self._report
+        self._thread = threading.Thread(target=work, name="live line", daemon=True)
         self._thread.start()
 
     def show(self, text: str | Callable[[], str]) -> None:
@@ -79,7 +107,7 @@ class LiveLine:
             text = lambda: f"{what} ... {human_time(time.monotonic() - begun)}"  # noqa: E731
         with self._lock:
             self._text, self._mid_line = text, False
-            if self._thread is not None:
+            if self._thread is not None and self._live:
                 self._paint()
 
     def stop(self) -> None:
@@ -90,7 +118,8 @@ class LiveLine:
         self._thread.join()
         self._thread, self._text = None, None
         self._erase()
-        sys.stdout, sys.stderr = self._streams
+        if self._live:
+            sys.stdout, sys.stderr = self._streams
 
     def write_above(self, stream: Any, text: str) -> int:
         """Write others' text in place of the line, which is repainted below it later."""
@@ -103,6 +132,14 @@ class LiveLine:
     def _repaint(self) -> None:
         while not self._end.wait(SECONDS_BETWEEN_PAINTS):
             self._paint()
+
+    def _report(self) -> None:
+        pace = LogPace(time.monotonic())
+        while not self._end.wait(SECONDS_BETWEEN_PAINTS):
+            with self._lock:
+                text = "" if self._text is None else self._text()
+                if pace.is_due(text, time.monotonic()) and not self._end.is_set():
+                    self._put(f"{text}\n")
 
     def _paint(self) -> None:
         with self._lock:

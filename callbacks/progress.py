@@ -109,9 +109,13 @@ class Progress(ProgressBar):
             return
         self._evaluated = None
         self._evaluation_took = self._target.state.clock.now() - self._evaluation_began
-        if self._target.state.evaluations:
+        if self._target.state.evaluations and self._target.state.late is None:
             self._print(self.line(trainer, None))
             self._begin_stretch(trainer, self._batch)
+
+    def on_late_evaluation(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Print the result of an evaluation that was known only during later training."""
+        self._print(self.line(trainer, None))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         LIVE.show("writing the run's files")
@@ -131,21 +135,25 @@ class Progress(ProgressBar):
             print(line, file=sys.stderr, flush=True)
 
     def _show_live(self, trainer: L.Trainer) -> None:
-        if self._live:
+        if self._enabled:
             LIVE.show(lambda: self.live_text(trainer))
 
     def live_text(self, trainer: L.Trainer) -> str:
-        """Return what the terminal's last line says now; called by its thread."""
+        """Return what the terminal's last line says now; called by its thread.
+
+        A log file's lines of training are written after steps, so there is nothing meanwhile.
+        """
         if self._target.state.stop_reason is not None:
             return "writing the run's files"
         evaluated = self._evaluated  # read once: the training thread changes it
         if evaluated is None:
-            return self.line(trainer, self._batch)
+            return self.line(trainer, self._batch) if self._live else ""
         return self._evaluation_line(evaluated, sum(trainer.num_val_batches))
 
     def line(self, trainer: L.Trainer, batch: int | None) -> str:
         """Return the longest line that fits; ``batch`` is ``None`` right after an evaluation."""
-        epoch = f"epoch {trainer.current_epoch + 1}"
+        evaluated = [e.epoch for e in self._target.state.evaluations[-1:] if batch is None]
+        epoch = f"epoch {[trainer.current_epoch + 1, *evaluated][-1]}"
         long, short = self._metrics("({sign} {goal:g})"), self._metrics("/ {goal:g}")
         times = [human_time(self._target.state.clock.seconds), *self._estimate(trainer, batch)]
         if batch is None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from datamodules.common.atomic import atomic_folder, locked
+from datamodules.common.progress import stage
 
 
 def cache_dir() -> Path:
@@ -60,7 +61,7 @@ def build_once(target: Path, write: Callable[[Path], None]) -> Path:
             for stale in target.parent.glob(f".{target.name}.partial-*"):
                 shutil.rmtree(stale, ignore_errors=True)
             if not target.is_dir():
-                with atomic_folder(target) as partial:
+                with stage("generating the demo's data"), atomic_folder(target) as partial:
                     write(partial)
     except OSError as error:
         raise ValueError(

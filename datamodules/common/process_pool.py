@@ -1,4 +1,4 @@
-"""Many independent jobs over processes, with a progress bar and one line per bad item."""
+"""Many independent jobs over processes, as one stage, with one line per bad item."""
 
 import multiprocessing
 import os
@@ -11,6 +11,8 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from typing import Any, TypeVar
+
+from datamodules.common.progress import is_watched, stage
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -32,8 +34,8 @@ def outcomes(
         job: Called with one item; a module-level function or a ``partial`` of one.
         items: The items.
         processes: Worker processes; 1 works in this process, in order.
-        title: Text of the progress bar, such as ``preprocessing``.
-        show_progress: Draw a progress bar on standard error.
+        title: The stage, such as ``preprocessing``.
+        show_progress: Draw a progress bar on standard error, unless a command shows the stage.
 
     Yields:
         Each item's result, or the text of its ValueError, in the order of completion.
@@ -41,17 +43,30 @@ def outcomes(
     Raises:
         ValueError: If a worker was killed, most likely for lack of memory.
     """
-    from rich.console import Console
-    from rich.progress import track
-
     results = _serial(job, items) if processes == 1 else _parallel(job, items, processes)
-    yield from track(
-        results,
-        description=f"{title} ({len(items)})",
-        total=len(items),
-        console=Console(stderr=True),
-        disable=not show_progress or not items,
-    )
+    with (
+        stage(title, len(items), workers=processes) as now,
+        _bar(title, len(items), show=show_progress and bool(items)) as advance,
+    ):
+        for result in results:
+            now.done += 1
+            advance()
+            yield result
+
+
+@contextmanager
+def _bar(title: str, total: int, *, show: bool) -> Iterator[Callable[[], None]]:
+    """Draw a bar where no command shows the stage; its time passes while an item is in work."""
+    if not show or is_watched():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn()
+    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task(f"{title} ({total})", total=total)
+        yield lambda: bar.advance(task)
 
 
 def processes_for(num_items: int, worker_bytes: int) -> int:

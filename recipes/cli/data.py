@@ -8,12 +8,12 @@ from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser
 
-from callbacks.live_line import LIVE
 from recipes.cli.arguments import Arguments
 from recipes.cli.benchmark import Benchmark
 from recipes.cli.config_file import read_config
 from recipes.cli.data_check import OPEN, describe
 from recipes.cli.doctor import checkpoint_problem, examine, prepared_folder
+from recipes.cli.doing import doing
 from recipes.cli.help import add_help_all, print_help_if_asked
 from recipes.cli.jsonargparse_private import long_flags
 from recipes.cli.presets import demo_preset
@@ -25,8 +25,8 @@ from recipes.cli.usage import UsageError, explain, unknown
 def prepare(benchmark: Benchmark, arguments: Arguments) -> int:
     """Check and preprocess the data; restartable. Problems of the data are a ``ValueError``."""
     datamodule = data_module(benchmark, "prepare", arguments).data
-    LIVE.show("checking and preparing the data")
-    datamodule.prepare()
+    with doing("checking and preparing the data"):
+        datamodule.prepare()
     if getattr(datamodule, "root", None) is not None and (line := checkpoint_problem(benchmark)):
         print(wrap_to_terminal(f"Note: {line}"))
     if lines := datamodule.differences():
@@ -38,12 +38,12 @@ def prepare(benchmark: Benchmark, arguments: Arguments) -> int:
 def doctor(benchmark: Benchmark, arguments: Arguments) -> int:
     """Print what this machine and this data have and lack; return 1 if anything is missing."""
     config = data_module(benchmark, "doctor", arguments)
-    LIVE.show("examining this machine and the data")
     datamodule, division = config.data, config.submission.division
     lacking = 0
-    for finding in examine(benchmark, datamodule, own_data=division == "open"):
-        print(finding)
-        lacking += finding.kind == "lacks"
+    with doing("examining this machine and the data"):
+        for finding in examine(benchmark, datamodule, own_data=division == "open"):
+            print(finding)
+            lacking += finding.kind == "lacks"
     recipe = f"python recipes/{benchmark.name}.py"
     flags = f" {shlex.join(arguments.words)}" if arguments.words else ""
     if lacking:

@@ -22,6 +22,7 @@ from callbacks.live_line import LIVE
 from recipes.cli.arguments import Arguments
 from recipes.cli.benchmark import Benchmark
 from recipes.cli.checks import check_named_checkpoint, check_weights
+from recipes.cli.doing import doing
 from recipes.cli.load import load_weights, with_checkpoint_of_run
 from recipes.cli.noise import quiet
 from recipes.cli.parser import RecipeCLI
@@ -49,7 +50,8 @@ def predict(benchmark: Benchmark, arguments: Arguments) -> int:
     check_weights(cli.model, Path(cli.config.ckpt_path))
     load_weights(cli, Path(cli.config.ckpt_path))
     if cli.demo:
-        cli.datamodule.prepare_data()  # the cache may have been emptied
+        with doing("preparing the demo data"):
+            cli.datamodule.prepare_data()  # the cache may have been emptied
         inputs = inputs or _examples(cli)
     if not inputs:
         raise UsageError(f"predict needs at least one INPUT ({benchmark.predicts})")

@@ -17,6 +17,7 @@ from recipes.cli.arguments import Arguments
 from recipes.cli.benchmark import Benchmark
 from recipes.cli.checks import check_checkpoint, check_named_checkpoint, check_weights
 from recipes.cli.data_check import check_data
+from recipes.cli.doing import doing
 from recipes.cli.load import with_checkpoint_of_run
 from recipes.cli.memory import explained_memory_errors
 from recipes.cli.noise import quiet
@@ -50,8 +51,10 @@ def fit(benchmark: Benchmark, arguments: Arguments) -> int:
         try:
             # Not an argument of fit(): setup() needs it, to load starting weights or leave them.
             run.trainer.ckpt_path = cli.config.ckpt_path
-            LIVE.show(f"preparing the {'demo ' * cli.demo}data")
-            with explained_memory_errors(cli.config, cli.model, run.trainer):
+            with (
+                doing(f"preparing the {'demo ' * cli.demo}data"),
+                explained_memory_errors(cli.config, cli.model, run.trainer),
+            ):
                 run.trainer.fit(cli.model, datamodule=cli.datamodule, weights_only=True)
         except StopRun as stop:
             stopped = stop
@@ -80,8 +83,10 @@ def validate(benchmark: Benchmark, arguments: Arguments) -> int:
     trainer = cli.build_trainer(logger=False, callbacks=[target, Progress(target)])
     trainer.strategy.strict_loading = True  # type: ignore[attr-defined]
     trainer.ckpt_path = cli.config.ckpt_path
-    LIVE.show(f"preparing the {'demo ' * cli.demo}data")
-    with explained_memory_errors(cli.config, cli.model, trainer):
+    with (
+        doing(f"preparing the {'demo ' * cli.demo}data"),
+        explained_memory_errors(cli.config, cli.model, trainer),
+    ):
         trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False, weights_only=True)
     quality = target.read(trainer)
     for name, value in sorted(trainer.callback_metrics.items()):

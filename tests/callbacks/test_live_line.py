@@ -5,11 +5,12 @@ import os
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from callbacks import live_line
-from callbacks.live_line import ERASE_LINE, LiveLine, human_time
+from callbacks.live_line import ERASE_LINE, LiveLine, LogPace, human_time
 
 
 @pytest.mark.parametrize(
@@ -116,14 +117,45 @@ def test_the_end_gives_the_streams_back_and_leaves_an_empty_line(start, live):
     assert "after the end" not in screen.getvalue()
 
 
-@pytest.mark.parametrize(("stream", "kind"), [(Terminal(), "dumb"), (io.StringIO(), "xterm")])
-def test_a_file_or_a_dumb_terminal_gets_nothing(stream, kind, live, monkeypatch):
+@pytest.mark.parametrize(("stream", "kind"), [(Terminal, "dumb"), (io.StringIO, "xterm")])
+def test_a_file_or_a_dumb_terminal_gets_plain_lines_after_growing_silences(
+    stream, kind, live, monkeypatch
+):
     monkeypatch.setenv("TERM", kind)
-    monkeypatch.setattr("sys.stderr", stream)
+    log = stream()
+    monkeypatch.setattr("sys.stderr", log)
+    time_of_day = iter(range(10**9))  # the thread's clock goes on a second whenever it looks
+    clock = SimpleNamespace(monotonic=lambda: next(time_of_day))
+    monkeypatch.setattr(live_line, "time", clock)
     live.start()
-    live.show("at work")
-    assert sys.stderr is stream
-    assert stream.getvalue() == ""
+    assert sys.stderr is log
+    live.show(lambda: "at work, 3 of 7")
+    assert wait_for(lambda: log.getvalue().count("\n") >= 4)
+    live.stop()
+    assert set(log.getvalue().splitlines()) == {"at work, 3 of 7"}
+    assert log.getvalue().count("\n") < 8
+
+
+def due(pace, text, seconds):
+    """The seconds at which a log gets a line."""
+    return [now for now in seconds if pace.is_due(text(now), now)]
+
+
+def test_a_log_gets_a_line_after_10_20_40_seconds_and_then_every_ten_minutes():
+    times = due(LogPace(0.0), lambda now: f"writing shards, {now} of 9000", range(2000))
+    assert times == [10, 20, 40, 80, 160, 320, 640, 1240, 1840]
+
+
+def test_a_new_stage_is_soon_told_and_short_ones_are_not_told_each():
+    pace = LogPace(0.0)
+    assert due(pace, lambda now: "reading", range(100)) == [10, 20, 40, 80]
+    assert due(pace, lambda now: f"checking, {now} of 200", range(100, 145)) == [100, 110, 120, 140]
+    pace = LogPace(0.0)
+    assert due(pace, lambda now: f"stage {'abcdefghijkl'[now // 3]}", range(36)) == [10, 20, 30]
+
+
+def test_nothing_to_say_is_no_line():
+    assert due(LogPace(0.0), lambda now: "", range(100)) == []
 
 
 def test_a_forked_process_prints_although_the_line_is_being_painted(start, live):
