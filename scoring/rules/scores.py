@@ -36,7 +36,7 @@ class Score:
     configuration: str
     """Network, batch and devices, where another result has the same name."""
     verdict: str
-    """``VALID``, ``CONSENT`` (of others' logs: valid, but the convergence test failed),
+    """``VALID``, ``CONSENT`` (published, but the convergence test fails),
     ``incomplete`` (runs missing; minutes are provisional) or ``invalid``."""
     reasons: tuple[str, ...]
     """Why it is not valid, one sentence each."""
@@ -237,15 +237,15 @@ def _reasons(
     then = rcp.get("then")
     if then and then.other_unit:
         reasons.append(then.text)
-    if then and then.passed is False and len(counted) >= bench.runs and result.is_own:
+    if then and then.passed is False and len(counted) >= bench.runs and not result.published:
         reasons.append(f"convergence test failed: {then.text}")
     return reasons
 
 
 def _needs_consent(result: ResultSet, rcp: dict[str, Verdict]) -> list[str]:
-    """Say why others' result, which a review may have passed all the same, fails the test."""
+    """Say why a published result, which the review passed all the same, fails the test."""
     then = rcp.get("then")
-    if result.is_own or then is None or then.passed is not False:
+    if not result.published or then is None or then.passed is not False:
         return []
     return [f"convergence test failed: {then.text}"]
 

@@ -193,9 +193,9 @@ class _Reader:
             self.log.evaluations_before_stop = len(self.log.evaluations)
 
     def _completes(self, name: str, progress: float | None, numbers: dict[str, float]) -> bool:
-        """Add a metric that is logged apart (Stable Diffusion's CLIP to its FID)."""
+        """Add a metric that is logged apart, as Stable Diffusion's CLIP is; the last counts."""
         known = self.parts.get(progress)
-        if name == "value" or known is None or name in known.quality:
+        if name == "value" or known is None:
             return False
         known.quality.update(numbers)
         return True
