@@ -81,7 +81,7 @@ def lora_log(tmp_path, make, counts, batch=8):
         # floor(0.125 x 8 + 2) = 3 evaluations are skipped.
         ([1536, 1920, 2304], None),
         ([384, 768, 1152, 1536], None),
-        ([1544, 1928], None),
+        ([1560, 1944], None),
         ([1920, 2304], "first evaluation at 1920; due at 1536"),
         ([1536, 2304], "no evaluation between 1536 and 2304 samples"),
     ],
