@@ -33,9 +33,9 @@ def amount(evaluation: Evaluation, rules: BenchmarkRules) -> float | None:
 
     Newer benchmarks count in ``samples_count``, and some logs have another ``epoch_num`` with it.
     """
-    if rules.progress == "samples" and evaluation.samples is not None:
-        return evaluation.samples
-    return evaluation.progress
+    counts = {"samples": evaluation.samples, "steps": evaluation.steps}
+    count = counts.get(rules.progress)
+    return evaluation.progress if count is None else count
 
 
 def _every_epochs(times: Sequence[float], plan: Mapping[str, Any], batch: int | None) -> str | None:

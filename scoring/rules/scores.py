@@ -235,7 +235,7 @@ def _reasons(
     if result.division is None and counted:
         reasons.append("the logs do not name the division (closed or open)")
     then = rcp.get("then")
-    if then and then.other_unit:
+    if then and then.other_unit and not result.published:
         reasons.append(then.text)
     if then and then.passed is False and len(counted) >= bench.runs and not result.published:
         reasons.append(f"convergence test failed: {then.text}")
@@ -245,7 +245,7 @@ def _reasons(
 def _needs_consent(result: ResultSet, rcp: dict[str, Verdict]) -> list[str]:
     """Say why a published result, which the review passed all the same, fails the test."""
     then = rcp.get("then")
-    if not result.published or then is None or then.passed is not False:
+    if not result.published or then is None or not (then.other_unit or then.passed is False):
         return []
     return [f"convergence test failed: {then.text}"]
 
@@ -265,7 +265,8 @@ def _scaling(result: ResultSet, rcp: dict[str, Verdict], rules: Round) -> tuple[
     if result.scaling is not None:
         return result.scaling, "scaling.json"
     then = rcp.get("then")
-    if then is None or then.scaling == 1:
+    # The review has written the factor of a published result where there is one.
+    if result.published or then is None or then.scaling == 1:
         return 1.0, ""
     return then.scaling, "convergence faster than the reference's mean"
 
