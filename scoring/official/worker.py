@@ -77,6 +77,11 @@ def _add_dlrm() -> None:
     rcp_checker.submission_runs["training"]["dlrm"] = 5
 
 
+def _published_scaling(request: dict[str, Any]) -> Path | None:
+    path = Path(request["scaling_file"])
+    return path.resolve() if request["scales"] and path.is_file() else None
+
+
 def second_opinion(request: dict[str, Any]) -> dict[str, Any]:
     """Score and RCP-test one result set with the official code."""
     from mlperf_logging.rcp_checker import rcp_checker
@@ -89,6 +94,8 @@ def second_opinion(request: dict[str, Any]) -> dict[str, Any]:
         folder.mkdir(parents=True)
         for number, path in enumerate(request["files"]):
             (folder / f"result_{number}.txt").symlink_to(Path(path).resolve())
+        if item := _published_scaling(request):
+            (folder / "scaling.json").symlink_to(item)
         try:
             minutes = result_summarizer._compute_strong_score_standalone(
                 benchmark, request["system"], False, str(folder), "training", ruleset

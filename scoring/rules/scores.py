@@ -37,7 +37,7 @@ class Score:
     configuration: str
     """Network, batch and devices, where another result has the same name."""
     verdict: str
-    """``VALID``, ``CONSENT`` (of others' logs: valid, but the convergence test failed),
+    """``VALID``, ``CONSENT`` (published, but the convergence test fails),
     ``incomplete`` (runs missing; minutes are provisional) or ``invalid``."""
     reasons: tuple[str, ...]
     """Why it is not valid, one sentence each."""
@@ -239,17 +239,17 @@ def _reasons(
     if result.division is None and counted:
         reasons.append("the logs do not name the division (closed or open)")
     then = rcp.get("then")
-    if then and then.other_unit:
+    if then and then.other_unit and not result.published:
         reasons.append(then.text)
-    if then and then.passed is False and len(counted) >= bench.runs and result.is_own:
+    if then and then.passed is False and len(counted) >= bench.runs and not result.published:
         reasons.append(f"convergence test failed: {then.text}")
     return reasons
 
 
 def _needs_consent(result: ResultSet, rcp: dict[str, Verdict]) -> list[str]:
-    """Say why others' result, which a review may have passed all the same, fails the test."""
+    """Say why a published result, which the review passed all the same, fails the test."""
     then = rcp.get("then")
-    if result.is_own or then is None or then.passed is not False:
+    if not result.published or then is None or not (then.other_unit or then.passed is False):
         return []
     return [f"convergence test failed: {then.text}"]
 
@@ -269,7 +269,8 @@ def _scaling(result: ResultSet, rcp: dict[str, Verdict], rules: Round) -> tuple[
     if result.scaling is not None:
         return result.scaling, "scaling.json"
     then = rcp.get("then")
-    if then is None or then.scaling == 1:
+    # The review has written the factor of a published result where there is one.
+    if result.published or then is None or then.scaling == 1:
         return 1.0, ""
     return then.scaling, "convergence faster than the reference's mean"
 

@@ -165,7 +165,7 @@ class _Reader:
         self.broken: list[tuple[int, str]] = []
         self.eval_start: float | None = None
         # Where metrics are logged apart, the evaluation that each amount of training belongs to.
-        self.parts: dict[float | None, Evaluation] = {}
+        self.parts: dict[tuple[float | None, ...], Evaluation] = {}
         self.handlers: dict[str, Callable[[_Event], None]] = {
             "seed": self._seed,
             "eval_accuracy": self._evaluation,
@@ -225,22 +225,24 @@ class _Reader:
             warning = f"line {event.line}: eval_accuracy without a number: {short(event.value)}"
             self.log.warnings.append(warning)
             return
-        counts = [self._count(key, event) for key in COUNTS]
+        counts = tuple(self._count(key, event) for key in COUNTS)
         progress = next((count for count in counts if count is not None), None)
-        if self._completes(name, progress, numbers):
+        if self._completes(name, counts, numbers):
             return
         if len(self.log.evaluations) < MOST_EVALUATIONS:
-            found = Evaluation(event.time_ms, progress, numbers, event.line, counts[1])
+            found = Evaluation(event.time_ms, progress, numbers, event.line, *counts[1:])
             self.log.evaluations.append(found)
             if name != "value":
-                self.parts[progress] = found
+                self.parts[counts] = found
         if not self.log.stops:
             self.log.evaluations_before_stop = len(self.log.evaluations)
 
-    def _completes(self, name: str, progress: float | None, numbers: dict[str, float]) -> bool:
-        """Add a metric that is logged apart (Stable Diffusion's CLIP to its FID)."""
-        known = self.parts.get(progress)
-        if name == "value" or known is None or name in known.quality:
+    def _completes(
+        self, name: str, counts: tuple[float | None, ...], numbers: dict[str, float]
+    ) -> bool:
+        """Add a metric that is logged apart, as Stable Diffusion's CLIP is; the last counts."""
+        known = self.parts.get(counts)
+        if name == "value" or known is None:
             return False
         known.quality.update(numbers)
         return True

@@ -40,6 +40,8 @@ class Evaluation:
     """Line in the file, counted from 1."""
     samples: float | None = None
     """The line's ``samples_count``, which some logs have next to another ``epoch_num``."""
+    steps: float | None = None
+    """The line's ``step_num``, likewise."""
 
 
 @dataclass(frozen=True)

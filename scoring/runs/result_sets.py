@@ -32,6 +32,8 @@ class ResultSet:
     """The submission's ``systems/<system>.json``, if there is one."""
     scaling: float | None = None
     """Factor of a published ``scaling.json`` next to the logs; None without one."""
+    published: bool = False
+    """It lies in a round's own tree, so that the review has passed it; set with ``round``."""
     round: FoundRound | None = None
     """The round that it is judged by, and why; set by ``scoring.official.rounds_of_sets``."""
     problems: list[str] = field(default_factory=list)
