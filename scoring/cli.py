@@ -60,7 +60,9 @@ def _command(commands: Any, name: str, text: str, details: str = "") -> argparse
 
 def _round(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--round", default="v1.0", help="MLPerf round whose rules to apply (default: v1.0)"
+        "--round",
+        help="MLPerf round whose rules to apply, such as v5.1 (default: found from the "
+        "directory's name, the benchmark, the official checker and the date)",
     )
 
 

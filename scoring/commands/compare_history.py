@@ -12,8 +12,9 @@ from scoring.drawing.plots import Curve, line_charts
 from scoring.drawing.tables import Ratio, Table, number
 from scoring.published import PublishedResult, published, published_rounds
 from scoring.published.best import Best, best_of
-from scoring.published.tasks import rows_of_task, task
+from scoring.published.tasks import rows_of_task
 from scoring.rules.rounds import load_round, round_names
+from scoring.rules.rounds.names import task_of
 
 NODE = 8  # accelerators of the usual node
 # The best of a round, with the round's name.
@@ -47,9 +48,8 @@ def compare_history(names: Sequence[str], filters: Filters) -> Comparison:
 
 def _tasks(name: str) -> list[str]:
     """Return the tasks that a name has meant, in the order of the rounds."""
-    meant = [
-        task(name, n) for n in published_rounds() if any(r.benchmark == name for r in published(n))
-    ]
+    named = [n for n in published_rounds() if any(r.benchmark == name for r in published(n))]
+    meant = [task_of(name, round_name) for round_name in named]
     return list(dict.fromkeys(meant)) or [name]
 
 
@@ -125,7 +125,7 @@ def _target_notes(name: str) -> list[str]:
     notes, before = [], None
     for round_name in published_rounds():
         known = load_round(round_name).benchmarks if round_name in round_names() else {}
-        targets = [dict(b.target) for key, b in known.items() if task(key, round_name) == name]
+        targets = [dict(b.target) for key, b in known.items() if task_of(key, round_name) == name]
         if targets and before and targets[0] != before[1]:
             text = f"{name}: the target was {_words(before[1])} up to {before[0]}"
             notes.append(f"{text}, and is {_words(targets[0])} from {round_name} on")

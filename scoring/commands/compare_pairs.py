@@ -15,9 +15,9 @@ from scoring.commands.scoreboard import scoreboard
 from scoring.commands.side_figures import Side, figures, summary_cells, summary_columns
 from scoring.drawing.plots import Bar, Bars
 from scoring.drawing.tables import Ratio, Table
-from scoring.published.tasks import task
 from scoring.rules.gap import SIGNIFICANT, explain_gap
 from scoring.rules.olympic import faster_p_value
+from scoring.rules.rounds.names import task_of
 from scoring.rules.scores import Score
 
 LEAST_SHOWN_P = 0.001
@@ -43,10 +43,12 @@ def compare_results(paths: Sequence[Path], filters: Filters) -> Comparison:
     tables += [board.table() for board in boards]
     notes = [line for entry in entries for line in _pair_notes(entry)]
     notes += [note for board in boards for note in board.notes()] + left_out
+    found_rounds = [side.score.found_round for found in sides for side in found]
     data = {
         "pairs": entries,
         "summaries": [_summary_json(*summary) for summary in summaries],
         "scoreboards": [board.as_json() for board in boards],
+        "context": [f"Judged by the rules of {r.words()}" for r in dict.fromkeys(found_rounds)],
         "notes": notes,
     }
     return with_bars(data, tables, _bars(entries, summaries))
@@ -87,7 +89,7 @@ def _order(side: Side) -> tuple[bool, float]:
 def _by_task(sides: Sequence[Side]) -> dict[str, list[Side]]:
     groups: dict[str, list[Side]] = {}
     for side in sides:
-        groups.setdefault(task(side.score.benchmark, side.score.round), []).append(side)
+        groups.setdefault(task_of(side.score.benchmark, side.score.round), []).append(side)
     return groups
 
 

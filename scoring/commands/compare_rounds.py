@@ -11,7 +11,8 @@ from scoring.drawing.plots import Bar, Bars
 from scoring.drawing.tables import AtLeast, Ratio, Table
 from scoring.published import PublishedResult, published
 from scoring.published.best import Best, best_of
-from scoring.published.tasks import rows_of_task, task
+from scoring.published.tasks import rows_of_task
+from scoring.rules.rounds.names import task_of
 
 Choice = Callable[[PublishedResult], bool]
 # NVIDIA's accelerators of the rounds, oldest first.
@@ -87,7 +88,7 @@ def _common_model(old: str, new: str) -> str | None:
         model: len(
             set.intersection(
                 *(
-                    {task(r.benchmark, n) for r in published(n) if _is_nvidias_eight(r, model)}
+                    {task_of(r.benchmark, n) for r in published(n) if _is_nvidias_eight(r, model)}
                     for n in (old, new)
                 )
             )
@@ -100,7 +101,7 @@ def _common_model(old: str, new: str) -> str | None:
 
 def _best_rows(old: str, new: str, chosen: Choice) -> list[dict[str, Any]]:
     rows = []
-    for name in dict.fromkeys(task(row.benchmark, old) for row in published(old)):
+    for name in dict.fromkeys(task_of(row.benchmark, old) for row in published(old)):
         before, after = (
             best_of([row for row in rows_of_task(round_name, name) if chosen(row)])
             for round_name in (old, new)
@@ -160,7 +161,7 @@ def _other_notes(old: str, new: str, definitions: Sequence[dict[str, Any]]) -> l
     notes += [
         f"{name} is another benchmark in {new} than in {old}, so it is not compared."
         for name in sorted(names)
-        if task(name, old) != task(name, new)
+        if task_of(name, old) != task_of(name, new)
     ]
     return notes + [note for name in (old, new) for note in _absent_notes(name, definitions)]
 
@@ -172,7 +173,7 @@ def _absent_notes(name: str, definitions: Sequence[dict[str, Any]]) -> list[str]
         f"{r.benchmark} {r.name}"
         + ("" if r.recalled_minutes is None else f" ({r.recalled_minutes:g} recalled, unverified)")
         for r in published(name)
-        if r.minutes is None and r.division == "closed" and task(r.benchmark, name) in compared
+        if r.minutes is None and r.division == "closed" and task_of(r.benchmark, name) in compared
     ]
     note = f"Not counted, as their logs could not be read, in {name}: {'; '.join(absent)}."
     return [note] if absent else []

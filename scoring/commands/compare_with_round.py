@@ -10,10 +10,12 @@ from typing import Any
 from scoring.commands.comparison import Comparison, with_bars
 from scoring.commands.filters import Filters
 from scoring.commands.judged import score_all
+from scoring.commands.side_figures import Side, equation
 from scoring.drawing.plots import Bar, Bars
 from scoring.drawing.tables import Ratio, Table
 from scoring.published import published
 from scoring.published.ranking import rank
+from scoring.rules.rounds.names import NETWORKS, name_in, task_of
 from scoring.rules.scores import Score
 
 ROW_FIELDS = ("name", "minutes", "accelerators", "accelerator", "status", "framework")
@@ -26,12 +28,15 @@ def compare_with_round(paths: Sequence[Path], round_name: str, filters: Filters)
     tables: list[Table] = []
     bars: Bars = []
     for path in paths:
-        for _, own in score_all(path, round_name):
+        for result, own in score_all(path):
             ranking = rank(own, round_name, filters)
             data["results"].append(ranking)
             lines = _context_lines(ranking, round_name)
             data["context"] += [line for line in lines if line not in data["context"]]
-            data["notes"] += _rank_notes(own, ranking)
+            side = Side.of(result, own)
+            ranking["why"] = side.parts.as_json() if side.parts else None
+            data["notes"] += _rank_notes(own, ranking) + _judged_note(own, round_name)
+            data["notes"] += _why_note(side)
             tables.append(_ranking_table(own, ranking, round_name))
             bars.append((f"{own.benchmark}: minutes", _ranking_bars(own, ranking)))
     return with_bars(data, tables, bars)
@@ -60,6 +65,10 @@ def _context_lines(ranking: dict[str, Any], round_name: str) -> list[str]:
     if ranking["of"]:
         return []
     text = f"{ranking['benchmark']}: {round_name} has no result in the {ranking['division']} "
+    task = task_of(ranking["benchmark"], ranking["judged_by"])
+    if name_in(task, round_name) is None:
+        network = f" ({NETWORKS[task]})" if task in NETWORKS else ""
+        return [f"{ranking['benchmark']}: {round_name} does not have this benchmark{network}"]
     shown = any(not row["own"] for row in ranking["rows"])
     return [text + "division" + ("; its closed results are shown for context" if shown else "")]
 
@@ -75,6 +84,18 @@ def _rank_notes(own: Score, ranking: dict[str, Any]) -> list[str]:
         return [head + f"{why}, so no rank: " + "; ".join(own.reasons)]
     text = f"rank {ranking['rank']} against {ranking['of']} published {ranking['division']} results"
     return [head + text + ("" if own.verdict == "valid" else f" ({own.verdict})")]
+
+
+def _judged_note(own: Score, round_name: str) -> list[str]:
+    """Say by which rules a result was judged, where that is another round."""
+    if own.round == round_name:
+        return []
+    return [f"{own.benchmark}, {own.name}: judged by the rules of {own.found_round.words()}"]
+
+
+def _why_note(side: Side) -> list[str]:
+    sentence = equation(side)
+    return [f"{side.score.benchmark}, {side.name}: {sentence}"] if sentence else []
 
 
 def _ranking_table(own: Score, ranking: dict[str, Any], round_name: str) -> Table:

@@ -16,10 +16,11 @@ from scoring.drawing.report_charts import curves, kept_and_dropped, where_time_w
 from scoring.drawing.tables import interval, number, print_json
 from scoring.official.accepted import find_judged_sets
 from scoring.published.ranking import rank
-from scoring.rules.convergence import FLAVOURS, Flavour, Verdict, rcp_file, reference_points
+from scoring.rules.convergence import Flavour, Verdict, flavours, reference_points
 from scoring.rules.expenses import Expense, expense
 from scoring.rules.judged_runs import CONVERGED
 from scoring.rules.rounds import Round, load_round
+from scoring.rules.rounds.official_tables import rcp_file
 from scoring.rules.scores import Score, score
 from scoring.runs.result_sets import ResultSet
 
@@ -37,11 +38,10 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         0 if the page was written, regardless of the verdicts.
     """
-    rules = load_round(args.round)
-    sets = find_judged_sets(args.folder, rules)
+    sets = find_judged_sets(args.folder, args.round)
     out = args.out or _default_path(args.folder[0])
-    scored = [(result, score(result, rules)) for result in sets]
-    page = _render(scored, rules, args.cost_per_hour)
+    scored = [(result, score(result)) for result in sets]
+    page = _render(scored, args.cost_per_hour)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page, encoding="utf-8")
     if args.json:
@@ -55,27 +55,28 @@ def _default_path(folder: Path) -> Path:
     return (folder if folder.is_dir() else folder.parent) / "report.html"
 
 
-def _render(
-    scored: Sequence[tuple[ResultSet, Score]], rules: Round, cost_per_hour: float | None = None
-) -> str:
+def _render(scored: Sequence[tuple[ResultSet, Score]], cost_per_hour: float | None = None) -> str:
     """Return the page as HTML that needs nothing else: no script, font, image or request."""
     title = "MLPerf Training results"
     if len(scored) == 1:
         title = f"{scored[0][1].benchmark}: {scored[0][1].name}"
     subtitle = (
-        f"Scored under the rules of MLPerf Training {rules.name}. Times are minutes to target."
+        f"Scored under the rules of MLPerf Training {_rounds(scored)}. Times are minutes to target."
     )
     sides = [Side.of(result, item) for result, item in scored]
-    sections = [
-        _section(side, rules, expense(side.result, side.score, cost_per_hour)) for side in sides
-    ]
+    sections = [_section(side, expense(side.result, side.score, cost_per_hour)) for side in sides]
     body = "\n".join(part for part in (overview(sides), *sections) if part)
     page = Template(TEMPLATE.read_text(encoding="utf-8"))
     return page.substitute(title=html.escape(title), subtitle=html.escape(subtitle), body=body)
 
 
-def _section(side: Side, rules: Round, used: Expense) -> str:
+def _rounds(scored: Sequence[tuple[ResultSet, Score]]) -> str:
+    return ", ".join(dict.fromkeys(f"{item.round} ({item.round_reason})" for _, item in scored))
+
+
+def _section(side: Side, used: Expense) -> str:
     result, item = side.result, side.score
+    rules = load_round(item.round)
     bench = rules.benchmarks.get(item.benchmark)
     heading = f"{item.benchmark}: {item.name}" + (f" ({bench.title})" if bench else "")
     parts = [
@@ -97,7 +98,7 @@ def _section(side: Side, rules: Round, used: Expense) -> str:
 
 
 def _verdict(item: Score) -> str:
-    kind = "good" if item.verdict == "valid" else "bad"
+    kind = "good" if item.verdict.startswith("valid") else "bad"
     where = f"{item.division or 'unknown'} division"
     if item.demo:
         where += ", demo data: generated, not comparable with published results"
@@ -177,7 +178,9 @@ def _rcp(item: Score) -> str:
         reason = "open division" if item.division == "open" else "no reference points or batch size"
         reason = "demo data" if item.demo else reason
         return f"<h3>Convergence test</h3><p>Does not apply ({html.escape(reason)}).</p>"
-    lines = "".join(_rcp_line(item.rcp[f.name], f, item) for f in FLAVOURS if f.name in item.rcp)
+    lines = "".join(
+        _rcp_line(item.rcp[f.name], f, item) for f in flavours(item.round) if f.name in item.rcp
+    )
     return f"<h3>Convergence test</h3><ul>{lines}</ul>"
 
 
@@ -257,7 +260,7 @@ def _differences(result: ResultSet, item: Score, rules: Round) -> str:
         return ""
     if rcp_file(rules.rcp_ruleset, item.benchmark) is None:
         return ""
-    points = reference_points(bench, rules.rcp_ruleset, FLAVOURS[0])
+    points = reference_points(bench, rules.rcp_ruleset, flavours(rules.name)[0])
     nearest = min(points, key=lambda point: abs(point.batch - batch))
     facts = next((run.log.facts for run in result.runs if run.log.facts), {})
     rows = []

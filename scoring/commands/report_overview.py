@@ -5,13 +5,13 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
-from scoring.commands.side_figures import BATCH, Side, count, equation, why_figures
+from scoring.commands.side_figures import BATCH, Side, count, equation, shown_rate, why_figures
 from scoring.drawing.report_charts import minutes_by_part
 from scoring.drawing.tables import number, text
 
 # The first four fit into a phone's width.
 COLUMNS = ["benchmark", "minutes", "verdict", "accel.", "result", "batch", "to target"]
-COLUMNS += ["per s and accel.", "evaluation"]
+COLUMNS += ["per accel.", "evaluation"]
 NUMERIC = frozenset({1, 3, 5, 6, 7, 8})
 
 
@@ -33,6 +33,8 @@ def overview(sides: Sequence[Side]) -> str:
 
 
 def _kind(column: int) -> str:
+    if COLUMNS[column] == "result":
+        return ' class="name"'
     return ' class="number"' if column in NUMERIC else ""
 
 
@@ -47,7 +49,7 @@ def _row(side: Side) -> str:
         side.name,
         text(item.global_batch_size) or "-",
         f"{count(parts.amount)} {parts.unit}" if known and parts.amount else "-",
-        number(parts.rate_per_accelerator) if known else "-",
+        shown_rate(parts) or "-",
         f"{parts.evaluation_share:.1%}" if known and parts.evaluation_share is not None else "-",
     ]
     row = "".join(

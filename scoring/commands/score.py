@@ -11,8 +11,8 @@ from scoring.official.checkers import second_opinion
 from scoring.rules.convergence import FLAVOURS, Verdict
 from scoring.rules.expenses import Expense, expense_cells, expense_columns, expenses
 from scoring.rules.judged_runs import CONVERGED
-from scoring.rules.rounds import load_round
-from scoring.rules.scores import Score, score
+from scoring.rules.scores import CONSENT, VALID, Score, score
+from scoring.runs.found_round import summary
 from scoring.runs.plain_text import say
 
 
@@ -25,12 +25,10 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         0 if every result is valid, else 1.
     """
-    rules = load_round(args.round)
-    sets = find_judged_sets(args.folder, rules)
-    scores = [score(item, rules) for item in sets]
+    sets = find_judged_sets(args.folder, args.round)
+    scores = [score(item) for item in sets]
     used = expenses(list(zip(sets, scores, strict=True)), args.cost_per_hour)
-    ruleset = rules.checker_ruleset
-    second = [second_opinion(item, ruleset) for item in scores] if args.official else []
+    second = [second_opinion(item) for item in scores] if args.official else []
     if args.json:
         results = [
             {**item.as_json(), "energy_and_cost": each.as_json()}
@@ -38,12 +36,12 @@ def run(args: argparse.Namespace) -> int:
         ]
         for result, opinion in zip(results, second, strict=False):
             result["official"] = opinion
-        print_json({"round": rules.name, "results": results})
+        print_json({**summary(item.found_round for item in scores), "results": results})
     else:
         print_scores(scores, used)
         for item, opinion in zip(scores, second, strict=False):
             print(f"official tools on {item.benchmark}, {item.name}: {_words(opinion)}")
-    return 0 if all(item.verdict == "valid" for item in scores) else 1
+    return 0 if all(item.verdict in (VALID, CONSENT) for item in scores) else 1
 
 
 def _words(opinion: dict[str, object]) -> str:
@@ -66,6 +64,8 @@ def print_scores(scores: Sequence[Score], used: Sequence[Expense] = ()) -> None:
             sentences[number_] = used[number_].sentence()
         table.rows.append(row)
     table.show()
+    for found in dict.fromkeys(item.found_round for item in scores):
+        print(f"judged by the rules of {found.words()}")
     for item, sentence in zip(scores, sentences, strict=True):
         for line in [*_remarks(item), *filter(None, [sentence])]:
             say(f"  {item.benchmark}, {item.name}: {line}")
@@ -95,6 +95,8 @@ def _remarks(item: Score) -> list[str]:
     lines = [item.configuration] if item.configuration else []
     lines += [*item.reasons, *item.remarks]
     lines += [f"the runs differ in {setting}" for setting in item.settings]
+    if item.scaling_reason:
+        lines.append(_scaling_words(item))
     for flavour in FLAVOURS:
         verdict = item.rcp.get(flavour.name)
         if verdict is not None:
@@ -112,6 +114,13 @@ def _remarks(item: Score) -> list[str]:
     return lines
 
 
+def _scaling_words(item: Score) -> str:
+    if item.scaling == 1 or item.raw_minutes is None:
+        return item.scaling_reason
+    timed = f"{item.raw_minutes:.4f} minutes as timed"
+    return f"{timed}, times {item.scaling:.6g} ({item.scaling_reason})"
+
+
 def rcp_sentence(verdict: Verdict, when: str, item: Score) -> str:
     """Return the convergence test's outcome as one sentence."""
     if verdict.minimum is None or verdict.margin is None or verdict.mean is None:
@@ -121,7 +130,7 @@ def rcp_sentence(verdict: Verdict, when: str, item: Score) -> str:
         f"convergence test {when}: {rcp_word(verdict)} by {abs(verdict.margin):.2%}: mean "
         f"{number(verdict.mean)} {unit}, at least {number(verdict.minimum)} needed ({verdict.text})"
     )
-    if verdict.scaling > 1 and item.minutes is not None:
+    if verdict.scaling > 1 and item.minutes is not None and item.scaling == 1:
         scaled = item.minutes * verdict.scaling
         sentence += (
             f"; today's rule would scale the score by {verdict.scaling:.4f}, to {scaled:.4f}"

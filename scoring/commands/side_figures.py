@@ -52,6 +52,7 @@ class Side:
             "not_converged": item.not_converged,
             "accelerators": item.accelerators,
             "accelerator_minutes": total,
+            "scaling": item.scaling,
             "why": self.parts.as_json() if self.parts else None,
         }
 
@@ -67,6 +68,7 @@ def figures(side: Side) -> list[Figure]:
     return [
         ("result", side.name),
         ("minutes", facts["minutes"] if facts["minutes"] is not None else _provisional(side)),
+        ("scaled by", None if side.score.scaling == 1 else f"{side.score.scaling:.4f}"),
         ("95 % interval", interval(*facts["interval"])),
         ("runs", facts["runs"]),
         ("not converged", facts["not_converged"]),
@@ -83,7 +85,7 @@ def why_figures(parts: TimeParts | None) -> list[Figure]:
     spread = "" if parts.spread is None else f" (spread {parts.spread:.1%})"
     amount = None if parts.amount is None else f"{count(parts.amount)}{spread}"
     reference, own = parts.against_reference, parts.rate_per_accelerator
-    per, times = ("hour", 3600) if parts.unit in ("generations", "epochs") else ("second", 1)
+    per, times = _per(parts)
     return [
         (BATCH, parts.batch),
         (f"{parts.unit} to target", amount),
@@ -95,6 +97,19 @@ def why_figures(parts: TimeParts | None) -> list[Figure]:
         ("start", _share(parts.start, parts.start / parts.minutes)),
         ("initialization, not timed", _share(parts.init, None)),
     ]
+
+
+def _per(parts: TimeParts) -> tuple[str, int]:
+    """Return the unit of time for a rate, and its seconds; some units take minutes each."""
+    return ("hour", 3600) if parts.unit in ("generations", "epochs") else ("second", 1)
+
+
+def shown_rate(parts: TimeParts | None) -> str | None:
+    """Return the rate per accelerator for a table's cell."""
+    if parts is None or parts.rate_per_accelerator is None:
+        return None
+    per, times = _per(parts)
+    return f"{number(parts.rate_per_accelerator * times)}/{per[0]}"
 
 
 def _share(minutes: float | None, share: float | None) -> str | None:
@@ -120,15 +135,19 @@ def equation(side: Side) -> str | None:
     parts = side.parts
     if parts is None or parts.amount is None or parts.rate is None:
         return None
+    per, times = _per(parts)
     text = f"{number(parts.minutes)} minutes = {count(parts.amount)} {parts.unit} / "
-    text += f"{count(parts.rate)} per second ({number(parts.training)})"
+    text += f"{count(parts.rate * times)} per {per} ({number(parts.training)})"
     text += "" if parts.evaluation is None else f" + evaluation {number(parts.evaluation)}"
-    return f"{text} + start {number(parts.start)}"
+    text += f" + start {number(parts.start)}"
+    item = side.score
+    scaled = item.scaling != 1 and item.minutes is not None
+    return f"{text}; scaled by {item.scaling:.4f}: {number(item.minutes)}" if scaled else text
 
 
 def summary_columns() -> list[str]:
     """Return the columns of a table with one row per result."""
-    columns = ["", "result", "accel.", "minutes", "batch", "to target", "per s and accel."]
+    columns = ["", "result", "accel.", "minutes", "batch", "to target", "per accel."]
     return [*columns, "evaluation", "x fastest"]
 
 
@@ -146,7 +165,7 @@ def summary_cells(label: str, side: Side, fastest: float | None) -> Sequence[obj
         shown,
         side.score.global_batch_size,
         amount,
-        parts.rate_per_accelerator if parts else None,
+        shown_rate(parts),
         None if share is None else f"{share:.1%}",
         Ratio(shown / fastest) if shown and fastest else None,
     ]

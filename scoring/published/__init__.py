@@ -107,9 +107,7 @@ def published(round_name: str) -> tuple[PublishedResult, ...]:
     name = round_word(round_name)
     if name not in _tables():
         known = ", ".join(published_rounds())
-        raise ValueError(
-            f"no published results of {round_name} are included; choose one of {known}"
-        )
+        raise ValueError(f"no published results of {name} are included; choose one of {known}")
     return _tables()[name]
 
 

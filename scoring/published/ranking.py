@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from scoring.published import PublishedResult
-from scoring.published.tasks import rows_of_task, task
+from scoring.published.tasks import rows_of_task
+from scoring.rules.rounds.names import task_of
 from scoring.rules.scores import Score
 
 # Below the last digit of the table's minutes, but above the rounding of a log's times.
@@ -33,7 +34,7 @@ def rank(
     division = own.division or "closed"
     others = [
         r
-        for r in rows_of_task(round_name, task(own.benchmark, own.round))
+        for r in rows_of_task(round_name, task_of(own.benchmark, own.round))
         if r.minutes is not None and (chosen is None or chosen(r))
     ]
     shown = division if any(r.division == division for r in others) else "closed"
@@ -64,6 +65,7 @@ def rank(
         rows.insert(above, own_row)
     return {
         "benchmark": own.benchmark,
+        "judged_by": own.round,
         "division": division,
         "shown_division": shown,
         "name": own.name,

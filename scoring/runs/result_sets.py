@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from scoring.runs.found_round import FoundRound
 from scoring.runs.plain_text import plain, short
 from scoring.runs.run import ARCHIVES, Run, configuration_words, find_runs
 
@@ -32,6 +33,10 @@ class ResultSet:
     problems: list[str] = field(default_factory=list)
     """Why it can be no result, whatever its runs did: a broken description, no such division."""
     remarks: list[str] = field(default_factory=list)
+    scaling: float | None = None
+    """Factor of a published ``scaling.json`` next to the logs; None without one."""
+    round: FoundRound | None = None
+    """The round that it is judged by, and why; set by ``scoring.official.rounds_of_sets``."""
 
     @property
     def demo(self) -> bool:
@@ -178,6 +183,7 @@ def _finalize(result: ResultSet, benchmarks: Container[str]) -> None:
     result.runs.sort(key=lambda run: run.log.starts[0].time_ms if run.log.starts else float("inf"))
     _mark_copies(result.runs)
     if not result.is_own:
+        result.scaling = _scaling(result.path)
         in_tree = result.benchmark in benchmarks and len(result.path.parents) >= 3
         if in_tree:
             _describe(result, result.path.parents[2] / "systems" / f"{result.system}.json")
@@ -200,6 +206,16 @@ def _mark_copies(runs: Iterable[Run]) -> None:
         identity = _identity(run)
         run.copy_of = seen.get(identity)
         seen.setdefault(identity, run.name)
+
+
+def _scaling(folder: Path) -> float | None:
+    """Read the review committee's factor; None where there is none, or none above 0."""
+    try:
+        factor = json.loads((folder / "scaling.json").read_text())["scaling_factor"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    good = isinstance(factor, int | float) and 0 < factor < float("inf")
+    return float(factor) if good else None
 
 
 def _identity(run: Run) -> tuple[Any, ...]:
