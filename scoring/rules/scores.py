@@ -225,7 +225,7 @@ def _reasons(
 ) -> list[str]:
     if bench is None:
         return [*result.problems, f"this round has no benchmark {result.benchmark!r}"]
-    reasons = [*result.problems, *result.unreadable, *_shared_seeds(result)]
+    reasons = [*result.problems, *result.unreadable, *_shared_seeds(result, rules)]
     if failed > bench.drop:
         rejected = sum(run.outcome == REJECTED for run in counted)
         by_whom = f" ({rejected} of them rejected by the official checker)" if rejected else ""
@@ -244,6 +244,15 @@ def _reasons(
     if then and then.passed is False and len(counted) >= bench.runs and not result.published:
         reasons.append(f"convergence test failed: {then.text}")
     return reasons
+
+
+def _shared_seeds(result: ResultSet, rules: Round) -> list[str]:
+    """Say which runs share a seed, as ``check`` does; copies of a run are left out anyway."""
+    if not rules.unique_seeds or result.division != "closed" or result.demo:
+        return []
+    runs = [run for run in result.runs if run.copy_of is None]
+    found = repeated_seeds(runs)
+    return [f"{run.name}: seed {found[id(run)][0].found}" for run in runs if id(run) in found]
 
 
 def _needs_consent(result: ResultSet, rcp: dict[str, Verdict]) -> list[str]:
@@ -273,15 +282,6 @@ def _scaling(result: ResultSet, rcp: dict[str, Verdict], rules: Round) -> tuple[
     if result.published or then is None or then.scaling == 1:
         return 1.0, ""
     return then.scaling, "convergence faster than the reference's mean"
-
-
-def _shared_seeds(result: ResultSet) -> list[str]:
-    """Say which runs share a seed, as ``check`` does; copies of a run are left out anyway."""
-    if result.division != "closed" or result.demo:
-        return []
-    runs = [run for run in result.runs if run.copy_of is None]
-    found = repeated_seeds(runs)
-    return [f"{run.name}: seed {found[id(run)][0].found}" for run in runs if id(run) in found]
 
 
 def _convergence(

@@ -186,7 +186,7 @@ def _is_submission(folder: Path, subfolders: Iterable[str]) -> bool:
 
 def _submission_above(path: Path) -> Path | None:
     """Return the submitter's directory that holds a directory of results, if it is in one."""
-    above = [p for p in path.parents[:3] if (p / "systems").is_dir()]
+    above = [p for p in path.parents[:6] if (p / "systems").is_dir()]
     return next((p for p in above if _is_submission(p, ("results", "systems"))), None)
 
 

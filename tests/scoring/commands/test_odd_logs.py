@@ -87,6 +87,7 @@ def odd_logs(make):
 
 @pytest.fixture
 def folder(tmp_path, make):
+    tmp_path = tmp_path / "training_results_v1.0"  # so that no log's round has to be found
     for name, (lines, _) in odd_logs(make).items():
         make.write(tmp_path / name / f"{name}.txt", lines)
     good = "\n".join(make.ssd()).encode()
