@@ -9,6 +9,7 @@ import lightning as L
 from lightning.fabric.utilities.seed import pl_worker_init_function
 
 from datamodules.common.loaders import send_errors_instead_of_batches
+from datamodules.common.memory import MemoryNeed
 from datamodules.common.sampling import EpochSampler, ranks, resume_position, run_seed
 
 
@@ -45,6 +46,10 @@ class BenchmarkDataModule(L.LightningDataModule):
             ValueError: If they are known only after ``prepare``, which has not run.
         """
         return {}
+
+    def memory_needs(self) -> list[MemoryNeed]:
+        """Return what every rank keeps in memory besides batches, for ``doctor``."""
+        return []
 
     @property
     def accumulation(self) -> int:
