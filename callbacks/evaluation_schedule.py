@@ -61,9 +61,10 @@ class EvaluationSchedule(Callback):
         if limit is not None and limit < min([first, *at]):
             raise ValueError(f"evaluation.limit {limit} comes before the first evaluation {first}")
         self.every, self.first, self.limit = every, first, limit
-        self.unit, self.round_to, self.at = unit, round_to, tuple(at)
+        self.unit, self.round_to, self.at = unit, round_to, tuple(sorted(at))
         self.every_of_batch: Callable[[int], float] | None = None
         self._last_step, self._why = NEVER, ""
+        self._epoch, self._per_epoch = -1, 0
 
     @property
     def counts_samples(self) -> bool:
@@ -107,7 +108,7 @@ class EvaluationSchedule(Callback):
         first, every = self.first, self.every
         if self.unit == "samples" and self.round_to == "epoch":
             first, every = (math.ceil(x / samples_per_epoch) for x in (first, every))
-        for amount in sorted(self.at):
+        for amount in self.at:
             if done < amount < first:
                 return amount
         if done < first:
@@ -138,7 +139,9 @@ class EvaluationSchedule(Callback):
         last = batch_idx + 1 == trainer.num_training_batches
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return last  # these batches are all there will be
-        per_epoch = samples_per_epoch(trainer)
+        if not (last or self.counts_samples):
+            return False
+        per_epoch = self._samples_of_epoch(trainer)
         if self.counts_samples:
             accumulation = trainer.accumulate_grad_batches
             if (batch_idx + 1) % accumulation and not last:
@@ -147,7 +150,11 @@ class EvaluationSchedule(Callback):
             before_epoch = trainer.current_epoch * per_epoch
             done = before_epoch + per_epoch * (batch_idx + 1) / trainer.num_training_batches
             return self.next_amount(done - per_step, per_epoch) <= done
-        if not last:
-            return False
         done = trainer.current_epoch + 1
         return self.next_amount(done - 1, per_epoch) == done
+
+    def _samples_of_epoch(self, trainer: L.Trainer) -> int:
+        """Ask the data module once an epoch: it may have to count."""
+        if self._epoch != trainer.current_epoch:
+            self._epoch, self._per_epoch = trainer.current_epoch, samples_per_epoch(trainer)
+        return self._per_epoch

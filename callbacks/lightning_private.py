@@ -10,12 +10,41 @@ from collections.abc import Iterator
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader
+
+STEP_HOOKS = (
+    "on_train_batch_start",
+    "on_before_zero_grad",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+    "on_train_batch_end",
+    "on_validation_batch_start",
+    "on_validation_batch_end",
+)
 
 
 def disable_sigterm_broadcast(trainer: L.Trainer) -> None:
     """Stop the broadcast before every step that asks all ranks for a SIGTERM."""
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore
+
+
+def skip_empty_hooks(callback: Callback) -> None:
+    """Remove the hooks of a batch that a callback does not define.
+
+    Lightning calls each of them on every callback, at 2 to 4 microseconds, but passes over what is
+    not callable.
+
+    Args:
+        callback: Changed in place.
+
+    Source:
+        lightning 2.6.6, pytorch/trainer/call.py, ``_call_callback_hooks``.
+    """
+    for name in STEP_HOOKS:
+        if getattr(getattr(callback, name), "__func__", None) is getattr(Callback, name):
+            setattr(callback, name, None)
 
 
 def set_logged_step(trainer: L.Trainer, step: int) -> None:

@@ -41,6 +41,7 @@ class RunRecord(Callback):
         folder: Gives the run's directory once it exists.
         facts: Gives benchmark, division, dataset, demo, net and resumed_from.
         config: The resolved configuration, sent once to every logger.
+        used: Gives what the run used: energy and cost, with the reasons where they are null.
     """
 
     def __init__(
@@ -51,9 +52,10 @@ class RunRecord(Callback):
         folder: Callable[[], Path],
         facts: Callable[[], Mapping[str, Any]],
         config: Mapping[str, Any],
+        used: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
         self._target, self._warm_up, self._config = target, warm_up, config
-        self._folder, self._facts = folder, facts
+        self._folder, self._facts, self._used = folder, facts, used
         self._started_at = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         self._fixed: dict[str, Any] = {}
         self._heartbeat: Heartbeat | None = None
@@ -89,8 +91,13 @@ class RunRecord(Callback):
             logger.log_hyperparams({**self._config, "peak_learning_rate": rate})
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.state.fn == "fit" and self._target.state.evaluations:
-            wandb_run.log_evaluation(trainer, self._target.state.evaluations[-1])
+        state = self._target.state
+        if trainer.state.fn == "fit" and state.evaluations and state.late is None:
+            wandb_run.log_evaluation(trainer, state.evaluations[-1])
+
+    def on_late_evaluation(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log an evaluation whose result was known only during later training."""
+        wandb_run.log_evaluation(trainer, self._target.state.evaluations[-1])
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.finish(trainer)
@@ -171,6 +178,7 @@ class RunRecord(Callback):
                 "eval": state.eval_seconds,
                 "total": timed,
             },
+            **self._used(),
             "global_batch_size": state.global_batch_size,
             "evaluations": len(state.evaluations),
             **self._fixed,

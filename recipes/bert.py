@@ -3,7 +3,7 @@
 Target    masked-word accuracy >= 0.720 on 10,000 held-out samples, from a given checkpoint of 0.34
 Data      English Wikipedia of 2020-01-01, cleaned text, about 13 GB (MLCommons, CC BY-SA)
 Network   BERT-large, 336,226,108 parameters, sequences of up to 512 word pieces
-Expect    demo: 0.8 min (worst 0.8); closed division: about 2.5 million samples
+Expect    demo: 0.7 min (worst 0.8); closed division: about 2.5 million samples
 
     python recipes/bert.py fit                                        demo, no download
     python recipes/bert.py predict --ckpt_path RUN TEXT...            fill in [MASK]

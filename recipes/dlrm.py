@@ -3,7 +3,7 @@
 Target    area under the ROC curve >= 0.8025 over the first half of day 23 (89,137,319 rows)
 Data      Criteo 1TB Click Logs, 4.2 billion training rows, 350 GB compressed (Criteo AI Lab)
 Network   DLRM, 26 tables with 187,767,399 rows of 128: 24 billion parameters, 89.5 GiB in fp32
-Expect    demo: 0.3 min (worst 0.3); closed division: 0.75 to 1 epoch
+Expect    demo: 0.2 min (worst 0.3); closed division: 0.75 to 1 epoch
 
     python recipes/dlrm.py fit                                        demo, no download
     python recipes/dlrm.py prepare --data.root DIR                    text to training columns

@@ -4,7 +4,7 @@ Target    box AP >= 0.377 and mask AP >= 0.339 in the same evaluation of 5,000 h
 Data      COCO 2017, 117,266 annotated training images, 20 GB (cocodataset.org)
 Start     ResNet-50 trained on ImageNet: DIR/R-50.pkl (Detectron's model zoo, MSRA)
 Network   Mask R-CNN, ResNet-50 with feature pyramid, 44,347,573 parameters
-Expect    demo: 0.4 min (worst 0.4); closed division: about 14 epochs at batch 96
+Expect    demo: 0.4 min (worst 0.5); closed division: about 14 epochs at batch 96
 
     python recipes/maskrcnn.py fit                                      demo, no download
     python recipes/maskrcnn.py predict --ckpt_path RUN IMAGE...         find and outline objects
@@ -73,6 +73,7 @@ BENCHMARK = Benchmark(
         published_minutes=50.4,
         source="sizes of the archives on images.cocodataset.org",
     ),
+    built_for_torch=("torchvision",),
     predicts="image -> boxes, masks (.json) and picture",
     source="mlcommons/training (v1.0) object_detection/pytorch; training_rules.adoc v1.0",
 )

@@ -4,7 +4,7 @@ Target    box AP >= 0.230 (COCO AP, IoU 0.50:0.95) on 5,000 held-out images
 Data      COCO 2017, 117,266 annotated training images, 20 GB (cocodataset.org)
 Start     ResNet-34 trained on ImageNet: DIR/resnet34-333f7ec4.pth (download.pytorch.org/models)
 Network   SSD-ResNet34, 19,972,534 parameters
-Expect    demo: 0.9 min (worst 0.9); closed division: about 50 epochs at batch 1024
+Expect    demo: 0.8 min (worst 1.4); closed division: about 50 epochs at batch 1024
 
     python recipes/ssd.py fit                                        demo, no download
     python recipes/ssd.py predict --ckpt_path RUN IMAGE...           find objects
@@ -75,6 +75,7 @@ BENCHMARK = Benchmark(
         published_minutes=8.5,
         source="sizes of the archives on images.cocodataset.org",
     ),
+    built_for_torch=("torchvision",),
     predicts="image -> boxes (.json) and picture",
     source="mlcommons/training (v1.0) single_stage_detector/ssd; training_rules.adoc v1.0",
 )

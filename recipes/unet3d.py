@@ -3,7 +3,7 @@
 Target    mean Dice >= 0.908 over 42 held-out volumes, each with the same weight
 Data      KiTS19, 210 labelled cases, about 30 GB raw (github.com/neheller/kits19, CC BY-NC-SA 4.0)
 Network   3D U-Net, 31,190,243 parameters, about 2.9 TFLOP per training sample
-Expect    demo: 0.3 min (worst 0.3); closed division: about 2,200 epochs of 168 samples
+Expect    demo: 0.4 min (worst 0.5); closed division: about 2,200 epochs of 168 samples
 
     python recipes/unet3d.py fit                                        demo, no download
     python recipes/unet3d.py predict --ckpt_path RUN CT.nii.gz          mask kidneys and tumours

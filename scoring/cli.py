@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -59,7 +60,18 @@ def _command(commands: Any, name: str, text: str, details: str = "") -> argparse
 
 def _round(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--round", default="v1.0", help="MLPerf round whose rules to apply (default: v1.0)"
+        "--round",
+        help="MLPerf round whose rules to apply, such as v5.1 (default: found from the "
+        "directory's name, the benchmark, the official checker and the date)",
+    )
+
+
+def _cost(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--cost_per_hour",
+        type=float,
+        metavar="X",
+        help="price of an hour of a whole system, for the cost to target (default: as recorded)",
     )
 
 
@@ -115,23 +127,32 @@ def _score(commands: Any) -> None:
         "--official", action="store_true", help="also score with the official tools"
     )
     _round(command)
+    _cost(command)
 
 
 def _compare(commands: Any) -> None:
+    from scoring.commands.filters import add_filters
+
     command = _command(
         commands,
         "compare",
-        "Results side by side: your own, published systems, or two rounds",
-        "\n\n  compare A B               two of your results, and whether one is faster\n"
-        "  compare A --round v1.0    your result among the published systems\n"
-        "  compare v0.7 v1.0         two rounds: the best result of each benchmark\n\n"
-        "Runs of one benchmark with different networks get a scoreboard of the networks.",
+        "Results side by side, and why one is faster: your own, published ones, or rounds",
+        "\n\n  compare A B               two of your results: which is faster, luck or speed\n"
+        "  compare A --round v5.0    your result among a round's published systems\n"
+        "  compare v0.7 v1.0         two rounds: the best result of each benchmark\n"
+        "  compare resnet            a benchmark through all rounds\n"
+        "  compare v5.0 --submitter NVIDIA --scaling    the sizes of one submitter\n"
+        "  compare v5.0 --benchmark bert --count 8      the published results that pass filters\n\n"
+        "Several results in a directory get a summary, different networks a scoreboard.",
     )
-    _paths(command, "result", "RESULT", "one or two directories, or two rounds")
+    _paths(command, "result", "RESULT", "directories, rounds or names of benchmarks")
     command.add_argument("--round", help="compare with this published round")
+    command.add_argument("--scaling", action="store_true", help="efficiency over system sizes")
+    _cost(command)
     command.add_argument("--markdown", action="store_true", help="print Markdown")
     command.add_argument("--csv", action="store_true", help="print CSV")
-    command.add_argument("--plot", type=Path, metavar="FILE", help="also draw bars: .png or .svg")
+    command.add_argument("--plot", type=Path, metavar="FILE", help="also draw it: .png or .svg")
+    add_filters(command)
 
 
 def _package(commands: Any) -> None:
@@ -177,6 +198,7 @@ def _report(commands: Any) -> None:
         "--out", type=Path, metavar="FILE", help="output file (default: DIR/report.html)"
     )
     _round(command)
+    _cost(command)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -194,6 +216,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(arguments[:cut])
     args.fit_arguments = [] if cut is None else arguments[cut + 1 :]
     try:
+        _check_price(getattr(args, "cost_per_hour", None))
         command = importlib.import_module(COMMANDS[args.command])
         return int(command.run(args))
     except BrokenPipeError:
@@ -206,6 +229,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(plain(f"scoring {args.command}: {_describe(error)}"), file=sys.stderr)
         return 2
+
+
+def _check_price(cost_per_hour: float | None) -> None:
+    if cost_per_hour is not None and not 0 <= cost_per_hour < math.inf:
+        raise ValueError(f"--cost_per_hour {cost_per_hour}: give 0 or more, in any currency")
 
 
 def _describe(error: Exception) -> str:

@@ -5,7 +5,7 @@ data wherever the last one ends, so epochs and permutations do not coincide.
 """
 
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 
@@ -50,9 +50,9 @@ class AspectSampler(ResumableBatches):
         self.batches_per_epoch = batches_per_epoch
         self.rank, self.world_size, self.seed = rank, world_size, seed
         super().__init__(start_batch=start_batch, start_epoch=start_epoch)
-        self._lengths: dict[int, int] = {}
         # An epoch never needs more than two passes at a time.
-        self._batches_of_pass = lru_cache(maxsize=2)(self._make_pass)
+        self._positions_of_pass = lru_cache(maxsize=2)(self._own_positions)
+        self._length_of_pass = cache(self._count)
 
     def __len__(self) -> int:
         return self.batches_per_epoch
@@ -63,29 +63,38 @@ class AspectSampler(ResumableBatches):
         wanted = self.batches_per_epoch - self.first_batch
         number = 0
         while wanted > 0:
-            if self._lengths.get(number, first + 1) <= first:
-                first -= self._lengths[number]  # a completed pass is only counted
+            if (length := self._length_of_pass(number)) <= first:
+                first -= length  # a completed pass is only counted
             else:
-                batches = self._batches_of_pass(number)
-                self._lengths[number] = len(batches)
-                part = batches[first : first + wanted]
-                yield from part
-                wanted -= len(part)
-                first = max(first - len(batches), 0)
+                yield from self._batches(number, first, first + wanted)
+                wanted -= min(wanted, length - first)
+                first = 0
             number += 1
 
-    def _make_pass(self, number: int) -> list[list[SampleKey]]:
-        """Return this rank's batches of one pass over the data."""
+    def _own_positions(self, number: int) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+        """Return a pass's order, and where in it this rank's landscape and portrait images are."""
         order = epoch_order(len(self.portrait), self.seed, number)
         share = -(-len(order) // self.world_size)
-        padded = np.resize(order, share * self.world_size)
-        groups: tuple[list[list[SampleKey]], ...] = ([], [])
-        batches: list[list[SampleKey]] = []
-        for position in range(self.rank * share, (self.rank + 1) * share):
-            index = int(padded[position])
-            group = groups[int(self.portrait[index])]
-            if not group or len(group[-1]) == self.batch_size:
-                group.append([])
-                batches.append(group[-1])
-            group[-1].append(SampleKey(index, number, position // len(order)))
-        return batches
+        positions = np.arange(self.rank * share, (self.rank + 1) * share)
+        portrait = self.portrait[order[positions % len(order)]]
+        return order, (positions[~portrait], positions[portrait])
+
+    def _count(self, number: int) -> int:
+        """Return the number of this rank's batches of one pass over the data."""
+        # Without other ranks every pass has the same images.
+        _, groups = self._positions_of_pass(number if self.world_size > 1 else 0)
+        return sum(-(-len(group) // self.batch_size) for group in groups)
+
+    def _batches(self, number: int, first: int, end: int) -> Iterator[list[SampleKey]]:
+        """Yield some of this rank's batches of one pass over the data."""
+        order, groups = self._positions_of_pass(number)
+        cuts = [
+            group[start : start + self.batch_size]
+            for group in groups
+            for start in range(0, len(group), self.batch_size)
+        ]
+        for batch in sorted(cuts, key=lambda positions: positions[0])[first:end]:
+            yield [
+                SampleKey(int(order[place]), number, repeat)
+                for repeat, place in (divmod(int(position), len(order)) for position in batch)
+            ]

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from datamodules.coco import layout, store
+from datamodules.coco import layout, store, synthetic
 from datamodules.coco.annotations import Annotations
 from datamodules.coco.directory_check import check
 from datamodules.coco.inputs import in_words, read_rgb, records
@@ -43,6 +43,7 @@ class COCODataModule(BenchmarkDataModule):
     """
 
     prediction_endings: ClassVar[tuple[str, ...]] = (".json",)
+    evaluation_sample = "image"
     demo_scenes: ClassVar[dict[str, Any]]
     """Arguments of the demo's writer."""
     weights_file: ClassVar[str]
@@ -95,6 +96,20 @@ class COCODataModule(BenchmarkDataModule):
     def num_categories(self) -> int:
         """Categories of the annotation files; labels go from 1 to this number."""
         return len(self._manifest["categories"])
+
+    def use_synthetic_data(self, memory: float) -> list[str]:
+        """Take COCO's numbers of images and categories."""
+        self.synthetic, self._facts = True, synthetic.manifest()
+        return []
+
+    def synthetic_evaluation_batch(self, size: int) -> tuple[Any, int]:
+        """Return random images on the CPU; ``evaluation_truth`` then has as many."""
+        self._truth = synthetic.truth(size)
+        return self._synthetic_images(size), size
+
+    @abstractmethod
+    def _synthetic_images(self, size: int) -> dict[str, Any]:
+        """Return an evaluation batch of random images."""
 
     def prepare_data(self) -> None:
         """Check the directory and write compact annotations; if done, read only the manifest.
@@ -204,6 +219,8 @@ class COCODataModule(BenchmarkDataModule):
 
     def _count_categories(self) -> int:
         """Count them before the data is prepared, too."""
+        if self.synthetic:
+            return self.num_categories
         if self.root is None:
             from datamodules.coco.demo import SHAPES
 

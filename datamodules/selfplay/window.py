@@ -46,9 +46,7 @@ class WindowExamples(Dataset[Any]):
         ``planes`` (B, 13, n, n) uint8, ``pi`` (B, A) float32 and ``outcome`` (B,) float32.
         """
         rows = np.array([key.index for key in keys])
-        drawn = np.random.default_rng([SYMMETRY_STREAM, self.seed, keys[0].epoch])
-        # One draw per example of the epoch, so that a batch does not depend on the ones before it.
-        turn = drawn.integers(8, size=len(self))[rows]
+        turn = draw_symmetries([SYMMETRY_STREAM, self.seed, keys[0].epoch], rows)
         points = self.size * self.size
         planes = np.empty((len(rows), PLANES, points), np.uint8)
         pi = np.empty((len(rows), points + 1), np.float32)
@@ -63,6 +61,23 @@ class WindowExamples(Dataset[Any]):
             "pi": torch.from_numpy(pi),
             "outcome": torch.from_numpy(self.examples.outcome[rows]),
         }
+
+
+def draw_symmetries(seed: Sequence[int], rows: np.ndarray) -> np.ndarray:
+    """Draw one of 8 symmetries for each of some rows, as if all rows of the epoch were drawn.
+
+    A batch must not depend on the ones before it, nor cost more in a larger window.
+
+    Args:
+        seed: Words of the stream.
+        rows: (B,) int, not negative, in any order; the draws cover their range only.
+
+    Returns:
+        (B,) int64 in [0, 8).
+    """
+    first = int(rows.min()) & ~1  # each step of the generator gives two draws
+    draws = np.random.Generator(np.random.PCG64(seed).advance(first // 2))
+    return draws.integers(8, size=int(rows.max()) + 1 - first)[rows - first]
 
 
 def make_generation(model: int, games: Sequence[Examples]) -> Generation:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from modules.rnnt.lattice import lattice_loss
+
 State = tuple[Tensor, Tensor]
 
 
@@ -32,28 +34,6 @@ class Transducer(Protocol):
 
     def join(self, encoded: Tensor, predicted: Tensor) -> Tensor:
         """Join vectors (..., J) whose leading axes broadcast into logits (..., V)."""
-
-
-def lattice_loss(log_probs_BTU2: Tensor, frames_B: Tensor, num_labels_B: Tensor) -> Tensor:
-    """Return loss_B, the negative log of the summed probability of all alignments.
-
-    Source:
-        A. Graves, Sequence Transduction with Recurrent Neural Networks, 2012, eq. 12-18.
-    """
-    from torchaudio.functional import rnnt_loss
-
-    # Only two of a node's V outputs matter, so torchaudio's alphabet is one label and a blank.
-    B, _, nodes, _ = log_probs_BTU2.shape
-    targets_BU = torch.zeros(B, nodes - 1, dtype=torch.int32, device=log_probs_BTU2.device)
-    return rnnt_loss(
-        log_probs_BTU2.contiguous(),
-        targets_BU,
-        frames_B.int(),
-        num_labels_B.int(),
-        blank=1,
-        reduction="none",
-        fused_log_softmax=False,
-    )
 
 
 def node_log_probs(logits_BTUV: Tensor, labels_BU: Tensor) -> Tensor:
@@ -82,7 +62,7 @@ def transducer_loss(
     lattice nodes, each cut to its own longest utterance. A group's gradient is computed right away,
     so only one group's logits are in memory at a time and little is spent on padding.
     """
-    # A single wait for the device, none per group but for torchaudio's own.
+    # The only wait for the device.
     frames, num_labels = torch.stack((frames_B, num_labels_B)).tolist()
     groups = [
         (group, max(frames[i] for i in group), max(num_labels[i] for i in group))

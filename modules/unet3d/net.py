@@ -10,6 +10,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from modules.unet3d.instance_norm import InstanceNorm3d
+
 
 class ConvBlock(nn.Module):
     """A 3x3x3 convolution without bias, instance normalisation and ReLU."""
@@ -17,7 +19,7 @@ class ConvBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1) -> None:
         super().__init__()
         self.conv = nn.Conv3d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
-        self.norm = nn.InstanceNorm3d(out_channels, eps=1e-5, affine=True)
+        self.norm = InstanceNorm3d(out_channels, eps=1e-5, affine=True)
 
     def forward(self, x_BCDHW: Tensor) -> Tensor:
         return torch.relu_(self.norm(self.conv(x_BCDHW)))

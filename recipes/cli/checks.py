@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -49,6 +50,12 @@ def check_budget(trainer: Any) -> None:
             f"--trainer.accumulate_grad_batches {trainer.accumulate_grad_batches}: a step takes at "
             "least 1 batch"
         )
+
+
+def check_price(cost_per_hour: float | None) -> None:
+    """Raise if ``--cost_per_hour`` is no amount of money."""
+    if cost_per_hour is not None and not 0 <= cost_per_hour < math.inf:
+        raise UsageError(f"--cost_per_hour {cost_per_hour}: give 0 or more, in any currency")
 
 
 def check_metrics(wanted: Iterable[str], measured: Sequence[str]) -> None:

@@ -19,6 +19,7 @@ from recipes.cli.benchmark import Benchmark
 from recipes.cli.environment import check_variables, settle
 from recipes.cli.presets import RECIPES, rank, with_default_preset
 from recipes.cli.screen import wrap_to_terminal
+from recipes.cli.torch_pairs import check_pairs
 from recipes.cli.usage import UsageError
 
 COMMANDS = {
@@ -27,7 +28,7 @@ COMMANDS = {
     "predict": "apply a trained run to your own inputs",
     "prepare": "check and preprocess the real data (off the clock, restartable)",
     "doctor": "list what this machine and this data lack, and what to do",
-    "speed": "measure the training step, the data wait and a plain PyTorch loop",
+    "speed": "measure the training step, a plain PyTorch loop and variants, also without data",
 }
 # Modules are named, not imported: torch and Lightning take seconds that --help need not wait for.
 MODULES = {
@@ -36,7 +37,7 @@ MODULES = {
     "predict": "recipes.cli.predict",
     "prepare": "recipes.cli.data",
     "doctor": "recipes.cli.data",
-    "speed": "recipes.cli.speed",
+    "speed": "recipes.speed.command",
 }
 TO_READ = ("--help", "--help-all", "--print_config")
 SEED_VARIABLES = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
@@ -83,6 +84,7 @@ def run(benchmark: Benchmark, args: Sequence[str], *, sheet: str | None = None) 
         return _fail(_unknown_command(command, [*COMMANDS, *benchmark.commands]), 2)
     try:
         _drop_variables()
+        check_pairs(benchmark.built_for_torch)
         with _seed_variables_restored(), signals_as(interrupt, untouched()):
             return _run_command(benchmark, command, arguments.without("--debug"))
     except _usage_errors() as error:

@@ -27,6 +27,7 @@ from recipes.cli.checks import (
     check_budget,
     check_devices,
     check_metrics,
+    check_price,
 )
 from recipes.cli.config_file import read_config, tell_foreign_code
 from recipes.cli.division import violations
@@ -165,9 +166,9 @@ class RecipeCLI(LightningCLI):
             default=False,
             help="Resume with another seed, network, learning rate or data than before.",
         )
-        if self.command == "speed":
-            text = "Optimizer steps in each of 3 rounds."
-            parser.add_argument("--steps", type=int, default=50, help=text)
+        if self.command == "fit":
+            text = "Price of one hour of the machines: its cost."
+            parser.add_argument("--cost_per_hour", type=float | None, default=None, help=text)
         add_help_all(parser)
 
     def _print_net_help_if_asked(self, reference: Any) -> None:
@@ -216,12 +217,14 @@ class RecipeCLI(LightningCLI):
         check_metrics(self.config.target.metrics, module.metric_names)
         if self.command == "fit":
             check_budget(self.config.trainer)
+            check_price(self.config.cost_per_hour)
         if self.config.trainer.use_distributed_sampler:
             raise UsageError(
                 "--trainer.use_distributed_sampler: data modules split samples over ranks "
                 "themselves, so each rank would see a share of its share; leave the flag out"
             )
-        self.demo = self.config.data.get("root") is None
+        synthetic = self.config.get("synthetic", False)
+        self.demo = self.config.data.get("root") is None and not synthetic
         self.spares_mac = self.demo and auto_takes_mac_gpu(self.config.trainer.accelerator)
         if self.spares_mac:
             self.config.trainer.accelerator = "cpu"
@@ -248,6 +251,7 @@ class RecipeCLI(LightningCLI):
             raise UsageError(str(error)) from error
         self.datamodule = self.config_init.data
         self.net.facts = self._net_facts
+        self.adapt_datamodule()
         try:
             self.model = self.module_class(**{**vars(self.config_init.model), "net": self.net})
         except ValueError as error:
@@ -259,6 +263,9 @@ class RecipeCLI(LightningCLI):
                 self.model.start_from(path)
             except (FileNotFoundError, ValueError) as error:
                 raise UsageError(f"--init_weights: {error}") from error
+
+    def adapt_datamodule(self) -> None:
+        """Change the data module before the network asks for its facts; a command may."""
 
     def _net_facts(self) -> dict[str, Any]:
         """Return what the data fix about the network."""

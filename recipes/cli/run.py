@@ -16,7 +16,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from callbacks import wandb_run
 from callbacks.checkpoint import Checkpoint, LastCheckpoint
 from callbacks.checkpoint_files import checkpoint_of
+from callbacks.energy import Energy
 from callbacks.evaluation_schedule import EvaluationSchedule
+from callbacks.lightning_private import skip_empty_hooks
 from callbacks.live_line import LIVE, human_time
 from callbacks.metrics_csv import MetricsCSV
 from callbacks.mlperf_log import MLPerfLog
@@ -57,6 +59,8 @@ class Run:
     def _trainer(self) -> Trainer:
         cli = self.cli
         self._ours = self._callbacks()
+        for callback in self._ours:
+            skip_empty_hooks(callback)
         loggers = self._given("logger")
         silence_wandb_warnings(loggers)
         return cli.build_trainer(
@@ -83,12 +87,14 @@ class Run:
             quality_names=self.benchmark.quality_names,
         )
         self._data_check = data_check = DataCheck(self.benchmark, self.division)
+        energy = Energy(state, cost_per_hour=cli.config.cost_per_hour)
         self.record = RunRecord(
             target=self.target,
             warm_up=warm_up,
             folder=folder,
             facts=self.facts,
             config=yaml.safe_load(config_text(cli)),
+            used=energy.record,
         )
         checkpoint = Checkpoint(
             cli.config.checkpoint.every_seconds,
@@ -109,6 +115,7 @@ class Run:
             warm_up,
             self.target,
             log,
+            energy,
             LastCheckpoint(checkpoint),
             self.record,
             checkpoint,

@@ -7,7 +7,7 @@ import yaml
 from recipes.cli.parser import RecipeCLI
 
 # Not in config.yaml: they say what to do now, not how to train.
-NOT_SAVED = ("config", "ckpt_path", "force_resume", "print_config")
+NOT_SAVED = ("config", "ckpt_path", "force_resume", "print_config", "cost_per_hour")
 
 
 def config_text(cli: RecipeCLI) -> str:

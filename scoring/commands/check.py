@@ -5,18 +5,24 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
 from scoring.drawing.tables import print_json
+from scoring.official.accepted import round_of
 from scoring.official.checkers import Compliance, compliance
 from scoring.official.plain_words import explain
-from scoring.rules.findings import OFFICIAL, Finding, own_findings, repeated_seeds
+from scoring.official.rounds_of_sets import find_rounds
+from scoring.rules.findings import OFFICIAL, Finding, own_findings, own_notes, repeated_seeds
 from scoring.rules.rounds import Round, load_round
+from scoring.rules.rounds.names import all_benchmarks
 from scoring.rules.structure import fold
+from scoring.runs.found_round import summary
 from scoring.runs.log_reader import has_events
 from scoring.runs.result_sets import ResultSet, find_result_sets
 from scoring.runs.run import Run
+
+REMARK = "the installed checker, which rejects published results of this round too"
 
 
 @dataclass(frozen=True)
@@ -35,18 +41,27 @@ class CheckedRun:
     findings: tuple[Finding, ...]
     notes: tuple[str, ...]
     """Remarks that break no rule."""
+    round: str
+    round_reason: str
     not_judged: int = 0
     """Rules not judged because of the one finding that keeps the log from being judged."""
 
 
-def check_sets(sets: Sequence[ResultSet], rules: Round) -> list[CheckedRun]:
-    """Check every run of some result sets; verdicts come set by set."""
-    logs = [run.log.path for result in sets for run in result.runs]
-    files = [path for path in logs if path.is_file()]
-    verdicts = dict(zip(files, compliance(files, rules.checker_ruleset), strict=True))
+def check_sets(sets: Sequence[ResultSet]) -> list[CheckedRun]:
+    """Check every run of some result sets by their rounds; verdicts come set by set."""
+    verdicts: dict[Path, Compliance] = {}
+    for name in {round_of(result).name for result in sets}:
+        here = (result for result in sets if round_of(result).name == name)
+        logs = (run.log.path for result in here for run in result.runs)
+        files = [path for path in logs if path.is_file()]
+        ruleset = load_round(name).checker_ruleset
+        answers = compliance([(path, ruleset) for path in files])
+        verdicts.update(zip(files, answers, strict=True))
     checked = []
     for result in sets:
-        repeated = repeated_seeds(result.runs) if result.division == "closed" else {}
+        rules = load_round(round_of(result).name)
+        unique = rules.unique_seeds and result.division == "closed"
+        repeated = repeated_seeds(result.runs) if unique else {}
         for run in result.runs:
             verdict = verdicts.get(run.log.path)
             own = [*own_findings(run, result, rules), *repeated.get(id(run), [])]
@@ -62,28 +77,33 @@ def _checked(
     rules: Round,
 ) -> CheckedRun:
     findings = list(own)
-    notes = list(run.log.warnings)
+    notes = [*run.log.warnings, *own_notes(run, result, rules)]
+    accepted = verdict is not None and verdict.valid
+    counts = rules.checker_is_verdict or (verdict is not None and verdict.crash is not None)
     if verdict is not None:
         lines = run.log.event_lines
-        findings = [explain(message, lines) for message in verdict.errors] + findings
+        errors = [explain(message, lines) for message in verdict.errors]
         notes += [explain(message, lines).sentence() for message in verdict.warnings]
+        if counts:
+            findings = errors + findings
+        else:
+            notes += [f"{REMARK}: {error.sentence()}" for error in errors]
         if verdict.crash:
             text = f"the checker crashed on this log ({verdict.crash})"
             findings.insert(0, Finding("the log", None, text, "well-formed mllog lines", OFFICIAL))
-    accepted = verdict is not None and verdict.valid
     findings, not_judged = fold(run.log, findings, rules)
-    if result.division == "closed" and run.log.events and not run.log.seeds:
-        notes.append("no seed logged: today's package checker rejects such a closed result")
     return CheckedRun(
         name=run.name,
         path=str(run.log.path),
         benchmark=result.benchmark,
         division=result.division,
-        passed=accepted and not findings,
+        passed=(accepted or (verdict is not None and not counts)) and not findings,
         official=accepted,
         converged=run.log.status == "success",
         findings=tuple(findings),
         notes=tuple(notes),
+        round=rules.name,
+        round_reason=round_of(result).reason,
         not_judged=not_judged,
     )
 
@@ -97,15 +117,19 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         0 if every run passes, else 1.
     """
-    rules = load_round(args.round)
-    checked = check_sets(find_result_sets(_without_other_files(args.run), rules.benchmarks), rules)
+    sets = find_result_sets(_without_other_files(args.run), all_benchmarks())
+    find_rounds(sets, args.round)
+    checked = check_sets(sets)
+    found = [round_of(result) for result in sets]
     if args.json:
-        print_json({"round": rules.name, "runs": [asdict(item) for item in checked]})
+        print_json({**summary(found), "runs": [asdict(item) for item in checked]})
     else:
         for item in checked:
             _print(item)
-        good = sum(item.passed for item in checked)
-        print(f"{good} of {len(checked)} runs pass the rules of {rules.name}")
+        for each in dict.fromkeys(found):
+            here = [run for run in checked if (run.round, run.round_reason) == astuple(each)]
+            good = sum(run.passed for run in here)
+            print(f"{good} of {len(here)} runs pass the rules of {each.words()}")
     return 0 if all(item.passed for item in checked) else 1
 
 

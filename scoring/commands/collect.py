@@ -14,7 +14,6 @@ from scoring.commands.score import print_scores
 from scoring.drawing.tables import Table, print_json
 from scoring.official.accepted import find_judged_sets
 from scoring.rules.judged_runs import CONVERGED, NOT_CONVERGED
-from scoring.rules.rounds import load_round
 from scoring.rules.scores import Score, score
 from scoring.runs.collection import (
     ENDED,
@@ -63,10 +62,9 @@ def _as_interrupt(number: int, frame: object) -> None:
 
 
 def _finish(args: argparse.Namespace, collection: Collection, stopped: str | None) -> int:
-    rules = load_round(args.round)
     ended = any(slot.state == ENDED for slot in collection.slots)
-    sets = find_judged_sets([collection.folder], rules) if ended else []
-    scores = [score(item, rules) for item in sets]
+    sets = find_judged_sets([collection.folder], args.round) if ended else []
+    scores = [score(item) for item in sets]
     problems = _repeated_seeds([run for item in sets for run in item.runs])
     problems += [
         f"run {slot.number} was given up after {slot.failures} attempts; it {slot.failure()}"
@@ -81,7 +79,7 @@ def _finish(args: argparse.Namespace, collection: Collection, stopped: str | Non
     for line in [*problems, *([stopped] if stopped else [])]:
         print(f"collect: {line}", file=sys.stderr)
     if scores and not args.json:
-        round_flag = "" if args.round == "v1.0" else f" --round {args.round}"
+        round_flag = "" if args.round is None else f" --round {args.round}"
         print(f"next: python -m scoring score {shlex.quote(str(collection.folder))}{round_flag}")
     valid = bool(scores) and all(s.verdict == "valid" for s in scores)
     good = valid or _all_converged(collection, scores)

@@ -17,7 +17,6 @@ from scoring.drawing.tables import print_json
 from scoring.official.accepted import find_judged_sets
 from scoring.official.checkers import package_verdict, trains_by_samples
 from scoring.rules.judged_runs import CONVERGED
-from scoring.rules.rounds import load_round
 from scoring.rules.scores import Score, score
 from scoring.runs.result_sets import ResultSet
 
@@ -53,9 +52,9 @@ def run(args: argparse.Namespace) -> int:
     _check_names(args.org, args.system)
     if args.out.exists() and any(args.out.iterdir()):
         raise ValueError(f"{args.out} is not empty; pass a new directory")
-    rules = load_round(args.round)
-    sets = find_judged_sets(args.folder, rules)
-    scored = [(result, score(result, rules)) for result in sets]
+    sets = find_judged_sets(args.folder, args.round)
+    scored = [(result, score(result)) for result in sets]
+    round_name = _one_round(scored)
     findings = _unfit(scored)
     if any(finding.fatal for finding in findings):
         return _print(args, None, findings, [])
@@ -75,13 +74,20 @@ def run(args: argparse.Namespace) -> int:
     findings += _about_code(scored, args.source or checkout())
     findings += _private_names(tree)
     by_samples = any(trains_by_samples(item) for _, item in scored)
-    good, messages = package_verdict(tree, args.round, by_samples=by_samples)
+    good, messages = package_verdict(tree, round_name, by_samples=by_samples)
     # The checker leaves its scaling factor behind, and then warns of an unknown file.
     for leftover in tree.glob("results/*/*/scaling.json"):
         leftover.unlink()
     if not good:
         findings.append(Remark("the official package checker found errors", True))
     return _print(args, tree, findings, messages)
+
+
+def _one_round(scored: Sequence[tuple[ResultSet, Score]]) -> str:
+    names = sorted({item.round for _, item in scored})
+    if len(names) > 1:
+        raise ValueError(f"the results are of rounds {', '.join(names)}; pass --round or fewer")
+    return names[0]
 
 
 def _check_names(org: str, system: str) -> None:

@@ -9,14 +9,18 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from scoring.commands.report_overview import overview, why
 from scoring.commands.score import rcp_sentence, rcp_word
+from scoring.commands.side_figures import Side
 from scoring.drawing.report_charts import curves, kept_and_dropped, where_time_went
 from scoring.drawing.tables import interval, number, print_json
 from scoring.official.accepted import find_judged_sets
 from scoring.published.ranking import rank
-from scoring.rules.convergence import FLAVOURS, Flavour, Verdict, rcp_file, reference_points
+from scoring.rules.convergence import Flavour, Verdict, flavours, reference_points
+from scoring.rules.expenses import Expense, expense
 from scoring.rules.judged_runs import CONVERGED
 from scoring.rules.rounds import Round, load_round
+from scoring.rules.rounds.official_tables import rcp_file
 from scoring.rules.scores import Score, score
 from scoring.runs.result_sets import ResultSet
 
@@ -29,15 +33,15 @@ def run(args: argparse.Namespace) -> int:
     """Write the page.
 
     Args:
-        args: ``folder`` (one or more), ``out``, ``round``, ``json``.
+        args: ``folder`` (one or more), ``out``, ``round``, ``cost_per_hour``, ``json``.
 
     Returns:
         0 if the page was written, regardless of the verdicts.
     """
-    rules = load_round(args.round)
-    sets = find_judged_sets(args.folder, rules)
+    sets = find_judged_sets(args.folder, args.round)
     out = args.out or _default_path(args.folder[0])
-    page = _render([(result, score(result, rules)) for result in sets], rules)
+    scored = [(result, score(result)) for result in sets]
+    page = _render(scored, args.cost_per_hour)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page, encoding="utf-8")
     if args.json:
@@ -51,26 +55,35 @@ def _default_path(folder: Path) -> Path:
     return (folder if folder.is_dir() else folder.parent) / "report.html"
 
 
-def _render(scored: Sequence[tuple[ResultSet, Score]], rules: Round) -> str:
+def _render(scored: Sequence[tuple[ResultSet, Score]], cost_per_hour: float | None = None) -> str:
     """Return the page as HTML that needs nothing else: no script, font, image or request."""
     title = "MLPerf Training results"
     if len(scored) == 1:
         title = f"{scored[0][1].benchmark}: {scored[0][1].name}"
     subtitle = (
-        f"Scored under the rules of MLPerf Training {rules.name}. Times are minutes to target."
+        f"Scored under the rules of MLPerf Training {_rounds(scored)}. Times are minutes to target."
     )
-    body = "\n".join(_section(result, item, rules) for result, item in scored)
+    sides = [Side.of(result, item) for result, item in scored]
+    sections = [_section(side, expense(side.result, side.score, cost_per_hour)) for side in sides]
+    body = "\n".join(part for part in (overview(sides), *sections) if part)
     page = Template(TEMPLATE.read_text(encoding="utf-8"))
     return page.substitute(title=html.escape(title), subtitle=html.escape(subtitle), body=body)
 
 
-def _section(result: ResultSet, item: Score, rules: Round) -> str:
+def _rounds(scored: Sequence[tuple[ResultSet, Score]]) -> str:
+    return ", ".join(dict.fromkeys(f"{item.round} ({item.round_reason})" for _, item in scored))
+
+
+def _section(side: Side, used: Expense) -> str:
+    result, item = side.result, side.score
+    rules = load_round(item.round)
     bench = rules.benchmarks.get(item.benchmark)
     heading = f"{item.benchmark}: {item.name}" + (f" ({bench.title})" if bench else "")
     parts = [
         f"<section><h2>{html.escape(heading)}</h2>",
         _verdict(item),
-        _figures(item),
+        _figures(item, used),
+        why(side),
         curves(result, item, rules),
         kept_and_dropped(item),
         where_time_went(result),
@@ -85,7 +98,7 @@ def _section(result: ResultSet, item: Score, rules: Round) -> str:
 
 
 def _verdict(item: Score) -> str:
-    kind = "good" if item.verdict == "valid" else "bad"
+    kind = "good" if item.verdict.startswith("valid") else "bad"
     where = f"{item.division or 'unknown'} division"
     if item.demo:
         where += ", demo data: generated, not comparable with published results"
@@ -102,7 +115,7 @@ def _verdict(item: Score) -> str:
     return text
 
 
-def _figures(item: Score) -> str:
+def _figures(item: Score, used: Expense) -> str:
     """Return the figures of ``score --json``; each element has its exact value as an attribute."""
     low, high = item.interval
     unit = item.progress_unit.replace("epochs_from_one", "epochs + 1")
@@ -110,6 +123,7 @@ def _figures(item: Score) -> str:
     minutes = f"{number(shown)} {item.provisional}".rstrip()
     figures: list[tuple[str, str, str, Any]] = [
         ("Score, minutes", "minutes", minutes, item.minutes),
+        *_expense_figures(used),
         ("95 % interval", "interval", interval(low, high), f"{low} {high}"),
         ("Standard deviation", "spread", number(item.spread), item.spread),
         ("Fastest run", "fastest", number(item.fastest), item.fastest),
@@ -147,12 +161,26 @@ def _figures(item: Score) -> str:
     return f'<dl class="figures">{cells}</dl>'
 
 
+def _expense_figures(used: Expense) -> list[tuple[str, str, str, Any]]:
+    """Return the figures that are known."""
+    energy, cost = used.watt_hours, used.cost
+    figures: list[tuple[str, str, str, Any]] = []
+    if energy is not None:
+        label = f"Energy to target, Wh ({used.covers})"
+        figures.append((label, "watt_hours", number(energy), energy))
+    if cost is not None:
+        figures.append(("Cost to target", "cost", number(cost), cost))
+    return figures
+
+
 def _rcp(item: Score) -> str:
     if not item.rcp:
         reason = "open division" if item.division == "open" else "no reference points or batch size"
         reason = "demo data" if item.demo else reason
         return f"<h3>Convergence test</h3><p>Does not apply ({html.escape(reason)}).</p>"
-    lines = "".join(_rcp_line(item.rcp[f.name], f, item) for f in FLAVOURS if f.name in item.rcp)
+    lines = "".join(
+        _rcp_line(item.rcp[f.name], f, item) for f in flavours(item.round) if f.name in item.rcp
+    )
     return f"<h3>Convergence test</h3><ul>{lines}</ul>"
 
 
@@ -232,7 +260,7 @@ def _differences(result: ResultSet, item: Score, rules: Round) -> str:
         return ""
     if rcp_file(rules.rcp_ruleset, item.benchmark) is None:
         return ""
-    points = reference_points(bench, rules.rcp_ruleset, FLAVOURS[0])
+    points = reference_points(bench, rules.rcp_ruleset, flavours(rules.name)[0])
     nearest = min(points, key=lambda point: abs(point.batch - batch))
     facts = next((run.log.facts for run in result.runs if run.log.facts), {})
     rows = []

@@ -9,35 +9,38 @@ from scoring.drawing.tables import Table, interval, number, print_json
 from scoring.official.accepted import find_judged_sets
 from scoring.official.checkers import second_opinion
 from scoring.rules.convergence import FLAVOURS, Verdict
+from scoring.rules.expenses import Expense, expense_cells, expense_columns, expenses
 from scoring.rules.judged_runs import CONVERGED
-from scoring.rules.rounds import load_round
-from scoring.rules.scores import Score, score
+from scoring.rules.scores import CONSENT, VALID, Score, score
+from scoring.runs.found_round import summary
 
 
 def run(args: argparse.Namespace) -> int:
     """Score ``args.folder`` and print it.
 
     Args:
-        args: ``folder``, ``round``, ``json`` and ``official``.
+        args: ``folder``, ``round``, ``json``, ``official`` and ``cost_per_hour``.
 
     Returns:
         0 if every result is valid, else 1.
     """
-    rules = load_round(args.round)
-    sets = find_judged_sets(args.folder, rules)
-    scores = [score(item, rules) for item in sets]
-    ruleset = rules.checker_ruleset
-    second = [second_opinion(item, ruleset) for item in scores] if args.official else []
+    sets = find_judged_sets(args.folder, args.round)
+    scores = [score(item) for item in sets]
+    used = expenses(list(zip(sets, scores, strict=True)), args.cost_per_hour)
+    second = [second_opinion(item) for item in scores] if args.official else []
     if args.json:
-        results = [item.as_json() for item in scores]
+        results = [
+            {**item.as_json(), "energy_and_cost": each.as_json()}
+            for item, each in zip(scores, used, strict=True)
+        ]
         for result, opinion in zip(results, second, strict=False):
             result["official"] = opinion
-        print_json({"round": rules.name, "results": results})
+        print_json({**summary(item.found_round for item in scores), "results": results})
     else:
-        print_scores(scores)
+        print_scores(scores, used)
         for item, opinion in zip(scores, second, strict=False):
             print(f"official tools on {item.benchmark}, {item.name}: {_words(opinion)}")
-    return 0 if all(item.verdict == "valid" for item in scores) else 1
+    return 0 if all(item.verdict in (VALID, CONSENT) for item in scores) else 1
 
 
 def _words(opinion: dict[str, object]) -> str:
@@ -46,16 +49,24 @@ def _words(opinion: dict[str, object]) -> str:
     return f"{text}; convergence test: {opinion['rcp']}"
 
 
-def print_scores(scores: Sequence[Score]) -> None:
-    """Print a table of the scores and, below it, the remarks on each."""
-    columns = ["benchmark", "result", "division", "minutes", "95 % interval", "std", "runs"]
+def print_scores(scores: Sequence[Score], used: Sequence[Expense] = ()) -> None:
+    """Print a table of the scores, with what they used, and below it the remarks on each."""
+    more = expense_columns(used)
+    columns = ["benchmark", "result", "division", "minutes", *more, "95 % interval", "std", "runs"]
     columns += ["failed", "RCP then/now", "verdict"]
-    table = Table("Scores", columns, numeric=frozenset({"minutes", "std", "runs"}))
-    for item in scores:
-        table.rows.append(_row(item))
+    table = Table("Scores", columns, numeric=frozenset({"minutes", "std", "runs", *more}))
+    sentences: list[str | None] = [None] * len(scores)
+    for number_, item in enumerate(scores):
+        row = _row(item)
+        if used:
+            row[4:4] = expense_cells(used[number_], more)
+            sentences[number_] = used[number_].sentence()
+        table.rows.append(row)
     table.show()
-    for item in scores:
-        for line in _remarks(item):
+    for found in dict.fromkeys(item.found_round for item in scores):
+        print(f"judged by the rules of {found.words()}")
+    for item, sentence in zip(scores, sentences, strict=True):
+        for line in [*_remarks(item), *filter(None, [sentence])]:
             print(f"  {item.benchmark}, {item.name}: {line}")
 
 
@@ -83,6 +94,8 @@ def _remarks(item: Score) -> list[str]:
     lines = [item.configuration] if item.configuration else []
     lines += item.reasons
     lines += [f"the runs differ in {setting}" for setting in item.settings]
+    if item.scaling_reason:
+        lines.append(_scaling_words(item))
     for flavour in FLAVOURS:
         verdict = item.rcp.get(flavour.name)
         if verdict is not None:
@@ -100,6 +113,13 @@ def _remarks(item: Score) -> list[str]:
     return lines
 
 
+def _scaling_words(item: Score) -> str:
+    if item.scaling == 1 or item.raw_minutes is None:
+        return item.scaling_reason
+    timed = f"{item.raw_minutes:.4f} minutes as timed"
+    return f"{timed}, times {item.scaling:.6g} ({item.scaling_reason})"
+
+
 def rcp_sentence(verdict: Verdict, when: str, item: Score) -> str:
     """Return the convergence test's outcome as one sentence."""
     if verdict.minimum is None or verdict.margin is None or verdict.mean is None:
@@ -109,7 +129,7 @@ def rcp_sentence(verdict: Verdict, when: str, item: Score) -> str:
         f"convergence test {when}: {rcp_word(verdict)} by {abs(verdict.margin):.2%}: mean "
         f"{number(verdict.mean)} {unit}, at least {number(verdict.minimum)} needed ({verdict.text})"
     )
-    if verdict.scaling > 1 and item.minutes is not None:
+    if verdict.scaling > 1 and item.minutes is not None and item.scaling == 1:
         scaled = item.minutes * verdict.scaling
         sentence += (
             f"; today's rule would scale the score by {verdict.scaling:.4f}, to {scaled:.4f}"

@@ -9,11 +9,17 @@ from scoring.drawing.svg import Line, curve_chart, stacked_bars, time_strip
 from scoring.rules.judged_runs import CONVERGED, LEFT_OUT
 from scoring.rules.rounds import BenchmarkRules, Round
 from scoring.rules.scores import Score
+from scoring.rules.time_parts import TimeParts, parts_of_log
 from scoring.runs.result_sets import ResultSet
 from scoring.runs.run import Run
 
 MOST_BARS = 12
-PARTS = ("init", "data_wait", "train", "eval", "other")
+# The colour of a part is its position here.
+PARTS = ("init", "data_wait", "train", "eval", "other", "start")
+# The order in which a bar's parts are drawn.
+DRAWN = ("init", "start", "data_wait", "train", "eval", "other")
+# A chart of larger numbers cannot be computed; no run has any.
+LARGEST = 1e30
 
 
 def _figure(svg: str, caption: str) -> str:
@@ -109,7 +115,11 @@ def _line(run: Run, metric: str, *, by_progress: bool) -> Line:
             for e, (_, value) in zip(with_metric, points, strict=True)
             if e.progress is not None
         ]
-    points = [(at, value) for at, value in points if value == value]
+    points = [
+        point
+        for point in points
+        if all(abs(v) < LARGEST and not 0 < abs(v) < 1 / LARGEST for v in point)
+    ]
     return Line(run.name, points, "run" if run.log.status == "success" else "failed")
 
 
@@ -151,26 +161,58 @@ def where_time_went(result: ResultSet) -> str:
     if not drawn:
         return ""
     bars = [
-        (f"run {number}", [parts.get(name, 0.0) for name in PARTS])
+        (f"run {number}", [parts.get(name, 0.0) for name in DRAWN])
         for number, (_, parts) in enumerate(drawn, start=1)
     ]
-    svg = stacked_bars(bars, PARTS, title="where the time went", unit="seconds")
-    kinds = "".join(
-        f'<span class="key key{kind}"></span>{name.replace("_", " ")}'
-        for kind, name in enumerate(PARTS)
-        if any(parts.get(name) for _, parts in drawn)
-    )
+    svg = stacked_bars(bars, _kinds(DRAWN), title="where the time went", unit="seconds")
+    kinds = _key([name for name in DRAWN if any(parts.get(name) for _, parts in drawn)])
     more = f" The first {MOST_BARS} runs of {len(rows)}." if len(rows) > len(drawn) else ""
-    return f'<h3>Where the time went</h3><p class="soft">{kinds}</p>' + _figure(
+    return f"<h3>Where the time went</h3>{kinds}" + _figure(
         svg, f"Seconds per run; init is not timed.{more}"
     )
+
+
+def _kinds(names: Sequence[str]) -> list[tuple[str, int]]:
+    """Return each part's name with its colour."""
+    return [(name, PARTS.index(name)) for name in names]
+
+
+def _key(names: Sequence[str]) -> str:
+    """Return the key to the colours."""
+    spans = (
+        f'<span class="key key{kind}"></span>{name.replace("_", " ")}'
+        for name, kind in _kinds(names)
+    )
+    return f'<p class="soft">{"".join(spans)}</p>'
+
+
+def minutes_by_part(results: Sequence[tuple[str, TimeParts]]) -> str:
+    """Draw the minutes of several results by part, the mean of the runs that the score keeps.
+
+    Args:
+        results: Name and parts of each, in order from the top.
+
+    Returns:
+        HTML; empty without a result.
+    """
+    if not results:
+        return ""
+    names = ("start", "train", "eval")
+    rows = [(name, [p.start, p.training, p.evaluation or 0.0]) for name, p in results]
+    svg = stacked_bars(
+        rows, _kinds(names), title="minutes by part", unit="minutes", labels_above=True
+    )
+    caption = "Minutes of each result: start, training and evaluation; before any scaling factor."
+    return _key(names) + _figure(svg, caption)
 
 
 def _parts(run: Run) -> dict[str, float]:
     seconds = run.fact("seconds")
     if isinstance(seconds, dict):
         parts = {
-            k: float(v) for k, v in seconds.items() if k in PARTS and isinstance(v, int | float)
+            k: float(v)
+            for k, v in seconds.items()
+            if k in PARTS and isinstance(v, int | float) and 0 <= v < LARGEST
         }
         # A record's training time includes the waiting; the bar shows them as two parts.
         waited = min(parts.get("data_wait", 0.0), parts.get("train", 0.0))
@@ -178,8 +220,8 @@ def _parts(run: Run) -> dict[str, float]:
     log = run.log
     if log.seconds is None:
         return {}
-    evaluation = min(log.eval_ms / 1000, log.seconds)
-    init = 0.0
-    if log.init_start_ms is not None and log.init_stop_ms is not None:
-        init = max(0.0, (log.init_stop_ms - log.init_start_ms) / 1000)
-    return {"init": init, "train": log.seconds - evaluation, "eval": evaluation}
+    names = ("start", "train", "eval", "init")
+    return {
+        name: 60 * (minutes or 0.0)
+        for name, minutes in zip(names, parts_of_log(log)[1:], strict=True)
+    }

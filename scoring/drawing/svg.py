@@ -11,8 +11,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-WIDTH, HEIGHT = 640, 260
-LEFT, RIGHT, TOP, BOTTOM = 64, 12, 30, 46
+WIDTH, HEIGHT = 480, 240
+LEFT, RIGHT, TOP, BOTTOM = 60, 12, 30, 46
+LABEL_LEFT = 8  # where a row's label is above its bar
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,11 @@ class Frame:
     y0: float
     y1: float
     height: float = HEIGHT
+    left: float = LEFT
 
     def x(self, value: float) -> float:
         """Return the horizontal position of a data value."""
-        return LEFT + (value - self.x0) / (self.x1 - self.x0) * (WIDTH - LEFT - RIGHT)
+        return self.left + (value - self.x0) / (self.x1 - self.x0) * (WIDTH - self.left - RIGHT)
 
     def y(self, value: float) -> float:
         """Return the vertical position of a data value; larger values are higher up."""
@@ -102,7 +104,7 @@ def _padded(low: float, high: float) -> tuple[float, float]:
 def _axes(frame: Frame, x_label: str, y_label: str) -> str:
     bottom = frame.height - BOTTOM
     parts = []
-    for value in ticks(frame.y0, frame.y1):
+    for value in ticks(frame.y0, frame.y1, 5):
         y = frame.y(value)
         parts.append(
             f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
@@ -120,7 +122,7 @@ def _x_axis(frame: Frame, label: str) -> str:
     bottom = frame.height - BOTTOM
     parts = [
         f'<text class="tick middle" x="{frame.x(value):.1f}" y="{bottom + 16}">{value:g}</text>'
-        for value in ticks(frame.x0, frame.x1, 6)
+        for value in ticks(frame.x0, frame.x1, 5)
     ]
     at = f'x="{(LEFT + WIDTH - RIGHT) / 2:.0f}" y="{frame.height - 8}"'
     parts.append(f'<text class="label middle" {at}>{html.escape(label)}</text>')
@@ -166,29 +168,39 @@ def time_strip(times: Sequence[tuple[str, float, str]], *, title: str, score: fl
 
 
 def stacked_bars(
-    rows: Sequence[tuple[str, Sequence[float]]], names: Sequence[str], *, title: str, unit: str
+    rows: Sequence[tuple[str, Sequence[float]]],
+    parts: Sequence[tuple[str, int]],
+    *,
+    title: str,
+    unit: str,
+    labels_above: bool = False,
 ) -> str:
-    """Draw one horizontal bar per row (label, size of each part in ``names``)."""
-    bar, top = 20, 6
-    height = top + BOTTOM + (bar + 6) * len(rows)
-    frame = Frame(0, max(sum(parts) for _, parts in rows) * 1.02 or 1.0, 0, 1, height)
-    parts = [_x_axis(frame, unit)]
+    """Draw one horizontal bar per row (label, size of each part).
+
+    ``parts`` are names and colours. Long labels have a line of their own above the bar.
+    """
+    bar, top, label_height = 20, 6, 18 if labels_above else 0
+    step = bar + label_height + 6
+    left = LABEL_LEFT if labels_above else LEFT
+    height = top + BOTTOM + step * len(rows)
+    frame = Frame(0, max(sum(sizes) for _, sizes in rows) * 1.02 or 1.0, 0, 1, height, left)
+    drawn = [_x_axis(frame, unit)]
     for number, (label, sizes) in enumerate(rows):
-        y, start = top + number * (bar + 6), 0.0
-        parts.append(
-            f'<text class="tick end" x="{LEFT - 6}" y="{y + 14}">{html.escape(label)}</text>'
-        )
-        for kind, (name, size) in enumerate(zip(names, sizes, strict=True)):
+        y, start = top + number * step + label_height, 0.0
+        at = f'x="{left}" y="{y - 5}"' if labels_above else f'x="{left - 6}" y="{y + 14}"'
+        kind = "label" if labels_above else "tick end"
+        drawn.append(f'<text class="{kind}" {at}>{html.escape(label)}</text>')
+        for (name, colour), size in zip(parts, sizes, strict=True):
             if not size:
                 continue
-            left, right = frame.x(start), frame.x(start + size)
-            width = max(0.0, right - left - 1)
-            parts.append(
-                f'<rect class="part{kind}" x="{left:.1f}" y="{y}" width="{width:.1f}" '
-                f'height="{bar}" rx="2"><title>{html.escape(name)}: {size:.2f}</title></rect>'
+            x, right = frame.x(start), frame.x(start + size)
+            drawn.append(
+                f'<rect class="part{colour}" x="{x:.1f}" y="{y}" '
+                f'width="{max(0.0, right - x - 1):.1f}" height="{bar}" rx="2">'
+                f"<title>{html.escape(name)}: {size:.2f}</title></rect>"
             )
             start += size
-    return _svg(title, "".join(parts), height)
+    return _svg(title, "".join(drawn), height)
 
 
 def _svg(title: str, body: str, height: float) -> str:

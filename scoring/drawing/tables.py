@@ -24,6 +24,10 @@ class Ratio(float):
     """A ratio, shown as ``2.06x``; CSV gets the number."""
 
 
+class AtLeast(Ratio):
+    """A lower bound of a ratio, shown as ``>= 1.74x``."""
+
+
 @dataclass
 class Table:
     """Rows of cells under headings."""
@@ -164,6 +168,8 @@ def text(cell: Any) -> str:
         return ""
     if isinstance(cell, bool):
         return "yes" if cell else "no"
+    if isinstance(cell, AtLeast):
+        return f">= {cell:.2f}x"
     if isinstance(cell, Ratio):
         return f"{cell:.2f}x"
     if isinstance(cell, float):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from scoring.official.checkers import Compliance, compliance
 from scoring.official.plain_words import explain
+from scoring.official.rounds_of_sets import find_rounds
 from scoring.rules.judged_runs import CONVERGED, judge_run
-from scoring.rules.rounds import Round
+from scoring.rules.rounds import Round, load_round
+from scoring.rules.rounds.names import all_benchmarks
+from scoring.runs.found_round import FoundRound
 from scoring.runs.result_sets import ResultSet, find_result_sets
 from scoring.runs.run import Run
 
@@ -16,8 +19,8 @@ from scoring.runs.run import Run
 LARGEST_BYTES = 32 << 20
 
 
-def find_judged_sets(paths: Iterable[Path], rules: Round) -> list[ResultSet]:
-    """Read everything under some paths, and mark the runs that the official checker rejects.
+def find_judged_sets(paths: Iterable[Path], wanted: str | None = None) -> list[ResultSet]:
+    """Read everything under some paths, find its rounds, and mark what the checker rejects.
 
     The official summarizer counts a rejected log as a run that did not converge, so our score must
     as well. Demo runs are never submitted, and the checker has no rules for a benchmark that is not
@@ -25,13 +28,28 @@ def find_judged_sets(paths: Iterable[Path], rules: Round) -> list[ResultSet]:
 
     Args:
         paths: Directories, run directories or log files.
-        rules: The round.
+        wanted: The user's ``--round``; None to find each result's.
 
     Returns:
-        Result sets as ``find_result_sets`` gives them, with ``Run.rejected`` filled.
+        Result sets as ``find_result_sets`` gives them, with ``round`` and ``Run.rejected`` filled.
     """
-    sets = find_result_sets(paths, rules.benchmarks)
-    asked = [
+    sets = find_result_sets(paths, all_benchmarks())
+    find_rounds(sets, wanted)
+    for name in sorted({round_of(result).name for result in sets}):
+        rules = load_round(name)
+        here = [result for result in sets if round_of(result).name == name]
+        _ask(_converged_runs(here, rules), rules)
+    return sets
+
+
+def round_of(result: ResultSet) -> FoundRound:
+    """Return the round that was found for a result."""
+    assert result.round is not None, "find_rounds comes first"
+    return result.round
+
+
+def _converged_runs(sets: Iterable[ResultSet], rules: Round) -> list[Run]:
+    return [
         run
         for result in sets
         for run in result.runs
@@ -39,15 +57,21 @@ def find_judged_sets(paths: Iterable[Path], rules: Round) -> list[ResultSet]:
         and result.benchmark in rules.benchmarks
         and judge_run(run, result, rules.benchmarks[result.benchmark]).outcome == CONVERGED
     ]
-    small = [run for run in asked if run.log.path.stat().st_size <= LARGEST_BYTES]
-    verdicts = compliance([run.log.path for run in small], rules.checker_ruleset)
+
+
+def _ask(runs: Sequence[Run], rules: Round) -> None:
+    small = [run for run in runs if run.log.path.stat().st_size <= LARGEST_BYTES]
+    verdicts = compliance([(run.log.path, rules.checker_ruleset) for run in small])
     for run, verdict in zip(small, verdicts, strict=True):
-        run.rejected = _why(run, verdict)
-    for run in asked:
+        reason = _why(run, verdict)
+        if rules.checker_is_verdict:
+            run.rejected = reason
+        elif reason:
+            run.log.warnings.append(f"{reason}; no verdict, as it rejects published results too")
+    for run in runs:
         if run.log.path.stat().st_size > LARGEST_BYTES:
             limit = f"over {LARGEST_BYTES >> 20} MiB"
             run.log.warnings.append(f"the official checker was not asked: the log is {limit}")
-    return sets
 
 
 def _why(run: Run, verdict: Compliance) -> str | None:

@@ -79,28 +79,29 @@ def _ask(request: dict[str, Any]) -> tuple[Any, str]:
     return reply["answer"], reply["text"]
 
 
-def compliance(files: Sequence[Path], ruleset: str) -> list[Compliance]:
+def compliance(jobs: Sequence[tuple[Path, str]]) -> list[Compliance]:
     """Run the official compliance checker.
 
     Args:
-        files: Log files.
-        ruleset: Such as ``1.0.0``.
+        jobs: Log files, each with a ruleset such as ``1.0.0``.
 
     Returns:
-        One verdict per file, in order.
+        One verdict per job, in order.
     """
-    names = [str(file) for file in files]
+    names = [(str(file), ruleset) for file, ruleset in jobs]
     count = max(1, min(os.cpu_count() or 1, MOST_PROCESSES, len(names) // FILES_PER_PROCESS))
     parts = [names[i::count] for i in range(count)] if names else []
 
-    def judge(part: list[str]) -> list[dict[str, Any]]:
+    def judge(part: list[tuple[str, str]]) -> list[dict[str, Any]]:
         answers: list[dict[str, Any]]
-        answers, _ = _ask({"action": "compliance", "files": part, "ruleset": ruleset})
+        answers, _ = _ask({"action": "compliance", "jobs": part})
         return answers
 
     if not parts:
         return []
-    asking = _announced(f"asking the official checker about {len(names)} logs")
+    asking = _announced(
+        f"asking the official checker about {len({file for file, _ in names})} logs"
+    )
     with asking, ThreadPoolExecutor(len(parts)) as pool:
         answer_of = dict(zip(chain(*parts), chain(*pool.map(judge, parts)), strict=True))
     return [
@@ -128,12 +129,11 @@ def _log_path(path: str) -> Path:
     return Path(path, "result.txt") if Path(path).is_dir() else Path(path)
 
 
-def second_opinion(item: Score, ruleset: str) -> dict[str, Any]:
+def second_opinion(item: Score) -> dict[str, Any]:
     """Let the official code score the same runs.
 
     Args:
         item: Our score.
-        ruleset: Such as ``1.0.0``.
 
     Returns:
         ``minutes`` (None if it gives no score) and ``rcp`` in words.
@@ -143,7 +143,7 @@ def second_opinion(item: Score, ruleset: str) -> dict[str, Any]:
         "files": [str(_log_path(run.path)) for run in item.runs if run.counts],
         "benchmark": item.benchmark,
         "system": item.system.replace(os.sep, "_"),
-        "ruleset": ruleset,
+        "ruleset": load_round(item.round).checker_ruleset,
         "bert_train_samples": trains_by_samples(item),
     }
     with _announced(f"letting the official tools score {item.benchmark}"):

@@ -18,16 +18,16 @@ from typing import Any
 
 
 def compliance(request: dict[str, Any]) -> list[dict[str, Any]]:
-    """Run the compliance checker on each of ``files``; ``crash`` is set if it failed itself."""
+    """Judge each (file, ruleset) of ``jobs``; ``crash`` is set if the checker failed itself."""
     from mlperf_logging.compliance_checker import mlp_compliance
 
     _read_rules_once(mlp_compliance)
-    config = f"training_{request['ruleset']}/common.yaml"
     answers = []
-    for path in request["files"]:
+    for path, ruleset in request["jobs"]:
+        config = f"training_{ruleset}/common.yaml"
         # A crash leaves a rule file in the queue, which would be applied to the next log.
         mlp_compliance.enqueued_configs.clear()
-        checker = mlp_compliance.make_checker("training", request["ruleset"], False, False)
+        checker = mlp_compliance.make_checker("training", ruleset, False, False)
         crash = None
         try:
             valid = mlp_compliance.main(path, config, checker)[0]

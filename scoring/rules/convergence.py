@@ -16,11 +16,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from scoring.rules.olympic import olympic, standard_deviation
-from scoring.rules.rounds import BenchmarkRules
+from scoring.rules.rounds import BenchmarkRules, round_names
+from scoring.rules.rounds.official_tables import rcp_file
 
 ALPHA = 0.05
 
@@ -40,10 +40,29 @@ class Flavour:
     """A pass that is faster than the reference mean multiplies the score by mean / own mean."""
 
 
-THEN = Flavour("then", "at the time of the round (June 2021)", False, False, False)
+THEN = Flavour("then", "at the time of the round", False, False, False)
 NOW = Flavour("now", "as the official tool does today", True, True, True)
 
 FLAVOURS = (THEN, NOW)
+# First round that was judged with each change of the rule.
+PRUNED_SINCE, SCALED_SINCE, SPREAD_OF_ALL_SINCE = "v2.0", "v2.1", "v4.1"
+# A result never is so far from the reference: it counts another unit, such as steps for epochs.
+LARGEST_MARGIN = 1.0
+
+
+def flavours(round_name: str) -> tuple[Flavour, Flavour]:
+    """Return the rule as it was when a round was judged, and as it is today.
+
+    Args:
+        round_name: Such as ``v2.0``.
+
+    Returns:
+        ``then`` and ``now``, equal but for the name from v4.1 on.
+    """
+    order = round_names()
+    at = order.index(round_name)
+    since = (SPREAD_OF_ALL_SINCE, PRUNED_SINCE, SCALED_SINCE)
+    return Flavour(THEN.name, THEN.text, *(at >= order.index(each) for each in since)), NOW
 
 
 @dataclass(frozen=True)
@@ -74,7 +93,9 @@ class Verdict:
     margin: float | None = None
     """mean / minimum - 1: by how much it passes (positive) or fails."""
     scaling: float = 1.0
-    """Factor by which today's rule multiplies the minutes."""
+    """Factor by which the rule multiplies the minutes."""
+    other_unit: bool = False
+    """The progress is so far from the reference's that it is in another unit."""
 
 
 def minimum_mean(mean: float, std: float, num_reference: int, runs: int) -> float:
@@ -90,26 +111,6 @@ def minimum_mean(mean: float, std: float, num_reference: int, runs: int) -> floa
     num_own = runs - 2
     quantile = float(stdtrit(num_reference + num_own - 2, 1 - ALPHA))
     return mean - quantile * std * math.sqrt(1 / num_reference + 1 / num_own)
-
-
-def rcp_file(ruleset: str, benchmark: str) -> Path | None:
-    """Find the reference points in ``mlperf_logging``, without importing it.
-
-    Args:
-        ruleset: Such as ``1.0.0``.
-        benchmark: mllog name.
-
-    Returns:
-        Path of the JSON file, or None if the package or the file is missing.
-    """
-    from importlib.util import find_spec
-
-    spec = find_spec("mlperf_logging")
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        path = Path(folder, "rcp_checker", f"training_{ruleset}", f"rcps_{benchmark}.json")
-        if path.is_file():
-            return path
-    return None
 
 
 @cache
@@ -133,7 +134,7 @@ def reference_points(
     """
     points = []
     for record in _records(ruleset, rules.name) if ruleset and rules.rcp else ():
-        values = record["Epochs to converge"]
+        values = record.get("Epochs to converge") or record["samples to converge"]
         left = olympic(values, rules.drop)
         assert left is not None, f"reference point with too few values: {record['BS']}"
         std = standard_deviation(values if flavour.spread_of_all else left.kept)
@@ -188,6 +189,13 @@ def rcp_test(
         text += "the reference has to be run at this batch"
         return Verdict(flavour.name, False, text, mean=own.mean)
     reference, minimum, how, exact = match
+    minimum -= rules.rcp_allowance
+    if own.mean > minimum * (1 + LARGEST_MARGIN) or own.mean < minimum / (1 + LARGEST_MARGIN):
+        text = (
+            f"the logs count in another unit than the reference points: {own.mean:g} where about "
+            f"{reference:g} {rules.progress} were expected"
+        )
+        return Verdict(flavour.name, None, text, own.mean, reference, other_unit=True)
     passed = own.mean >= minimum
     if not passed and not exact:
         how += "; the reference has to be run at this batch"

@@ -6,13 +6,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from scoring.rules.clock import clock_fault
 from scoring.rules.rounds import BenchmarkRules, Round
-from scoring.rules.schedule import schedule_fault
+from scoring.rules.schedule import amount, schedule_fault
 from scoring.runs.logs import RunLog
 from scoring.runs.result_sets import ResultSet
 from scoring.runs.run import Run
 
 OFFICIAL, OURS = "official", "finishline"
+SEEDS_SINCE = "v4.1"
 
 
 @dataclass(frozen=True)
@@ -64,10 +66,20 @@ def own_findings(run: Run, result: ResultSet, rules: Round) -> list[Finding]:
     if log.stops and log.status not in ("success", "aborted"):
         line = log.stops[0].line
         findings.append(_finding("run_stop", str(log.status), "status success or aborted", line))
-    findings += _init_time(log, rules.init_limit_minutes)
+    findings += _init_time(log, _init_limit(rules, bench, result.division))
+    if fault := clock_fault(log, bench):
+        findings.append(_finding("clock", fault, "all of training and evaluation timed"))
+    if rules.logged_seeds and result.division == "closed" and log.events and not _seeds(run):
+        findings.append(_finding("seed", "none", f"a seed in every log, from {SEEDS_SINCE} on"))
     if bench is not None and result.division == "closed":
         findings += _closed_findings(log, bench)
     return findings
+
+
+def _init_limit(rules: Round, bench: BenchmarkRules | None, division: str | None) -> float:
+    if division != "open" and bench is not None and bench.init_limit_minutes is not None:
+        return bench.init_limit_minutes
+    return rules.init_limit_minutes.get(division or "closed", rules.init_limit_minutes["closed"])
 
 
 def _init_time(log: RunLog, limit: float) -> list[Finding]:
@@ -85,16 +97,54 @@ def _closed_findings(log: RunLog, bench: BenchmarkRules) -> list[Finding]:
         findings.append(_finding("evaluation schedule", fault, "the round's schedule"))
     passing = [e for e in log.evaluations if bench.reached(e.quality, log.global_batch_size)]
     if log.status == "success" and not passing:
-        findings.append(_finding("target", "success without it", f"{dict(bench.target)} reached"))
+        findings.append(_finding("target", "success without it", f"{_target(log, bench)} reached"))
     if log.status == "aborted" and passing:
         line = passing[0].line
         findings.append(_finding("run_stop", "aborted", "success, as the target was reached", line))
-    before = log.evaluations[: log.evaluations_before_stop]
-    if passing and passing[0] in before and passing[0] is not before[-1]:
-        text = f"training continued after the target was reached at {passing[0].progress:g}"
-        allowed = "the first passing evaluation ends the run"
-        findings.append(_finding("halting", text, allowed, passing[0].line))
     return findings
+
+
+def _target(log: RunLog, bench: BenchmarkRules) -> str:
+    targets = bench.targets(log.global_batch_size)
+    return " and ".join(f"{name} {value:g}" for name, value in targets.items())
+
+
+def own_notes(run: Run, result: ResultSet, rules: Round) -> list[str]:
+    """Remark on what breaks no rule.
+
+    Args:
+        run: The run.
+        result: The set it belongs to.
+        rules: The round.
+
+    Returns:
+        One line each.
+    """
+    log, bench = run.log, rules.benchmarks.get(result.benchmark)
+    if result.division != "closed" or not log.events:
+        return []
+    went_on = _went_on(log, bench) if bench is not None else None
+    notes = [went_on] if went_on else []
+    if not _seeds(run) and not rules.logged_seeds:
+        notes.append("no seed logged: today's package checker rejects such a closed result")
+    return notes
+
+
+def _went_on(log: RunLog, bench: BenchmarkRules) -> str | None:
+    """Describe training past an evaluation that reached the target, which only costs time."""
+    before = log.evaluations[: log.evaluations_before_stop]
+    batch = log.global_batch_size
+    amounts = [(amount(e, bench), bench.reached(e.quality, batch)) for e in before]
+    known = [(value, good) for value, good in amounts if value is not None]
+    reached = min((value for value, good in known if good), default=None)
+    last = max((value for value, _ in known), default=None)
+    if bench.asynchronous or reached is None or last is None or last <= reached:
+        return None
+    return f"training continued to {last:g} after the target was reached at {reached:g}"
+
+
+def _seeds(run: Run) -> list[tuple[str, int, Any]]:
+    return [seed for seed in run.log.seeds if seed[2] is not None]
 
 
 def repeated_seeds(runs: Iterable[Run]) -> dict[int, list[Finding]]:
@@ -109,9 +159,10 @@ def repeated_seeds(runs: Iterable[Run]) -> dict[int, list[Finding]]:
     seen: dict[tuple[str, int, Any], str] = {}
     findings: dict[int, list[Finding]] = {}
     for run in runs:
-        for file, line, value in run.log.seeds:
+        for file, line, value in _seeds(run):
             seed = (file, line, str(value))
-            if seed in seen:
+            # Several processes of one run may share a seed.
+            if seen.get(seed, run.name) != run.name:
                 finding = _finding("seed", f"{value}, as in {seen[seed]}", "its own seed")
                 findings.setdefault(id(run), []).append(finding)
             seen.setdefault(seed, run.name)

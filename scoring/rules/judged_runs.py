@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from scoring.rules.clock import clock_fault
 from scoring.rules.rounds import BenchmarkRules
+from scoring.rules.schedule import amount
 from scoring.runs.result_sets import ResultSet
 from scoring.runs.run import Run
 
@@ -81,6 +83,8 @@ def _outcome(
         return BROKEN, (f"is a {log.benchmark} log in a {result.benchmark} result",)
     if result.division == "closed" and log.division == "open":
         return BROKEN, ("is an open log in a result of the closed division",)
+    if fault := clock_fault(log, rules):
+        return BROKEN, (fault,)
     if log.status != "success":
         return NOT_CONVERGED, (_why_not(run, rules),)
     if (
@@ -152,11 +156,11 @@ def _named_quality(
 def _progress_to_target(run: Run, rules: BenchmarkRules) -> float:
     """Return the last evaluation's progress, in the benchmark's unit; infinity if not logged."""
     evaluations = run.log.evaluations_in_time
-    last = evaluations[-1].progress if evaluations else None
-    if rules.progress == "generations":
-        # Mini Go evaluates after the clock: the first passing checkpoint is where the run ended.
-        passing = (e.progress for e in run.log.evaluations if rules.reached(e.quality))
-        last = next(passing, last)
+    last = amount(evaluations[-1], rules) if evaluations else None
+    if rules.asynchronous:
+        # Checkpoints evaluated after the clock: the first passing one is where the run ended.
+        passing = (amount(e, rules) for e in run.log.evaluations if rules.reached(e.quality))
+        last = min((each for each in passing if each is not None), default=last)
     # Of bert's samples some log the count as epoch_num and some as train_samples.
     if rules.progress == "samples" and (last is None or last <= 1):
         trained = run.log.facts.get("train_samples")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from scoring.rules.rounds import BenchmarkRules
-from scoring.runs.logs import RunLog
+from scoring.runs.logs import Evaluation, RunLog
 
 
 def schedule_fault(log: RunLog, rules: BenchmarkRules) -> str | None:
@@ -15,13 +15,23 @@ def schedule_fault(log: RunLog, rules: BenchmarkRules) -> str | None:
 
     None if there is none, or if the log counts its progress in a unit that cannot be compared.
     """
-    times = [e.progress for e in log.evaluations if e.progress is not None]
+    # Ranks may each log an evaluation, and asynchronous ones are logged out of order.
+    amounts = {amount(evaluation, rules) for evaluation in log.evaluations}
+    times = sorted(each for each in amounts if each is not None)
     if not rules.evaluation or not times:
         return None
-    if any(later < earlier for earlier, later in zip(times, times[1:], strict=False)):
-        return "evaluations are not in the order of their epochs"
     kind = str(rules.evaluation["kind"])
     return _KINDS[kind](times, rules.evaluation, log.global_batch_size)
+
+
+def amount(evaluation: Evaluation, rules: BenchmarkRules) -> float | None:
+    """Return how far an evaluation is into training, in the benchmark's unit; None if not logged.
+
+    Newer benchmarks count in ``samples_count``, and some logs have another ``epoch_num`` with it.
+    """
+    if rules.progress == "samples" and evaluation.samples is not None:
+        return evaluation.samples
+    return evaluation.progress
 
 
 def _every_epochs(times: Sequence[float], plan: Mapping[str, Any], batch: int | None) -> str | None:
@@ -51,11 +61,13 @@ def _padded_epochs(
     if not batch:
         return None
     padded = math.ceil(plan["samples"] / batch) * batch
-    first = math.ceil(plan["first_epochs"] * plan["samples"] / padded)
-    every = math.ceil(plan["then_epochs"] * plan["samples"] / padded)
+    unit = plan.get("counted", "epochs")
+    size = padded if unit == "samples" else 1
+    first = math.ceil(plan["first_epochs"] * plan["samples"] / padded) * size
+    every = math.ceil(plan["then_epochs"] * plan["samples"] / padded) * size
     if times[0] > first:
-        return f"first evaluation at epoch {times[0]:g}; due at epoch {first}"
-    return _steps(times, every, "epochs")
+        return f"first evaluation at {times[0]:g} {unit}; due at {first}"
+    return _steps(times, every, unit)
 
 
 def _bert_samples(times: Sequence[float], plan: Mapping[str, Any], batch: int | None) -> str | None:
@@ -70,11 +82,29 @@ def _bert_samples(times: Sequence[float], plan: Mapping[str, Any], batch: int | 
 
 
 def _epoch_share(times: Sequence[float], plan: Mapping[str, Any], batch: int | None) -> str | None:
-    share = plan["share"]
+    share, start = plan["share"], plan.get("counted_from", 1)
     # In a log that counts from zero instead of one, a late first evaluation goes undetected.
-    if times[0] > 1 + share * 1.01:
-        return f"first evaluation at epoch {times[0]:g}; due at {1 + share:g} (counted from 1)"
+    if times[0] > start + share * 1.01:
+        due = f"due at {start + share:g} (counted from {start})"
+        return f"first evaluation at epoch {times[0]:g}; {due}"
     return _steps(times, share, "epochs", slack=share / 100)
+
+
+def _every_samples(
+    times: Sequence[float], plan: Mapping[str, Any], batch: int | None
+) -> str | None:
+    """Check for intervals in whole batches, of which the first few may be skipped."""
+    if not batch:
+        return None
+    unit = plan.get("unit", 1)
+    every = math.ceil(plan["samples"] / batch) * batch * unit
+    skip = plan.get("skip", {"per_batch": 0, "base": 0})
+    first = (math.floor(skip["per_batch"] * batch + skip["base"]) + 1) * every
+    # Some programs count the batch in progress and some do not.
+    slack = batch * unit
+    if times[0] > first + slack:
+        return f"first evaluation at {times[0]:g}; due at {first:g}"
+    return _steps(times, every, "tokens" if unit > 1 else "samples", slack=slack)
 
 
 _KINDS: dict[str, Callable[[Sequence[float], Mapping[str, Any], int | None], str | None]] = {
@@ -83,4 +113,5 @@ _KINDS: dict[str, Callable[[Sequence[float], Mapping[str, Any], int | None], str
     "padded_epochs": _padded_epochs,
     "bert_samples": _bert_samples,
     "epoch_share": _epoch_share,
+    "every_samples": _every_samples,
 }

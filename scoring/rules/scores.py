@@ -6,12 +6,17 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from scoring.rules.convergence import FLAVOURS, Verdict, rcp_test
+from scoring.rules.convergence import Verdict, flavours, rcp_test
 from scoring.rules.judged_runs import CONVERGED, REJECTED, JudgedRun, judge_run
 from scoring.rules.olympic import bootstrap_interval, olympic, standard_deviation
-from scoring.rules.rounds import BenchmarkRules, Round
+from scoring.rules.rounds import BenchmarkRules, Round, load_round
+from scoring.runs.found_round import FoundRound
 from scoring.runs.result_sets import ResultSet
 from scoring.runs.settings import differing_settings
+
+NONE = (None, None)
+VALID = "valid"
+CONSENT = "valid; convergence test failed: needs the review's consent"
 
 
 @dataclass(frozen=True)
@@ -25,14 +30,23 @@ class Score:
     system: str
     path: str
     round: str
+    round_reason: str
+    """Why it was judged by this round."""
     accelerators: int | None
     configuration: str
     """Network, batch and devices, where another result has the same name."""
     verdict: str
-    """``valid``, ``incomplete`` (runs missing; minutes are provisional) or ``invalid``."""
+    """``VALID``, ``CONSENT`` (of others' logs: valid, but the convergence test failed),
+    ``incomplete`` (runs missing; minutes are provisional) or ``invalid``."""
     reasons: tuple[str, ...]
     """Why it is not valid, one sentence each."""
     minutes: float | None
+    """The score: the mean minutes times ``scaling``."""
+    raw_minutes: float | None
+    """The mean minutes as timed."""
+    scaling: float
+    scaling_reason: str
+    """Where the factor is from, or why a published one is not applied; else empty."""
     provisional_minutes: float | None
     """Plain mean of the timed runs where runs are missing for ``minutes``; else None."""
     interval: tuple[float | None, float | None]
@@ -65,6 +79,11 @@ class Score:
     def name(self) -> str:
         """Name in tables."""
         return f"{self.submitter} {self.system}".strip()
+
+    @property
+    def found_round(self) -> FoundRound:
+        """The round it was judged by, and why."""
+        return FoundRound(self.round, self.round_reason)
 
     @property
     def provisional(self) -> str:
@@ -107,16 +126,20 @@ def finite(value: Any) -> Any:
     return value
 
 
-def score(result: ResultSet, rules: Round) -> Score:
+def score(result: ResultSet, rules: Round | None = None) -> Score:
     """Score one result set under a round's rules.
 
     Args:
         result: Runs of one benchmark, system and configuration.
-        rules: The round.
+        rules: The round; the one found for the result by default.
 
     Returns:
         The score, with every reason why it is not valid.
     """
+    found = result.round
+    if rules is None:
+        assert found is not None, "find_rounds comes first"
+        rules = load_round(found.name)
     bench = rules.benchmarks.get(result.benchmark)
     runs = tuple(judge_run(run, result, bench) for run in result.runs)
     counted = [run for run in runs if run.counts]
@@ -126,9 +149,12 @@ def score(result: ResultSet, rules: Round) -> Score:
     batches = {run.batch for run in counted if run.batch is not None}
     batch = batches.pop() if len(batches) == 1 else None
     rcp = _convergence(result, counted, batch, bench, rules)
-    reasons = _reasons(counted, result, bench, failed, rcp, len(batches) > 0 and batch is None)
+    mixed = len(batches) > 0 and batch is None
+    reasons = _reasons(counted, result, bench, failed, rcp, mixed, rules)
     missing = max(0, required - len(counted))
-    verdict = "invalid" if reasons else "incomplete" if missing else "valid"
+    consent = _needs_consent(result, rcp)
+    verdict = "invalid" if reasons else "incomplete" if missing else CONSENT if consent else VALID
+    factor, why = _scaling(result, rcp, rules)
     converged = [run.minutes for run in counted if run.outcome == CONVERGED]
     # More failures than may be dropped can never become a score, so there is no provisional one.
     early = best is None and missing > 0 and bool(converged) and failed <= drop
@@ -141,16 +167,20 @@ def score(result: ResultSet, rules: Round) -> Score:
         system=result.system,
         path=str(result.path),
         round=rules.name,
+        round_reason=found.reason if found and found.name == rules.name else "given",
         accelerators=result.accelerators,
         configuration=result.configuration,
         verdict=verdict,
-        reasons=(*reasons, *_missing(missing, runs)),
-        minutes=best.mean if best else None,
+        reasons=(*reasons, *consent, *_missing(missing, runs), *_more(counted, bench, rules)),
+        minutes=best.mean * factor if best else None,
+        raw_minutes=best.mean if best else None,
+        scaling=factor,
+        scaling_reason=why,
         provisional_minutes=math.fsum(converged) / len(converged) if early else None,
-        interval=bootstrap_interval([r.minutes for r in counted], drop) if best else (None, None),
+        interval=bootstrap_interval([r.minutes * factor for r in counted], drop) if best else NONE,
         fastest=min(converged, default=None),
         slowest=max(converged, default=None),
-        spread=standard_deviation(best.kept) if best and len(best.kept) > 1 else None,
+        spread=standard_deviation(best.kept) * factor if best and len(best.kept) > 1 else None,
         runs_required=required,
         runs_found=len(counted),
         runs_missing=missing,
@@ -187,6 +217,7 @@ def _reasons(
     failed: int,
     rcp: dict[str, Verdict],
     mixed: bool,
+    rules: Round,
 ) -> list[str]:
     if bench is None:
         return [f"this round has no benchmark {result.benchmark!r}"]
@@ -195,7 +226,7 @@ def _reasons(
         rejected = sum(run.outcome == REJECTED for run in counted)
         by_whom = f" ({rejected} of them rejected by the official checker)" if rejected else ""
         reasons.append(f"runs that did not converge: {failed}{by_whom}; at most {bench.drop} may")
-    if len(counted) > bench.runs:
+    if len(counted) > bench.runs and not rules.more_runs:
         reasons.append(f"{len(counted)} runs found; a result has exactly {bench.runs}")
     if mixed:
         reasons.append("the runs have different global batch sizes")
@@ -204,9 +235,39 @@ def _reasons(
     if result.division is None and counted:
         reasons.append("the logs do not name the division (closed or open)")
     then = rcp.get("then")
-    if then and then.passed is False and len(counted) >= bench.runs:
+    if then and then.other_unit:
+        reasons.append(then.text)
+    if then and then.passed is False and len(counted) >= bench.runs and result.is_own:
         reasons.append(f"convergence test failed: {then.text}")
     return reasons
+
+
+def _needs_consent(result: ResultSet, rcp: dict[str, Verdict]) -> list[str]:
+    """Say why others' result, which a review may have passed all the same, fails the test."""
+    then = rcp.get("then")
+    if result.is_own or then is None or then.passed is not False:
+        return []
+    return [f"convergence test failed: {then.text}"]
+
+
+def _more(counted: list[JudgedRun], bench: BenchmarkRules | None, rules: Round) -> list[str]:
+    if bench is None or not rules.more_runs or len(counted) <= bench.runs:
+        return []
+    return [f"{len(counted)} runs; {rules.name} asks for at least {bench.runs}, and all count"]
+
+
+def _scaling(result: ResultSet, rcp: dict[str, Verdict], rules: Round) -> tuple[float, str]:
+    """Return the factor of the score and where it is from; 1 in rounds without one."""
+    if not rules.scaled:
+        given = result.scaling
+        text = f"scaling.json ({given:.6g}) is not applied in {rules.name}" if given else ""
+        return 1.0, text
+    if result.scaling is not None:
+        return result.scaling, "scaling.json"
+    then = rcp.get("then")
+    if then is None or then.scaling == 1:
+        return 1.0, ""
+    return then.scaling, "convergence faster than the reference's mean"
 
 
 def _convergence(
@@ -220,7 +281,9 @@ def _convergence(
     if bench is None or not bench.rcp or batch is None or result.division == "open" or result.demo:
         return {}
     values = [run.progress for run in counted]
-    return {f.name: rcp_test(values, batch, bench, rules.rcp_ruleset, f) for f in FLAVOURS}
+    return {
+        f.name: rcp_test(values, batch, bench, rules.rcp_ruleset, f) for f in flavours(rules.name)
+    }
 
 
 def _quality_mean(counted: list[JudgedRun]) -> dict[str, float]:

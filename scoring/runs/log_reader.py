@@ -21,6 +21,8 @@ TOKEN = b":::MLLOG "
 # No log has longer lines than this; the rest of one is skipped in pieces of this size.
 LONGEST_LINE = 1 << 20
 MOST_FACTS = 500
+# How far an evaluation is into training, by the first that its metadata has.
+COUNTS = ("epoch_num", "samples_count", "step_num")
 MOST_EVALUATIONS = 100_000
 # Ranks may each log the same event; further apart than this it is another event.
 SAME_EVENT_MS = 1000
@@ -126,6 +128,8 @@ class _Reader:
         self.log = log
         self.broken: list[tuple[int, str]] = []
         self.eval_start: float | None = None
+        # Where metrics are logged apart, the evaluation that each amount of training belongs to.
+        self.parts: dict[float | None, Evaluation] = {}
         self.handlers: dict[str, Callable[[_Event], None]] = {
             "seed": self._seed,
             "eval_accuracy": self._evaluation,
@@ -135,6 +139,7 @@ class _Reader:
             "init_stop": self._init_stop,
             "eval_start": self._eval_start,
             "eval_stop": self._eval_stop,
+            **dict.fromkeys(("epoch_start", "block_start"), self._train_start),
         }
 
     def read_line(self, number: int, raw: bytes) -> None:
@@ -166,18 +171,39 @@ class _Reader:
         self.log.seeds.append((str(event.metadata.get("file", "")), lineno, event.value))
 
     def _evaluation(self, event: _Event) -> None:
-        quality = event.value if isinstance(event.value, dict) else {"value": event.value}
+        self._work(event)
+        metric = event.metadata.get("metric")
+        name = metric if isinstance(metric, str) else "value"
+        quality = event.value if isinstance(event.value, dict) else {name: event.value}
         numbers = {str(k): float(v) for k, v in quality.items() if isinstance(v, int | float)}
         if not numbers:
             warning = f"line {event.line}: eval_accuracy without a number: {event.value!r}"
             self.log.warnings.append(warning)
             return
-        progress = event.metadata.get("epoch_num")
-        progress = round(float(progress), 3) if isinstance(progress, int | float) else None
+        counts = [_number(event.metadata.get(key)) for key in COUNTS]
+        progress = next((count for count in counts if count is not None), None)
+        if self._completes(name, progress, numbers):
+            return
         if len(self.log.evaluations) < MOST_EVALUATIONS:
-            self.log.evaluations.append(Evaluation(event.time_ms, progress, numbers, event.line))
+            found = Evaluation(event.time_ms, progress, numbers, event.line, counts[1])
+            self.log.evaluations.append(found)
+            if name != "value":
+                self.parts[progress] = found
         if not self.log.stops:
             self.log.evaluations_before_stop = len(self.log.evaluations)
+
+    def _completes(self, name: str, progress: float | None, numbers: dict[str, float]) -> bool:
+        """Add a metric that is logged apart (Stable Diffusion's CLIP to its FID)."""
+        known = self.parts.get(progress)
+        if name == "value" or known is None or name in known.quality:
+            return False
+        known.quality.update(numbers)
+        return True
+
+    def _work(self, event: _Event) -> None:
+        first = self.log.first_work
+        if first is None or event.time_ms < first.time_ms:
+            self.log.first_work = Mark(event.time_ms, event.line)
 
     def _start(self, event: _Event) -> None:
         self.log.starts.append(Mark(event.time_ms, event.line))
@@ -195,12 +221,18 @@ class _Reader:
         self.log.init_stop_ms = event.time_ms
 
     def _eval_start(self, event: _Event) -> None:
+        self._work(event)
         self.eval_start = event.time_ms
 
     def _eval_stop(self, event: _Event) -> None:
-        if self.eval_start is not None:
-            self.log.eval_ms += max(0.0, event.time_ms - self.eval_start)
-            self.eval_start = None
+        if self.eval_start is not None and len(self.log.eval_spans) < MOST_EVALUATIONS:
+            self.log.eval_spans.append((self.eval_start, event.time_ms))
+        self.eval_start = None
+
+    def _train_start(self, event: _Event) -> None:
+        self._work(event)
+        known = self.log.train_start_ms
+        self.log.train_start_ms = event.time_ms if known is None else min(known, event.time_ms)
 
     def finish(self) -> None:
         """Judge the whole log after its last line."""
@@ -262,6 +294,13 @@ class _Reader:
             self.log.problems.append(f"{where} with different status words")
         else:
             self.log.warnings.append(f"{where} of the same moment")
+
+
+def _number(value: Any) -> float | None:
+    """Return a count of the metadata, rounded as in the official tool."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return round(float(value), 3)
 
 
 def _reason(error: Exception) -> str:

@@ -19,16 +19,18 @@ class Evaluation:
     time_ms: float
     """Milliseconds since the Unix epoch."""
     progress: float | None
-    """The line's ``epoch_num``, in the benchmark's own unit; None if it has none."""
+    """The line's ``epoch_num``, else its ``samples_count`` or ``step_num``; None without any."""
     quality: dict[str, float]
     """Metric -> value; a scalar is named ``value``."""
     line: int
     """Line in the file, counted from 1."""
+    samples: float | None = None
+    """The line's ``samples_count``, which some logs have next to another ``epoch_num``."""
 
 
 @dataclass(frozen=True)
 class Mark:
-    """One ``run_start`` or ``run_stop`` line."""
+    """One line that marks a moment, such as ``run_start``."""
 
     time_ms: float
     line: int
@@ -55,10 +57,14 @@ class RunLog:
     stops: list[Mark] = field(default_factory=list)
     evaluations_before_stop: int = 0
     """Number of evaluations before the first run_stop in the file."""
+    first_work: Mark | None = None
+    """The earliest line of training or evaluation."""
     init_start_ms: float | None = None
     init_stop_ms: float | None = None
-    eval_ms: float = 0.0
-    """Sum of the logged eval_start..eval_stop intervals."""
+    train_start_ms: float | None = None
+    """First epoch_start or block_start."""
+    eval_spans: list[tuple[float, float]] = field(default_factory=list)
+    """Every logged interval from eval_start to eval_stop, milliseconds since the Unix epoch."""
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     event_lines: array[int] = field(default_factory=lambda: array("I"))

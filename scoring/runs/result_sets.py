@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from scoring.runs.found_round import FoundRound
 from scoring.runs.run import Run, configuration_words, find_runs
 
 
@@ -25,6 +26,10 @@ class ResultSet:
     """What sets it apart from others of the same name; empty where there are none."""
     description: dict[str, Any] | None = None
     """The submission's ``systems/<system>.json``, if there is one."""
+    scaling: float | None = None
+    """Factor of a published ``scaling.json`` next to the logs; None without one."""
+    round: FoundRound | None = None
+    """The round that it is judged by, and why; set by ``scoring.official.rounds_of_sets``."""
 
     @property
     def demo(self) -> bool:
@@ -154,6 +159,7 @@ def _finalize(result: ResultSet, benchmarks: Container[str]) -> None:
         _mark_copies(result.runs)
         return
     result.description = _description(result) if result.benchmark in benchmarks else None
+    result.scaling = _scaling(result.path)
     # The description decides: some entries were moved to open with logs that still say closed.
     logged = [run.log.division for run in result.runs if run.log.division]
     declared = str((result.description or {}).get("division", "")).strip().lower()
@@ -171,6 +177,16 @@ def _mark_copies(runs: Iterable[Run]) -> None:
         identity = (run.fact("seed"), run.fact("started_at"), run.log.init_start_ms, times)
         run.copy_of = seen.get(identity)
         seen.setdefault(identity, run.name)
+
+
+def _scaling(folder: Path) -> float | None:
+    """Read the review committee's factor; None where there is none, or none above 0."""
+    try:
+        factor = json.loads((folder / "scaling.json").read_text())["scaling_factor"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    good = isinstance(factor, int | float) and 0 < factor < float("inf")
+    return float(factor) if good else None
 
 
 def _description(result: ResultSet) -> dict[str, Any] | None:

@@ -50,6 +50,29 @@ def test_epochs_in_the_loop():
     assert state.samples == 8 * 12
 
 
+@pytest.mark.parametrize(
+    "settings", [{"every": 2}, {"every": 12, "unit": "samples", "round_to": "step"}]
+)
+def test_the_data_module_is_not_asked_in_every_step(settings):
+    """BERT's counted its parts each time."""
+    asked = []
+
+    class Counted(ToyData):
+        @property
+        def samples_per_epoch(self):
+            asked.append(1)
+            return 12
+
+    limit = 6 if settings["every"] == 2 else 72
+    state = fake_state(FakeTime())
+    target = QualityTarget({"score": 1.0}, "max", state=state)
+    trainer = toy_trainer([EvaluationSchedule(**settings, limit=limit), target], max_epochs=-1)
+    with contextlib.suppress(StopRun):
+        trainer.fit(ToyModule([0.0]), datamodule=Counted())
+    assert state.samples == 6 * 12
+    assert len(asked) <= 6 + 1
+
+
 def test_samples_rounded_up_to_epochs_in_the_loop():
     # 12 samples per epoch: first ceil(30/12) = 3, every ceil(13/12) = 2, limit ceil(85/12) = 8.
     schedule = EvaluationSchedule(every=13, first=30, limit=85, unit="samples")

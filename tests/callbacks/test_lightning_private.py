@@ -37,6 +37,27 @@ def test_the_broadcast_is_called_by_the_name_that_is_replaced():
     assert "self._broadcast_sigterm_tensor()" in source, "replacing it would change nothing"
 
 
+def test_empty_hooks_of_a_step_are_passed_over():
+    class Counts(L.Callback):
+        def __init__(self):
+            self.calls = []
+
+        def on_train_batch_end(self, *args):
+            self.calls.append("on_train_batch_end")
+
+    class Added(L.Callback):
+        pass
+
+    counts, added = Counts(), Added()
+    added.on_before_backward = lambda *args: counts.calls.append("on_before_backward")
+    for callback in (counts, added):
+        private.skip_empty_hooks(callback)
+    left = [name for name in private.STEP_HOOKS if callable(getattr(counts, name))]
+    assert left == ["on_train_batch_end"]
+    toy_trainer([counts, added], max_steps=2, max_epochs=-1).fit(ToyModule(), ToyData())
+    assert counts.calls == ["on_before_backward", "on_train_batch_end"] * 2
+
+
 def test_the_strategy_and_the_logger_have():
     strategy = ModelParallelStrategy(tensor_parallel_size=1)
     assert hasattr(strategy, "_data_parallel_size"), "ModelParallelStrategy: no _data_parallel_size"

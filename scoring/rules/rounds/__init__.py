@@ -2,67 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from scoring.rules.rounds.benchmark_rules import BenchmarkRules as BenchmarkRules
+from scoring.rules.rounds.official_tables import rcp_file, runs_per_result
+
 FOLDER = Path(__file__).parent
-
-
-@dataclass(frozen=True)
-class BenchmarkRules:
-    """The rules for one benchmark's results in one round."""
-
-    name: str
-    """mllog name, such as ``unet3d``."""
-    title: str
-    """The task in words."""
-    runs: int
-    """Runs in one result."""
-    drop: int
-    """Runs dropped at each end; also how many may fail to converge."""
-    mode: str
-    """``max`` (value >= target) or ``min`` (value <= target)."""
-    target: Mapping[str, float]
-    """Metric name -> value; all must hold at one evaluation."""
-    progress: str
-    """``epochs``, ``samples``, ``generations`` or ``epochs_from_one``."""
-    evaluation: Mapping[str, Any] | None
-    """The closed division's evaluation schedule; None where the round file has none."""
-    rcp: bool
-    """Whether reference convergence points exist."""
-    bound: float | None = None
-    """A value at or past it is invalid, such as 1.0 for a fraction; None for no bound."""
-    large_batch: int | None = None
-    """Global batch size from which ``large_batch_target`` holds; None where there is one target."""
-    large_batch_target: Mapping[str, float] = field(default_factory=dict)
-
-    def reached(self, quality: Mapping[str, float], batch: int | None = None) -> bool:
-        """Return whether one evaluation meets the target, inclusively and without rounding.
-
-        Args:
-            quality: Metric name -> value. The single entry of a scalar may have any name.
-            batch: Global batch size of the run; a few targets depend on it.
-
-        Returns:
-            True if every target metric holds and none is past ``bound`` (so a log in percent never
-            does); a missing or NaN value never holds.
-        """
-        targets = self.target
-        if self.large_batch is not None and batch is not None and batch >= self.large_batch:
-            targets = self.large_batch_target
-        if len(targets) == 1 and len(quality) == 1:
-            pairs = list(zip(quality.values(), targets.values(), strict=True))
-        else:
-            pairs = [(quality.get(name, math.nan), value) for name, value in targets.items()]
-        if self.mode == "max":
-            bound = math.inf if self.bound is None else self.bound
-            return all(target <= value < bound for value, target in pairs)
-        bound = -math.inf if self.bound is None else self.bound
-        return all(target >= value > bound for value, target in pairs)
+SWITCHES = ("unique_seeds", "logged_seeds", "more_runs", "scaled", "checker_is_verdict")
 
 
 @dataclass(frozen=True)
@@ -70,13 +20,26 @@ class Round:
     """One round: the checker's ruleset and every benchmark's rules."""
 
     name: str
-    released: str
+    released: str | None
+    """Day of publication as ``YYYY-MM-DD``; None if not known."""
     checker_ruleset: str
     rcp_ruleset: str | None
-    init_limit_minutes: float
+    init_limit_minutes: Mapping[str, float]
+    """Division -> longest initialisation."""
     divisions: tuple[str, ...]
     log_status_words: tuple[str, ...]
     benchmarks: Mapping[str, BenchmarkRules]
+    unique_seeds: bool
+    """No two closed runs of a result may share a seed."""
+    logged_seeds: bool
+    """Every closed run must log a seed."""
+    more_runs: bool
+    """A result may have more runs than required; the rules name a minimum."""
+    scaled: bool
+    """The score is the minutes times the convergence test's factor."""
+    checker_is_verdict: bool
+    """A log that the installed checker rejects does not count. False where its rule files reject
+    what was published; a rejection is only a remark there."""
 
 
 def round_names() -> list[str]:
@@ -85,7 +48,27 @@ def round_names() -> list[str]:
     Returns:
         Names such as ``v1.0``.
     """
-    return sorted(path.stem for path in FOLDER.glob("v*.yaml"))
+    names = (path.stem for path in FOLDER.glob("v*.yaml"))
+    return sorted(names, key=lambda name: [int(number) for number in name[1:].split(".")])
+
+
+def round_name(text: str) -> str:
+    """Return the name of a round that a user wrote.
+
+    Args:
+        text: Such as ``v1.0``, ``1.0`` or ``1.0.0``.
+
+    Returns:
+        The name as in ``round_names``.
+
+    Raises:
+        ValueError: If there are no rules for that round; the message lists those that exist.
+    """
+    numbers = text.strip().lower().removeprefix("v").split(".")
+    name = "v" + ".".join(numbers[:2] if numbers[2:] == ["0"] else numbers)
+    if name not in round_names():
+        raise ValueError(f"no round {text!r}; choose one of {', '.join(round_names())}")
+    return name
 
 
 @cache
@@ -93,7 +76,7 @@ def load_round(name: str = "v1.0") -> Round:
     """Read one round's rules.
 
     Args:
-        name: Such as ``v1.0``; the leading ``v`` is optional.
+        name: Such as ``v1.0``, ``1.0`` or ``1.0.0``.
 
     Returns:
         The round.
@@ -101,23 +84,39 @@ def load_round(name: str = "v1.0") -> Round:
     Raises:
         ValueError: If there are no rules for that round; the message lists those that exist.
     """
-    import yaml
-
-    name = name if name.startswith("v") else f"v{name}"
-    path = FOLDER / f"{name}.yaml"
-    if not path.is_file():
-        raise ValueError(f"no round {name!r}; choose one of {', '.join(round_names())}")
-    facts = yaml.safe_load(path.read_text())
+    facts = _facts(round_name(name))
+    ruleset = facts["rcp_ruleset"]
     benchmarks = {
-        stem: BenchmarkRules(name=stem, **rules) for stem, rules in facts["benchmarks"].items()
+        stem: BenchmarkRules(
+            name=stem,
+            runs=runs_per_result(stem),
+            rcp=ruleset is not None and rcp_file(ruleset, stem) is not None,
+            **rules,
+        )
+        for stem, rules in facts["benchmarks"].items()
     }
+    limits = {key: float(value) for key, value in facts["init_limit_minutes"].items()}
     return Round(
         name=facts["round"],
         released=facts["released"],
         checker_ruleset=str(facts["checker_ruleset"]),
-        rcp_ruleset=facts["rcp_ruleset"],
-        init_limit_minutes=float(facts["init_limit_minutes"]),
+        rcp_ruleset=ruleset,
+        init_limit_minutes=limits,
         divisions=tuple(facts["divisions"]),
         log_status_words=tuple(facts["log_status_words"]),
         benchmarks=benchmarks,
+        **{key: bool(facts[key]) for key in SWITCHES},
     )
+
+
+def _facts(name: str) -> dict[str, Any]:
+    """Read a round file over the one that it builds on; a benchmark set to null has left."""
+    import yaml
+
+    own: dict[str, Any] = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
+    if "like" not in own:
+        return own
+    base = _facts(own.pop("like"))
+    benchmarks = {**base["benchmarks"], **own.pop("benchmarks", {})}
+    kept = {stem: rules for stem, rules in benchmarks.items() if rules is not None}
+    return {**base, **own, "benchmarks": kept}

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from datamodules.selfplay.window import (
     WINDOW_STREAM,
     WindowExamples,
     choose_examples,
+    draw_symmetries,
     extend_generation,
     make_generation,
 )
@@ -111,6 +113,31 @@ def test_a_batch_is_turned_alike_in_planes_and_policy():
     assert len(found) == 8
     again = data.__getitems__([SampleKey(5, 2, 0)])
     assert torch.equal(again["planes"][0], batch["planes"][5])
+
+
+@pytest.mark.parametrize("rows", [[0], [7], [12, 13, 14], [41, 3, 20], list(range(50))])
+def test_symmetries_are_those_of_a_draw_for_the_whole_epoch(rows):
+    whole = np.random.default_rng([73, 3, 2]).integers(8, size=60)
+    assert draw_symmetries([73, 3, 2], np.array(rows)).tolist() == whole[rows].tolist()
+
+
+def test_a_batch_costs_the_same_in_a_window_of_any_size():
+    """Closed Mini Go has some 8 million examples in the window: 64 MB of draws per batch."""
+    row = pack_planes(np.zeros((1, 13, 25), np.uint8))
+    peaks = []
+    for length in (1000, 8_000_000):
+        planes = np.broadcast_to(row, (length, *row.shape[1:]))
+        pi = np.broadcast_to(np.float32(0), (length, 26))
+        data = WindowExamples(
+            Examples(planes, pi, np.broadcast_to(np.float32(1), length)), 5, seed=3
+        )
+        keys = [SampleKey(length - 64 + i, 2, 0) for i in range(64)]
+        data.__getitems__(keys)
+        tracemalloc.start()
+        data.__getitems__(keys)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 10_000
 
 
 def test_demo_files_lie_in_the_published_layout_and_are_found():

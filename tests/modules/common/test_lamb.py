@@ -1,10 +1,13 @@
 """LAMB against the formula written out in float64, tensor by tensor."""
 
 import math
+import statistics
+import time
 
 import pytest
 import torch
 
+from modules.common import cache_sized, lamb
 from modules.common.lamb import Lamb
 from modules.common.norms import global_norm
 
@@ -157,6 +160,95 @@ def test_lamb_tensor_without_gradient_stays():
     optimizer.step()
     assert torch.equal(unused, torch.ones(2))
     assert not torch.equal(used, torch.ones(2))
+
+
+@pytest.mark.parametrize("decay", [0.01, 0.0])
+@pytest.mark.parametrize("clip", [1.0, 1e6, None])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_lamb_in_slices_has_the_numbers_of_whole_tensors(dtype, decay, clip, monkeypatch):
+    shapes = [(300, 70), (33,), (5, 4), (), (64, 3, 2, 2)]
+    results = []
+    for fused in (True, False):
+        monkeypatch.setattr(cache_sized, "NUMBERS_PER_THREAD", 256)
+        monkeypatch.setattr(lamb, "plain_on_cpu", lambda *lists, fused=fused: fused)
+        torch.manual_seed(0)
+        weights = [torch.randn(shape, dtype=dtype).requires_grad_() for shape in shapes]
+        grads = [[torch.randn(shape, dtype=dtype) for shape in shapes] for _ in range(4)]
+        optimizer = run(weights, grads, list, lr=0.02, weight_decay=decay, max_grad_norm=clip)
+        moments = [m for state in optimizer.state.values() for m in state.values()]
+        results.append([*weights, *moments])
+    assert len(results[0]) == 3 * len(shapes)
+    tolerance = 1e-14 if dtype is torch.float64 else 1e-6
+    for sliced, whole in zip(*results, strict=True):
+        torch.testing.assert_close(sliced, whole, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("which", ["weight", "grad"])
+def test_lamb_tensors_with_gaps_are_not_sliced(which):
+    weights, grads = problem()
+    wanted = formula(
+        [w.detach() for w in weights], grads, decays=[0.01] * 3, clip=1.0, lr=0.02,
+        betas=(0.9, 0.999), eps=1e-6,
+    )  # fmt: skip
+    if which == "weight":
+        weights[0] = weights[0].detach().T.contiguous().T.requires_grad_()
+    else:
+        grads = [[step[0].T.contiguous().T, *step[1:]] for step in grads]
+    optimizer = Lamb(weights, lr=0.02)
+    for step in grads:
+        for weight, grad in zip(weights, step, strict=True):
+            weight.grad = grad
+        optimizer.step()
+    for got, want in zip(weights, wanted, strict=True):
+        torch.testing.assert_close(got.detach(), want, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("numbers", [1, 7, 64, 1 << 20])
+def test_slices_cover_every_number_once(numbers, monkeypatch):
+    monkeypatch.setattr(cache_sized, "NUMBERS_PER_THREAD", numbers)
+    tensors = [torch.zeros(shape) for shape in ((9, 5), (3,), (), (2, 40), (0,))]
+    others = [torch.zeros_like(tensor) for tensor in tensors]
+    for part, same in cache_sized.cache_sized(tensors, others):
+        assert sum(view.numel() for view in part) <= numbers * torch.get_num_threads()
+        assert [view.shape for view in part] == [view.shape for view in same]
+        for view in (*part, *same):
+            view += 1
+    assert all((tensor == 1).all() for tensor in (*tensors, *others))
+
+
+def bert_tensors():
+    """A large table, two layers of BERT-base's sizes and their biases: 18 million numbers."""
+    shapes = [(8000, 768), *[(768, 768)] * 8, *[(3072, 768), (768, 3072)] * 2]
+    shapes += [(768,)] * 20 + [(3072,)] * 2
+    torch.manual_seed(0)
+    weights = [torch.randn(shape).requires_grad_() for shape in shapes]
+    for weight in weights:
+        weight.grad = torch.randn_like(weight)
+    return [
+        {"params": [weight for weight in weights if weight.dim() > 1], "weight_decay": 0.01},
+        {"params": [weight for weight in weights if weight.dim() == 1], "weight_decay": 0.0},
+    ]
+
+
+@pytest.mark.speed
+@pytest.mark.slow
+def test_a_step_is_no_slower_than_timms():
+    """Processor time of neighbours in time; torch's default AdamW beside them does less work."""
+    from timm.optim.lamb import Lamb as TimmLamb
+
+    optimizers = [kind(bert_tensors(), lr=1e-3) for kind in (Lamb, TimmLamb, torch.optim.AdamW)]
+    rounds = []
+    for number in range(8):
+        seconds = [0.0] * 3
+        for which in (number % 3, (number + 1) % 3, (number + 2) % 3):
+            start = time.process_time()
+            optimizers[which].step()
+            seconds[which] = time.process_time() - start
+        rounds.append(seconds)
+    over_timm = statistics.median(ours / theirs for ours, theirs, _ in rounds[1:])
+    over_adamw = statistics.median(ours / adamw for ours, _, adamw in rounds[1:])
+    print(f"\nLAMB step / timm's {over_timm:.2f}, / torch's AdamW {over_adamw:.2f}")
+    assert over_timm <= 1.0
 
 
 @pytest.mark.parametrize(

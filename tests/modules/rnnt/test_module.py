@@ -344,7 +344,7 @@ def test_full_size_step_is_no_slower_than_plain_torch(reference_net):
     labels = torch.randint(1, 1023, (8, 18))
     label_lengths = torch.tensor([18, 15, 17, 13, 14, 11, 12, 9])
     batch = {"labels": labels, "label_lengths": label_lengths}
-    module.hear = lambda batch, augment: (features, lengths)
+    module.extract_features = lambda batch, augment: (features, lengths)
     plain = PlainStep(reference_net)
 
     def ours():

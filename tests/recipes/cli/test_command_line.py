@@ -65,6 +65,8 @@ DEMO = ["--config", str(Path(__file__).parents[3] / "recipes/presets/unet3d/demo
         (["fit", *DEMO, "--trainer.max_steps", "0"], 2, "--trainer.max_steps 0: nothing would"),
         (["fit", *DEMO, "--trainer.limit_train_batches", "0"], 2, "limit_train_batches 0: nothing"),
         (["fit", *DEMO, "--trainer.accumulate_grad_batches", "0"], 2, "takes at least 1 batch"),
+        (["fit", *DEMO, "--cost_per_hour", "-1"], 2, "--cost_per_hour -1.0: give 0 or more"),
+        (["fit", *DEMO, "--cost_per_hour", ".inf"], 2, "--cost_per_hour inf: give 0 or more"),
         (["speed", *DEMO, "--steps", "2"], 2, "--steps must be more than 4"),
     ],
 )

@@ -166,3 +166,35 @@ def test_too_few_runs_show_the_same_provisional_mean_as_the_score(tmp_path, make
     make.run(tmp_path, number=1, seconds=600)
     text = write_report(cli, tmp_path, tmp_path / "r.html")
     assert ">10.00 (1 of 5 runs, provisional)</dd>" in text
+
+
+def test_several_results_begin_with_a_table_of_all(tmp_path, published, cli):
+    text = write_report(cli, published / "NVIDIA", tmp_path / "r.html")
+    overview, *sections = text.split("<section>")[1:]
+    assert overview.count("<tr>") == 1 + 7
+    assert '<td class="number">28.77</td><td>valid</td>' in overview
+    assert len(sections) == 7
+    assert sum("8.521 minutes = 5.863 M samples / 11,562 per second" in s for s in sections) == 1
+    assert all("<title>train: " in section for section in sections)
+
+
+@pytest.mark.parametrize("value", ["Infinity", "-Infinity", "NaN", "1e308", "1e-320"])
+def test_an_evaluation_without_bounds_is_left_out_of_the_curves(value, tmp_path, make, cli):
+    lines = make.ssd(evals=((40, 0.15), (45, 0.125), (50, 0.24)))
+    lines = [line.replace("0.125", value) for line in lines]
+    make.write(
+        tmp_path / "a.log",
+        [line.replace('"epoch_num": 40', '"epoch_num": 1e999') for line in lines],
+    )
+    text = write_report(cli, tmp_path, tmp_path / "r.html")
+    drawing = text[text.index("<svg") :]
+    assert "nan" not in drawing.replace("nan</", "").lower() or value == "NaN"
+    assert "inf" not in re.sub(r"<[^>]*title[^>]*>.*?<", "<", drawing).lower()
+
+
+def test_seconds_of_a_record_without_bounds_are_left_out(tmp_path, make, cli):
+    record = make.run(tmp_path, number=1) / "run.json"
+    facts = json.loads(record.read_text())
+    facts["seconds"] = {"train": float("inf"), "eval": 5.0, "total": 6.0}
+    record.write_text(json.dumps(facts))
+    assert "eval: 5.00" in write_report(cli, tmp_path, tmp_path / "r.html")

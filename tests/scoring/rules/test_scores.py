@@ -44,7 +44,7 @@ def test_published_logs_give_the_published_table(published):
 @pytest.mark.parametrize("benchmark", ["resnet", "unet3d", "dlrm", "maskrcnn"])
 def test_scores_equal_the_official_summarizer(published, benchmark):
     item = next(s for s in scores_of(published) if s.benchmark == benchmark)
-    opinion = second_opinion(item, "1.0.0")
+    opinion = second_opinion(item)
     assert opinion["minutes"] == pytest.approx(item.minutes, abs=1e-3)
     assert opinion["rcp"].startswith("pass") == bool(item.rcp["now"].passed)
 
@@ -362,7 +362,7 @@ def test_a_log_in_percent_reaches_nothing(tmp_path, make):
     (item,) = scores_of(tmp_path)
     assert (item.minutes, item.not_converged, item.verdict) == (None, 5, "invalid")
     assert "23.5 is above 1: is the log in percent?" in item.runs[0].notes[0]
-    assert second_opinion(item, "1.0.0")["minutes"] is None
+    assert second_opinion(item)["minutes"] is None
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,92 @@
+"""The top of the report: every result in one table, and its minutes by part."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+
+from scoring.commands.side_figures import BATCH, Side, count, equation, shown_rate, why_figures
+from scoring.drawing.report_charts import minutes_by_part
+from scoring.drawing.tables import number, text
+
+# The first four fit into a phone's width.
+COLUMNS = ["benchmark", "minutes", "verdict", "accel.", "result", "batch", "to target"]
+COLUMNS += ["per accel.", "evaluation"]
+NUMERIC = frozenset({1, 3, 5, 6, 7, 8})
+
+
+def overview(sides: Sequence[Side]) -> str:
+    """Return the table of all results and their stacked bars.
+
+    Args:
+        sides: The results, in the order of the page's sections.
+
+    Returns:
+        HTML; empty for a page with one result.
+    """
+    if len(sides) < 2:
+        return ""
+    head = "".join(f"<th{_kind(i)}>{html.escape(name)}</th>" for i, name in enumerate(COLUMNS))
+    rows = "".join(map(_row, sides))
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    return f'<section><h2>Overview</h2><div class="wide">{table}</div>{_bars(sides)}</section>'
+
+
+def _kind(column: int) -> str:
+    if COLUMNS[column] == "result":
+        return ' class="name"'
+    return ' class="number"' if column in NUMERIC else ""
+
+
+def _row(side: Side) -> str:
+    item, parts = side.score, side.parts
+    known = parts is not None
+    cells = [
+        item.benchmark,
+        f"{number(side.shown_minutes)}{' (demo)' if item.demo else ''}",
+        item.verdict,
+        text(item.accelerators) or "-",
+        side.name,
+        text(item.global_batch_size) or "-",
+        f"{count(parts.amount)} {parts.unit}" if known and parts.amount else "-",
+        shown_rate(parts) or "-",
+        f"{parts.evaluation_share:.1%}" if known and parts.evaluation_share is not None else "-",
+    ]
+    row = "".join(
+        f"<td{_kind(column)}>{html.escape(cell)}</td>" for column, cell in enumerate(cells)
+    )
+    return f"<tr>{row}</tr>"
+
+
+def _bars(sides: Sequence[Side]) -> str:
+    """Return one chart per benchmark, as minutes of two benchmarks have nothing in common."""
+    charts = []
+    for name in dict.fromkeys(side.score.benchmark for side in sides):
+        chosen = [side for side in sides if side.score.benchmark == name and side.parts]
+        if len(chosen) < 2:
+            continue
+        chart = minutes_by_part([(side.name, side.parts) for side in chosen if side.parts])
+        charts.append(f"<h3>{html.escape(name)}: minutes</h3>{chart}" if chart else "")
+    return "".join(charts)
+
+
+def why(side: Side) -> str:
+    """Return what a result's minutes are made of: the equation, its figures and a stacked bar.
+
+    Args:
+        side: The result.
+
+    Returns:
+        HTML; empty without a converged run.
+    """
+    if side.parts is None:
+        return ""
+    sentence = equation(side)
+    shown = f"<p>{html.escape(sentence)}</p>" if sentence else ""
+    cells = "".join(
+        f"<div><dt>{html.escape(label)}</dt><dd>{html.escape(text(value))}</dd></div>"
+        for label, value in why_figures(side.parts)
+        if value is not None and label != BATCH  # it is among the figures above
+    )
+    bar = minutes_by_part([(side.name, side.parts)])
+    return f'<h3>Why these minutes</h3>{shown}<dl class="figures">{cells}</dl>{bar}'

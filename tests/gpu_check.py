@@ -1,0 +1,178 @@
+"""A first look at a machine with a GPU, within eight minutes: is it right, and how fast is it?
+
+    python -m tests.gpu_check                  one card
+    python -m tests.gpu_check --devices 8      also ranks that must equal one, and how they scale
+    python -m tests.gpu_check --device cpu --steps 2 --minutes 30      a rehearsal without a card
+
+In this order: the tests marked ``gpu`` that guard correctness, with several devices the ranks,
+``speed --synthetic`` of every recipe with its preset, those furthest from the card's limit first,
+then variants of these. Each step is a process with a time limit of its own and a log; one that
+fails or is stopped stops nothing else. Figures are written as they come (``speed/<recipe>.json``,
+``variants/<recipe>.json``), a table at the end; steps for which no time is left are named. Exit
+status 1 if a step failed, ranks differ or a variant is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.gpu_table import table
+
+ROOT = Path(__file__).resolve().parents[1]
+# By how far the published best is from the limit of the card: the furthest first.
+RECIPES = ("minigo", "dlrm", "rnnt", "unet3d", "maskrcnn", "ssd", "resnet", "bert")
+# Those furthest away, on top of eager fp32; "preset" means the preset's own settings.
+VARIANTS = {
+    "minigo": "bf16,preset",
+    "dlrm": "tf32,bf16,preset",
+    "rnnt": "bf16,preset",
+    "unet3d": "bf16,channels_last,channels_last+bf16,preset",
+    "maskrcnn": "bf16,channels_last+bf16,preset",
+}
+# What a preset sets that only a CUDA device can do, or that takes minutes elsewhere.
+WITHOUT_A_CARD = ["--trainer.accelerator", "cpu", "--warmup.compile", "false"]
+OWN = {"minigo": ["--model.cuda_graph_play", "false"]}
+GRACE_S = 5.0
+
+
+class Step(NamedTuple):
+    """One process of the check."""
+
+    name: str
+    command: list[str]
+    limit_s: float
+
+
+class Outcome(NamedTuple):
+    """How a step ended."""
+
+    step: Step
+    status: str
+    """``passed``, ``failed (STATUS)``, ``stopped after N s`` or ``left out``."""
+    seconds: float
+    last_line: str
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    given = parse(arguments)
+    folder: Path = given.out
+    for name in ("speed", "variants", "logs"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for old in folder.rglob("*.json"):  # of an earlier check: the table has this one's figures
+        old.unlink()
+    outcomes = run_all(plan(given), folder / "logs", given.minutes * 60)
+    text, right = table(folder, outcomes)
+    (folder / "table.txt").write_text(text)
+    print(text)
+    return 0 if right and all(each.status == "passed" for each in outcomes) else 1
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.gpu_check",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--devices", type=int, default=1, help="ranks to compare with one")
+    parser.add_argument("--preset", default="h200x1", help="which of each recipe's presets")
+    parser.add_argument("--steps", type=int, default=12, help="optimizer steps of each round")
+    parser.add_argument("--minutes", type=float, default=8.0, help="for everything together")
+    parser.add_argument("--only", nargs="+", choices=RECIPES, default=list(RECIPES))
+    parser.add_argument("--out", type=Path, default=Path("gpu_check"), help="figures and logs")
+    return parser.parse_args(arguments)
+
+
+def plan(given: argparse.Namespace) -> list[Step]:
+    """Return the steps in the order of their worth: a fast wrong step is worth nothing."""
+    tests = ["-m", "pytest", "-q", "-m", "gpu and not demo", "-p", "no:cacheprovider"]
+    workers = ["-n", "4"] if given.device == "cuda" else ["-n", "0"]
+    steps = [Step("correct", [sys.executable, *tests, *workers, "tests"], 150)]
+    if given.devices > 1:
+        ranks = ["--device", given.device, "--devices", str(given.devices)]
+        command = [sys.executable, "-m", "tests.gpu_ranks", *ranks, "--out", str(given.out)]
+        steps.append(Step("ranks", command, 120))
+    steps += [Step(f"speed {stem}", speed(given, stem), 60) for stem in given.only]
+    return steps + [
+        Step(f"variants {stem}", speed(given, stem, VARIANTS[stem]), 75)
+        for stem in given.only
+        if stem in VARIANTS
+    ]
+
+
+def speed(given: argparse.Namespace, stem: str, variants: str | None = None) -> list[str]:
+    """Build the command that measures a recipe; its figures go into a file of its own."""
+    preset = f"recipes/presets/{stem}/{given.preset}.yaml"
+    file = given.out.resolve() / ("variants" if variants else "speed") / f"{stem}.json"
+    command = [sys.executable, f"recipes/{stem}.py", "speed", "--synthetic", "--config", preset]
+    command += ["--steps", str(given.steps), "--json", str(file)]
+    if given.device == "cpu":
+        command += [*WITHOUT_A_CARD, *OWN.get(stem, [])]
+    return command + (["--variants", variants] if variants else [])
+
+
+def run_all(steps: Sequence[Step], logs: Path, budget_s: float) -> list[Outcome]:
+    """Run the steps one after the other; what the budget does not reach is left out."""
+    end, outcomes = time.monotonic() + budget_s, []
+    for step in steps:
+        left = end - time.monotonic()
+        if left <= 0:
+            outcomes.append(Outcome(step, "left out", 0.0, "no time was left"))
+            continue
+        outcome = run_step(step._replace(limit_s=min(step.limit_s, left)), logs)
+        print(
+            f"{outcome.seconds:6.1f} s  {step.name:18} {outcome.status}: {outcome.last_line}",
+            flush=True,
+        )
+        outcomes.append(outcome)
+    return outcomes
+
+
+def run_step(step: Step, logs: Path) -> Outcome:
+    """Run one step in a session of its own, so that its time limit ends its children too."""
+    path, start = logs / f"{step.name.replace(' ', '-')}.log", time.monotonic()
+    with path.open("w") as log:
+        log.write(f"{' '.join(step.command)}\n")
+        log.flush()
+        process = subprocess.Popen(
+            step.command,
+            cwd=ROOT,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            code = process.wait(step.limit_s)
+            status = "passed" if code == 0 else f"failed ({code})"
+        except subprocess.TimeoutExpired:
+            status = f"stopped after {step.limit_s:.0f} s"
+        finally:
+            end_session(process)
+    lines = [line for line in path.read_text(errors="replace").splitlines()[1:] if line.strip()]
+    last = lines[-1].strip() if lines else "no output"
+    return Outcome(step, status, time.monotonic() - start, last)
+
+
+def end_session(process: subprocess.Popen[bytes]) -> None:
+    """End a step and the processes that it started."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE_S)
+            if number == signal.SIGKILL:
+                return
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
