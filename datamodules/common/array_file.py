@@ -21,6 +21,7 @@ _PADDING_ID = 0xD935  # of an extra field, as Android's zipalign writes it
 def save_arrays(file: IO[bytes] | Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write arrays as ``np.savez`` does, each at a multiple of 64 bytes."""
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        assert archive.fp is not None
         for name, array in arrays.items():
             info = zipfile.ZipInfo(f"{name}.npy")
             start = archive.fp.tell() + _LOCAL_HEADER + len(info.filename) + _ZIP64_BYTES + 4
