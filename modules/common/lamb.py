@@ -103,7 +103,7 @@ class Lamb(Optimizer):
         return (global_norm(grads) / self.max_grad_norm).clamp(min=1.0)
 
     def _update(self, group: dict[str, Any], weights: list[Tensor], shrink: Tensor | None) -> None:
-        lists = [weights, [weight.grad for weight in weights], *self._moments(weights)]
+        lists: Any = [weights, [weight.grad for weight in weights], *self._moments(weights)]
         fused = self.bias_correction and self.grad_averaging and plain_on_cpu(*lists)
         directions = _fused_directions if fused else self._directions
         updates: list[Tensor] = directions(group, shrink, *lists)
@@ -165,7 +165,7 @@ def _fused_directions(
     updates = [torch.zeros_like(weight) for weight in weights]
     for to, own, grad, m, v in cache_sized(updates, weights, grads, first, second):
         if clips:
-            grad = torch._foreach_div(grad, shrink)
+            grad = list(torch._foreach_div(grad, shrink))
         torch._fused_adam_(
             to, grad, m, v, [], [step] * len(to), lr=-1.0, beta1=beta1, beta2=beta2,
             weight_decay=0.0, eps=group["eps"], amsgrad=False, maximize=False,
