@@ -42,7 +42,10 @@ class GpuCounter:
         self._first = self._millijoules()
 
     def joules(self) -> float:
-        """Return the energy in J since this counter was made, over all its GPUs.
+        """Return the energy since this counter was made, over all its GPUs.
+
+        Returns:
+            Joules.
 
         Raises:
             EnergyUnknown: If NVML fails, or a driver was loaded anew meanwhile.
@@ -92,7 +95,10 @@ class ProcessorCounter:
         self._last, self._read_at = self._read(), now()
 
     def joules(self) -> float:
-        """Return the energy in J since this counter was made, over all packages.
+        """Return the energy since this counter was made, over all packages.
+
+        Returns:
+            Joules.
 
         Raises:
             EnergyUnknown: If a counter cannot be read any more, or was not read for so long that

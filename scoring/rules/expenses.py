@@ -112,9 +112,10 @@ def _kept(result: ResultSet, item: Score) -> list[Run]:
 
 def _cost(runs: Sequence[Run], item: Score, price: float | None) -> tuple[float | None, str | None]:
     minutes = item.provisional_minutes if item.minutes is None else item.minutes
-    if price is not None:
-        known = minutes is not None
-        return (minutes * price / 60, None) if known else (None, "the result has no minutes")
+    if price is not None and minutes is None:
+        return None, "the result has no minutes"
+    if price is not None and minutes is not None:
+        return minutes * price / 60, None
     costs = [run.fact("cost") for run in runs]
     good = [cost for cost in costs if isinstance(cost, int | float)]
     if costs and len(good) == len(costs):

@@ -225,7 +225,7 @@ def _reasons(
 ) -> list[str]:
     if bench is None:
         return [*result.problems, f"this round has no benchmark {result.benchmark!r}"]
-    reasons = [*result.problems, *result.unreadable, *_shared_seeds(result, rules)]
+    reasons = [*result.problems, *result.unreadable]
     if failed > bench.drop:
         rejected = sum(run.outcome == REJECTED for run in counted)
         by_whom = f" ({rejected} of them rejected by the official checker)" if rejected else ""
@@ -243,7 +243,7 @@ def _reasons(
         reasons.append(then.text)
     if then and then.passed is False and len(counted) >= bench.runs and not result.published:
         reasons.append(f"convergence test failed: {then.text}")
-    return reasons
+    return [*reasons, *_shared_seeds(result, rules)]
 
 
 def _shared_seeds(result: ResultSet, rules: Round) -> list[str]:

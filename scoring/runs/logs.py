@@ -8,13 +8,13 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 # No count or time in a log is larger; a float holds each exactly enough.
 LARGEST = 1e18
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[int | float]:
     """Return whether a logged value is a number that can be reckoned with.
 
     Args:
