@@ -87,7 +87,7 @@ class Run:
             quality_names=self.benchmark.quality_names,
         )
         self._data_check = data_check = DataCheck(self.benchmark, self.division)
-        energy = Energy(state, cost_per_hour=cli.config.cost_per_hour)
+        energy = Energy(state, cost_per_hour=cli.config.get("cost_per_hour"))
         self.record = RunRecord(
             target=self.target,
             warm_up=warm_up,
