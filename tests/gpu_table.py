@@ -69,7 +69,8 @@ def speed_row(facts: Mapping[str, Any]) -> list[str]:
 def variant_rows(facts: Mapping[str, Any]) -> Iterator[list[str]]:
     """Yield a row per variant of a recipe."""
     for each in facts.get("variants") or []:
-        verdict = "right" if each.get("right") else "WRONG"
+        # None: the network amplifies rounding too much to tell.
+        verdict = {True: "right", None: "unclear"}.get(each.get("right", False), "WRONG")
         if each.get("error"):
             verdict = f"did not run: {each['error']}"
         yield [

@@ -12,6 +12,7 @@ import pytest
 from recipes.cli.arguments import Arguments
 from recipes.cli.main import COMMANDS
 from recipes.cli.parser import RecipeCLI
+from recipes.speed.flags import SpeedCLI
 from tests.page_examples import page_examples, write_examples
 
 ROOT = Path(__file__).parents[1]
@@ -73,6 +74,8 @@ def test_recipe_command_parses(stem, text, monkeypatch, tmp_path):
         assert "--ckpt_path" in given
         assert benchmark.predicts
         RecipeCLI(benchmark, command, given.without(""), build=False)
+    elif command == "speed":
+        SpeedCLI(benchmark, args, build=False)
     elif command in COMMANDS:
         RecipeCLI(benchmark, command, args, build=False)
 

@@ -15,6 +15,7 @@ import numpy as np
 from datamodules.coco.faults import entry_problems, geometry_problems, record_problems
 from datamodules.coco.misfit import drawable
 from datamodules.coco.published import are_published
+from datamodules.common.array_file import map_arrays, save_arrays
 
 Polygons = list[np.ndarray]
 
@@ -77,30 +78,43 @@ class Annotations:
     def save(self, file: IO[bytes] | Path) -> None:
         """Write everything to one ``.npz`` file."""
         arrays = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        np.savez(file, **arrays | {"file_name": np.array(self.file_name)})
+        save_arrays(file, arrays | {"file_name": np.array(self.file_name)})
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Another process maps the file itself: these are 700 MB for COCO.
+        path = self.__dict__.get("_path")
+        return {"_path": path} if path else self.__dict__
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        path = state.get("_path")
+        self.__dict__.update(vars(load_annotations(path, verify=False)) if path else state)
 
 
-def load_annotations(path: Path) -> Annotations:
-    """Read a file of ``Annotations.save``; a ValueError names it if it is damaged."""
-    with _opened(path) as arrays:
-        return Annotations(
-            **{k: arrays[k].tolist() if k == "file_name" else arrays[k] for k in arrays}
-        )
+def load_annotations(path: Path, *, verify: bool = True) -> Annotations:
+    """Map a file of ``Annotations.save``; a ValueError names it if it is damaged.
+
+    Args:
+        path: The file.
+        verify: Compare all bytes with their checksums.
+    """
+    with _damage_named(path):
+        arrays: dict[str, Any] = map_arrays(path, verify=verify)
+        loaded = Annotations(**arrays | {"file_name": arrays["file_name"].tolist()})
+    object.__setattr__(loaded, "_path", path)
+    return loaded
 
 
 def load_names(path: Path) -> list[str]:
     """Read only the images' names of a file of ``Annotations.save``."""
-    with _opened(path) as arrays:
+    with _damage_named(path), np.load(path) as arrays:
         names: list[str] = arrays["file_name"].tolist()
         return names
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """Open an archive of arrays, whose checksums are verified as they are read."""
+def _damage_named(path: Path) -> Iterator[None]:
     try:
-        with np.load(path) as arrays:
-            yield arrays
+        yield
     except FileNotFoundError:
         raise
     except Exception as error:  # damaged archives fail in many ways

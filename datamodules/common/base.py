@@ -9,6 +9,7 @@ import lightning as L
 from lightning.fabric.utilities.seed import pl_worker_init_function
 
 from datamodules.common.loaders import send_errors_instead_of_batches
+from datamodules.common.memory import MemoryNeed
 from datamodules.common.sampling import EpochSampler, ranks, resume_position, run_seed
 
 
@@ -49,6 +50,10 @@ class BenchmarkDataModule(L.LightningDataModule):
             ValueError: If they are known only after ``prepare``, which has not run.
         """
         return {}
+
+    def memory_needs(self) -> list[MemoryNeed]:
+        """Return what every rank keeps in memory besides batches, for ``doctor``."""
+        return []
 
     def use_synthetic_data(self, memory: float) -> list[str]:
         """Take the facts of the benchmark's whole data set; from now on no file is read.

@@ -110,6 +110,9 @@ def missing_space(folder: Path, num_bytes: int) -> list[str]:
     Args:
         folder: The prepared folder; what it has already is no longer to be written.
         num_bytes: All that is in it in the end.
+
+    Returns:
+        The lines.
     """
     done = sum(path.stat().st_size for path in folder.glob("*") if path.is_file())
     line = space_problem(folder, max(0, num_bytes - done))

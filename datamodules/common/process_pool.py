@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
@@ -99,12 +99,14 @@ def _parallel(
     pool = ProcessPoolExecutor(processes, context, _start_worker, (os.getpid(),))
     try:
         with _main_script_left_out(), _one_thread(), _interrupt_held_back():
-            futures: list[Future[Result]] = [pool.submit(_work, job, item) for item in items]
-        for future in as_completed(futures):
+            # No list of our own: it would keep every result until the end.
+            completed = as_completed([pool.submit(_work, job, item) for item in items])
+        while (future := next(completed, None)) is not None:
             try:
                 yield future.result()
             except ValueError as error:
                 yield str(error)
+            del future
     except BrokenProcessPool:
         raise ValueError(
             "a preprocessing process was killed, most likely for lack of memory; finished work is "

@@ -5,7 +5,7 @@ Letters: B rows of a batch.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import torch
@@ -100,6 +100,9 @@ class CriteoBlocks(Dataset[Batch]):
     def __init__(self, folder: Path, split: str) -> None:
         self._folder, self._split = folder, split
         self._files: dict[str, np.ndarray] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_files": None}  # another process maps the files itself
 
     def __getitem__(self, block: Block) -> Batch:
         if self._files is None:

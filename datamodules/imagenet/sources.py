@@ -32,10 +32,13 @@ class FileSource:
     remedy = "extract it from its archive again"
 
     def __init__(self, root: Path, listing: Path, split: str) -> None:
-        self.root, self.listing = root, listing
+        self.root, self.listing, self.split = root, listing, split
         # Mapped, so that workers share the pages: a list of a million paths would be copied.
         self._names = np.load(listing / f"{split}.names.npy", mmap_mode="r")
         self._labels = np.load(listing / f"{split}.labels.npy", mmap_mode="r")
+
+    def __reduce__(self) -> tuple[type["FileSource"], tuple[Path, Path, str]]:
+        return FileSource, (self.root, self.listing, self.split)  # a worker maps the files itself
 
     def read(self, number: int) -> tuple[bytes, int]:
         """Return a plain JPEG's bytes (others are re-encoded, as in shards) and the class."""

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import zip_longest
+from math import prod
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,6 +22,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.common.base import BenchmarkDataModule
 from datamodules.common.cache import build_once, demo_folder
+from datamodules.common.memory import MemoryNeed
 from datamodules.common.preparation import damage_lines, units_to_redo
 from datamodules.common.records import damaged_units
 from datamodules.common.sampling import evaluation_indices, padded_length, run_seed
@@ -175,6 +177,15 @@ class KiTS19DataModule(BenchmarkDataModule):
             ]
         except (FileNotFoundError, ValueError) as error:
             return str(error).splitlines()
+
+    def memory_needs(self) -> list[MemoryNeed]:
+        """Return the volumes that ``device_cache`` keeps, as far as they are prepared."""
+        cases = self._prepared_cases() if self.device_cache else {}
+        held = {*self._split.evaluation}
+        # Training images in half, evaluation images in single precision, labels of one byte.
+        sizes = (prod(case.shape) * (5 if name in held else 3) for name, case in cases.items())
+        advice = "leave out --data.device_cache"
+        return [MemoryNeed("volumes (--data.device_cache)", sum(sizes), True, advice)]
 
     def differences(self) -> list[str]:
         """Compare cases and split with KiTS19's and, once prepared, classes and checksums."""

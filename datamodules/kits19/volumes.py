@@ -5,7 +5,7 @@ Letters: B batch, D H W voxels of a crop or volume.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -54,6 +54,9 @@ class TrainingVolumes(Dataset[Batch]):
         self.oversampling, self.brightness = oversampling, brightness
         self.seed, self.draws_only = seed, draws_only
         self._boxes: dict[int, dict[int, np.ndarray]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_boxes": {}}
 
     def __len__(self) -> int:
         return len(self.cases)

@@ -5,7 +5,7 @@ Letters: B batch, N audio samples, U labels.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict
 from zipfile import BadZipFile
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
+from datamodules.common.array_file import map_arrays
 from datamodules.common.sampling import SampleKey, sample_rng
 from datamodules.common.shards import ShardSet
 from datamodules.librispeech.manifest import DATASET, Manifest
@@ -58,10 +59,22 @@ class Utterances(Dataset[Sample]):
         numbers: np.ndarray | None = None,
     ) -> None:
         self.shards = ShardSet(folder, split, dataset=DATASET)
-        self.num_samples = manifest.num_samples[split]
-        labels = _table(folder / f"{split}-labels.npz")
-        self.ids, self.ends, self.keys = labels["ids"], labels["ends"], labels["keys"]
+        self.num_samples = np.array(manifest.num_samples[split], np.int32)
+        self._labels = folder / f"{split}-labels.npz"
+        self._map_labels(verify=True)
         self.seed, self.numbers = seed, numbers
+
+    def _map_labels(self, *, verify: bool) -> None:
+        labels = _table(self._labels, verify=verify)
+        self.ids, self.ends, self.keys = labels["ids"], labels["ends"], labels["keys"]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Another process maps the labels itself: 80 MB for LibriSpeech.
+        return {k: v for k, v in self.__dict__.items() if k not in ("ids", "ends", "keys")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._map_labels(verify=False)
 
     def __len__(self) -> int:
         return len(self.ends) if self.numbers is None else len(self.numbers)
@@ -113,10 +126,9 @@ def batches_by_length(numbers: Sequence[int], lengths: np.ndarray, size: int) ->
     return [ordered[first : first + size] for first in range(0, len(ordered), size)]
 
 
-def _table(path: Path) -> dict[str, np.ndarray]:
-    """Read all arrays of a file that the preparation wrote."""
+def _table(path: Path, *, verify: bool) -> dict[str, np.ndarray]:
+    """Map all arrays of a file that the preparation wrote."""
     try:
-        with np.load(path) as arrays:
-            return dict(arrays)
+        return map_arrays(path, verify=verify)
     except (BadZipFile, EOFError, ValueError):
         raise ValueError(f"{path} is damaged; delete it and run the prepare command") from None

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from datamodules.common.array_file import save_arrays
 from datamodules.common.atomic import atomic_file
 from datamodules.common.preparation import preparing, shorten
 from datamodules.common.process_pool import outcomes
@@ -259,4 +260,4 @@ def _write_labels(
     ends = np.cumsum([len(transcript) for transcript in labels], dtype=np.int64)
     keys = np.array([utterance.key for utterance in utterances])
     with atomic_file(out / _labels_name(split)) as file:
-        np.savez(file, ids=ids, ends=ends, keys=keys)
+        save_arrays(file, {"ids": ids, "ends": ends, "keys": keys})

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.common.base import BenchmarkDataModule
 from datamodules.common.cache import build_once, demo_folder
+from datamodules.common.memory import MemoryNeed
 from datamodules.common.sampling import (
     EpochSampler,
     evaluation_indices,
@@ -41,7 +42,7 @@ from datamodules.selfplay.go.moves import Rules
 from datamodules.selfplay.go.players import Players, PlayersState
 from datamodules.selfplay.go.records import read_game
 from datamodules.selfplay.inputs import PositionInputs
-from datamodules.selfplay.memory import memory_plan
+from datamodules.selfplay.memory import GIB, memory_plan
 from datamodules.selfplay.speed import SpeedOfPlay
 from datamodules.selfplay.window import (
     Generation,
@@ -265,6 +266,13 @@ class SelfPlayDataModule(PositionInputs, SpeedOfPlay, BenchmarkDataModule):
         """List what the doctor reports besides problems."""
         memory = memory_plan(self).text()
         return [memory] if self.problems() else [*self._notes_on_games(), memory]
+
+    def memory_needs(self) -> list[MemoryNeed]:
+        """Return the window of games and the search trees."""
+        plan = memory_plan(self)
+        what = f"games ({plan.games / GIB:.1f} GiB) and search trees ({plan.trees / GIB:.1f} GiB)"
+        advice = "reduce --data.workers or --data.games_at_once"
+        return [MemoryNeed(what, plan.games + plan.trees, False, advice)]
 
     def _notes_on_games(self) -> list[str]:
         games, checked = self._files.newest(self.window), read_check(self._prepared)

@@ -27,7 +27,7 @@ def cache_sized(*lists: Sequence[Tensor]) -> Iterator[tuple[list[Tensor], ...]]:
     Small tensors share a slice, large ones are cut.
 
     Args:
-        lists: Contiguous tensors, their sizes the same in every list.
+        *lists: Contiguous tensors, their sizes the same in every list.
 
     Yields:
         One list of flat views per list.

@@ -40,6 +40,8 @@ class Needs:
     in 10^9 bytes; ``None``: it also holds games, so not known."""
     device_gib: float | None = None
     """Memory of all GPUs together that the closed settings need, in GiB; ``None``: not known."""
+    device_gib_of: Callable[[Mapping[str, Any]], float] | None = None
+    """The same of own data, from its data module's ``net_facts()``."""
     published_minutes: float | None = None
     """NVIDIA's score on eight A100-SXM4-80GB in round v1.0; ``None`` where it has none."""
     source: str

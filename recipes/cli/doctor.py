@@ -16,6 +16,7 @@ from datamodules.common.loaders import memory_note, socket_problem
 from recipes.cli.benchmark import Benchmark
 from recipes.cli.data_check import OPEN
 from recipes.cli.demo_times import demo_time
+from recipes.cli.doctor_memory import shortages
 from recipes.cli.environment import writable
 from recipes.cli.screen import wrap_to_terminal
 
@@ -45,7 +46,7 @@ def examine(benchmark: Benchmark, datamodule: Any, *, own_data: bool = False) ->
         The findings.
     """
     yield from _libraries()
-    yield from _devices(benchmark)
+    yield from _devices()
     yield from _loaders(datamodule)
     root: Path | None = getattr(datamodule, "root", None)
     if root is None:
@@ -76,16 +77,14 @@ def _libraries() -> Iterator[Finding]:
     yield Finding("has", ", ".join(named))
 
 
-def _devices(benchmark: Benchmark) -> Iterator[Finding]:
+def _devices() -> Iterator[Finding]:
     import torch
 
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     yield Finding("has", f"{os.cpu_count()} CPU cores, {pages / 2**30:.0f} GiB memory")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    memory = 0.0
     for index in range(count):
         properties = torch.cuda.get_device_properties(index)
-        memory += properties.total_memory / 2**30
         yield Finding("has", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB")
     if not count and shutil.which("nvidia-smi"):
         yield Finding(
@@ -95,13 +94,6 @@ def _devices(benchmark: Benchmark) -> Iterator[Finding]:
         )
     elif not count:
         yield Finding("note", "no CUDA device: demos run here, the real benchmark needs a GPU")
-    least = benchmark.needs.device_gib
-    if count and least and memory < least:
-        yield Finding(
-            "note",
-            f"the closed settings need {least:g} GiB of GPU memory, {memory:.0f} GiB are "
-            f"available; use more GPUs, or a preset in recipes/presets/{benchmark.name}/",
-        )
 
 
 def _loaders(datamodule: Any) -> Iterator[Finding]:
@@ -151,6 +143,8 @@ def _data(
     if prepared is None and root.is_dir() and not writable(target):
         hint = " (--data.prepared_dir)" if hasattr(datamodule, "prepared_dir") else ""
         yield Finding("lacks", f"{target} cannot be written: choose a writable directory{hint}")
+    for line in shortages(benchmark, datamodule, own_data=own_data and bool(differences)):
+        yield Finding("lacks", line)
     if prepared is None:
         yield _disk(benchmark, target, download=bool(problems))
     if problem := checkpoint_problem(benchmark):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -18,6 +19,9 @@ STEPS = 3
 # A tensor counts by itself unless its gradient is this small a part of the whole: those of biases
 # before a normalisation are rounding errors only.
 LEAST_SHARE = 0.01
+# bf16 rounds every activation too, so a right variant may differ this many times as much from fp32
+# as fp32 itself does with weights that were rounded to bf16.
+TIMES_ROUNDED = 10.0
 
 
 class Tolerance(NamedTuple):
@@ -68,6 +72,7 @@ class Gate:
         self, cli: Any, trainer: L.Trainer, batches: list[Any], reference: Settings
     ) -> None:
         self._cli, self._trainer, self._batches = cli, trainer, batches
+        self._settings = reference
         self._start = {name: x.detach().cpu().clone() for name, x in _tensors(cli.model)}
         steps = self._steps(reference)
         self._reference = [
@@ -78,7 +83,31 @@ class Gate:
 
     def errors(self, settings: Settings) -> Errors:
         """Return how far a variant's steps are from the reference's."""
-        pairs = zip(self._steps(settings), self._reference, strict=True)
+        return self._compare(self._steps(settings))
+
+    def right(self, errors: Errors, tolerance: Tolerance) -> bool | None:
+        """Judge errors; None where the network amplifies bf16's rounding too much to tell.
+
+        Args:
+            errors: Of a variant.
+            tolerance: What a well-conditioned network keeps to, in this precision.
+
+        Returns:
+            Whether the variant is right. A few samples in a batch normalisation can turn the
+            rounding of weights into other gradients; then errors like those say nothing.
+        """
+        if errors.within(tolerance) or tolerance is FULL:
+            return errors.within(tolerance)
+        natural = Tolerance(*(TIMES_ROUNDED * error for error in self.rounded))
+        return None if errors.within(natural) else False
+
+    @cached_property
+    def rounded(self) -> Errors:
+        """How far the reference's own steps are after its weights were rounded to bf16."""
+        return self._compare(self._steps(self._settings, rounded=True))
+
+    def _compare(self, steps: Iterator[tuple[Tensor, dict[str, Tensor]]]) -> Errors:
+        pairs = zip(steps, self._reference, strict=True)
         errors = [_step_errors(*step, expected) for step, expected in pairs]
         return Errors(*(_largest(column) for column in zip(*errors, strict=True)))
 
@@ -88,9 +117,15 @@ class Gate:
             for name, tensor in _tensors(self._cli.model):
                 tensor.copy_(self._start[name])
 
-    def _steps(self, settings: Settings) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    def _steps(
+        self, settings: Settings, *, rounded: bool = False
+    ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         module = self._cli.model
         self.restart()
+        if rounded:
+            with torch.no_grad():
+                for weight in module.parameters():
+                    weight.copy_(weight.bfloat16())
         with (
             torch.random.fork_rng(),
             settings.applied(),

@@ -56,7 +56,7 @@ def _chosen(args: argparse.Namespace, names: list[str], filters: Filters) -> Com
         raise ValueError(f"compare takes one or two results, got {len(names)}")
     if args.round:
         return compare_with_round(paths, round_word(args.round), filters)
-    return compare_results(paths, filters)
+    return compare_results(paths, filters, args.cost_per_hour)
 
 
 def _of_rounds(

@@ -15,6 +15,7 @@ from scoring.commands.scoreboard import scoreboard
 from scoring.commands.side_figures import Side, figures, summary_cells, summary_columns
 from scoring.drawing.plots import Bar, Bars
 from scoring.drawing.tables import Ratio, Table
+from scoring.rules.expenses import not_comparable
 from scoring.rules.gap import SIGNIFICANT, explain_gap
 from scoring.rules.olympic import faster_p_value
 from scoring.rules.rounds.names import task_of
@@ -23,10 +24,12 @@ from scoring.rules.scores import Score
 LEAST_SHOWN_P = 0.001
 
 
-def compare_results(paths: Sequence[Path], filters: Filters) -> Comparison:
+def compare_results(
+    paths: Sequence[Path], filters: Filters, cost_per_hour: float | None = None
+) -> Comparison:
     """Compare one or two directories, benchmark by benchmark; networks get a scoreboard."""
     scored = [[pair for pair in score_all(path) if filters(pair[0])] for path in paths]
-    sides = [[Side.of(result, item) for result, item in found] for found in scored]
+    sides = [[Side.of(result, item, cost_per_hour) for result, item in found] for found in scored]
     boards = scoreboard([pair for found in scored for pair in found])
     left_out = _left_out_notes(side.score for found in sides for side in found)
     on_boards = {board.benchmark for board in boards} if len(paths) == 1 else set()
@@ -122,6 +125,7 @@ def _pair(first: Side, second: Side) -> dict[str, Any]:
         "gap": explain_gap(first.parts, second.parts).as_json()  # type: ignore[arg-type]
         if explained
         else None,
+        "energy": not_comparable(first.used, second.used),
         "why": gap_sentence(first, second) if explained else None,
     }
 
@@ -141,8 +145,8 @@ def _pair_table(first: Side, second: Side, pair: Mapping[str, Any]) -> Table:
 
 def _pair_notes(pair: dict[str, Any]) -> list[str]:
     names = f"{pair['benchmark']}, A {pair['a']['name']}, B {pair['b']['name']}: "
-    lines = [names + _faster(pair)]
-    return [*lines, f"{pair['benchmark']}: {pair['why']}"] if pair["why"] else lines
+    more = [pair[key] for key in ("why", "energy") if pair[key]]
+    return [names + _faster(pair), *(f"{pair['benchmark']}: {line}" for line in more)]
 
 
 def _faster(pair: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ from scoring.drawing.tables import interval, number, print_json
 from scoring.official.accepted import find_judged_sets
 from scoring.published.ranking import rank
 from scoring.rules.convergence import Flavour, Verdict, flavours, reference_points
-from scoring.rules.expenses import Expense, expense
+from scoring.rules.expenses import Expense
 from scoring.rules.judged_runs import CONVERGED
 from scoring.rules.rounds import Round, load_round
 from scoring.rules.rounds.official_tables import rcp_file
@@ -63,8 +63,8 @@ def _render(scored: Sequence[tuple[ResultSet, Score]], cost_per_hour: float | No
     subtitle = (
         f"Scored under the rules of MLPerf Training {_rounds(scored)}. Times are minutes to target."
     )
-    sides = [Side.of(result, item) for result, item in scored]
-    sections = [_section(side, expense(side.result, side.score, cost_per_hour)) for side in sides]
+    sides = [Side.of(result, item, cost_per_hour) for result, item in scored]
+    sections = [_section(side, side.used) for side in sides]
     body = "\n".join(part for part in (overview(sides), *sections) if part)
     page = Template(TEMPLATE.read_text(encoding="utf-8"))
     return page.substitute(title=html.escape(title), subtitle=html.escape(subtitle), body=body)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from scoring.drawing.tables import Ratio, interval, number
+from scoring.rules.expenses import Expense, expense
 from scoring.rules.scores import Score
 from scoring.rules.time_parts import TimeParts, time_parts
 from scoring.runs.result_sets import ResultSet
@@ -19,10 +20,12 @@ class Side:
     result: ResultSet
     score: Score
     parts: TimeParts | None
+    used: Expense
 
     @classmethod
-    def of(cls, result: ResultSet, score: Score) -> Side:
-        return cls(result, score, time_parts(result, score))
+    def of(cls, result: ResultSet, score: Score, cost_per_hour: float | None = None) -> Side:
+        used = expense(result, score, cost_per_hour)
+        return cls(result, score, time_parts(result, score), used)
 
     @property
     def name(self) -> str:
@@ -53,6 +56,7 @@ class Side:
             "accelerators": item.accelerators,
             "accelerator_minutes": total,
             "scaling": item.scaling,
+            "energy_and_cost": self.used.as_json(),
             "why": self.parts.as_json() if self.parts else None,
         }
 
@@ -69,6 +73,9 @@ def figures(side: Side) -> list[Figure]:
         ("result", side.name),
         ("minutes", facts["minutes"] if facts["minutes"] is not None else _provisional(side)),
         ("scaled by", None if side.score.scaling == 1 else f"{side.score.scaling:.4f}"),
+        ("watt-hours", side.used.watt_hours),
+        ("energy of", side.used.covers),
+        ("cost", side.used.cost),
         ("95 % interval", interval(*facts["interval"])),
         ("runs", facts["runs"]),
         ("not converged", facts["not_converged"]),

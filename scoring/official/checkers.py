@@ -9,14 +9,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from scoring.official.progress import Progress
 from scoring.rules.rounds import load_round
 from scoring.rules.scores import Score
 from scoring.runs.log_reader import read_log
@@ -26,6 +25,8 @@ LONGEST_SECONDS = 1800
 # Checking a log takes 1/30 s; each checker process needs 100 MB.
 FILES_PER_PROCESS = 20
 MOST_PROCESSES = 2
+# A long list is asked about in parts, so that the progress can be told.
+MOST_PER_REQUEST = 100
 
 
 @dataclass(frozen=True)
@@ -37,19 +38,6 @@ class Compliance:
     warnings: tuple[str, ...]
     crash: str | None
     """The checker's own exception; such a log is not valid."""
-
-
-@contextmanager
-def _announced(text: str) -> Iterator[None]:
-    """Say on a terminal what takes seconds, and erase it afterwards."""
-    on_terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-    if on_terminal:
-        print(text, end=" ...", file=sys.stderr, flush=True)
-    try:
-        yield
-    finally:
-        if on_terminal:
-            print("\r\x1b[2K", end="", file=sys.stderr, flush=True)
 
 
 def _ask(request: dict[str, Any]) -> tuple[Any, str]:
@@ -90,24 +78,26 @@ def compliance(jobs: Sequence[tuple[Path, str]]) -> list[Compliance]:
     """
     names = [(str(file), ruleset) for file, ruleset in jobs]
     count = max(1, min(os.cpu_count() or 1, MOST_PROCESSES, len(names) // FILES_PER_PROCESS))
-    parts = [names[i::count] for i in range(count)] if names else []
+    size = min(MOST_PER_REQUEST, -(-len(names) // count)) or 1
+    parts = [names[i : i + size] for i in range(0, len(names), size)]
 
     def judge(part: list[tuple[str, str]]) -> list[dict[str, Any]]:
         answers: list[dict[str, Any]]
         answers, _ = _ask({"action": "compliance", "jobs": part})
         return answers
 
-    if not parts:
-        return []
-    asking = _announced(
-        f"asking the official checker about {len({file for file, _ in names})} logs"
-    )
-    with asking, ThreadPoolExecutor(len(parts)) as pool:
-        answer_of = dict(zip(chain(*parts), chain(*pool.map(judge, parts)), strict=True))
-    return [
-        Compliance(a["valid"], tuple(a["errors"]), tuple(a["warnings"]), a["crash"])
-        for a in (answer_of[name] for name in names)
-    ]
+    verdicts: list[Compliance] = []
+    progress = Progress("asking the official checker about logs", len(names))
+    with progress, ThreadPoolExecutor(count) as pool:
+        for answers in pool.map(judge, parts):
+            verdicts += (_compliance(answer) for answer in answers)
+            progress.show(len(verdicts))
+    return verdicts
+
+
+def _compliance(answer: dict[str, Any]) -> Compliance:
+    errors, warnings = tuple(answer["errors"]), tuple(answer["warnings"])
+    return Compliance(answer["valid"], errors, warnings, answer["crash"])
 
 
 def trains_by_samples(item: Score) -> bool:
@@ -143,10 +133,12 @@ def second_opinion(item: Score) -> dict[str, Any]:
         "files": [str(_log_path(run.path)) for run in item.runs if run.counts],
         "benchmark": item.benchmark,
         "system": item.system.replace(os.sep, "_"),
+        "scales": load_round(item.round).scaled,
+        "scaling_file": str(Path(item.path, "scaling.json")),
         "ruleset": load_round(item.round).checker_ruleset,
         "bert_train_samples": trains_by_samples(item),
     }
-    with _announced(f"letting the official tools score {item.benchmark}"):
+    with Progress(f"letting the official tools score {item.benchmark}"):
         answer, _ = _ask(request)
     return {"minutes": answer["minutes"], "rcp": answer["rcp"]}
 
@@ -168,7 +160,7 @@ def package_verdict(folder: Path, round_name: str, *, by_samples: bool) -> tuple
         "ruleset": load_round(round_name).checker_ruleset,
         "bert_train_samples": by_samples,
     }
-    with _announced("asking the official package checker"):
+    with Progress("asking the official package checker"):
         answer, text = _ask(request)
     if answer["crash"]:
         return False, [f"the package checker crashed: {answer['crash']}"]

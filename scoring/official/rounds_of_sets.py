@@ -31,6 +31,7 @@ def find_rounds(sets: Sequence[ResultSet], wanted: str | None = None) -> None:
     asked = None if wanted is None else FoundRound(round_name(wanted), f"--round {wanted}")
     for result in sets:
         found = _round_by_place_or_recipe(result)
+        result.published = not result.is_own and round_of_place(result.path) is not None
         if asked is None:
             result.round = found or _round_of_logs(result)
             continue

@@ -21,7 +21,7 @@ class Expense:
     """Energy and cost of one result; None where there is no figure, with the reason."""
 
     watt_hours: float | None
-    """Mean over the runs that the minutes are the mean of."""
+    """Mean over the runs that the minutes are the mean of, times the same factor."""
     covers: str | None
     """What was measured, such as ``GPUs and processors``."""
     energy_note: str | None
@@ -63,8 +63,9 @@ def expense(result: ResultSet, item: Score, cost_per_hour: float | None = None) 
     # Without any power log there is nothing to explain.
     note = reasons[0] if reasons and (known or result.is_own) else None
     cost, cost_note = _cost(runs, item, cost_per_hour)
+    mean = math.fsum(e.watt_hours for e in known) / len(known) if whole else None
     return Expense(
-        watt_hours=math.fsum(e.watt_hours for e in known) / len(known) if whole else None,
+        watt_hours=None if mean is None else mean * item.scaling,
         covers=parts[0] if whole else None,
         energy_note=None if whole else note,
         cost=cost,

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from scoring.rules.convergence import Verdict, flavours, rcp_test
+from scoring.rules.findings import repeated_seeds
 from scoring.rules.judged_runs import CONVERGED, REJECTED, JudgedRun, judge_run
 from scoring.rules.olympic import bootstrap_interval, olympic, standard_deviation
 from scoring.rules.rounds import BenchmarkRules, Round, load_round
@@ -36,7 +37,7 @@ class Score:
     configuration: str
     """Network, batch and devices, where another result has the same name."""
     verdict: str
-    """``VALID``, ``CONSENT`` (of others' logs: valid, but the convergence test failed),
+    """``VALID``, ``CONSENT`` (published, but the convergence test fails),
     ``incomplete`` (runs missing; minutes are provisional) or ``invalid``."""
     reasons: tuple[str, ...]
     """Why it is not valid, one sentence each."""
@@ -74,6 +75,8 @@ class Score:
     settings: tuple[str, ...] = ()
     """Settings in which the runs that count differ although they should not."""
     runs: tuple[JudgedRun, ...] = field(default=())
+    remarks: tuple[str, ...] = ()
+    """What is missing beside the runs, such as a system description."""
 
     @property
     def name(self) -> str:
@@ -196,6 +199,7 @@ def score(result: ResultSet, rules: Round | None = None) -> Score:
         rcp=rcp,
         settings=_differences(result, runs),
         runs=runs,
+        remarks=tuple(result.remarks),
     )
 
 
@@ -220,8 +224,8 @@ def _reasons(
     rules: Round,
 ) -> list[str]:
     if bench is None:
-        return [f"this round has no benchmark {result.benchmark!r}"]
-    reasons = []
+        return [*result.problems, f"this round has no benchmark {result.benchmark!r}"]
+    reasons = [*result.problems, *result.unreadable, *_shared_seeds(result, rules)]
     if failed > bench.drop:
         rejected = sum(run.outcome == REJECTED for run in counted)
         by_whom = f" ({rejected} of them rejected by the official checker)" if rejected else ""
@@ -235,17 +239,26 @@ def _reasons(
     if result.division is None and counted:
         reasons.append("the logs do not name the division (closed or open)")
     then = rcp.get("then")
-    if then and then.other_unit:
+    if then and then.other_unit and not result.published:
         reasons.append(then.text)
-    if then and then.passed is False and len(counted) >= bench.runs and result.is_own:
+    if then and then.passed is False and len(counted) >= bench.runs and not result.published:
         reasons.append(f"convergence test failed: {then.text}")
     return reasons
 
 
+def _shared_seeds(result: ResultSet, rules: Round) -> list[str]:
+    """Say which runs share a seed, as ``check`` does; copies of a run are left out anyway."""
+    if not rules.unique_seeds or result.division != "closed" or result.demo:
+        return []
+    runs = [run for run in result.runs if run.copy_of is None]
+    found = repeated_seeds(runs)
+    return [f"{run.name}: seed {found[id(run)][0].found}" for run in runs if id(run) in found]
+
+
 def _needs_consent(result: ResultSet, rcp: dict[str, Verdict]) -> list[str]:
-    """Say why others' result, which a review may have passed all the same, fails the test."""
+    """Say why a published result, which the review passed all the same, fails the test."""
     then = rcp.get("then")
-    if result.is_own or then is None or then.passed is not False:
+    if not result.published or then is None or not (then.other_unit or then.passed is False):
         return []
     return [f"convergence test failed: {then.text}"]
 
@@ -265,7 +278,8 @@ def _scaling(result: ResultSet, rcp: dict[str, Verdict], rules: Round) -> tuple[
     if result.scaling is not None:
         return result.scaling, "scaling.json"
     then = rcp.get("then")
-    if then is None or then.scaling == 1:
+    # The review has written the factor of a published result where there is one.
+    if result.published or then is None or then.scaling == 1:
         return 1.0, ""
     return then.scaling, "convergence faster than the reference's mean"
 

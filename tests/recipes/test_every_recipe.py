@@ -21,14 +21,23 @@ STEMS = sorted(path.stem for path in (ROOT / "recipes").glob("[a-z]*.py"))
 PRESETS = sorted((ROOT / "recipes" / "presets").rglob("*.yaml"))
 CPU = ["--trainer.accelerator", "cpu"]
 
-# Runs a recipe and notes every file that is opened, and when the clock starts.
+# Runs a recipe and notes every file that is opened, every directory that is listed during the steps
+# after the first, and when the clock starts.
 WATCHED = """
 import json, os, sys, time
-opened = []
+opened, ends, in_steps = [], [], []
 def watch(event, args):
     if event == "open" and isinstance(args[0], (str, bytes, os.PathLike)):
         opened.append((time.monotonic(), os.fsdecode(args[0])))
+    if event.startswith(("open", "os.", "glob.", "shutil.")) and ends and len(ends) < 3:
+        in_steps.append([event, str(args[0])])
 sys.addaudithook(watch)
+from callbacks.quality_target import QualityTarget
+end_of_step = QualityTarget.on_train_batch_end
+def ended(self, *args):
+    ends.append(args)
+    return end_of_step(self, *args)
+QualityTarget.on_train_batch_end = ended
 from callbacks.clock import RunClock
 mark, moments = RunClock.mark, {}
 def noted(self, name, *more):
@@ -41,7 +50,8 @@ status = run(importlib.import_module("recipes." + sys.argv[1]).BENCHMARK, sys.ar
 cache = os.environ["FINISHLINE_CACHE"]
 early = [path for when, path in opened if path.startswith(cache) and when < moments["run_start"]]
 late = [path for when, path in opened if path.startswith(cache) and when > moments["run_start"]]
-print(json.dumps({"status": status, "early": early, "late": late}))
+in_steps = [event for event in in_steps if event[1].startswith(cache)]
+print(json.dumps({"status": status, "early": early, "late": late, "in_steps": in_steps}))
 """
 PROGRESS = re.compile(r"epoch \d+ .*\| |AUC 0")  # the latter: an alarm that three steps deserve
 # What may be opened before the clock starts: counts and hashes that prepare wrote, the weights that
@@ -88,7 +98,17 @@ def test_no_data_file_is_opened_before_the_clock_starts(stem, tmp_path, run_pyth
     assert "\x1b" not in done.stdout + done.stderr
     assert [path for path in found["early"] if not NO_SAMPLES.search(path)] == []
     assert [path for path in found["late"] if not NO_SAMPLES.search(path)], "no data was seen"
+    assert_steps_read_samples_only(sheet, found["in_steps"])
     assert_official_order(next((tmp_path / stem).glob("*")) / "result.txt")
+
+
+def assert_steps_read_samples_only(sheet, events):
+    """Two steps list no directory, and open at most two files per sample, none of them a record."""
+    assert [event for event in events if event[0] != "open"] == []
+    paths = [path for _, path in events]
+    assert [path for path in paths if NO_SAMPLES.search(path)] == []
+    preset = yaml.safe_load(demo_preset(sheet).read_text())
+    assert len(paths) <= 2 * 2 * preset["data"]["batch_size"]
 
 
 def assert_official_order(path):

@@ -119,6 +119,12 @@ def published():
 
 
 @pytest.fixture
+def later():
+    """Published results of later rounds."""
+    return DATA / "later"
+
+
+@pytest.fixture
 def cli(capsys):
     """Run the command line; gives (exit status, standard output, standard error)."""
 

@@ -217,7 +217,7 @@ def test_slices_cover_every_number_once(numbers, monkeypatch):
 
 
 def bert_tensors():
-    """A large table, two layers of BERT-base's sizes and their biases: 18 million numbers."""
+    """A large table, two layers of BERT-base's sizes and their biases: 20 million numbers."""
     shapes = [(8000, 768), *[(768, 768)] * 8, *[(3072, 768), (768, 3072)] * 2]
     shapes += [(768,)] * 20 + [(3072,)] * 2
     torch.manual_seed(0)

@@ -1,6 +1,7 @@
 """The net's size and first weights, the module's schedule, average, word error rate and log."""
 
 import math
+import statistics
 import time
 from types import SimpleNamespace
 
@@ -359,12 +360,13 @@ def test_full_size_step_is_no_slower_than_plain_torch(reference_net):
     )
     reference_net.train()
     ratios = []
-    for _ in range(3):
-        moments = [time.perf_counter()]
+    for _ in range(5):
+        moments = [time.process_time()]
         for step in (ours, theirs):
             reference_net.zero_grad(set_to_none=True)
             step()
-            moments.append(time.perf_counter())
+            moments.append(time.process_time())
         ratios.append((moments[1] - moments[0]) / (moments[2] - moments[1]))
-    print(f"full-size step against plain torch: {sorted(ratios)[1]:.2f}")
-    assert sorted(ratios)[1] <= 1.0
+    ratio = statistics.median(ratios)
+    print(f"full-size step / torch's LSTMs with torchaudio's loss: {ratio:.2f}")
+    assert ratio <= 1.0

@@ -11,14 +11,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from datamodules.common.memory import MemoryNeed
 from recipes.cli import doctor as doctor_command
+from recipes.cli import doctor_memory
 from recipes.cli.demo_times import demo_time
+from recipes.cli.doctor_memory import shortages
 from recipes.cli.main import run
 from tests import demo_times
 
 ROOT = Path(__file__).parents[3]
 STEMS = sorted(path.stem for path in (ROOT / "recipes").glob("[a-z]*.py"))
 UNET3D = importlib.import_module("recipes.unet3d").BENCHMARK
+DLRM = importlib.import_module("recipes.dlrm").BENCHMARK
 
 
 def doctor(stem, capsys, *args):
@@ -134,17 +138,70 @@ def test_gpus_are_listed_and_too_little_memory_is_said(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: card)
-    dlrm = importlib.import_module("recipes.dlrm").BENCHMARK
-    found = [tuple(f) for f in doctor_command._devices(dlrm)]
+    found = [tuple(f) for f in doctor_command._devices()]
     assert found.count(("has", "A Card, 40 GiB")) == 2
-    assert "need 89.5 GiB of GPU memory, 80 GiB are available" in found[-1][1]
-    assert not any("GPU memory" in text for _, text in doctor_command._devices(UNET3D))
+    (line,) = shortages(DLRM, SimpleNamespace(), own_data=False)
+    assert "the closed settings need 89.5 GiB of GPU memory; 80 GiB are available: use" in line
+    card.total_memory = 45 * 2**30
+    assert not [*shortages(DLRM, SimpleNamespace(), own_data=False)]
+    assert not [*shortages(UNET3D, SimpleNamespace(), own_data=False)]
+
+
+def test_on_a_cpu_the_machines_memory_is_what_counts(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(doctor_memory, "machine_bytes", lambda: 60 * 2**30)
+    (line,) = shortages(DLRM, SimpleNamespace(), own_data=False)
+    assert "need 89.5 GiB of memory, as there is no CUDA device; 60 GiB are available" in line
+    own = SimpleNamespace(net_facts=lambda: {"table_sizes": [10**6] * 26})  # 12.4 GiB
+    assert not [*shortages(DLRM, own, own_data=True)]
+    own.net_facts = lambda: {"table_sizes": [10**7] * 26}
+    (line,) = shortages(DLRM, own, own_data=True)
+    assert line.startswith("the data need 124.0 GiB of memory")
+
+
+@pytest.mark.parametrize(
+    ("on_device", "devices", "wanted"),
+    [
+        (True, 0, "memory for games: 50.0 GiB, this machine has 40.0 GiB; play less"),
+        (False, 0, "memory for games: 50.0 GiB, this machine has 40.0 GiB; play less"),
+        (True, 2, "memory for games: 50.0 GiB, each device has 45.0 GiB; play less"),
+        (
+            False,
+            2,
+            "memory for games: 100.0 GiB (50.0 on each of 2 ranks), this machine has 40.0 GiB; "
+            "play less",
+        ),
+    ],
+)
+def test_what_each_rank_keeps_in_memory_is_counted(on_device, devices, wanted, monkeypatch):
+    monkeypatch.setattr(doctor_memory, "device_bytes", lambda: [45 * 2**30] * devices)
+    monkeypatch.setattr(doctor_memory, "machine_bytes", lambda: 40 * 2**30)
+    need = MemoryNeed("games", 50 * 2**30, on_device, "play less")
+    data = SimpleNamespace(memory_needs=lambda: [need])
+    assert [*shortages(UNET3D, data, own_data=False)] == [wanted]
+    data.memory_needs = lambda: [need._replace(num_bytes=2**30)]
+    assert not [*shortages(UNET3D, data, own_data=False)]
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_every_data_modules_memory_is_counted_in_numbers(stem):
+    benchmark = importlib.import_module(f"recipes.{stem}").BENCHMARK
+    for need in benchmark.datamodule_class()().memory_needs():
+        assert need.num_bytes >= 0
+        assert need.advice
+
+
+def test_doctor_lacks_what_fit_would_refuse(monkeypatch, tmp_path):
+    monkeypatch.setattr(doctor_memory, "device_bytes", list)
+    monkeypatch.setattr(doctor_memory, "machine_bytes", lambda: 2**30)
+    lines = [f for f in doctor_command.examine(DLRM, data(tmp_path)) if f.kind == "lacks"]
+    assert any("need 89.5 GiB of memory" in line.text for line in lines)
 
 
 def test_a_driver_that_torch_cannot_use_is_said(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/nvidia-smi")
-    assert [kind for kind, _ in doctor_command._devices(UNET3D)] == ["has", "lacks"]
+    assert [kind for kind, _ in doctor_command._devices()] == ["has", "lacks"]
 
 
 def test_files_missing_from_a_folder_preprocessed_elsewhere_are_named(tmp_path, capsys):

@@ -71,6 +71,18 @@ def test_half_precision_is_within_its_tolerance(cli, gate):
     assert min(errors) > 1e-5  # it was computed in half precision
 
 
+def test_a_network_that_amplifies_rounding_is_unclear_but_fp32_never_is(cli, gate):
+    # The toy hardly changes when its weights are rounded.
+    assert max(gate.rounded) < 0.03
+    assert gate.right(Errors(0.5, 0.5), REDUCED) is False
+    gate.__dict__["rounded"] = Errors(0.09, 0.09)
+    assert gate.right(Errors(0.5, 0.5), REDUCED) is None
+    assert gate.right(Errors(1.0, 1.0), REDUCED) is False
+    assert gate.right(Errors(math.nan, 0.5), REDUCED) is False
+    assert gate.right(Errors(0.5, 0.5), FULL) is False
+    assert gate.right(Errors(0.01, 0.01), REDUCED) is True
+
+
 def test_what_is_not_a_number_is_wrong():
     assert not Errors(math.nan, 0.0).within(REDUCED)
     assert not Errors(0.0, math.nan).within(REDUCED)

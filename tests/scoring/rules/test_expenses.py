@@ -72,3 +72,21 @@ def test_the_report_shows_minutes_energy_and_cost(tmp_path, make, cli):
         r"Energy to target, Wh \(GPUs\)</dt><dd data-figure=\"watt_hours\" [^>]+>12\.00", text
     )
     assert re.search(r"Cost to target</dt><dd data-figure=\"cost\" [^>]+>6\.000", text)
+
+
+def test_compare_shows_both_sides_and_says_where_they_measured_different_things(
+    tmp_path, make, cli
+):
+    five_runs(tmp_path / "a", make)
+    five_runs(tmp_path / "b", make, energy_wh={"gpu": None, "cpu": 2.0})
+    sides = [tmp_path / "a", tmp_path / "b"]
+    _, out, _ = cli("compare", *sides, "--json", "--cost_per_hour", "30")
+    (pair,) = json.loads(out)["pairs"]
+    both = [pair[side]["energy_and_cost"] for side in "ab"]
+    assert [each["watt_hours"] for each in both] == [pytest.approx(12.0), pytest.approx(2.0)]
+    assert [each["cost"] for each in both] == [pytest.approx(6.0)] * 2
+    _, out, _ = cli("compare", *sides, "--cost_per_hour", "30")
+    assert re.search(r"watt-hours +12\.00 +2\.000", out)
+    assert re.search(r"energy of +GPUs +processors", out)
+    assert re.search(r"cost +6\.000 +6\.000", out)
+    assert "the energy cannot be compared: GPUs against processors" in out
