@@ -27,15 +27,23 @@ def clock_fault(log: RunLog, bench: BenchmarkRules | None) -> str | None:
     start = log.start
     if start is None:
         return None
-    if not EARLIEST_MS <= start.time_ms < LATEST_MS:
-        in_seconds = EARLIEST_MS <= start.time_ms * 1000 < LATEST_MS
-        unit = "seconds" if in_seconds else "another unit"
-        return f"time_ms {start.time_ms:g} (line {start.line}) is not in milliseconds but in {unit}"
+    if fault := unit_fault(log):
+        return fault
     work = log.first_work
     if work is not None and start.time_ms - work.time_ms > SLACK_MS:
         early = (start.time_ms - work.time_ms) / 1000
         return f"training or evaluation (line {work.line}) began {early:.0f} s before run_start"
     return None if bench is not None and bench.asynchronous else _late_evaluation(log)
+
+
+def unit_fault(log: RunLog) -> str | None:
+    """Describe times that are not in milliseconds, of which no duration can be made; else None."""
+    start = log.start
+    if start is not None and not EARLIEST_MS <= start.time_ms < LATEST_MS:
+        in_seconds = EARLIEST_MS <= start.time_ms * 1000 < LATEST_MS
+        unit = "seconds" if in_seconds else "another unit"
+        return f"time_ms {start.time_ms:g} (line {start.line}) is not in milliseconds but in {unit}"
+    return None
 
 
 def _late_evaluation(log: RunLog) -> str | None:

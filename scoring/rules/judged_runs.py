@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from scoring.rules.clock import clock_fault
+from scoring.rules.clock import clock_fault, unit_fault
 from scoring.rules.rounds import BenchmarkRules
 from scoring.rules.schedule import amount
 from scoring.runs.logs import is_number
@@ -37,6 +37,8 @@ class JudgedRun:
     """The last evaluation's metrics."""
     batch: int | None
     notes: tuple[str, ...] = ()
+    clock: str | None = None
+    """Why the time cannot be what the run took; the result is invalid, its minutes as logged."""
 
     @property
     def counts(self) -> bool:
@@ -60,6 +62,7 @@ def judge_run(run: Run, result: ResultSet, rules: BenchmarkRules | None) -> Judg
     good = outcome == CONVERGED and seconds is not None
     reached = outcome in (CONVERGED, REJECTED) and seconds is not None
     quality = _named_quality(run, _last_quality(run), rules)
+    clock = clock_fault(log, rules) if good else None
     return JudgedRun(
         name=run.name,
         path=str(run.path),
@@ -68,7 +71,8 @@ def judge_run(run: Run, result: ResultSet, rules: BenchmarkRules | None) -> Judg
         progress=_progress_to_target(run, rules) if reached and rules else math.inf,
         quality=quality,
         batch=log.global_batch_size,
-        notes=(*notes, *log.warnings),
+        notes=(*notes, *filter(None, [clock]), *log.warnings),
+        clock=clock,
     )
 
 
@@ -84,7 +88,7 @@ def _outcome(
         return BROKEN, (f"is a {log.benchmark} log in a {result.benchmark} result",)
     if result.division == "closed" and log.division == "open":
         return BROKEN, ("is an open log in a result of the closed division",)
-    if fault := clock_fault(log, rules):
+    if fault := unit_fault(log):
         return BROKEN, (fault,)
     if log.status != "success":
         return NOT_CONVERGED, (_why_not(run, rules),)

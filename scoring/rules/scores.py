@@ -232,6 +232,9 @@ def _reasons(
         reasons.append(f"runs that did not converge: {failed}{by_whom}; at most {bench.drop} may")
     if len(counted) > bench.runs and not rules.more_runs:
         reasons.append(f"{len(counted)} runs found; a result has exactly {bench.runs}")
+    dishonest = [run.clock for run in counted if run.clock]
+    if dishonest:
+        reasons.append(f"the clock of {len(dishonest)} runs cannot be right: {dishonest[0]}")
     if mixed:
         reasons.append("the runs have different global batch sizes")
     if bench.rcp and not (rcp or mixed or result.demo) and counted and result.division == "closed":
