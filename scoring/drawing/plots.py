@@ -103,6 +103,9 @@ def line_charts(
                 offset = {"xytext": (0, 6), "textcoords": "offset points"}
                 axis.annotate(number(value), (x, value), ha="center", fontsize=7, **offset)
         axis.set_yscale("log")
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter("{x:g}")
+        axis.set_xlim(-0.5, len(positions) - 0.5)
         axis.margins(y=0.15)
         axis.set_xticks(range(len(positions)), positions)
         axis.set_title(title, loc="left", fontsize=10)
