@@ -64,6 +64,7 @@ class Checkpoint(Callback):
         self._before_evaluation: dict[str, Any] | None = None
         self._common_batches = 0.0
         self._evaluate_first = False
+        self._schedules: list[EvaluationSchedule] = []
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
@@ -79,6 +80,8 @@ class Checkpoint(Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._last_saved = self._state.clock.now()
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        self._schedules = [c for c in callbacks if isinstance(c, EvaluationSchedule)]
         # Lightning has set its own handlers by now; they broadcast from inside the handler, which
         # can deadlock, and Lightning asks for a broadcast before every step.
         lightning_private.disable_sigterm_broadcast(trainer)
@@ -153,9 +156,11 @@ class Checkpoint(Callback):
         evaluating_next = trainer.val_check_batch == batch_idx + 1
         last = lightning_private.epoch_is_complete(trainer)
         self._waiting_for_data = not (evaluating_next or last)
-        if evaluating_next or last or lightning_private.accumulates(trainer):
+        if evaluating_next or last:
             return
-        if self._at_budget_end(trainer):
+        if trainer.accumulate_grad_batches > 1 and lightning_private.accumulates(trainer):
+            return
+        if self._at_budget_end(trainer, complete=False):
             self.save(trainer)
         elif self._time_to_check(trainer, pl_module, trainer.global_step):
             self._leave_if_signalled(trainer)
@@ -192,15 +197,17 @@ class Checkpoint(Callback):
 
     def _save_and_leave_if_signalled(self, trainer: L.Trainer) -> None:
         # At the end of the budget nothing is left to interrupt or to resume.
-        over = self._state.stop_reason is not None or self._at_budget_end(trainer)
+        complete = lightning_private.epoch_is_complete(trainer)
+        over = self._state.stop_reason is not None or self._at_budget_end(trainer, complete)
         self._save_if_old(trainer, over)
         if not over:
             self._leave_if_signalled(trainer)
 
     @staticmethod
     def _time_to_check(trainer: L.Trainer, pl_module: L.LightningModule, count: int) -> bool:
-        steps = STEPS_BETWEEN_CHECKS.get(pl_module.device.type, 16)
-        return trainer.world_size == 1 or count % steps == 0
+        if trainer.world_size == 1:
+            return True
+        return count % STEPS_BETWEEN_CHECKS.get(pl_module.device.type, 16) == 0
 
     def _save_if_old(self, trainer: L.Trainer, over: bool) -> None:
         if over and self._saved_step == trainer.global_step:
@@ -209,17 +216,19 @@ class Checkpoint(Callback):
         if trainer.strategy.broadcast(old or over):
             self.save(trainer)
 
-    @staticmethod
-    def _at_budget_end(trainer: L.Trainer) -> bool:
-        callbacks = trainer.callbacks  # type: ignore[attr-defined]
-        schedules = [c for c in callbacks if isinstance(c, EvaluationSchedule)]
-        complete = lightning_private.epoch_is_complete(trainer)
-        return any(c.used_up(trainer) and (c.counts_samples or complete) for c in schedules)
+    def _at_budget_end(self, trainer: L.Trainer, complete: bool) -> bool:
+        """Whether no step follows, at the end of an epoch or (not ``complete``) within one."""
+        return any((s.counts_samples or complete) and s.used_up(trainer) for s in self._schedules)
 
     def _leave_if_signalled(self, trainer: L.Trainer) -> None:
         if trainer.strategy.reduce_boolean_decision(self._signals > 0, all=False):
             self.save(trainer)
             raise StopRun(StopReason.INTERRUPTED, "interrupted by a signal")
+
+    @property
+    def run_is_over(self) -> bool:
+        """Whether something has ended the run."""
+        return self._state.stop_reason is not None
 
     def save_last(self, trainer: L.Trainer) -> None:
         """Write ``last.ckpt`` after the last epoch, unless it holds these weights already."""
@@ -280,6 +289,11 @@ class LastCheckpoint(Callback):
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
+
+    def on_late_evaluation(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save the weights of a run that ends between two steps, past those that it evaluated."""
+        if self._checkpoint.run_is_over:
+            self._checkpoint.save_last(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._checkpoint.save_last(trainer)

@@ -61,7 +61,7 @@ class EvaluationSchedule(Callback):
         if limit is not None and limit < min([first, *at]):
             raise ValueError(f"evaluation.limit {limit} comes before the first evaluation {first}")
         self.every, self.first, self.limit = every, first, limit
-        self.unit, self.round_to, self.at = unit, round_to, tuple(at)
+        self.unit, self.round_to, self.at = unit, round_to, tuple(sorted(at))
         self.every_of_batch: Callable[[int], float] | None = None
         self._last_step, self._why = NEVER, ""
         self._epoch, self._per_epoch = -1, 0
@@ -108,7 +108,7 @@ class EvaluationSchedule(Callback):
         first, every = self.first, self.every
         if self.unit == "samples" and self.round_to == "epoch":
             first, every = (math.ceil(x / samples_per_epoch) for x in (first, every))
-        for amount in sorted(self.at):
+        for amount in self.at:
             if done < amount < first:
                 return amount
         if done < first:

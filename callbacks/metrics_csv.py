@@ -59,13 +59,16 @@ class MetricsCSV(Logger):
         new = [key for key in row if key not in self._columns]
         if new:
             self._columns += new
-            self._written = 0
-        if new or state.clock.now() - self._written_at >= SECONDS_BETWEEN_WRITES:
-            self.save()
+            self._written, self._written_at = 0, -math.inf
+        self.save()
 
     @rank_zero_only
     def save(self) -> None:
-        """Write the rows that are not in the file yet."""
+        """Write rows if the last ones are old enough: Lightning calls this after every row."""
+        if self._state.clock.now() - self._written_at >= SECONDS_BETWEEN_WRITES:
+            self._write_pending()
+
+    def _write_pending(self) -> None:
         pending = self._rows[self._written :]
         if pending:
             self._write(pending)
@@ -84,4 +87,4 @@ class MetricsCSV(Logger):
     @rank_zero_only
     def finalize(self, status: str) -> None:
         with told("the last rows are missing") if status == "failed" else nullcontext():
-            self.save()
+            self._write_pending()

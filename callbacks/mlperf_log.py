@@ -69,6 +69,7 @@ class MLPerfLog(Callback):
         self._unit, self._quality_names = unit, dict(quality_names or {})
         self._logger: Any = None
         self._block_start: float | None = None
+        self._late_where: dict[str, float] = {}  # of an evaluation whose result is not known yet
         self._open_epoch: int | None = None  # of those with evaluations inside
         self._data_logged: set[str] = set()
         self._clear_cache, self._cache_cleared = clear_cache, False
@@ -152,9 +153,15 @@ class MLPerfLog(Callback):
         self._interval("start", "eval_start", {"epoch_num": self._progress(trainer)})
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.sanity_checking or self._logger is None or not self._state.evaluations:
+        if trainer.sanity_checking or self._logger is None:
             return
         clock, where = self._state.clock, {"epoch_num": self._progress(trainer)}
+        if self._state.late is not None:
+            self._late_where = where
+            self._interval("end", "eval_stop", where)
+            self._close_block(clock.epoch_ms())
+        if self._state.late is not None or not self._state.evaluations:
+            return
         time_ms = clock.epoch_ms(self._state.evaluation_end)
         self._event("eval_accuracy", self._quality(), where, time_ms=time_ms)
         self._interval("end", "eval_stop", where, time_ms=time_ms)
@@ -164,11 +171,23 @@ class MLPerfLog(Callback):
         elif not epoch_is_complete(trainer):
             self._open_block(trainer)
 
+    def on_late_evaluation(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the result of an evaluation whose block ended before it was known."""
+        if self._logger is None:
+            return
+        time_ms = self._state.clock.epoch_ms(self._state.evaluation_end)
+        self._event("eval_accuracy", self._quality(), self._late_where, time_ms=time_ms)
+        if self._state.stop_reason is StopReason.TARGET_REACHED:
+            if self._unit == "epochs" and self._block_start is not None:  # within the next epoch
+                where = {"epoch_num": trainer.current_epoch + 1}
+                self._interval("end", "epoch_stop", where, time_ms=time_ms)
+            self._close_block(time_ms)
+            self._run_stop("success")
+
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # An epoch that was evaluated has its epoch_stop before eval_start already.
-        evaluated = self._state.evaluations and (
-            self._state.evaluations[-1].epoch == trainer.current_epoch + 1
-        )
+        newest = self._state.late or next(iter(self._state.evaluations[-1:]), None)
+        evaluated = newest is not None and newest.epoch == trainer.current_epoch + 1
         if self._unit == "epochs" and not evaluated:
             self._interval("end", "epoch_stop", {"epoch_num": trainer.current_epoch + 1})
         self._close_epoch()

@@ -109,9 +109,13 @@ class Progress(ProgressBar):
             return
         self._evaluated = None
         self._evaluation_took = self._target.state.clock.now() - self._evaluation_began
-        if self._target.state.evaluations:
+        if self._target.state.evaluations and self._target.state.late is None:
             self._print(self.line(trainer, None))
             self._begin_stretch(trainer, self._batch)
+
+    def on_late_evaluation(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Print the result of an evaluation that was known only during later training."""
+        self._print(self.line(trainer, None))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         LIVE.show("writing the run's files")
@@ -148,7 +152,8 @@ class Progress(ProgressBar):
 
     def line(self, trainer: L.Trainer, batch: int | None) -> str:
         """Return the longest line that fits; ``batch`` is ``None`` right after an evaluation."""
-        epoch = f"epoch {trainer.current_epoch + 1}"
+        evaluated = [e.epoch for e in self._target.state.evaluations[-1:] if batch is None]
+        epoch = f"epoch {[trainer.current_epoch + 1, *evaluated][-1]}"
         long, short = self._metrics("({sign} {goal:g})"), self._metrics("/ {goal:g}")
         times = [human_time(self._target.state.clock.seconds), *self._estimate(trainer, batch)]
         if batch is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
@@ -51,6 +52,16 @@ class Evaluation:
     """Metric name -> value, only the metrics that the target names."""
 
 
+@dataclass(frozen=True)
+class LateEvaluation:
+    """An evaluation whose values are still computed while training goes on."""
+
+    values: Future[dict[str, float]]
+    epoch: int
+    step: int
+    samples: int
+
+
 @dataclass
 class RunState:
     """The state of a run; written by ``QualityTarget``, read by every other callback."""
@@ -68,6 +79,8 @@ class RunState:
     train_loss: float | None = None
     """The newest training loss that was read; reading one makes a GPU wait."""
     stop_reason: StopReason | None = None
+    late: LateEvaluation | None = None
+    """The newest evaluation while its result is not known yet."""
     resumed: bool = False
     recorded: bool = False
     """Whether the run's final record has been written."""
@@ -86,6 +99,10 @@ class QualityTarget(Callback):
     For a module with ``stops_at_weights = True`` (allowed where the reference evaluates saved
     weights after the run) the clock stops at the last update of the weights that reach the target:
     the last evaluation is not timed, those before it are.
+    A module whose ``late_metrics`` (a future: metric name -> value) is set after an evaluation on
+    one device trains on meanwhile. The result is read after the first step that finds it, or
+    waited for before the next evaluation and at the end; then the clock stops if it is reached.
+    Callbacks hear of it by ``on_late_evaluation(trainer, pl_module)``.
 
     Args:
         metrics: Values to reach in one evaluation. Names are the module's, without ``val/``.
@@ -171,12 +188,16 @@ class QualityTarget(Callback):
         self._step_end = state.clock.now()
         state.samples += state.global_batch_size // trainer.accumulate_grad_batches
         self._steps += 1
+        if state.late is not None and state.late.values.done():
+            self._finish_late(trainer, pl_module)
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
         # Steps of the whole run: an epoch may be shorter than the logging interval.
         if every and self._steps % every == 0:
             self._check_loss(trainer, outputs)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.state.late is not None and not trainer.sanity_checking:
+            self._finish_late(trainer, pl_module)
         self._eval_start = self.state.clock.now()
         self._step_end = None  # evaluation is not a wait for data
 
@@ -184,6 +205,12 @@ class QualityTarget(Callback):
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         state = self.state
+        values: Any = getattr(pl_module, "late_metrics", None)
+        if values is not None:
+            where = (trainer.current_epoch + 1, trainer.global_step, state.samples)
+            state.late = LateEvaluation(values, *where)
+            state.eval_seconds += state.clock.now() - self._eval_start
+            return
         quality = self.read(trainer)
         state.evaluation_end = state.clock.now()
         finite = all(math.isfinite(value) for value in quality.values())
@@ -208,7 +235,38 @@ class QualityTarget(Callback):
         elif not finite:
             raise StopRun(StopReason.NON_FINITE, f"the evaluation gave {quality}")
 
+    def _finish_late(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *, leave: bool = True
+    ) -> None:
+        """Take the result of a late evaluation, and leave the training if it decides the run."""
+        state, late = self.state, self.state.late
+        assert late is not None
+        start = state.clock.now()
+        values = late.values.result()
+        state.evaluation_end = state.clock.now()
+        state.eval_seconds += state.evaluation_end - start  # 0 unless it was waited for
+        state.late = None
+        self._check_metrics(set(values))
+        quality = {name: values[name] for name in self.metrics}
+        reached = self.reached(quality)
+        if reached:
+            self.stop(StopReason.TARGET_REACHED, state.evaluation_end)
+        seconds = state.clock.seconds
+        state.evaluations.append(Evaluation(seconds, late.epoch, late.step, late.samples, quality))
+        for logger in trainer.loggers:
+            rows = {f"val/{name}": value for name, value in values.items()}
+            logger.log_metrics(rows, step=late.step)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if callable(hook := getattr(callback, "on_late_evaluation", None)):
+                hook(trainer, pl_module)
+        if leave and reached:
+            raise StopRun(StopReason.TARGET_REACHED, "")
+        if leave and not all(math.isfinite(value) for value in quality.values()):
+            raise StopRun(StopReason.NON_FINITE, f"the evaluation gave {quality}")
+
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.state.late is not None:
+            self._finish_late(trainer, pl_module, leave=False)
         if self.state.stop_reason is None:
             self.stop(StopReason.BUDGET_EXHAUSTED)
 
@@ -217,6 +275,9 @@ class QualityTarget(Callback):
     ) -> None:
         if isinstance(exception, KeyboardInterrupt) and not self.state.recorded:
             self.state.stop_reason = None  # a result without its last checkpoint is none
+        used_up = getattr(exception, "reason", None) is StopReason.BUDGET_EXHAUSTED
+        if used_up and self.state.late is not None:
+            self._finish_late(trainer, pl_module, leave=False)
         if self.state.stop_reason is not None:
             return
         if isinstance(exception, StopRun):

@@ -91,8 +91,13 @@ class RunRecord(Callback):
             logger.log_hyperparams({**self._config, "peak_learning_rate": rate})
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.state.fn == "fit" and self._target.state.evaluations:
-            wandb_run.log_evaluation(trainer, self._target.state.evaluations[-1])
+        state = self._target.state
+        if trainer.state.fn == "fit" and state.evaluations and state.late is None:
+            wandb_run.log_evaluation(trainer, state.evaluations[-1])
+
+    def on_late_evaluation(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log an evaluation whose result was known only during later training."""
+        wandb_run.log_evaluation(trainer, self._target.state.evaluations[-1])
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.finish(trainer)

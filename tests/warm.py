@@ -37,7 +37,7 @@ PRELOADED = (
     "sentencepiece",
     "recipes.cli.train",
     "recipes.cli.data",
-    "recipes.cli.speed",
+    "recipes.speed.command",
 )
 
 

@@ -3,9 +3,9 @@
 Letters: I images, A annotations of all images.
 """
 
-import json
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from array import array
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -17,9 +17,6 @@ from datamodules.coco.misfit import drawable
 from datamodules.coco.published import are_published
 
 Polygons = list[np.ndarray]
-_SOURCE = (
-    "http://images.cocodataset.org/annotations/annotations_trainval2017.zip (253 MB, CC BY 4.0)"
-)
 
 
 @dataclass(frozen=True)
@@ -113,58 +110,69 @@ def _opened(path: Path) -> Iterator[Any]:
         ) from None
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read an annotation file; an error if it is missing, truncated or lacks a part."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; unpack {_SOURCE} here")
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{path} is truncated or damaged ({error}); unpack {_SOURCE} again"
-        ) from None
-    parts = content if isinstance(content, dict) else {}
-    lacking = [
-        name
-        for name in ("annotations", "categories", "images")
-        if not isinstance(parts.get(name), list)
-    ]
-    if lacking:
-        raise ValueError(f"{path} has no {', '.join(lacking)}; it is not a COCO instances file")
-    return content
-
-
 def parse(content: Mapping[str, Any], path: Path) -> Annotations:
-    """Convert an annotation file's content to flat arrays by image id; one line per problem."""
+    """Convert an annotation file's content to flat arrays by image id; one line per problem.
+
+    Looks at one annotation at a time, which ``content`` may decode from the file then.
+    """
     if lines := entry_problems(content["images"], content["categories"]):
         raise ValueError("\n".join(f"{path}: {line}" for line in lines))
     images = sorted(content["images"], key=lambda image: image["id"])
     position = {image["id"]: i for i, image in enumerate(images)}
     label_of = {category["id"]: 1 + k for k, category in enumerate(content["categories"])}
-    records = content["annotations"]
-    if lines := record_problems(records, position, label_of):
+    records: Sequence[Any] = content["annotations"]
+    owners = array("q")
+    if lines := record_problems(_noting_images(records, position, owners), position, label_of):
         raise ValueError("\n".join(f"{path}: {line}" for line in lines))
-    records = sorted(records, key=lambda record: position[record["image_id"]])
-    owner = np.array([position[r["image_id"]] for r in records], dtype=np.int64)
-    rings = [drawable(record) for record in records]
-    flat = [ring for polygons in rings for ring in polygons]
+    owner = np.frombuffer(owners, np.int64)
     counts = np.bincount(owner, minlength=len(images)) if len(owner) else np.zeros(len(images), int)
     return Annotations(
         image_id=np.array([image["id"] for image in images], dtype=np.int64),
         file_name=[image["file_name"] for image in images],
         size=np.array([(i["height"], i["width"]) for i in images], dtype=np.int64).reshape(-1, 2),
         offset=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        box=np.array([r["bbox"] for r in records], dtype=np.float64).reshape(-1, 4),
-        label=np.array([label_of[r["category_id"]] for r in records], dtype=np.int64),
-        crowd=np.array([bool(r.get("iscrowd", 0)) for r in records], dtype=bool),
-        ring_count=np.array([len(polygons) for polygons in rings], dtype=np.int64),
-        ring_length=np.array([len(ring) for ring in flat], dtype=np.int64),
-        corner=np.concatenate([np.asarray(ring, dtype=np.float32) for ring in flat])
-        if flat
-        else np.zeros(0, np.float32),
-        has_mask=np.array([bool(r.get("segmentation")) for r in records], dtype=bool),
         category_id=np.array([c["id"] for c in content["categories"]], dtype=np.int64),
+        **_columns(records, np.argsort(owner, kind="stable"), label_of),
     )
+
+
+def _noting_images(
+    records: Sequence[Any], position: Mapping[int, int], owners: "array[int]"
+) -> Iterator[Any]:
+    """Yield the annotations, and note the number of each one's image on the way."""
+    for record in records:
+        with suppress(AttributeError, TypeError):  # no record, or no id, which is told elsewhere
+            owners.append(position.get(record.get("image_id"), -1))
+        yield record
+
+
+def _columns(
+    records: Sequence[Any], order: np.ndarray, label_of: Mapping[int, int]
+) -> dict[str, np.ndarray]:
+    """Return the arrays of annotations, in another order than the file's."""
+    box, corner = array("d"), array("f")
+    label, ring_count, ring_length = array("q"), array("q"), array("q")
+    crowd, has_mask = bytearray(), bytearray()
+    for number in order:
+        record = records[number]
+        rings = drawable(record)
+        box.extend(record["bbox"])
+        label.append(label_of[record["category_id"]])
+        crowd.append(bool(record.get("iscrowd", 0)))
+        has_mask.append(bool(record.get("segmentation")))
+        ring_count.append(len(rings))
+        for ring in rings:
+            ring_length.append(len(ring))
+            corner.extend(ring)
+    return {
+        "box": np.frombuffer(box, np.float64).reshape(-1, 4),
+        "label": np.frombuffer(label, np.int64),
+        "crowd": np.frombuffer(crowd, bool),
+        "ring_count": np.frombuffer(ring_count, np.int64),
+        "ring_length": np.frombuffer(ring_length, np.int64),
+        "corner": np.frombuffer(corner, np.float32),
+        "has_mask": np.frombuffer(has_mask, bool),
+    }
 
 
 def misfits(content: Mapping[str, Any], path: Path, *, but_for: Collection[str]) -> list[str]:

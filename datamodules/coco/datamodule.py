@@ -13,10 +13,11 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from datamodules.coco import layout, store
-from datamodules.coco.annotations import Annotations, read_json
+from datamodules.coco import layout, store, synthetic
+from datamodules.coco.annotations import Annotations
 from datamodules.coco.directory_check import check
 from datamodules.coco.inputs import in_words, read_rgb, records
+from datamodules.coco.json_file import read_json
 from datamodules.coco.misfit import drawable
 from datamodules.coco.published import COUNTS, count_differences
 from datamodules.common.base import BenchmarkDataModule
@@ -42,6 +43,7 @@ class COCODataModule(BenchmarkDataModule):
     """
 
     prediction_endings: ClassVar[tuple[str, ...]] = (".json",)
+    evaluation_sample = "image"
     demo_scenes: ClassVar[dict[str, Any]]
     """Arguments of the demo's writer."""
     weights_file: ClassVar[str]
@@ -94,6 +96,20 @@ class COCODataModule(BenchmarkDataModule):
     def num_categories(self) -> int:
         """Categories of the annotation files; labels go from 1 to this number."""
         return len(self._manifest["categories"])
+
+    def use_synthetic_data(self, memory: float) -> list[str]:
+        """Take COCO's numbers of images and categories."""
+        self.synthetic, self._facts = True, synthetic.manifest()
+        return []
+
+    def synthetic_evaluation_batch(self, size: int) -> tuple[Any, int]:
+        """Return random images on the CPU; ``evaluation_truth`` then has as many."""
+        self._truth = synthetic.truth(size)
+        return self._synthetic_images(size), size
+
+    @abstractmethod
+    def _synthetic_images(self, size: int) -> dict[str, Any]:
+        """Return an evaluation batch of random images."""
 
     def prepare_data(self) -> None:
         """Check the directory and write compact annotations; if done, read only the manifest.
@@ -159,6 +175,8 @@ class COCODataModule(BenchmarkDataModule):
                 return lines
             counts = store.read_manifest(self.root, self._prepared, replace=True)
             if counts is None:
+                if lines := store.missing_room(self.root, self._prepared):
+                    return lines
                 parsed, _ = check(self.root)
                 counts = {split: store.count(parsed[split], split) for split in layout.SPLITS}
             elif lines := store.changes(self.root, self._prepared):
@@ -201,6 +219,8 @@ class COCODataModule(BenchmarkDataModule):
 
     def _count_categories(self) -> int:
         """Count them before the data is prepared, too."""
+        if self.synthetic:
+            return self.num_categories
         if self.root is None:
             from datamodules.coco.demo import SHAPES
 
@@ -259,6 +279,7 @@ class COCODataModule(BenchmarkDataModule):
         """
         if self._truth is None:
             truth = read_json(layout.annotation_file(self.folder, "val"))
+            truth["annotations"] = list(truth["annotations"])
             truth["images"].sort(key=lambda image: image["id"])
             for record in truth["annotations"]:
                 # The evaluation treats all polygons of an object as boxes if the first has four

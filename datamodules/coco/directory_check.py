@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from datamodules.coco.annotations import Annotations, misfits, parse, read_json
+from datamodules.coco.annotations import Annotations, misfits, parse
 from datamodules.coco.image_check import Checked, check_images, fault_lines
+from datamodules.coco.json_file import read_json
 from datamodules.coco.layout import (
     SPLITS,
     annotation_file,
@@ -14,6 +15,7 @@ from datamodules.coco.layout import (
     unmatched_images,
 )
 from datamodules.coco.published import are_published
+from datamodules.common.progress import stage
 from datamodules.common.records import RawFile
 
 
@@ -39,8 +41,9 @@ def check(
     for split in SPLITS:
         path, folder = annotation_file(root, split), image_folder(root, split)
         try:
-            content = read_json(path)
-            parsed[split] = parse(content, path)
+            with stage(f"reading {path.name}"):
+                content = read_json(path)
+                parsed[split] = parse(content, path)
             names[split] = [(entry["id"], entry.get("name")) for entry in content["categories"]]
             problems += unmatched_images(root, split, parsed[split].file_name)
             images[split] = check_images(
@@ -52,7 +55,8 @@ def check(
             )
             problems += fault_lines(folder, images[split])
             bad = {image.name for image in images[split] if image.fault}
-            problems += misfits(content, path, but_for=bad)
+            with stage(f"comparing {path.name} with the images"):
+                problems += misfits(content, path, but_for=bad)
         except ValueError as error:
             problems += str(error).splitlines()
     if not problems:

@@ -61,16 +61,21 @@ def _image_problems(images: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def record_problems(
-    records: Sequence[Any], images: Collection[int], categories: Collection[int]
+    records: Iterable[Any], images: Collection[int], categories: Collection[int]
 ) -> list[str]:
     """Return one line per broken annotation, up to a limit per kind, given the known ids."""
-    return limit_lines(
-        (kind, f"{_name(record, number)}: {text}; correct or remove it")
-        for number, record in enumerate(records)
-        for kind, text in annotation_faults(record, images, categories)
-    ) + limit_lines(
+    ids: list[Any] = []
+
+    def faults() -> Iterator[Fault]:
+        for number, record in enumerate(records):
+            if isinstance(record, dict):
+                ids.append(record.get("id"))
+            for kind, text in annotation_faults(record, images, categories):
+                yield kind, f"{_name(record, number)}: {text}; correct or remove it"
+
+    return limit_lines(faults()) + limit_lines(
         ("repeated ids", f"annotation {key} occurs more than once; give each an id of its own")
-        for key in _repeated(r.get("id") for r in records if isinstance(r, dict))
+        for key in _repeated(ids)
     )
 
 
@@ -168,7 +173,10 @@ def _name(record: Any, number: int) -> str:
 
 def _repeated(values: Iterable[Any]) -> list[Any]:
     """Return what occurs more than once among ids or names; other values are told elsewhere."""
-    counts = Counter(value for value in values if type(value) in (int, str))
+    known = [value for value in values if type(value) in (int, str)]
+    if len({*known}) == len(known):  # a set takes less memory than a count of each
+        return []
+    counts = Counter(known)
     return [value for value, count in counts.items() if count > 1]
 
 
@@ -196,6 +204,8 @@ def _numbers(values: Any, least: float = -math.inf) -> bool:
     if not isinstance(values, list) or not set(map(type, values)) <= {int, float}:
         return False
     try:
-        return all(map(math.isfinite, values)) and (least == -math.inf or min(values) >= least)
+        # A finite sum has finite terms; the sum of finite ones may be beyond the largest float.
+        finite = math.isfinite(sum(values)) or all(map(math.isfinite, values))
+        return finite and (least == -math.inf or min(values) >= least)
     except OverflowError:  # an integer beyond the largest float
         return False

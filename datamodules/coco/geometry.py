@@ -14,14 +14,20 @@ def overlap(first: Bounds, second: Bounds) -> float:
     width = min(first[2], second[2]) - max(first[0], second[0])
     height = min(first[3], second[3]) - max(first[1], second[1])
     shared = max(width, 0.0) * max(height, 0.0)
-    whole = sum(max(b[2] - b[0], 0.0) * max(b[3] - b[1], 0.0) for b in (first, second)) - shared
+    whole = _area(first) + _area(second) - shared
     return shared / whole if whole > 0 else 0.0
+
+
+def _area(box: Bounds) -> float:
+    return max(box[2] - box[0], 0.0) * max(box[3] - box[1], 0.0)
 
 
 def polygon_bounds(rings: Sequence[Sequence[float]]) -> Bounds:
     """Return what encloses polygons of x and y in turn."""
-    x, y = [ring[::2] for ring in rings], [ring[1::2] for ring in rings]
-    return min(map(min, x)), min(map(min, y)), max(map(max, x)), max(map(max, y))
+    if len(rings) > 1:
+        rings = [[number for ring in rings for number in ring]]
+    x, y = rings[0][::2], rings[0][1::2]
+    return min(x), min(y), max(x), max(y)
 
 
 def runs_of(counts: Any) -> list[int] | None:

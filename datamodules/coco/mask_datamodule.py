@@ -12,6 +12,7 @@ from datamodules.coco import mask_images as masks
 from datamodules.coco.annotations import Annotations
 from datamodules.coco.aspect_sampler import AspectSampler
 from datamodules.coco.datamodule import COCODataModule
+from datamodules.coco.synthetic import ORIGINAL
 from datamodules.common.sampling import run_seed
 
 
@@ -140,6 +141,11 @@ class COCOMaskDataModule(COCODataModule):
 
     def _evaluation_batch(self, image: Image.Image) -> dict[str, Any]:
         return masks.collate([masks.evaluation_sample(image, 0, self.image_size)])
+
+    def _synthetic_images(self, size: int) -> dict[str, Any]:
+        image = Image.effect_noise(ORIGINAL[::-1], 64).convert("RGB")
+        sample = masks.evaluation_sample(image, 0, self.image_size)
+        return masks.collate([{**sample, "index": number} for number in range(size)])
 
     def synthetic_batch(self) -> dict[str, Any]:
         """Return a random training batch on the CPU, for warm-up and speed tests."""

@@ -51,7 +51,7 @@ def _box_fault(box: Sequence[float], mask: Bounds | None, area: Any, size: Size)
     differ = max(x, y) > EDGE  # nearer to the origin than that, both mean the same
     if mask is not None:
         found = overlap(as_size, mask)
-        if differ and overlap(as_corners, mask) > max(0.8, found + 0.05):
+        if differ and found < 0.95 and overlap(as_corners, mask) > max(0.8, found + 0.05):
             return f"looks like two corners, as its mask ends at {mask[2:]}; {_KIND}"
         if found < 0.3 and min(mask[2] - mask[0], mask[3] - mask[1], width, height) > EDGE:
             return f"is not around its mask, which reaches from {mask[:2]} to {mask[2:]}"

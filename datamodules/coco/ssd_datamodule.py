@@ -13,6 +13,7 @@ from datamodules.coco import layout, store
 from datamodules.coco import ssd_images as ssd
 from datamodules.coco.annotations import Annotations
 from datamodules.coco.datamodule import COCODataModule
+from datamodules.coco.synthetic import ORIGINAL
 from datamodules.common.sampling import run_seed
 
 
@@ -104,6 +105,13 @@ class COCO300DataModule(COCODataModule):
             "image": ssd.to_tensor(ssd.resize(image, None, 300))[None],
             "index": torch.zeros(1, dtype=torch.int64),
             "size": torch.tensor([[image.height, image.width]]),
+        }
+
+    def _synthetic_images(self, size: int) -> dict[str, Any]:
+        return {
+            "image": torch.randint(0, 256, (size, 3, 300, 300), dtype=torch.uint8),
+            "index": torch.arange(size),
+            "size": torch.tensor([ORIGINAL] * size),
         }
 
     def synthetic_batch(self) -> dict[str, Tensor]:

@@ -23,7 +23,13 @@ from datamodules.coco.layout import (
 )
 from datamodules.common import records
 from datamodules.common.atomic import atomic_file
-from datamodules.common.preparation import Done, Unit, preparing, units_to_redo
+from datamodules.common.preparation import (
+    Done,
+    Unit,
+    missing_space,
+    preparing,
+    units_to_redo,
+)
 from datamodules.common.records import (
     changed_units,
     damaged_units,
@@ -118,6 +124,11 @@ def prepare(
         checked = [Unit(_images_name(root, split), split) for split in SPLITS]
         preparation.run("noting images", partial(_note_images, images), checked, processes=1)
         return preparation.finish({"categories": parsed["train"].category_id.tolist(), **counts})
+
+
+def missing_room(root: Path, prepared: Path) -> list[str]:
+    """Return a line if there is too little free space for the compact annotations."""
+    return missing_space(prepared, sum(_table(root, split).num_bytes for split in SPLITS))
 
 
 def _is_noted(root: Path, prepared: Path) -> bool:

@@ -3,7 +3,7 @@
 import os
 import signal
 import threading
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 from lightning.fabric.utilities.seed import pl_worker_init_function
@@ -18,10 +18,14 @@ class BenchmarkDataModule(L.LightningDataModule):
     Attributes:
         batch_size: Samples per device and micro-step.
         num_workers: Loader processes per device; 0 loads in the training process.
+        evaluation_sample: What an evaluation is counted in: ``image``, ``utterance``, ...
+        synthetic: Whether ``use_synthetic_data`` has replaced the data.
     """
 
     batch_size: int
     num_workers: int
+    evaluation_sample: ClassVar[str] = "sample"
+    synthetic: bool = False
 
     def differences(self) -> list[str]:
         """Say how the data in the root differs from the benchmark's.
@@ -45,6 +49,38 @@ class BenchmarkDataModule(L.LightningDataModule):
             ValueError: If they are known only after ``prepare``, which has not run.
         """
         return {}
+
+    def use_synthetic_data(self, memory: float) -> list[str]:
+        """Take the facts of the benchmark's whole data set; from now on no file is read.
+
+        For ``speed --synthetic``: ``net_facts``, ``synthetic_batch`` and
+        ``synthetic_evaluation_batch`` then work without any data.
+
+        Args:
+            memory: Bytes that what grows with the data, such as embedding tables or search trees,
+                may take.
+
+        Returns:
+            What had to be scaled to that, with the factor; one line each.
+
+        Raises:
+            NotImplementedError: If the data module has no synthetic data.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no synthetic data")
+
+    def synthetic_evaluation_batch(self, size: int) -> tuple[Any, int]:
+        """Return a random evaluation batch on the CPU, and its number of ``evaluation_sample``.
+
+        Args:
+            size: Samples wanted, at least 1.
+
+        Returns:
+            A batch as ``val_dataloader`` gives them, and what it counts.
+
+        Raises:
+            NotImplementedError: If the data module has no synthetic data.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no synthetic data")
 
     @property
     def accumulation(self) -> int:

@@ -104,6 +104,18 @@ def space_problem(folder: Path, num_bytes: int) -> str | None:
     )
 
 
+def missing_space(folder: Path, num_bytes: int) -> list[str]:
+    """Return ``space_problem`` of what is still to write: a list of one line, or empty.
+
+    Args:
+        folder: The prepared folder; what it has already is no longer to be written.
+        num_bytes: All that is in it in the end.
+    """
+    done = sum(path.stat().st_size for path in folder.glob("*") if path.is_file())
+    line = space_problem(folder, max(0, num_bytes - done))
+    return [line] if line else []
+
+
 class Preparation:
     """A folder in preparation, locked by this process: what ``preparing`` yields."""
 

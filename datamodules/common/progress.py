@@ -1,4 +1,4 @@
-"""What a preparation is doing, for whoever shows it: the stage, how far it is, how long it may take.
+"""What a preparation is doing, for whoever shows it: the stage, items done, time left.
 
     with stage("reading annotations"):
         ...
@@ -33,7 +33,7 @@ class Stage:
         return time.monotonic() - self._began
 
     def seconds_left(self) -> float | None:
-        """Estimate the time left from the mean pace; ``None`` until each worker has done an item."""
+        """Estimate the time left from the mean pace; ``None`` until each worker did an item."""
         if not self._workers <= self.done < self.total or self.seconds < SECONDS_FOR_A_PACE:
             return None
         left = self.seconds / self.done * (self.total - self.done)

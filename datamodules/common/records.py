@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from datamodules.common.atomic import atomic_file, write_json
+from datamodules.common.progress import stage
 from datamodules.common.reading import unreadable
 
 MANIFEST, RECORDS = "manifest.json", "records.jsonl"
@@ -163,15 +164,16 @@ def changed_units(folder: Path, root: Path, only: Collection[str] | None = None)
         ValueError: If a raw file exists and cannot be read.
     """
     lines = {}
-    for unit, record in read_records(folder).items():
-        if only is not None and unit not in only:
-            continue
-        # Text, not paths: ImageNet has a million files.
-        raw = {os.path.join(root, entry[0]): RawFile(*entry) for entry in record.get("raw", ())}
-        if changed := [path for path, file in raw.items() if _has_changed(path, file)]:
-            more = f" and {len(changed) - 1} more files" if changed[1:] else ""
-            what = "they were" if changed[1:] else "it was"
-            lines[unit] = f"{changed[0]}{more} changed since {what} prepared"
+    with stage("looking for changed files"):
+        for unit, record in read_records(folder).items():
+            if only is not None and unit not in only:
+                continue
+            # Text, not paths: ImageNet has a million files.
+            raw = {os.path.join(root, entry[0]): RawFile(*entry) for entry in record.get("raw", ())}
+            if changed := [path for path, file in raw.items() if _has_changed(path, file)]:
+                more = f" and {len(changed) - 1} more files" if changed[1:] else ""
+                what = "they were" if changed[1:] else "it was"
+                lines[unit] = f"{changed[0]}{more} changed since {what} prepared"
     return lines
 
 

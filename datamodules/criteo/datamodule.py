@@ -19,6 +19,7 @@ from datamodules.common.preparation import space_problem
 from datamodules.common.records import MANIFEST, changed_units, read_records
 from datamodules.common.sampling import padded_length, ranks
 from datamodules.criteo import prepare as preparation
+from datamodules.criteo import synthetic
 from datamodules.criteo.batches import Batch, BlockSampler, CriteoBlocks, evaluation_blocks
 from datamodules.criteo.checksums import verify
 from datamodules.criteo.store import (
@@ -40,6 +41,8 @@ class CriteoDataModule(BenchmarkDataModule):
     A batch is a dict of ``dense`` (B, 13) int32, ``sparse`` (B, 26) int32 and ``label`` (B,)
     uint8.
     """
+
+    evaluation_sample = "row"
 
     def __init__(
         self,
@@ -258,13 +261,24 @@ class CriteoDataModule(BenchmarkDataModule):
 
     def synthetic_batch(self) -> Batch:
         """Return a random training batch on the CPU, for warm-up and speed tests."""
-        size, rng = self.batch_size, np.random.default_rng(0)
+        return self.synthetic_evaluation_batch(self.batch_size)[0]
+
+    def use_synthetic_data(self, memory: float) -> list[str]:
+        """Take the rows of all 24 days, and their tables as far as they fit."""
+        self.synthetic = True
+        self._manifest = synthetic.manifest(self.settings, memory)
+        return synthetic.scaled_line(self.table_sizes)
+
+    def synthetic_evaluation_batch(self, size: int) -> tuple[Batch, int]:
+        """Return random rows on the CPU."""
+        rng = np.random.default_rng(0)
         sparse = rng.integers(self.table_sizes, size=(size, len(self.table_sizes)), dtype=np.int32)
-        return {
+        batch: Batch = {
             "dense": torch.randint(0, 1000, (size, NUM_DENSE), dtype=torch.int32),
             "sparse": torch.from_numpy(sparse),
             "label": torch.randint(0, 2, (size,), dtype=torch.uint8),
         }
+        return batch, size
 
     @property
     def _source(self) -> Path:

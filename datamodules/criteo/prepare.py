@@ -19,7 +19,7 @@ import math
 import os
 import shutil
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -64,6 +64,7 @@ ALL_BYTES = 4_000_000_000  # limit for all processes, this one (one more share) 
 SERIAL_BYTES = 1_000_000_000  # for less text, starting a process costs more than the work
 TEXT_BYTES_PER_ROW = 230  # about, in the real logs; to estimate the space needed
 CHUNK_ROWS = 1 << 19
+SPLIT_CHUNKS = 16  # of the last day that one unit of work copies
 BUCKET_ROWS = 1 << 20
 SHUFFLE_SEED = 20210630
 SKETCH = "sketch.npy"
@@ -223,11 +224,15 @@ def _build(work: Work, preparation: Preparation, processes: int) -> None:
     ]
     number, drop = partial(number_column, work), partial(_drop_hashes, work)
     sizes = run("numbering columns", number, columns, after=drop)
-    _plan_buckets(work)
+    num_buckets = _count_buckets(work)
+    planned = [Unit(f"plan_{day:02d}", day) for day in work.train_days]
+    _create_buckets(work, run("drawing buckets", partial(plan_day, work, num_buckets), planned))
     scattered = [Unit(f"scatter_{day:02d}", day) for day in work.train_days]
     run("scattering days", partial(scatter_day, work), scattered, after=partial(_drop_day, work))
-    split = run("splitting the last day", partial(split_last_day, work), [Unit("split")])
-    num_buckets = _bucket_counts(work).shape[1]
+    parts = _last_day_parts(work)
+    if preparation.unfinished(parts) == parts:  # else a file that was lost would become zeros
+        _create_evaluation_splits(work)
+    split = run("splitting the last day", partial(split_last_day, work), parts)
     buckets = [Unit(f"permute_{bucket:05d}", bucket) for bucket in range(num_buckets)]
     blocks = run("permuting buckets", partial(permute_bucket, work), buckets)
     _finish(work, preparation, list(sizes.values()), [*split.values(), *blocks.values()])
@@ -373,22 +378,28 @@ def _buckets(day: int, chunk: int, num_rows: int, num_buckets: int) -> np.ndarra
     return rng.integers(num_buckets, size=num_rows, dtype=np.int32)
 
 
-def _plan_buckets(work: Work) -> None:
-    """Count the rows of each day per bucket, and create the files."""
-    rows_D = [work.rows[day] for day in work.train_days]
-    num_buckets = max(1, math.ceil(sum(rows_D) / BUCKET_ROWS))
-    plan = work.folder / "buckets.npy"
+def _count_buckets(work: Work) -> int:
+    return max(1, math.ceil(sum(work.rows[:-1]) / BUCKET_ROWS))
+
+
+def plan_day(work: Work, num_buckets: int, day: int) -> Done:
+    """Draw the buckets of a training day's rows; results in the rows that each bucket gets."""
+    count_K, num_rows = np.zeros(num_buckets, np.int64), work.rows[day]
+    for chunk, start in enumerate(range(0, num_rows, CHUNK_ROWS)):
+        bucket_N = _buckets(day, chunk, min(CHUNK_ROWS, num_rows - start), num_buckets)
+        count_K += np.bincount(bucket_N, minlength=num_buckets)
+    return Done(count_K.tolist())
+
+
+def _create_buckets(work: Work, counts: Mapping[str, list[int]]) -> None:
+    """Write each day's rows per bucket, and create the files of the training rows."""
+    num_rows, plan = sum(work.rows[:-1]), work.folder / "buckets.npy"
     if not plan.is_file():
-        counts_DK = np.zeros((len(rows_D), num_buckets), np.int64)
-        for day, num_rows in enumerate(rows_D):
-            for chunk, start in enumerate(range(0, num_rows, CHUNK_ROWS)):
-                bucket_N = _buckets(day, chunk, min(CHUNK_ROWS, num_rows - start), num_buckets)
-                counts_DK[day] += np.bincount(bucket_N, minlength=num_buckets)
         with _bucket_file(work).open("wb") as file:
-            file.truncate(sum(rows_D) * NUM_FIELDS * 4)
+            file.truncate(num_rows * NUM_FIELDS * 4)
         with atomic_file(plan) as file:
-            np.save(file, counts_DK)
-    create_split(work.out, "train", sum(rows_D))
+            np.save(file, np.array([*counts.values()], np.int64))
+    create_split(work.out, "train", num_rows)
 
 
 def _bucket_counts(work: Work) -> np.ndarray:
@@ -400,27 +411,47 @@ def _bucket_file(work: Work) -> Path:
     return work.folder / "buckets.bin"
 
 
-def split_last_day(work: Work, _: None) -> Done:
-    """Copy the last day in order: first half, rounded up, test; the rest validation."""
-    day = DayReader(work, work.days[-1])
-    half, blocks = math.ceil(day.num_rows / 2), []
-    _check_labels(work, half)
-    for split, first, last in (("test", 0, half), ("validation", half, day.num_rows)):
+def _evaluation_rows(work: Work) -> dict[str, tuple[int, int]]:
+    """Return first and last row of each split of the last day: the first half, rounded up, test."""
+    num_rows = work.rows[-1]
+    half = math.ceil(num_rows / 2)
+    return {"test": (0, half), "validation": (half, num_rows)}
+
+
+def _create_evaluation_splits(work: Work) -> None:
+    """Create the files of the last day's rows, whose test labels are checked before."""
+    _check_labels(work, _evaluation_rows(work)["test"][1])
+    for split, (first, last) in _evaluation_rows(work).items():
         create_split(work.out, split, last - first)
-        for start in range(first, last, CHUNK_ROWS):
-            rows_NF = day(start, min(start + CHUNK_ROWS, last))
-            blocks += _store(work.out, split, start - first, rows_NF)
+
+
+def _last_day_parts(work: Work) -> list[Unit]:
+    rows, step = _evaluation_rows(work), SPLIT_CHUNKS * CHUNK_ROWS
+    return [
+        Unit(f"split_{split}_{number:04d}", (split, start, min(start + step, last)))
+        for split, (first, last) in rows.items()
+        for number, start in enumerate(range(first, last, step))
+    ]
+
+
+def split_last_day(work: Work, part: tuple[str, int, int]) -> Done:
+    """Copy rows of the last day to their split, in order."""
+    split, first, last = part
+    day, origin, blocks = DayReader(work, work.days[-1]), _evaluation_rows(work)[split][0], []
+    for start in range(first, last, CHUNK_ROWS):
+        rows_NF = day(start, min(start + CHUNK_ROWS, last))
+        blocks += _store(work.out, split, start - origin, rows_NF)
     return Done(blocks)
 
 
 def _check_labels(work: Work, half: int) -> None:
     """Raise if the area under the curve of the test rows is not defined."""
-    found = np.unique(work.column(work.days[-1], "label", np.uint8)[:half])
-    if len(found) < 2:
+    label_N = work.column(work.days[-1], "label", np.uint8)[:half]
+    if half and label_N.min() == label_N.max():
         name = f"{work.root}/day_{work.days[-1]}"
         raise ValueError(
             f"{name}: all {half:,} rows of its first half, which are the test rows, have label "
-            f"{found[0]}; the metric needs both labels, replace this day"
+            f"{label_N[0]}; the metric needs both labels, replace this day"
         )
 
 

@@ -8,22 +8,35 @@ Letters: B batch, S side of the square images.
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch.utils.data import DataLoader
 
 from datamodules.common.base import BenchmarkDataModule
 from datamodules.common.cache import build_once, demo_folder
+from datamodules.common.device_jpeg import Decode, decode_batch, nvimgcodec
 from datamodules.common.inputs import write_json
-from datamodules.common.preparation import damage_lines, units_to_redo, was_interrupted
+from datamodules.common.preparation import (
+    damage_lines,
+    missing_space,
+    units_to_redo,
+    was_interrupted,
+)
 from datamodules.common.sampling import evaluation_indices, padded_length, run_seed
 from datamodules.common.shards import has_shards
 from datamodules.imagenet import prepare as builder
-from datamodules.imagenet.contents import Contents, differences
+from datamodules.imagenet.contents import IMAGENET, Contents, differences
 from datamodules.imagenet.files import Counts, Wanted, scan
+from datamodules.imagenet.images import decode
 from datamodules.imagenet.inputs import name_of, read_image, words_of
-from datamodules.imagenet.samples import Batch, EvaluationImages, TrainingImages, as_is
+from datamodules.imagenet.samples import (
+    Batch,
+    EncodedTrainingImages,
+    EvaluationImages,
+    TrainingImages,
+    as_is,
+)
 from datamodules.imagenet.sources import ImageSource
 
 
@@ -35,6 +48,7 @@ class ImageNetDataModule(BenchmarkDataModule):
     """
 
     prediction_endings: ClassVar[tuple[str, ...]] = (".json",)
+    evaluation_sample = "image"
 
     def __init__(
         self,
@@ -49,6 +63,7 @@ class ImageNetDataModule(BenchmarkDataModule):
         num_val: int | None = None,
         num_workers: int = 0,
         prepare_processes: int = 0,
+        decoder: Literal["cpu", "nvimgcodec"] = "cpu",
     ) -> None:
         """Defaults are the closed reference.
 
@@ -66,6 +81,8 @@ class ImageNetDataModule(BenchmarkDataModule):
             num_val: Evaluation images that must be there; None accepts any number.
             num_workers: Loader processes per device; 0 loads in the training process.
             prepare_processes: Processes that write shards; 0 chooses by cores and memory.
+            decoder: Where training images are decoded: ``nvimgcodec`` decodes on a CUDA device
+                (extra ``[gpu]``); its pixels differ by rounding.
 
         Raises:
             ValueError: If a number is out of range; one line each.
@@ -94,6 +111,8 @@ class ImageNetDataModule(BenchmarkDataModule):
         self.image_size = image_size
         self._wanted = Wanted(num_classes, num_train, num_val)
         self.num_workers, self.prepare_processes = num_workers, prepare_processes
+        self.decoder = decoder
+        self._decode: Decode | None = None
 
     @cached_property
     def counts(self) -> Counts:
@@ -141,10 +160,10 @@ class ImageNetDataModule(BenchmarkDataModule):
         try:
             if any(has_shards(self._prepared, split) for split in builder.SPLITS):
                 return builder.shard_problems(self._prepared, self._wanted) or self._stale_shards()
-            scan(self.root, self._wanted)
+            size = builder.shard_bytes(self.root, scan(self.root, self._wanted))
+            return missing_space(self._prepared, size)
         except (FileNotFoundError, ValueError) as error:
             return str(error).splitlines()
-        return []
 
     def notes(self) -> list[str]:
         """Return one line per class directory with entries that are not images."""
@@ -173,6 +192,19 @@ class ImageNetDataModule(BenchmarkDataModule):
                 f"{self.counts.train}; lower data.batch_size"
             )
 
+        if self.decoder == "nvimgcodec" and self.trainer is not None:
+            self._decode = nvimgcodec(self.trainer.strategy.root_device)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, index: int) -> Any:
+        """Decode the images that loader processes have left as they are."""
+        if "encoded" in batch:
+            assert self._decode is not None
+            image_3SS = decode_batch(batch["encoded"], self._decode, decode)
+            image_BSS3 = torch.stack([image.permute(1, 2, 0) for image in image_3SS])
+            rest = {name: value for name, value in batch.items() if name != "encoded"}
+            batch = {"image": image_BSS3.permute(0, 3, 1, 2), **rest}
+        return super().transfer_batch_to_device(batch, device, index)
+
     def mllog_facts(self) -> dict[str, object]:
         """Return the log's data keys."""
         return {
@@ -185,7 +217,8 @@ class ImageNetDataModule(BenchmarkDataModule):
         """Return shuffled, augmented images of this rank, from the resume position on."""
         sampler = self.epoch_sampler(self.counts.train)
         source = self._open("train")
-        dataset = TrainingImages(source, self.image_size, run_seed())
+        kind = TrainingImages if self.decoder == "cpu" else EncodedTrainingImages
+        dataset = kind(source, self.image_size, run_seed())
         return DataLoader(dataset, batch_sampler=sampler, **self.loader_options)
 
     def val_dataloader(self) -> DataLoader[Any]:
@@ -197,13 +230,23 @@ class ImageNetDataModule(BenchmarkDataModule):
 
     def synthetic_batch(self) -> Batch:
         """Return a random training batch on the CPU, for warm-up and speed tests."""
-        B, S = self.batch_size, self.image_size
+        return self.synthetic_evaluation_batch(self.batch_size)[0]
+
+    def use_synthetic_data(self, memory: float) -> list[str]:
+        """Take ImageNet's numbers of classes and images."""
+        self.synthetic, self.counts = True, IMAGENET
+        return []
+
+    def synthetic_evaluation_batch(self, size: int) -> tuple[Batch, int]:
+        """Return random images on the CPU."""
+        B, S = size, self.image_size
         image_BSS3 = torch.randint(0, 256, (B, S, S, 3), dtype=torch.uint8)
-        return {
+        batch: Batch = {
             "image": image_BSS3.permute(0, 3, 1, 2),
             "label": torch.randint(0, self.counts.classes, (B,)),
             "index": torch.arange(B),
         }
+        return batch, B
 
     def class_names(self) -> list[str]:
         """Name the classes.

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from datamodules.common.progress import stage
 from datamodules.common.reading import unreadable
 
 # Those of torchvision's ImageFolder; all but JPEG are re-encoded when they are read.
@@ -65,7 +66,8 @@ def scan(root: Path, counts: Counts | Wanted) -> Files:
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is not a directory; --data.root names the one with train/")
     try:
-        return _scan(root, counts)
+        with stage("listing images"):
+            return _scan(root, counts)
     except OSError as error:  # of a directory, which must not pass for an empty one
         raise unreadable(root, error) from error
 

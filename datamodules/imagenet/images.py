@@ -68,13 +68,18 @@ def _window(
     return (w, h) if fits else None
 
 
-def training_image(data: bytes, rng: np.random.Generator, side: int) -> np.ndarray:
-    """Return image_SS3, uint8: a random window, resized and flipped half of the time."""
+def draw_window(data: bytes, rng: np.random.Generator) -> tuple[Header, Box, bool]:
+    """Draw a training crop: the file's header, the window, and whether to flip it."""
     header = jpeg_header(data)
     if header is None:
         raise ValueError("is not a JPEG file")
     box = distorted_box(rng, header.width, header.height)
-    flip = rng.random() < 0.5
+    return header, box, rng.random() < 0.5
+
+
+def training_image(data: bytes, rng: np.random.Generator, side: int) -> np.ndarray:
+    """Return image_SS3, uint8: a random window, resized and flipped half of the time."""
+    header, box, flip = draw_window(data, rng)
     image_3SS = cropped(data, header, box, side)
     # torch flips ten times faster than a copy through numpy's negative strides.
     return (image_3SS.flip(2) if flip else image_3SS).permute(1, 2, 0).numpy()

@@ -5,15 +5,16 @@ channels innermost in memory, ``label`` (B,) int64 and ``index`` (B,) int64.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from datamodules.common.device_jpeg import Encoded
 from datamodules.common.sampling import SampleKey, sample_rng
-from datamodules.imagenet.images import evaluation_image, training_image
+from datamodules.imagenet.images import draw_window, evaluation_image, training_image
 from datamodules.imagenet.sources import ImageSource
 
 _ERROR = "BadImageError: "
@@ -50,6 +51,24 @@ class TrainingImages(Dataset[Batch]):
             return training_image(data, sample_rng(self.seed, *_draw(keys[position])), self.side)
 
         return _batch(self.source, [key.index for key in keys], self.side, make)
+
+
+class EncodedTrainingImages(TrainingImages):
+    """The same draws, for a device that decodes: ``encoded`` takes the place of ``image``."""
+
+    def __getitems__(self, keys: Sequence[SampleKey]) -> Batch:
+        """Draw the windows of a batch of images, which stay as they are in their files."""
+
+        def encode(position: int, data: bytes) -> Encoded:
+            rng = sample_rng(self.seed, *_draw(keys[position]))
+            _, box, flip = draw_window(data, rng)
+            name = self.source.name(keys[position].index)
+            return Encoded(name, data, tuple(box), (self.side, self.side), flip)
+
+        numbers = [key.index for key in keys]
+        encoded, labels = _read(self.source, numbers, encode)
+        batch = {"label": torch.tensor(labels), "index": torch.tensor(numbers)}
+        return {"encoded": encoded, **batch}  # type: ignore[return-value]
 
 
 class EvaluationImages(Dataset[Batch]):
@@ -91,20 +110,32 @@ def _batch(
 ) -> Batch:
     """Read images straight into their rows of the batch."""
     image_BSS3 = np.empty((len(numbers), side, side, 3), dtype=np.uint8)
-    labels = []
+
+    def fill(position: int, data: bytes) -> None:
+        image_BSS3[position] = make(position, data)
+
+    _, labels = _read(source, numbers, fill)
+    return {
+        "image": torch.from_numpy(image_BSS3).permute(0, 3, 1, 2),
+        "label": torch.tensor(labels),
+        "index": torch.tensor(numbers),
+    }
+
+
+def _read(
+    source: ImageSource, numbers: Sequence[int], use: Callable[[int, bytes], Any]
+) -> tuple[list[Any], list[int]]:
+    """Read images and use each; return what came of them, and their labels."""
+    results, labels = [], []
     for position, number in enumerate(numbers):
         try:
             data, label = source.read(number)
         except ValueError as error:
             raise BadImageError(f"{source.name(number)} {error}") from error
         try:
-            image_BSS3[position] = make(position, data)
+            results.append(use(position, data))
         except ValueError as error:
             text = f"{source.name(number)} {error}; {source.remedy}"
             raise BadImageError(text) from error
         labels.append(label)
-    return {
-        "image": torch.from_numpy(image_BSS3).permute(0, 3, 1, 2),
-        "label": torch.tensor(labels),
-        "index": torch.tensor(numbers),
-    }
+    return results, labels

@@ -9,6 +9,7 @@ Letters: B batch, D H W voxels of 1.6 x 1.2 x 1.2 mm.
 """
 
 import sys
+from collections.abc import Sequence
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
@@ -65,6 +66,7 @@ class KiTS19DataModule(BenchmarkDataModule):
     """
 
     prediction_endings: ClassVar[tuple[str, ...]] = (".nii.gz",)
+    evaluation_sample = "window"
 
     def __init__(
         self,
@@ -265,11 +267,24 @@ class KiTS19DataModule(BenchmarkDataModule):
 
     def synthetic_batch(self) -> Batch:
         """Return a random training batch on the CPU, for warm-up and speed tests."""
-        shape = (self.batch_size, 1, *self.crop_size)
+        return self._random_volumes(self.batch_size, self.crop_size)
+
+    def use_synthetic_data(self, memory: float) -> list[str]:
+        """Take KiTS19's cases and classes."""
+        self.synthetic, self._split = True, kits19_split()
+        return []
+
+    def synthetic_evaluation_batch(self, size: int) -> tuple[Batch, int]:
+        """Return a random volume on the CPU of ``size`` windows that overlap by a half."""
+        depth, *area = self.crop_size
+        return self._random_volumes(1, (depth + (size - 1) * (depth // 2), *area)), size
+
+    def _random_volumes(self, number: int, size: Sequence[int]) -> Batch:
+        shape = (number, 1, *size)
         return {
             "image": torch.randn(shape),
             "label": torch.randint(0, len(self.class_names) + 1, shape, dtype=torch.uint8),
-            "index": torch.zeros(self.batch_size, dtype=torch.int64),
+            "index": torch.zeros(number, dtype=torch.int64),
         }
 
     def read_input(self, source: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ A prepared folder holds ``tokenizer.model``, the shards of the splits ``train`` 
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import numpy as np
 
 from datamodules.common.atomic import atomic_file
 from datamodules.common.preparation import preparing, shorten
+from datamodules.common.process_pool import outcomes
+from datamodules.common.progress import stage
 from datamodules.common.records import file_hashes, read_records
 from datamodules.common.shard_writer import Plan, write_shards
 from datamodules.common.shards import UnfinishedError, index_path, manifest_path
@@ -33,8 +36,8 @@ from datamodules.librispeech.text import UNKNOWN, Tokenizer, train_tokenizer
 SPLITS = ("train", "dev")
 FIELDS = ("flac", "txt")
 SHARD_UTTERANCES = 1000  # about 200 MB
-# Below this much audio a process's start costs more than the work.
-SERIAL_BYTES = 400_000_000
+# Below this much audio or text a process's start costs more than the work.
+SERIAL_BYTES, SERIAL_LETTERS = 400_000_000, 1_000_000
 
 
 def check_same_vocabulary(folder: Path, given: Path, vocab_size: int) -> None:
@@ -84,7 +87,8 @@ def build(
         # None trains a vocabulary on the training transcripts.
         tokenizer = _write_tokenizer(out, splits["train"], vocab_size, tokenizer_model)
         # Before the shards: a bad transcript is to be named within seconds.
-        labels = {name: _labels(tokenizer, split) for name, split in splits.items()}
+        with stage("encoding transcripts"):
+            labels = {name: _labels(tokenizer, split) for name, split in splits.items()}
         index = write_shards(
             preparation,
             [_with_sizes(_plan(name, split)) for name, split in splits.items()],
@@ -128,6 +132,11 @@ def is_current(out: Path, utterances: Utterances, subsets: Subsets) -> bool:
         )
     except (UnfinishedError, KeyError):
         return False
+
+
+def shard_bytes(utterances: Utterances) -> int:
+    """Return about how large the shards will be; a system call per recording."""
+    return sum(_size(utterance.path) for some in utterances.values() for utterance in some)
 
 
 def _splits(utterances: Utterances, subsets: Subsets) -> Utterances:
@@ -186,10 +195,20 @@ def _write_tokenizer(
         Tokenizer(given, vocab_size)  # raises before anything is written
         content = given.read_bytes()
     else:
-        content = train_tokenizer((utterance.text for utterance in train), vocab_size)
+        content = _trained([utterance.text for utterance in train], vocab_size)
     with atomic_file(out / TOKENIZER) as file:
         file.write(content)
     return Tokenizer(out / TOKENIZER, vocab_size)
+
+
+def _trained(texts: Sequence[str], vocab_size: int) -> bytes:
+    """Train a vocabulary, of much text in a process of its own, which keeps this one responsive."""
+    processes = 1 if sum(map(len, texts)) < SERIAL_LETTERS else 2  # two is a pool, for one job
+    job = partial(train_tokenizer, vocab_size=vocab_size)
+    (model,) = outcomes(job, [texts], processes, "training the vocabulary", show_progress=False)
+    if isinstance(model, str):
+        raise ValueError(model)
+    return model
 
 
 def _labels(tokenizer: Tokenizer, split: Sequence[Utterance]) -> list[list[int]]:

@@ -19,10 +19,11 @@ from torch.utils.data import DataLoader
 
 from datamodules.common.base import BenchmarkDataModule
 from datamodules.common.cache import build_once, demo_folder
-from datamodules.common.preparation import damage_lines, units_to_redo
+from datamodules.common.preparation import damage_lines, missing_space, units_to_redo
 from datamodules.common.records import check_settings
 from datamodules.common.sampling import evaluation_indices, ranks, run_seed
 from datamodules.librispeech import build as builder
+from datamodules.librispeech import synthetic
 from datamodules.librispeech.audio import Batch, Utterances, batches_by_length, collate
 from datamodules.librispeech.flac import SAMPLE_RATE
 from datamodules.librispeech.inputs import read_recording
@@ -57,6 +58,7 @@ class LibriSpeechDataModule(BenchmarkDataModule):
     """
 
     prediction_endings: ClassVar[tuple[str, ...]] = (".txt",)
+    evaluation_sample = "utterance"
 
     def __init__(
         self,
@@ -166,7 +168,8 @@ class LibriSpeechDataModule(BenchmarkDataModule):
         except (FileNotFoundError, ValueError) as error:
             return str(error).splitlines()
         if manifest is None:
-            return [*lines, *problems]
+            size = 0 if problems else builder.shard_bytes(utterances)
+            return [*lines, *problems, *missing_space(self._prepared, size)]
         current = builder.is_current(self._prepared, utterances, self._subsets)
         if not (lines or problems or current):
             lines = [f"{self._folder}: {CHANGED_LIST}; run the recipe's prepare command"]
@@ -281,20 +284,35 @@ class LibriSpeechDataModule(BenchmarkDataModule):
 
     def synthetic_batch(self) -> Batch:
         """Return a random training batch on the CPU whose lengths are spread like the data's."""
-        lengths = np.sort(self._num_samples("train")[self._train_numbers])
-        positions = np.linspace(0, len(lengths) - 1, self.batch_size).round().astype(int)
+        return self._random_utterances(self._num_samples("train")[self._train_numbers])
+
+    def use_synthetic_data(self, memory: float) -> list[str]:
+        """Take LibriSpeech's numbers of utterances, their lengths and a vocabulary of numbers."""
+        self.synthetic, self._manifest = True, synthetic.manifest(self.vocab_size)
+        self._tokenizer = synthetic.Numbers()  # type: ignore[assignment]
+        return []
+
+    def synthetic_evaluation_batch(self, size: int) -> tuple[Batch, int]:
+        """Return random utterances on the CPU."""
+        return self._random_utterances(self._num_samples("dev"), size), size
+
+    def _random_utterances(self, num_samples: np.ndarray, size: int = 0) -> Batch:
+        """Return ``size`` utterances, by default a training batch, whose lengths are spread."""
+        lengths, size = np.sort(num_samples), size or self.batch_size
+        quantiles = np.linspace(0, 1, size) if size > 1 else np.array([0.5])
+        positions = (quantiles * (len(lengths) - 1)).round().astype(int)
         audio_lengths = torch.from_numpy(lengths[positions])
         share = audio_lengths / audio_lengths.max()
         label_lengths = (share * self._manifest.most_labels).long().clamp(min=1)
-        shape = (self.batch_size, int(audio_lengths.max()))
-        labels_shape = (self.batch_size, int(label_lengths.max()))
+        shape = (size, int(audio_lengths.max()))
+        labels_shape = (size, int(label_lengths.max()))
         return {
             "audio": torch.randint(-8192, 8192, shape, dtype=torch.int16),
             "audio_lengths": audio_lengths,
             "labels": torch.randint(1, self.vocab_size, labels_shape),
             "label_lengths": label_lengths,
-            "seed": torch.randint(2**62, (self.batch_size,)),
-            "index": torch.arange(self.batch_size),
+            "seed": torch.randint(2**62, (size,)),
+            "index": torch.arange(size),
         }
 
     @property

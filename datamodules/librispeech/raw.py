@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datamodules.common.preparation import shorten
+from datamodules.common.progress import stage
 from datamodules.common.reading import reading
 from datamodules.librispeech.subsets import (
     ALPHABET,
@@ -55,7 +56,7 @@ def scan(folder: Path, subsets: Subsets | None = None) -> tuple[Utterances, list
             problems.append(f"{folder / subset}: missing; {how_to_get(folder, subset)}")
             continue
         try:
-            with reading(folder / subset):
+            with reading(folder / subset), stage(f"listing {subset}"):
                 utterances[subset], lines = _scan_subset(folder / subset, seen, visited)
         except ValueError as error:
             lines = [str(error)]

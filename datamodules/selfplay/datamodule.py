@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.common.base import BenchmarkDataModule
@@ -40,10 +38,11 @@ from datamodules.selfplay.go.board import MAX_PLIES
 from datamodules.selfplay.go.features import PLANES
 from datamodules.selfplay.go.games import Network, SelfPlay, compile_search
 from datamodules.selfplay.go.moves import Rules
-from datamodules.selfplay.go.players import Players, PlayersState, playing_speed
+from datamodules.selfplay.go.players import Players, PlayersState
 from datamodules.selfplay.go.records import read_game
 from datamodules.selfplay.inputs import PositionInputs
 from datamodules.selfplay.memory import memory_plan
+from datamodules.selfplay.speed import SpeedOfPlay
 from datamodules.selfplay.window import (
     Generation,
     WindowExamples,
@@ -60,7 +59,7 @@ from datamodules.selfplay.window import (
 SELFPLAY_STREAM = 71
 
 
-class SelfPlayDataModule(PositionInputs, BenchmarkDataModule):
+class SelfPlayDataModule(PositionInputs, SpeedOfPlay, BenchmarkDataModule):
     """Play games with the module's network and train on those of the newest generations.
 
     The defaults are the closed reference on one device.
@@ -396,19 +395,6 @@ class SelfPlayDataModule(PositionInputs, BenchmarkDataModule):
             for worker in range(self.workers)
         ]  # fmt: skip
 
-    def speed_figures(self, seconds: float = 5.0) -> dict[str, float]:
-        """Measure how fast this rank's workers play with the module's network.
-
-        Args:
-            seconds: How long they play, twice; the second time counts.
-
-        Returns:
-            Readouts per second, by name.
-        """
-        assert self.playing is not None, "the module sets the network"
-        readouts = playing_speed(self._new_workers(), self.playing(), seconds)
-        return {"self-play readouts/s": readouts}
-
     def _collect(self, model: int) -> None:
         """Add the games of all ranks to the window, once each has finished its share."""
         if self._players is None or not self._players.playing:
@@ -452,16 +438,6 @@ class SelfPlayDataModule(PositionInputs, BenchmarkDataModule):
     def mllog_epoch_facts(self) -> dict[str, object]:
         """Return the log's keys about the epoch that begins."""
         return {"actual_selfplay_games_per_generation": self._generations[-1].games}
-
-    def synthetic_batch(self) -> dict[str, Tensor]:
-        """Return a random training batch on the CPU, for warm-up and speed tests."""
-        shape = (self.batch_size, PLANES, self.size, self.size)
-        actions = self.size * self.size + 1
-        return {
-            "planes": torch.randint(0, 2, shape, dtype=torch.uint8),
-            "pi": torch.softmax(torch.randn(self.batch_size, actions), dim=1),
-            "outcome": torch.randint(0, 2, (self.batch_size,)).float() * 2 - 1,
-        }
 
     def state_dict(self) -> dict[str, Any]:
         """Return the games of the window, and the running games of all ranks."""

@@ -38,6 +38,13 @@ class MemoryPlan(NamedTuple):
         )
 
 
+def searches_per_game(data: Any) -> float:
+    """Estimate the searches of a training game: those of a move by the rules, times its moves."""
+    rules = data.rules
+    per_move = rules.fast_share * rules.fast_readouts + (1 - rules.fast_share) * rules.slow_readouts
+    return per_move * MOVES_PER_POINT * data.size * data.size
+
+
 def memory_plan(data: Any) -> MemoryPlan:
     """Estimate what grows with a data module's settings."""
     points = data.size * data.size

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from datamodules.common import records
-from datamodules.common.preparation import Done, Preparation, Unit, preparing
+from datamodules.common.preparation import Done, Preparation, Unit, missing_space, preparing
+from datamodules.common.progress import stage
 from datamodules.common.records import raw_file
 from datamodules.wikipedia.samples import Samples, SpecialIds, make_samples
 from datamodules.wikipedia.shards import open_shard, read_facts, write_shard
@@ -137,9 +138,16 @@ def build(
             worker_bytes=WORKER_BYTES,
             serial_bytes=SERIAL_BYTES,
         )
-        repeated = check_repetition(out, shards)
-        check_leak(source, out, shards)
+        with stage("comparing articles"):
+            repeated = check_repetition(out, shards)
+            check_leak(source, out, shards)
         return preparation.finish({"shards": shards, "repeated_articles": repeated})
+
+
+def missing_room(source: Source, out: Path) -> list[str]:
+    """Return a line if there is too little free space for the shards."""
+    units = [_unit(name, path) for name, path in source.files().items() if path.is_file()]
+    return missing_space(out, sum(unit.num_bytes for unit in units))
 
 
 def _unit(name: str, path: Path) -> Unit:

@@ -31,6 +31,14 @@ class BenchmarkModule(L.LightningModule):
     learning_rate: float
     own_weights: bool = False
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning notes the hook in progress some 40 times a step; torch would search the
+        # parameters, buffers and submodules each time, a tenth of what Lightning adds to a step.
+        if name == "_current_fx_name":
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps of an epoch, at least 1; known before a loader exists.

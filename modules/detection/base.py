@@ -2,11 +2,13 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, ClassVar
 
 from modules.common.base import BenchmarkModule
 from modules.detection.coco_metric import CocoAP
+from modules.detection.late_scores import LateScores
 from modules.detection.picture import DetectionExample, save_detections, truth_of
 
 NUM_EXAMPLES = 8
@@ -20,6 +22,10 @@ class DetectorModule(BenchmarkModule):
     backbone_weights: Path | None  # file that the user named
     average_precision: CocoAP
     examples: list[DetectionExample]  # from the last evaluation's first images
+    overlap_evaluation: bool
+    late_metrics: "Future[dict[str, float]] | None" = None
+    """The newest evaluation's values by name, if they are computed while training goes on."""
+    _late_scores: LateScores | None = None
 
     def setup(self, stage: str) -> None:
         """Load the pretrained backbone before the clock starts, and check the classes."""
@@ -29,6 +35,22 @@ class DetectorModule(BenchmarkModule):
         if hasattr(self.net, "load_backbone") and not self.own_weights:
             self._load_backbone(datamodule)
         self._check_classes(datamodule)
+        if self.overlap_evaluation:
+            self._start_late_scores()
+
+    def _start_late_scores(self) -> None:
+        if self.trainer.world_size > 1:
+            raise ValueError(
+                "--model.overlap_evaluation works on one device only, as ranks would have to agree "
+                "after every step; leave it out"
+            )
+        self._late_scores = LateScores()
+        self._late_scores.start()
+
+    def teardown(self, stage: str) -> None:
+        if self._late_scores is not None:
+            self._late_scores.close()
+            self._late_scores = None
 
     def _load_backbone(self, datamodule: Any) -> None:
         path = self.backbone_weights or self.default_weights(datamodule)
@@ -74,8 +96,13 @@ class DetectorModule(BenchmarkModule):
         datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         self.average_precision.begin(datamodule.evaluation_truth())
         self.examples = []
+        self.late_metrics = None
 
     def on_validation_epoch_end(self) -> None:
+        if self._late_scores is not None:
+            self.late_metrics = self._late_scores.submit(self.average_precision)
+            self.average_precision.reset()
+            return
         values = self.average_precision.compute()
         self.average_precision.reset()
         # The values are already those of all ranks; averaging could change the last bit.

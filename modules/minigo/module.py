@@ -7,6 +7,8 @@ tensor of game numbers. This module's network plays the data module's games (``p
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, TypedDict
 
@@ -218,9 +220,16 @@ class MiniGoModule(BenchmarkModule):
         """Measure self-play for the ``speed`` command; return figures by name."""
         compile_search()
         self.attach_policy(datamodule)
-        if isinstance(self.net, DualNet):
+        if isinstance(self.net, DualNet) and not datamodule.synthetic:
             load_bundle(self.net, datamodule.checkpoint)
         return datamodule.speed_figures()
+
+    def begin_speed_evaluation(self, datamodule: Any) -> None:
+        """Let a match of ``speed`` end after some moves; its target is an untrained network."""
+        compile_search()
+        self.attach_policy(datamodule)
+        self.target_net.set(deepcopy(self.net))
+        self.match_rules = replace(self.match_rules, max_plies=datamodule.speed_plies)
 
     # Training.
 

@@ -4,8 +4,12 @@ Letters: B batch, S input frames (30 ms), T encoder frames (60 ms), U labels, J 
 V outputs (labels and, last, blank).
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+
+from modules.rnnt.half_lstm import run_half
 
 State = tuple[Tensor, Tensor]
 
@@ -14,7 +18,7 @@ class DropoutLSTM(nn.Module):
     """Unidirectional LSTM layers with dropout between them and after the last.
 
     ``init_scale`` multiplies every initial weight and bias; the forget gates' input biases become
-    ``init_scale``, their hidden biases 0.
+    ``init_scale``, their hidden biases 0. ``half`` computes the layers in float16.
     """
 
     def __init__(
@@ -25,8 +29,10 @@ class DropoutLSTM(nn.Module):
         *,
         dropout: float,
         init_scale: float,
+        half: bool = False,
     ) -> None:
         super().__init__()
+        self.half_precision = half
         between = dropout if num_layers > 1 else 0.0
         self.lstm = nn.LSTM(input_size, hidden_size, num_layers, dropout=between, batch_first=True)
         self.dropout = nn.Dropout(dropout)
@@ -42,7 +48,10 @@ class DropoutLSTM(nn.Module):
         # torch casts cuDNN's LSTMs to float16 under any autocast on GPUs, bfloat16's too, where
         # gradients are not scaled and would underflow. So they keep their weights' precision.
         with torch.autocast(x_BTF.device.type, enabled=False):
-            y_BTF, state = self.lstm(x_BTF.to(next(self.lstm.parameters()).dtype), state)
+            if self.half_precision:
+                y_BTF, state = run_half(self.lstm, x_BTF, state)
+            else:
+                y_BTF, state = self.lstm(x_BTF.to(next(self.lstm.parameters()).dtype), state)
         return self.dropout(y_BTF), state
 
 
@@ -63,6 +72,8 @@ class RNNT(nn.Module):
         prediction_dropout: Dropout in the prediction network.
         joint_dropout: Dropout in the joint.
         init_scale: Multiplies the initial LSTM weights and biases only.
+        half_lstms: Compute the LSTMs in float16, with weights and gradients in float32, for GPUs;
+            their gradients are scaled by themselves, so any precision of the trainer will do.
 
     Source:
         mlcommons/training @ 9947bdf2, rnn_speech_recognition/pytorch/rnnt/model.py. Differs:
@@ -86,10 +97,12 @@ class RNNT(nn.Module):
         prediction_dropout: float = 0.3,
         joint_dropout: float = 0.3,
         init_scale: float = 0.5,
+        half_lstms: bool = False,
     ) -> None:
         super().__init__()
         self.num_labels, self.stack, self.init_scale = num_labels, stack, init_scale
-        encoder: dict[str, float] = {"dropout": encoder_dropout, "init_scale": init_scale}
+        common: dict[str, Any] = {"init_scale": init_scale, "half": half_lstms}
+        encoder = {"dropout": encoder_dropout, **common}
         self.pre_rnn = DropoutLSTM(input_size, encoder_size, pre_layers, **encoder)
         self.post_rnn = DropoutLSTM(stack * encoder_size, encoder_size, post_layers, **encoder)
         self.pred_embed = nn.Embedding(num_labels, prediction_size)
@@ -98,7 +111,7 @@ class RNNT(nn.Module):
             prediction_size,
             prediction_layers,
             dropout=prediction_dropout,
-            init_scale=init_scale,
+            **common,
         )
         self.joint_enc = nn.Linear(encoder_size, joint_size)
         self.joint_pred = nn.Linear(prediction_size, joint_size)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 SHORT = {"-c": "--config", "-h": "--help"}
-NO_VALUE = ("--debug", "--help", "--help-all", "--print_config")
+NO_VALUE = ("--debug", "--help", "--help-all", "--print_config", "--synthetic", "--profile")
 
 
 class Option(NamedTuple):

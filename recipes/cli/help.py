@@ -68,6 +68,7 @@ PLACEHOLDERS = {
 }
 # Of no use to ``predict``, which draws nothing at random and makes no run's directory.
 NOT_PREDICTED = ("seed_everything", "output_root", "force_resume", "print_config", "config")
+NOT_TIMED = ("checkpoint", "submission")  # groups of no use to ``speed``
 INDENT, COLUMN = 2, 38  # of flags, of their descriptions
 LONG = 80  # characters: about two lines
 WORDS = {Path: "PATH", int: "N", float: "X"}  # for a value without a default
@@ -109,7 +110,7 @@ def help_page(parser: ArgumentParser, benchmark: Benchmark, command: str) -> str
     lines = [usage, "", *textwrap.wrap(about, width)]
     sections = _sections(parser, NOT_PREDICTED if command == "predict" else ())
     for name in ("run",) if command == "predict" else GROUPS:
-        if name in sections:
+        if name in sections and not (command == "speed" and name in NOT_TIMED):
             title, actions = sections[name]
             lines += [
                 "",

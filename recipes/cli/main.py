@@ -28,7 +28,7 @@ COMMANDS = {
     "predict": "apply a trained run to your own inputs",
     "prepare": "check and preprocess the real data (off the clock, restartable)",
     "doctor": "list what this machine and this data lack, and what to do",
-    "speed": "measure the training step, the data wait and a plain PyTorch loop",
+    "speed": "measure the training step, a plain PyTorch loop and variants, also without data",
 }
 # Modules are named, not imported: torch and Lightning take seconds that --help need not wait for.
 MODULES = {
@@ -37,7 +37,7 @@ MODULES = {
     "predict": "recipes.cli.predict",
     "prepare": "recipes.cli.data",
     "doctor": "recipes.cli.data",
-    "speed": "recipes.cli.speed",
+    "speed": "recipes.speed.command",
 }
 TO_READ = ("--help", "--help-all", "--print_config")
 SEED_VARIABLES = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")

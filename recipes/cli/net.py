@@ -35,6 +35,7 @@ class Net:
     Attributes:
         facts: Returns what the data fix, fact -> value; asked when the network is built.
         arguments: Arguments as built, once it is.
+        printed: Whether ``NetLine`` has printed it.
     """
 
     def __init__(self, setting: NetSetting, reference: Callable[..., nn.Module]) -> None:
@@ -44,6 +45,7 @@ class Net:
         self.short_name = self.name.rpartition(".")[2]
         self.facts: Callable[[], Mapping[str, Any]] = dict
         self.arguments: dict[str, Any] = {}
+        self.printed = False
         _check_callable(self.target, self.name)
         self._known = _defaults(self.target)
         self._given, self._plain = self._parse(setting)

@@ -19,14 +19,14 @@ class NetLine(Callback):
     """
 
     def __init__(self, net: Net, module: L.LightningModule) -> None:
-        self._net, self._printed = net, False
+        self._net = net
         self._print(module)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._print(pl_module)
 
     def _print(self, module: L.LightningModule) -> None:
-        if self._printed or "net" not in module._modules:
+        if self._net.printed or "net" not in module._modules:
             return
-        self._printed = True
+        self._net.printed = True  # `speed` has several runs
         rank_zero_only(print)(f"net: {self._net.describe(num_parameters(module))}", flush=True)

@@ -169,9 +169,6 @@ class RecipeCLI(LightningCLI):
         if self.command == "fit":
             text = "Price of one hour of the machines: its cost."
             parser.add_argument("--cost_per_hour", type=float | None, default=None, help=text)
-        if self.command == "speed":
-            text = "Optimizer steps in each of 3 rounds."
-            parser.add_argument("--steps", type=int, default=50, help=text)
         add_help_all(parser)
 
     def _print_net_help_if_asked(self, reference: Any) -> None:
@@ -226,7 +223,8 @@ class RecipeCLI(LightningCLI):
                 "--trainer.use_distributed_sampler: data modules split samples over ranks "
                 "themselves, so each rank would see a share of its share; leave the flag out"
             )
-        self.demo = self.config.data.get("root") is None
+        synthetic = self.config.get("synthetic", False)
+        self.demo = self.config.data.get("root") is None and not synthetic
         self.spares_mac = self.demo and auto_takes_mac_gpu(self.config.trainer.accelerator)
         if self.spares_mac:
             self.config.trainer.accelerator = "cpu"
@@ -253,6 +251,7 @@ class RecipeCLI(LightningCLI):
             raise UsageError(str(error)) from error
         self.datamodule = self.config_init.data
         self.net.facts = self._net_facts
+        self.adapt_datamodule()
         try:
             self.model = self.module_class(**{**vars(self.config_init.model), "net": self.net})
         except ValueError as error:
@@ -264,6 +263,9 @@ class RecipeCLI(LightningCLI):
                 self.model.start_from(path)
             except (FileNotFoundError, ValueError) as error:
                 raise UsageError(f"--init_weights: {error}") from error
+
+    def adapt_datamodule(self) -> None:
+        """Change the data module before the network asks for its facts; a command may."""
 
     def _net_facts(self) -> dict[str, Any]:
         """Return what the data fix about the network."""

@@ -12,7 +12,10 @@ from recipes.cli.screen import wrap_to_terminal
 RECIPES = Path(__file__).resolve().parents[1]
 PRESETS = RECIPES / "presets"
 # One of these says what to run. `validate` needs a checkpoint, which brings its configuration.
-NO_DEMO = ("--data.root", "--config", "--ckpt_path", "--help", "--help-all", "--print_config")
+NO_DEMO = (
+    "--data.root", "--synthetic", "--config", "--ckpt_path", "--help", "--help-all",
+    "--print_config",
+)  # fmt: skip
 
 
 def with_default_preset(benchmark: Benchmark, command: str, arguments: Arguments) -> Arguments:

@@ -19,6 +19,7 @@ from scoring.rules.rounds.names import all_benchmarks
 from scoring.rules.structure import fold
 from scoring.runs.found_round import summary
 from scoring.runs.log_reader import has_events
+from scoring.runs.plain_text import say
 from scoring.runs.result_sets import ResultSet, find_result_sets
 from scoring.runs.run import Run
 
@@ -77,7 +78,7 @@ def _checked(
     rules: Round,
 ) -> CheckedRun:
     findings = list(own)
-    notes = [*run.log.warnings, *own_notes(run, result, rules)]
+    notes = [*run.log.warnings, *result.remarks, *own_notes(run, result, rules)]
     accepted = verdict is not None and verdict.valid
     counts = rules.checker_is_verdict or (verdict is not None and verdict.crash is not None)
     if verdict is not None:
@@ -149,7 +150,7 @@ def _without_other_files(paths: Sequence[Path]) -> list[Path]:
     if not others or len(others) == len(paths):
         return list(paths)
     names = ", ".join(path.name for path in others)
-    print(f"check: skipped, as they have no ':::MLLOG' line: {names}", file=sys.stderr)
+    say(f"check: skipped, as they have no ':::MLLOG' line: {names}", file=sys.stderr)
     return [path for path in paths if path not in others]
 
 
@@ -163,13 +164,13 @@ def _print(item: CheckedRun) -> None:
     if item.passed and not item.converged:
         verdict += " (did not converge)"
     official = "accepted" if item.official else "rejected"
-    print(
+    say(
         f"{_relative(item.path)} ({item.benchmark}, {item.division or 'no division'}): {verdict}; "
         f"{official} by the official checker"
     )
     for finding in item.findings:
         mark = "" if finding.source == OFFICIAL else " [our own check]"
         rest = f"; and {item.not_judged} rules could not be judged" if item.not_judged else ""
-        print(f"  - {finding.sentence()}{rest}{mark}")
+        say(f"  - {finding.sentence()}{rest}{mark}")
     for note in item.notes:
-        print(f"    note: {note}")
+        say(f"    note: {note}")

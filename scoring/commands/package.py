@@ -11,7 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scoring.commands.package_tree import CODE_FOLDERS, checkout, git_output, write_tree
+from scoring.commands.package_tree import (
+    CODE_FOLDERS,
+    SCRIPTS,
+    check_place,
+    checkout,
+    git_output,
+    is_ours,
+    is_own,
+    write_tree,
+)
 from scoring.commands.system_description import describe, is_this_machine, load_overrides, unfilled
 from scoring.drawing.tables import print_json
 from scoring.official.accepted import find_judged_sets
@@ -50,12 +59,11 @@ def run(args: argparse.Namespace) -> int:
         ValueError: If a name has other characters or the output directory is not empty.
     """
     _check_names(args.org, args.system)
-    if args.out.exists() and any(args.out.iterdir()):
-        raise ValueError(f"{args.out} is not empty; pass a new directory")
+    check_place(args.out, args.org, args.system)
     sets = find_judged_sets(args.folder, args.round)
     scored = [(result, score(result)) for result in sets]
     round_name = _one_round(scored)
-    findings = _unfit(scored)
+    findings = _unfit(scored) + _foreign(scored, args.source)
     if any(finding.fatal for finding in findings):
         return _print(args, None, findings, [])
     overrides = load_overrides(args.system_json)
@@ -130,6 +138,19 @@ def _unfit(scored: Sequence[tuple[ResultSet, Score]]) -> list[Remark]:
     return findings
 
 
+def _foreign(scored: Sequence[tuple[ResultSet, Score]], source: Path | None) -> list[Remark]:
+    """List logs of other programs: their code has to come along, and ours is not it."""
+    foreign = [item for result, item in scored if not is_own(result)]
+    if not foreign:
+        return []
+    names = ", ".join(item.benchmark for item in foreign)
+    if source is None or is_ours(source):
+        text = f"{names}: not made by our recipes; pass the code that made the logs with --source"
+        return [Remark(text, True)]
+    scripts = ", ".join(SCRIPTS)
+    return [Remark(f"{names}: add {scripts} of that code: ours run our recipes only", False)]
+
+
 def _remarks(
     scored: Sequence[tuple[ResultSet, Score]], description: dict[str, Any], availability: str
 ) -> list[Remark]:
@@ -184,6 +205,8 @@ def _about_code(scored: Sequence[tuple[ResultSet, Score]], source: Path) -> list
     findings = []
     here = git_output(source, "rev-parse", "HEAD")
     for result, item in scored:
+        if not is_own(result):
+            continue
         head = f"{item.benchmark}: "
         ran = sorted({str(r.fact("git_revision")) for r in result.runs if r.fact("git_revision")})
         if here and any(not here.startswith(r.removesuffix("-dirty")) for r in ran):

@@ -13,6 +13,7 @@ from scoring.rules.expenses import Expense, expense_cells, expense_columns, expe
 from scoring.rules.judged_runs import CONVERGED
 from scoring.rules.scores import CONSENT, VALID, Score, score
 from scoring.runs.found_round import summary
+from scoring.runs.plain_text import say
 
 
 def run(args: argparse.Namespace) -> int:
@@ -67,7 +68,7 @@ def print_scores(scores: Sequence[Score], used: Sequence[Expense] = ()) -> None:
         print(f"judged by the rules of {found.words()}")
     for item, sentence in zip(scores, sentences, strict=True):
         for line in [*_remarks(item), *filter(None, [sentence])]:
-            print(f"  {item.benchmark}, {item.name}: {line}")
+            say(f"  {item.benchmark}, {item.name}: {line}")
 
 
 def _row(item: Score) -> list[object]:
@@ -92,7 +93,7 @@ def rcp_word(verdict: Verdict | None) -> str:
 def _remarks(item: Score) -> list[str]:
     """List what the table leaves out: reasons, convergence test, remarkable runs."""
     lines = [item.configuration] if item.configuration else []
-    lines += item.reasons
+    lines += [*item.reasons, *item.remarks]
     lines += [f"the runs differ in {setting}" for setting in item.settings]
     if item.scaling_reason:
         lines.append(_scaling_words(item))

@@ -51,6 +51,13 @@ FIELDS = [
     "sw_notes",
 ]
 REQUIRED = tuple(name.removesuffix("*") for name in FIELDS if name.endswith("*"))
+# Fields that the runs and the command line decide -> where each comes from.
+FIXED = {
+    "submitter": "--org",
+    "division": "the runs' own",
+    "status": "--availability",
+    "system_name": "--system",
+}
 # Without an accelerator these may be empty.
 ACCELERATOR_ONLY = ("accelerator_memory_configuration", "accelerator_memory_capacity")
 
@@ -64,20 +71,29 @@ def describe(
     availability: str,
     overrides: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Fill the 33 fields as far as known, else with empty text; ``overrides`` win."""
+    """Fill the 33 fields as far as known, else with empty text; ``overrides`` win but for FIXED."""
     # Run records take precedence over this machine: the runs may be from a different one.
     names = [name.removesuffix("*") for name in FIELDS]
     unknown = sorted(set(overrides) - set(names))
     if unknown:
         raise ValueError(f"unknown system fields {unknown}; choose from {names}")
-    known = {
+    fixed = {
         "submitter": org,
         "division": division,
         "status": availability,
         "system_name": system,
+    }
+    for name, source in FIXED.items():
+        if name in overrides and overrides[name] != fixed[name]:
+            raise ValueError(
+                f"--system_json: {name} is {overrides[name]!r}, but {source} {fixed[name]!r} "
+                "counts; leave the field out"
+            )
+    known = {
         **(_host() if is_this_machine(result) else {}),
         **_recorded(result),
         **overrides,
+        **fixed,
     }
     # The checker joins some fields as text and crashes on a number.
     keep = {"other_software_stack"}
@@ -105,12 +121,24 @@ def load_overrides(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        facts = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        facts = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_once)
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     if not isinstance(facts, dict):
         raise ValueError(f"{path} must hold one JSON object of system fields")
+    for name, value in facts.items():
+        if not isinstance(value, str | int | float):
+            raise ValueError(f"{path}: {name} is {value!r:.60}; give a text or a number")
     return facts
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{', '.join(repeated)} is given more than once")
+    return dict(pairs)
 
 
 def _recorded(result: ResultSet) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from scoring.runs.plain_text import plain
+
 BETWEEN_COLUMNS = 2
 FIRST_COLUMN = 24
 # A table with this few columns is readable even where its cells wrap.
@@ -174,7 +176,7 @@ def text(cell: Any) -> str:
         return f"{cell:.2f}x"
     if isinstance(cell, float):
         return number(cell)
-    return str(cell)
+    return str(plain(str(cell)))
 
 
 def interval(low: float | None, high: float | None) -> str:

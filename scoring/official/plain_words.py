@@ -133,5 +133,8 @@ def _event_value(line: str) -> str:
     event = _event(line)
     value = json.dumps(event.get("value"))
     if event.get("value") is None:
-        value = json.dumps({k: v for k, v in (event.get("metadata") or {}).items() if k != "file"})
+        metadata = event.get("metadata") or {}
+        if isinstance(metadata, dict):
+            metadata = {key: item for key, item in metadata.items() if key != "file"}
+        value = json.dumps(metadata)
     return value if len(value) <= LONGEST_VALUE else value[:LONGEST_VALUE] + "..."

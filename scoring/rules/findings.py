@@ -59,6 +59,10 @@ def own_findings(run: Run, result: ResultSet, rules: Round) -> list[Finding]:
     log = run.log
     bench = rules.benchmarks.get(result.benchmark)
     findings = [_finding("the log", problem, "one complete run") for problem in log.problems]
+    findings += [_finding(key, value, "a number", at) for key, at, value in log.no_numbers]
+    findings += [_finding("the result", text, "one that is whole") for text in result.problems]
+    if run.copy_of:
+        findings.append(_finding("the run", f"a copy of {run.copy_of}", "a run of its own"))
     if run.fact("resumed"):
         findings.append(_finding("one clock", "a resumed run", "a run timed from start to end"))
     if run.demo and run.division == "closed":

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from scoring.rules.clock import clock_fault
 from scoring.rules.rounds import BenchmarkRules
 from scoring.rules.schedule import amount
+from scoring.runs.logs import is_number
 from scoring.runs.result_sets import ResultSet
 from scoring.runs.run import Run
 
@@ -100,6 +101,8 @@ def _outcome(
 
 def _left_out(run: Run) -> str | None:
     """Why a run is not a result at all; None if it is one."""
+    if run.log.unreadable and not run.is_own:
+        return f"cannot be read: {run.log.unreadable}"
     if run.copy_of:
         return f"a copy of {run.copy_of}: the same seed and the same start"
     if run.fact("resumed") or run.fact("status") == "RESUMED":
@@ -164,5 +167,5 @@ def _progress_to_target(run: Run, rules: BenchmarkRules) -> float:
     # Of bert's samples some log the count as epoch_num and some as train_samples.
     if rules.progress == "samples" and (last is None or last <= 1):
         trained = run.log.facts.get("train_samples")
-        last = float(trained) if isinstance(trained, int | float) else None
+        last = float(trained) if is_number(trained) else None
     return math.inf if last is None else last

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from scoring.rules.convergence import Verdict, flavours, rcp_test
+from scoring.rules.findings import repeated_seeds
 from scoring.rules.judged_runs import CONVERGED, REJECTED, JudgedRun, judge_run
 from scoring.rules.olympic import bootstrap_interval, olympic, standard_deviation
 from scoring.rules.rounds import BenchmarkRules, Round, load_round
@@ -74,6 +75,8 @@ class Score:
     settings: tuple[str, ...] = ()
     """Settings in which the runs that count differ although they should not."""
     runs: tuple[JudgedRun, ...] = field(default=())
+    remarks: tuple[str, ...] = ()
+    """What is missing beside the runs, such as a system description."""
 
     @property
     def name(self) -> str:
@@ -196,6 +199,7 @@ def score(result: ResultSet, rules: Round | None = None) -> Score:
         rcp=rcp,
         settings=_differences(result, runs),
         runs=runs,
+        remarks=tuple(result.remarks),
     )
 
 
@@ -220,8 +224,8 @@ def _reasons(
     rules: Round,
 ) -> list[str]:
     if bench is None:
-        return [f"this round has no benchmark {result.benchmark!r}"]
-    reasons = []
+        return [*result.problems, f"this round has no benchmark {result.benchmark!r}"]
+    reasons = [*result.problems, *result.unreadable, *_shared_seeds(result)]
     if failed > bench.drop:
         rejected = sum(run.outcome == REJECTED for run in counted)
         by_whom = f" ({rejected} of them rejected by the official checker)" if rejected else ""
@@ -268,6 +272,15 @@ def _scaling(result: ResultSet, rcp: dict[str, Verdict], rules: Round) -> tuple[
     if then is None or then.scaling == 1:
         return 1.0, ""
     return then.scaling, "convergence faster than the reference's mean"
+
+
+def _shared_seeds(result: ResultSet) -> list[str]:
+    """Say which runs share a seed, as ``check`` does; copies of a run are left out anyway."""
+    if result.division != "closed" or result.demo:
+        return []
+    runs = [run for run in result.runs if run.copy_of is None]
+    found = repeated_seeds(runs)
+    return [f"{run.name}: seed {found[id(run)][0].found}" for run in runs if id(run) in found]
 
 
 def _convergence(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from scoring.rules.findings import OURS, Finding
 from scoring.rules.rounds import Round
 from scoring.runs.logs import RunLog
+from scoring.runs.plain_text import short
 
 
 def fold(log: RunLog, findings: Sequence[Finding], rules: Round) -> tuple[list[Finding], int]:
@@ -48,7 +49,7 @@ def _unknown_benchmark(log: RunLog, findings: Sequence[Finding], rules: Round) -
     key = "submission_benchmark"
     line = next((f.line for f in findings if f.rule == key and f.line), None)
     allowed = f"one of {', '.join(sorted(rules.benchmarks))} (round {rules.name})"
-    return Finding(key, line, repr(name), allowed, OURS)
+    return Finding(key, line, short(name), allowed, OURS)
 
 
 def _unknown_division(log: RunLog, findings: Sequence[Finding], rules: Round) -> Finding | None:
@@ -57,4 +58,4 @@ def _unknown_division(log: RunLog, findings: Sequence[Finding], rules: Round) ->
     if key not in log.facts or log.facts[key] in rules.divisions:
         return None
     line = next((f.line for f in findings if f.rule == key and f.line), None)
-    return Finding(key, line, repr(log.facts[key]), f"one of {', '.join(rules.divisions)}", OURS)
+    return Finding(key, line, short(log.facts[key]), f"one of {', '.join(rules.divisions)}", OURS)

@@ -10,14 +10,25 @@ import codecs
 import io
 import json
 import math
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from scoring.runs.logs import Evaluation, Mark, RunLog
-from scoring.runs.plain_text import plain
+from scoring.runs.logs import Evaluation, Mark, RunLog, is_number
+from scoring.runs.plain_text import CONTROL, plain, short
 
 TOKEN = b":::MLLOG "
+# First bytes of compressed files and archives.
+PACKED = {
+    b"\x1f\x8b": "gzip",
+    b"PK\x03\x04": "zip",
+    b"PK\x05\x06": "zip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\0": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"7z\xbc\xaf\x27\x1c": "7z",
+}
 # No log has longer lines than this; the rest of one is skipped in pieces of this size.
 LONGEST_LINE = 1 << 20
 MOST_FACTS = 500
@@ -39,6 +50,8 @@ def has_events(path: Path) -> bool:
     Returns:
         True also for a file that cannot be read, so that ``read_log`` can say why.
     """
+    if _unreadable(path):
+        return True
     try:
         with open(path, "rb") as file:
             return any(TOKEN in line for line in _lines(file))
@@ -58,6 +71,10 @@ def read_log(path: Path) -> RunLog:
     """
     log = RunLog(Path(path))
     reader = _Reader(log)
+    if reason := _unreadable(Path(path)):
+        log.unreadable = reason
+        log.problems.append(f"cannot be read: {reason}")
+        return log
     try:
         with open(path, "rb") as file:
             log.wide = _wide_encoding(file.read(4096)) is not None
@@ -68,10 +85,29 @@ def read_log(path: Path) -> RunLog:
                 if at >= 0:
                     reader.read_line(number, line[at + len(TOKEN) :])
     except OSError as error:
-        log.problems.append(f"cannot be read: {error.strerror}")
+        log.unreadable = error.strerror or str(error)
+        log.problems.append(f"cannot be read: {log.unreadable}")
         return log
     reader.finish()
     return log
+
+
+def _unreadable(path: Path) -> str | None:
+    """Say why a path is no text file that ends; None if it is one, or opening it will tell."""
+    try:
+        kind = path.stat().st_mode
+        if stat.S_ISDIR(kind):
+            return "it is a directory"
+        if not stat.S_ISREG(kind):
+            return "it is no regular file (a pipe, socket or device)"
+        with open(path, "rb") as file:
+            head = file.read(512)
+    except OSError:
+        return None
+    if head[257:262] == b"ustar":
+        return "it is an archive (tar); unpack it"
+    name = next((name for start, name in PACKED.items() if head.startswith(start)), None)
+    return None if name is None else f"it is compressed ({name}); unpack it"
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:
@@ -115,7 +151,7 @@ def _parse(line: int, event: Any) -> _Event:
     key, time_ms, value = event["key"], float(event["time_ms"]), event["value"]
     metadata = event.get("metadata") or {}
     if not isinstance(metadata, dict):
-        raise ValueError(f"metadata is not an object but {metadata!r:.40}")
+        raise ValueError(f"metadata is not an object but {short(metadata)}")
     if not isinstance(key, str) or not math.isfinite(time_ms):
         raise ValueError("key or time_ms has the wrong type")
     return _Event(line, key, time_ms, value, metadata)
@@ -147,9 +183,12 @@ class _Reader:
         self.log.events += 1
         self.log.event_lines.append(number)
         try:
-            content = json.loads(_decode(raw))
-            # A control character can only be written so in JSON; most lines have none.
-            event = _parse(number, plain(content) if b"\\u00" in raw else content)
+            text = _decode(raw).strip()
+            content = json.loads(text)
+            # Most lines have no control character, as such or written as JSON does.
+            event = _parse(
+                number, plain(content) if "\\u00" in text or CONTROL.search(text) else content
+            )
             self.handlers.get(event.key, self._fact)(event)
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             self.broken.append((number, _reason(error)))
@@ -161,6 +200,8 @@ class _Reader:
                 facts[key] = event.value
         elif key in RELIED_ON and event.value != facts[key]:
             self.log.conflicts.setdefault(key, event.value)
+        if key == "global_batch_size":
+            self._check_number(key, event, event.value, least=1)
         if key == "train_samples":
             # BERT logs it last, as the samples trained; a plan logged earlier is not the result.
             facts[key] = event.value
@@ -175,12 +216,16 @@ class _Reader:
         metric = event.metadata.get("metric")
         name = metric if isinstance(metric, str) else "value"
         quality = event.value if isinstance(event.value, dict) else {name: event.value}
-        numbers = {str(k): float(v) for k, v in quality.items() if isinstance(v, int | float)}
+        numbers = {
+            str(k): float(v)
+            for k, v in quality.items()
+            if isinstance(v, int | float) and not isinstance(v, bool)
+        }
         if not numbers:
-            warning = f"line {event.line}: eval_accuracy without a number: {event.value!r}"
+            warning = f"line {event.line}: eval_accuracy without a number: {short(event.value)}"
             self.log.warnings.append(warning)
             return
-        counts = [_number(event.metadata.get(key)) for key in COUNTS]
+        counts = [self._count(key, event) for key in COUNTS]
         progress = next((count for count in counts if count is not None), None)
         if self._completes(name, progress, numbers):
             return
@@ -205,12 +250,24 @@ class _Reader:
         if first is None or event.time_ms < first.time_ms:
             self.log.first_work = Mark(event.time_ms, event.line)
 
+    def _count(self, key: str, event: _Event) -> float | None:
+        """Return a count of the metadata, rounded as in the official tool."""
+        value = event.metadata.get(key)
+        if value is not None:
+            self._check_number(key, event, value)
+        return round(float(value), 3) if is_number(value) else None
+
+    def _check_number(self, key: str, event: _Event, value: Any, least: float = 0) -> None:
+        known = [name for name, _, _ in self.log.no_numbers]
+        if key not in known and not (is_number(value) and value >= least):
+            self.log.no_numbers.append((key, event.line, short(value)))
+
     def _start(self, event: _Event) -> None:
         self.log.starts.append(Mark(event.time_ms, event.line))
 
     def _stop(self, event: _Event) -> None:
         status = event.metadata.get("status")
-        text = None if status is None else str(status)
+        text = status if status is None or isinstance(status, str) else short(status)
         self.log.stops.append(Mark(event.time_ms, event.line, text))
 
     def _init_start(self, event: _Event) -> None:
@@ -264,7 +321,7 @@ class _Reader:
             self.log.problems.append(f"line {number}: not a valid mllog line{more}: {reason}")
         for key, other in self.log.conflicts.items():
             first = self.log.facts[key]
-            self.log.problems.append(f"{key} is given as {first!r} and as {other!r}")
+            self.log.problems.append(f"{key} is given as {short(first)} and as {short(other)}")
 
     def _judge_marks(self) -> None:
         log = self.log
@@ -294,13 +351,6 @@ class _Reader:
             self.log.problems.append(f"{where} with different status words")
         else:
             self.log.warnings.append(f"{where} of the same moment")
-
-
-def _number(value: Any) -> float | None:
-    """Return a count of the metadata, rounded as in the official tool."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return round(float(value), 3)
 
 
 def _reason(error: Exception) -> str:

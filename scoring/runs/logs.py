@@ -5,11 +5,25 @@
 
 from __future__ import annotations
 
-import math
 from array import array
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+# No count or time in a log is larger; a float holds each exactly enough.
+LARGEST = 1e18
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a logged value is a number that can be reckoned with.
+
+    Args:
+        value: Any JSON value.
+
+    Returns:
+        False also for true, NaN, infinity and integers of hundreds of digits.
+    """
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 @dataclass(frozen=True)
@@ -44,6 +58,8 @@ class RunLog:
     path: Path
     lines: int = 0
     events: int = 0
+    unreadable: str | None = None
+    """Why the file could not be read at all, so that it is not known what the run did."""
     wide: bool = False
     """The file is UTF-16, which the official tools cannot read."""
     facts: dict[str, Any] = field(default_factory=dict)
@@ -65,6 +81,8 @@ class RunLog:
     """First epoch_start or block_start."""
     eval_spans: list[tuple[float, float]] = field(default_factory=list)
     """Every logged interval from eval_start to eval_stop, milliseconds since the Unix epoch."""
+    no_numbers: list[tuple[str, int, str]] = field(default_factory=list)
+    """(key, line, value) of the first batch size and first progress that are no numbers."""
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     event_lines: array[int] = field(default_factory=lambda: array("I"))
@@ -86,7 +104,7 @@ class RunLog:
     def global_batch_size(self) -> int | None:
         """Samples per optimizer step over all devices; None if not logged."""
         value = self.facts.get("global_batch_size")
-        return int(value) if isinstance(value, int | float) and math.isfinite(value) else None
+        return int(value) if is_number(value) and value >= 1 else None
 
     @property
     def status(self) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -23,3 +24,31 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {plain(key): plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, list) else value
+
+
+def short(value: Any, longest: int = 60) -> str:
+    """Return a value of a log for a line of text: as JSON, cut where it is long.
+
+    Args:
+        value: Any JSON value.
+        longest: Characters to keep.
+
+    Returns:
+        Such as ``'ssd'`` or ``{"a": 1}``.
+    """
+    try:
+        text = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
+    except (RecursionError, ValueError):
+        text = f"a {type(value).__name__}"
+    text = plain(text)
+    return text if len(text) <= longest else f"{text[:longest]}..."
+
+
+def say(text: str, file: Any = None) -> None:
+    """Print one line: control characters, also those of file names, are shown and not obeyed.
+
+    Args:
+        text: The line.
+        file: Stream; standard output by default.
+    """
+    print(plain(text).replace("\n", " "), file=file)

@@ -9,7 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from scoring.runs.found_round import FoundRound
-from scoring.runs.run import Run, configuration_words, find_runs
+from scoring.runs.plain_text import plain, short
+from scoring.runs.run import ARCHIVES, Run, configuration_words, find_runs
+
+DIVISIONS = ("closed", "open")
+COUNTS = ("number_of_nodes", "accelerators_per_node")
 
 
 @dataclass
@@ -30,6 +34,9 @@ class ResultSet:
     """Factor of a published ``scaling.json`` next to the logs; None without one."""
     round: FoundRound | None = None
     """The round that it is judged by, and why; set by ``scoring.official.rounds_of_sets``."""
+    problems: list[str] = field(default_factory=list)
+    """Why it can be no result, whatever its runs did: a broken description, no such division."""
+    remarks: list[str] = field(default_factory=list)
 
     @property
     def demo(self) -> bool:
@@ -38,6 +45,12 @@ class ResultSet:
     @property
     def is_own(self) -> bool:
         return any(run.is_own for run in self.runs)
+
+    @property
+    def unreadable(self) -> list[str]:
+        """One line per log that could not be read, so that its run is not known."""
+        logs = [run.log for run in self.runs if not run.is_own]
+        return [f"{log.path} cannot be read: {log.unreadable}" for log in logs if log.unreadable]
 
     def common(self, key: str) -> Any:
         """Return an entry of ``run.json`` that is equal in all runs that have it, else None."""
@@ -48,7 +61,7 @@ class ResultSet:
     def accelerators(self) -> int | None:
         """Accelerators over all nodes, 0 for CPU only; None if unknown."""
         if self.description:
-            return _product(self.description, "number_of_nodes", "accelerators_per_node")
+            return _product(self.description, *COUNTS)
         devices = self.common("devices")
         if isinstance(devices, int):
             return devices if (self.common("system") or {}).get("accelerator") else 0
@@ -99,12 +112,20 @@ def find_result_sets(paths: Iterable[Path], benchmarks: Container[str]) -> list[
         raise ValueError(
             f"no run found in {where}: looked for run.json with result.txt, for "
             "results/SYSTEM/BENCHMARK/result_*.txt, and for files with ':::MLLOG' lines"
+            + _archives_in(paths)
         )
     for result in by_key.values():
         _finalize(result, benchmarks)
     sets = sorted(by_key.values(), key=lambda s: (s.benchmark, s.submitter, s.system, str(s.path)))
     _number_namesakes(sets)
     return sets
+
+
+def _archives_in(paths: Iterable[Path]) -> str:
+    """Say that there are archives, which are not looked into."""
+    files = (file for path in paths if path.is_dir() for file in path.rglob("*"))
+    found = next((file for file in files if file.suffix in ARCHIVES), None)
+    return "" if found is None else f"; archives such as {found.name} are not read: unpack them"
 
 
 def _absolute_path(path: Path) -> Path:
@@ -120,14 +141,19 @@ def _result_set_key(run: Run, benchmarks: Container[str]) -> tuple[tuple[Any, ..
         # Runs of one configuration make one score, in whatever directories they are.
         key: tuple[Any, ...] = (benchmark, run.division, run.demo, run.configuration)
         return key, ResultSet(benchmark, run.division, _own_name(run), "", folder.parent)
-    logged_org = str(run.log.facts.get("submission_org", ""))
+    facts = run.log.facts
+    logged_org = _words(facts.get("submission_org", ""))
     if folder.name in benchmarks:
         in_tree = folder.parent.parent.name == "results"
         submitter = folder.parents[2].name if in_tree else logged_org
         return (folder,), ResultSet(folder.name, None, folder.parent.name, submitter, folder)
-    system = str(run.log.facts.get("submission_platform", folder.name))
+    system = _words(facts.get("submission_platform", folder.name))
     key = (folder, run.benchmark, run.division, system)
     return key, ResultSet(run.benchmark or "unknown", run.division, system, logged_org, folder)
+
+
+def _words(value: Any) -> str:
+    return value if isinstance(value, str) else short(value)
 
 
 def _own_name(run: Run) -> str:
@@ -155,26 +181,29 @@ def _number_namesakes(sets: list[ResultSet]) -> None:
 def _finalize(result: ResultSet, benchmarks: Container[str]) -> None:
     """Fill in what only the whole set shows: order, copies, description and division."""
     result.runs.sort(key=lambda run: run.log.starts[0].time_ms if run.log.starts else float("inf"))
-    if result.is_own:
-        _mark_copies(result.runs)
-        return
-    result.description = _description(result) if result.benchmark in benchmarks else None
-    result.scaling = _scaling(result.path)
-    # The description decides: some entries were moved to open with logs that still say closed.
-    logged = [run.log.division for run in result.runs if run.log.division]
-    declared = str((result.description or {}).get("division", "")).strip().lower()
-    declared = {"close": "closed"}.get(declared, declared)
-    result.division = declared or (logged[0] if logged else None)
+    _mark_copies(result.runs)
+    if not result.is_own:
+        result.scaling = _scaling(result.path)
+        in_tree = result.benchmark in benchmarks and len(result.path.parents) >= 3
+        if in_tree:
+            _describe(result, result.path.parents[2] / "systems" / f"{result.system}.json")
+        # The description decides: some entries were moved to open with logs that say closed.
+        logged = [run.log.division for run in result.runs if run.log.division]
+        declared = str((result.description or {}).get("division", "")).strip().lower()
+        declared = {"close": "closed"}.get(declared, declared)
+        result.division = declared or (logged[0] if logged else None)
+    if result.division not in (None, *DIVISIONS):
+        allowed = " or ".join(DIVISIONS)
+        result.problems.append(f"unknown division {result.division!r}; allowed: {allowed}")
 
 
 def _mark_copies(runs: Iterable[Run]) -> None:
-    """Mark those of our runs that are copies: a copied directory is not a second run."""
+    """Mark the runs that are copies: a copied directory or log is not a second run."""
     seen: dict[tuple[Any, ...], str] = {}
     for run in runs:
-        if run.fact("seed") is None or not run.log.starts:
+        if not run.log.starts or (run.is_own and run.fact("seed") is None):
             continue
-        times = tuple(mark.time_ms for mark in (*run.log.starts, *run.log.stops))
-        identity = (run.fact("seed"), run.fact("started_at"), run.log.init_start_ms, times)
+        identity = _identity(run)
         run.copy_of = seen.get(identity)
         seen.setdefault(identity, run.name)
 
@@ -189,13 +218,34 @@ def _scaling(folder: Path) -> float | None:
     return float(factor) if good else None
 
 
-def _description(result: ResultSet) -> dict[str, Any] | None:
-    """Read a submission tree's ``systems/<system>.json``; None if it cannot be read."""
-    if len(result.path.parents) < 3:
-        return None
-    sheet = result.path.parents[2] / "systems" / f"{result.system}.json"
+def _identity(run: Run) -> tuple[Any, ...]:
+    """Return what no two runs share."""
+    log = run.log
+    times = tuple(mark.time_ms for mark in (*log.starts, *log.stops))
+    if run.is_own:
+        return (run.fact("seed"), run.fact("started_at"), log.init_start_ms, times)
+    seeds = tuple(str(value) for _, _, value in log.seeds)
+    values = tuple((e.time_ms, tuple(e.quality.items())) for e in log.evaluations)
+    return (seeds, log.init_start_ms, times, values)
+
+
+def _describe(result: ResultSet, sheet: Path) -> None:
+    """Read a submission's ``systems/<system>.json``; say where it is broken or missing."""
+    if not sheet.parent.is_dir():
+        return
     try:
-        facts = json.loads(sheet.read_text())
-    except (OSError, ValueError):
-        return None
-    return facts if isinstance(facts, dict) else None
+        facts = json.loads(sheet.read_text(encoding="utf-8-sig"))
+        if not isinstance(facts, dict):
+            raise ValueError("not an object")
+    except FileNotFoundError:
+        result.remarks.append(f"there is no systems/{sheet.name}: division and size are unknown")
+    except OSError as error:
+        result.problems.append(f"{sheet} cannot be read: {error.strerror}")
+    except (ValueError, RecursionError) as error:
+        result.problems.append(f"{sheet} is not a system description: {error}")
+    else:
+        result.description = plain(facts)
+        if result.accelerators is None:
+            counts = {key: result.description.get(key) for key in COUNTS}
+            words = ", ".join(f"{key} {value!r:.40}" for key, value in counts.items())
+            result.remarks.append(f"systems/{sheet.name} does not count accelerators: {words}")

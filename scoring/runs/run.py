@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from scoring.runs.logs import RunLog
 from scoring.runs.plain_text import plain
 
 OWN_FOLDER = re.compile(r"\d{8}-\d{6}-seed\d+.*")
+# In a submission, results/SYSTEM/BENCHMARK holds these and nothing else is a result.
+RESULTS, BENCHMARK_DEPTH = "result_*.txt", 3
+ARCHIVES = frozenset({".gz", ".zip", ".bz2", ".xz", ".zst", ".tar", ".tgz", ".7z"})
 LOG_SUFFIXES = frozenset({".txt", ".log", ".out"})
 # Entries of run.json whose type the figures rely on; each may also be null.
 RECORD_TYPES: dict[str, Any] = {
@@ -134,22 +138,74 @@ def find_runs(path: Path) -> Iterator[Run]:
     Yields:
         Runs in the order of their paths.
     """
-    if path.is_file():
+    if not path.is_dir():
         is_own = path.name in ("result.txt", "run.json") and (path.parent / "run.json").is_file()
         yield _own_run(path.parent) if is_own else Run(read_log(path))
         return
     visited: set[str] = set()
+    tree = _submission_above(Path(os.path.abspath(path)))
     # A directory of links to chosen runs is read like the runs; a link to a parent ends at once.
-    for folder, subfolders, names in os.walk(path, followlinks=True):
+    for name, subfolders, names in os.walk(path, followlinks=True, onerror=_raise):
+        folder = Path(os.path.abspath(name))
         real = os.path.realpath(folder)
         if real in visited:
             subfolders.clear()
             continue
         visited.add(real)
         subfolders[:] = sorted(n for n in subfolders if not n.startswith("."))
-        if "checkpoints" in subfolders and "run.json" in names:
-            subfolders.remove("checkpoints")
-        yield from _runs_in(Path(folder), sorted(names))
+        if tree is None or not folder.is_relative_to(tree):
+            tree = folder if _is_submission(folder, subfolders) else None
+        if tree is not None:
+            inside = folder.relative_to(tree).parts
+            yield from _results_in(Path(name), inside, subfolders, names)
+            continue
+        _leave_out(folder, subfolders, names)
+        yield from _runs_in(Path(name), sorted(names))
+
+
+def _leave_out(folder: Path, subfolders: list[str], names: Iterable[str]) -> None:
+    """Do not look for runs beside the files of one."""
+    if "checkpoints" in subfolders and "run.json" in names:
+        subfolders.remove("checkpoints")
+    if any(fnmatch(name, RESULTS) for name in names):
+        if folder.parent.parent.name == "results":
+            subfolders.clear()
+        elif "power" in subfolders:
+            subfolders.remove("power")
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _is_submission(folder: Path, subfolders: Iterable[str]) -> bool:
+    """Return whether a directory is a submitter's: ``results/SYSTEM/BENCHMARK/result_*.txt``."""
+    is_one = {"results", "systems"} <= set(subfolders)
+    return is_one and any(folder.glob(f"results/*/*/{RESULTS}"))
+
+
+def _submission_above(path: Path) -> Path | None:
+    """Return the submitter's directory that holds a directory of results, if it is in one."""
+    above = [p for p in path.parents[:3] if (p / "systems").is_dir()]
+    return next((p for p in above if _is_submission(p, ("results", "systems"))), None)
+
+
+def _results_in(
+    folder: Path, inside: Sequence[str], subfolders: list[str], names: Iterable[str]
+) -> Iterator[Run]:
+    """Read the results in one directory of a submission, and leave its code and power logs out."""
+    if not inside:
+        subfolders[:] = ["results"]
+    elif len(inside) == BENCHMARK_DEPTH:
+        # A directory of such a name is one that cannot be read.
+        results = [n for n in (*names, *subfolders) if fnmatch(n, RESULTS) or _is_packed(n)]
+        yield from (Run(read_log(folder / name)) for name in sorted(results, key=_number))
+        subfolders.clear()
+
+
+def _is_packed(name: str) -> bool:
+    """Return whether a file is a compressed result, which ``read_log`` refuses with a reason."""
+    return fnmatch(name, f"{RESULTS}.*") and Path(name).suffix in ARCHIVES
 
 
 def _runs_in(folder: Path, names: list[str]) -> Iterator[Run]:
@@ -157,6 +213,8 @@ def _runs_in(folder: Path, names: list[str]) -> Iterator[Run]:
         yield _own_run(folder)
         return
     results = [n for n in names if n.startswith("result") and n.endswith(".txt")]
+    if results and folder.parent.parent.name == "results":
+        results = [n for n in results if fnmatch(n, RESULTS)]
     if results:
         yield from (Run(read_log(folder / name)) for name in sorted(results, key=_number))
         return

@@ -48,11 +48,11 @@ def measured(dataset: str, stage: str, folder: Path) -> Cost:
 
 def line(stage: str, cost: Cost, items: int) -> str:
     """Describe a cost in one line."""
-    seconds = cost.main_seconds + cost.worker_seconds
+    each = 1e6 * (cost.main_seconds + cost.worker_seconds) / items
     return (
-        f"  {stage:14} {cost.main_seconds:8.1f} s in the main process, {cost.worker_seconds:8.1f} s "
-        f"in workers, {1000 * seconds / items * 1000:8.2f} ms per 1,000; peak {cost.main_mb:,.0f} "
-        f"MB (main, {cost.before_mb:,.0f} before), {cost.worker_mb:,.0f} MB (a worker)"
+        f"  {stage:14}{cost.main_seconds:8.1f} s in the main process,{cost.worker_seconds:8.1f} s "
+        f"in workers,{each:8.1f} ms per 1,000; peak {cost.main_mb:,.0f} MB ({cost.before_mb:,.0f} "
+        f"before), of a worker {cost.worker_mb:,.0f} MB"
     )
 
 

@@ -63,12 +63,14 @@ def closed_facts(stem):
     return module.mllog_facts(), data.mllog_facts()
 
 
+@pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("stem", SHEETS)
-def test_closed_log_passes_the_official_checker(stem, tmp_path):
+def test_closed_log_passes_the_official_checker(stem, late, tmp_path):
     module, data = closed_facts(stem)
     assert data["train_samples"] == 117_266
     assert data["eval_samples"] == 5_000
-    path = write_log(tmp_path, SHEETS[stem], module_facts=module, data_facts=data)
+    facts = {"module_facts": module, "data_facts": data}
+    path = write_log(tmp_path, SHEETS[stem], **facts, late=late)
     valid, messages = compliance(path)
     assert valid, messages
     if stem == "maskrcnn":
@@ -109,6 +111,35 @@ def test_reached_target_leaves_every_file_and_a_picture(stem, tmp_path):
     facts = record(folder)
     assert (facts["demo"], facts["division"], facts["status"]) == (True, "open", "success")
     assert set(facts["quality"]) == set(SHEETS[stem].metrics)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stem", SHEETS)
+def test_a_score_beside_training_is_the_same_and_stops_the_run_within_an_epoch(stem, tmp_path):
+    two = [*FEW, "--evaluation.first", "1", "--evaluation.every", "1", "--evaluation.limit", "2"]
+    _, plain = fit(stem, tmp_path / "plain", *two)
+    late = ["--model.overlap_evaluation", "true"]
+    status, beside = fit(stem, tmp_path / "beside", *two, *late)
+    assert status == 3
+    assert record(beside)["quality"] == record(plain)["quality"]
+    easy = json.dumps(dict.fromkeys(SHEETS[stem].metrics, 0.0))
+    status, early = fit(stem, tmp_path / "early", *two, *late, "--target.metrics", easy)
+    assert status == 0
+    facts = record(early)
+    assert (facts["status"], facts["evaluations"]) == ("success", 1)
+    assert facts["seconds_to_target"] > facts["seconds"]["eval"]
+    assert (early / "checkpoints" / "last.ckpt").is_file()
+    assert (early / "detections.png").is_file()
+    with (early / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["val/box_ap"]]
+    assert [int(row["step"]) for row in rows] == [5]
+
+
+def test_a_score_beside_training_needs_one_device():
+    module = SSDModule(overlap_evaluation=True)
+    module._trainer = SimpleNamespace(world_size=2)
+    with pytest.raises(ValueError, match="overlap_evaluation works on one device only"):
+        module._start_late_scores()
 
 
 @pytest.mark.slow

@@ -14,10 +14,10 @@ import torch
 import yaml
 
 from modules.bert.varlen_attention import plan_attention, varlen_attention
-from recipes.cli import speed as speed_command
 from recipes.cli.main import run
 from recipes.cli.parser import RecipeCLI
 from recipes.cli.presets import demo_preset
+from recipes.speed import loops
 
 ROOT = Path(__file__).parents[2]
 STEMS = sorted(path.stem for path in (ROOT / "recipes").glob("[a-z]*.py"))
@@ -57,10 +57,10 @@ def losses(stem: str, accelerator: str) -> list[float]:
         args += [f"--model.net.{name}", "0"]
     cli = RecipeCLI(sheet, "speed", args)
     cli.datamodule.prepare_data()
-    batches, _ = speed_command._read_batches(cli.datamodule, STEPS)
+    batches, _ = loops.read_batches(cli.datamodule, STEPS)
     noted = Losses()
     torch.manual_seed(5)
-    speed_command._lightning_round(sheet, cli, batches, STEPS, noted)
+    loops.lightning_round(sheet, cli, batches, STEPS, noted)
     return noted.values
 
 

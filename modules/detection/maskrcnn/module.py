@@ -45,6 +45,8 @@ class MaskRCNNModule(DetectorModule):
         decay_steps: Steps at which the rate drops to a tenth.
         momentum: Momentum of SGD.
         weight_decay: L2 penalty on all parameters but biases.
+        overlap_evaluation: Score an evaluation while the next epoch trains; the clock stops when
+            the score is known. On one device; the last weights are some steps past those scored.
 
     Raises:
         ValueError: If an argument is out of range; one line each.
@@ -76,6 +78,7 @@ class MaskRCNNModule(DetectorModule):
         decay_steps: Sequence[int] = (60_000, 80_000),
         momentum: float = 0.9,
         weight_decay: float = 1e-4,
+        overlap_evaluation: bool = False,
     ) -> None:
         super().__init__()
         checks = (
@@ -95,6 +98,7 @@ class MaskRCNNModule(DetectorModule):
         if lines:
             raise ValueError("\n".join(lines))
         self.net = net()
+        self.overlap_evaluation = overlap_evaluation
         self.backbone_weights = None if backbone_weights is None else Path(backbone_weights)
         self.learning_rate = learning_rate
         self.warmup_steps, self.warmup_deficit = warmup_steps, warmup_deficit

@@ -42,6 +42,8 @@ class SSDModule(DetectorModule):
         decay_boundary_epochs: Completed epochs after which the rate drops to a tenth.
         momentum: Momentum of SGD.
         weight_decay: L2 penalty on every parameter.
+        overlap_evaluation: Score an evaluation while the next epoch trains; the clock stops when
+            the score is known. On one device; the last weights are some steps past those scored.
 
     Raises:
         ValueError: If an argument is out of range; one line each.
@@ -66,6 +68,7 @@ class SSDModule(DetectorModule):
         decay_boundary_epochs: Sequence[int] = (40, 50),
         momentum: float = 0.9,
         weight_decay: float = 5e-4,
+        overlap_evaluation: bool = False,
     ) -> None:
         super().__init__()
         checks = (
@@ -78,6 +81,7 @@ class SSDModule(DetectorModule):
         if lines := out_of_range(checks):
             raise ValueError("\n".join(lines))
         self.net = net()
+        self.overlap_evaluation = overlap_evaluation
         self.backbone_weights = None if backbone_weights is None else Path(backbone_weights)
         self.learning_rate = learning_rate
         self.warmup_epochs, self.warmup_factor = warmup_epochs, warmup_factor

@@ -18,8 +18,9 @@ from datamodules.coco import (
     ssd_images,
     store,
 )
-from datamodules.coco.annotations import load_annotations, parse, read_json
+from datamodules.coco.annotations import load_annotations, parse
 from datamodules.coco.demo import write_scenes
+from datamodules.coco.json_file import read_json
 from datamodules.common.sampling import SampleKey
 
 

@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 import pytest
 
+from datamodules.common.records import read_records
 from datamodules.criteo import prepare as preparation
 from datamodules.criteo.checksums import verify
 from datamodules.criteo.demo import write_logs
@@ -33,6 +34,7 @@ def small_pieces(monkeypatch):
     """Several chunks and buckets, so that their borders matter."""
     monkeypatch.setattr(preparation, "CHUNK_ROWS", 128)
     monkeypatch.setattr(preparation, "BUCKET_ROWS", 100)
+    monkeypatch.setattr(preparation, "SPLIT_CHUNKS", 1)
 
 
 def plain_rows(root, max_ind_range):
@@ -207,6 +209,15 @@ def test_folder_of_version_1_is_read_as_it_is(logs, tmp_path):
     assert digests(tmp_path) == before
     with pytest.raises(ValueError, match="prepared with max_ind_range 5000, this run needs 50"):
         preparation.prepare(logs, tmp_path, Settings(DAYS, 50))
+
+
+def test_the_last_day_is_copied_in_parts_to_the_same_bytes(logs, tmp_path, monkeypatch):
+    preparation.prepare(logs, tmp_path / "parts", SETTINGS)
+    monkeypatch.setattr(preparation, "SPLIT_CHUNKS", 1000)
+    preparation.prepare(logs, tmp_path / "whole", SETTINGS)
+    assert digests(tmp_path / "parts") == digests(tmp_path / "whole")
+    parts = [name for name in read_records(tmp_path / "parts") if name.startswith("split_")]
+    assert len(parts) == 4  # two of either half
 
 
 def test_half_made_folder_of_version_1_is_begun_anew(logs, tmp_path):

@@ -1,6 +1,8 @@
 """Bucketing, ranks, resume, batches and the demo corpus of the LibriSpeech datamodule."""
 
 import re
+import sys
+import tracemalloc
 from types import SimpleNamespace
 
 import numpy as np
@@ -136,6 +138,41 @@ def test_seed_of_a_sample_depends_on_epoch_but_not_on_ranks(root):
     assert one == two
     assert len(set(one.values())) == 36
     assert not set(one.values()) & set(later.values())
+
+
+def test_batches_after_the_first_epoch_touch_no_folder_and_open_nothing(root):
+    module = attached(root)
+    loaders = module.train_dataloader(), module.val_dataloader()
+    for loader in loaders:
+        list(loader)
+    seen, watching = [], [True]
+    kinds = ("open", "os.listdir", "os.scandir", "glob.glob", "os.stat")
+
+    def watch(event: str, args: tuple[object, ...]) -> None:
+        if watching and event in kinds:
+            seen.append((event, args[0]))
+
+    sys.addaudithook(watch)
+    try:
+        loaders[0].batch_sampler.set_epoch(1)
+        assert sum(len(batch["index"]) for loader in loaders for batch in loader) == 36 + 12
+    finally:
+        watching.clear()
+    assert seen == []
+
+
+def test_a_batch_of_the_real_counts_is_planned_without_copies_of_the_whole():
+    lengths = np.random.default_rng(0).integers(16_000, 267_200, 281_241)
+    batches = iter(sampler(lengths, batch_size=128, accumulation=8))
+    next(batches)  # plans the epoch
+    tracemalloc.start()
+    try:
+        for _ in range(20):
+            next(batches)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 100_000  # one int64 per utterance would be 2.2 MB
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 5])

@@ -112,3 +112,13 @@ def test_peak_learning_rate_is_the_maximum_of_the_schedule(make):
     schedule = scheduler.lr_lambdas[0]  # of the weights; biases may learn faster
     assert module.peak_learning_rate == max(map(schedule, range(SAMPLED)))
     assert isinstance(module.peak_learning_rate, float)
+
+
+def test_the_hook_in_progress_is_noted_without_torchs_search(monkeypatch):
+    module, searched = UNet3DModule(net=Net), []
+    assert "_current_fx_name" in vars(module), "Lightning has another name for it"
+    monkeypatch.setattr(nn.Module, "__setattr__", lambda self, name, _: searched.append(name))
+    module._current_fx_name = "training_step"
+    module.other = 1
+    assert module._current_fx_name == "training_step"
+    assert searched == ["other"]

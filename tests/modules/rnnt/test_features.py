@@ -1,11 +1,15 @@
 """The feature chain against plain numpy, one utterance at a time, and its invariances."""
 
+import statistics
 import time
 
 import numpy as np
 import pytest
 import torch
+from torchaudio.functional import preemphasis, resample
+from torchaudio.transforms import MelSpectrogram, Resample
 
+from modules.rnnt import audio_features, speed_perturbation
 from modules.rnnt.audio_features import LogMel, cut_frames, mel_filters, splice_frames, trim_silence
 from modules.rnnt.sample_noise import normal_numbers, uniform_numbers
 from modules.rnnt.spec_augment import spec_augment
@@ -77,6 +81,29 @@ def test_features_have_mean_0_and_population_deviation_1():
     torch.testing.assert_close(features[0].std(0, correction=0), torch.ones(80), atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_loops_equal_the_tensor_operations(threads, monkeypatch):
+    signals = [sine_with_silence(n, n) for n in (9000, 5200, 12345, 2048, 2047, 100, 1)]
+    audio, lengths = batch_of(signals)
+    audio[1, 5200:] = 7.0  # padding that must not count
+    click = audio.clone()
+    click[0, 4000] = 1e5  # so loud that all but the windows around it are silent
+    factors = torch.linspace(0.85, 1.15, 7, dtype=torch.float64)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        stretched, trimmed = change_speed(audio, lengths, factors), trim_silence(click, lengths)
+        without_loops(monkeypatch)
+        wanted = change_speed(audio, lengths, factors)
+        torch.testing.assert_close(stretched, wanted, rtol=0, atol=1e-6)
+        wanted, counts = trim_silence(click, lengths)
+        assert torch.equal(trimmed[1], counts)
+        assert torch.equal(trimmed[0], wanted)
+        assert int(counts[0]) == 4095
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_silence_is_cut_at_both_ends_only():
     tone = np.ones(4000, dtype=np.float32)
     audio = np.concatenate([np.zeros(5000), tone, np.zeros(100), tone, np.zeros(6000)])
@@ -103,11 +130,21 @@ def test_frames_of_any_length_are_reflected(length):
     assert int(count) == 1 + length // 160 == frames.shape[1]
     pad = np.pad(audio[0].numpy(), 160, mode="reflect" if length > 1 else "edge")
     for j in range(int(count)):
-        np.testing.assert_array_equal(frames[0, j], pad[160 * j : 160 * j + 320])
+        np.testing.assert_array_equal(frames[0, j, :320], pad[160 * j : 160 * j + 320])
 
 
+def without_loops(monkeypatch):
+    """Compute on the CPU as on other devices: by tensor operations."""
+    by_tensors = speed_perturbation._change_by_tensors
+    monkeypatch.setattr(speed_perturbation, "_change_on_cpu", by_tensors)
+    monkeypatch.setattr(audio_features, "_trim_on_cpu", audio_features._trim_by_tensors)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("factor", [0.85, 0.9, 0.99999, 1.0, 1.0371, 1.15])
-def test_speed_change_equals_the_kernel_written_out(factor):
+def test_speed_change_equals_the_kernel_written_out(factor, compiled, monkeypatch):
+    if not compiled:
+        without_loops(monkeypatch)
     torch.manual_seed(1)
     audio, lengths = torch.randn(2, 700), torch.tensor([700, 431])
     out, out_lengths = change_speed(
@@ -149,6 +186,33 @@ def test_random_numbers_depend_on_the_seed_only():
         assert torch.equal(drawn[:, :4], numbers(seeds, 4, stream=3))
         assert not torch.equal(drawn[0], drawn[3])
         assert not torch.equal(drawn, numbers(seeds, 9, stream=4))
+
+
+def murmur(seed, counter, stream):
+    """The hash in Python's own integers."""
+
+    def mix(word):
+        word = (word ^ word >> 16) * 0x85EBCA6B % 2**32
+        word = (word ^ word >> 13) * 0xC2B2AE35 % 2**32
+        return word ^ word >> 16
+
+    key = mix(mix(seed % 2**32 ^ stream * 0x9E3779B9 % 2**32) ^ seed >> 32)
+    return mix(mix(counter * 0x9E3779B9 % 2**32) ^ key)
+
+
+def test_random_numbers_are_the_hash_of_seed_stream_and_counter():
+    seeds = [0, 5, 2**31, 2**32 - 1, 2**62 + 3, 2**63 - 1]
+    wanted = [[murmur(seed, n, 201) / 2**32 for n in range(50)] for seed in seeds]
+    assert uniform_numbers(torch.tensor(seeds), 50, stream=201).tolist() == wanted
+    drawn = normal_numbers(torch.tensor(seeds), 5, stream=4).double().numpy()
+    for row, seed in enumerate(seeds):
+        radius, angle = (
+            np.array([(murmur(seed, n, 2 * 4 + k) >> 8) + add for n in range(3)]) / 2**24
+            for k, add in ((1, 1), (2, 0))
+        )
+        wanted = np.sqrt(-2 * np.log(radius)) * np.exp(2j * np.pi * angle)
+        wanted = np.stack((wanted.real, wanted.imag), -1).flatten()[:5]
+        np.testing.assert_allclose(drawn[row], wanted, atol=2e-6)
 
 
 def test_random_numbers_have_the_right_distributions():
@@ -204,3 +268,56 @@ def test_features_are_300_times_faster_than_speech():
     speed = 48 / min(seconds)
     print(f"features: {speed:.0f} times real time on one core")
     assert speed >= 300
+
+
+def median_ratio(ours, theirs, rounds=15):
+    """Processor time of neighbours in time: the ratio of each pair, then their median."""
+    ratios = []
+    for _ in range(rounds):
+        moments = [time.process_time()]
+        for function in (ours, theirs):
+            function()
+            moments.append(time.process_time())
+        ratios.append((moments[1] - moments[0]) / (moments[2] - moments[1]))
+    return statistics.median(ratios[2:])
+
+
+@pytest.mark.speed
+def test_speed_change_against_torchaudios_resampling():
+    audio, lengths = 0.1 * torch.randn(8, 17600), torch.full((8,), 17600)
+    factors = torch.full((8,), 1.081, dtype=torch.float64)
+    kernel = {"lowpass_filter_width": 16, "rolloff": 1.0}
+    one_factor = Resample(1000, 1081, **kernel)  # its kernel computed beforehand
+    ours = lambda: change_speed(audio, lengths, factors)  # noqa: E731
+    fixed = median_ratio(ours, lambda: one_factor(audio))
+    own = median_ratio(ours, lambda: [resample(row, 1000, 1081, **kernel) for row in audio], 5)
+    print(f"speed perturbation / torchaudio: {fixed:.2f}; a factor per utterance: {own:.2f}")
+    assert fixed <= 1.3
+    assert own <= 0.2
+
+
+class TorchaudioFeatures:
+    """The same features of torchaudio's parts, without trimming and with noise of one generator."""
+
+    def __init__(self):
+        sizes = {"n_fft": 512, "win_length": 320, "hop_length": 160, "n_mels": 80}
+        self.mel = MelSpectrogram(16000, norm="slaney", mel_scale="slaney", **sizes)
+
+    def __call__(self, audio_BN, lengths_B):
+        audio_BN = preemphasis(audio_BN + 1e-5 * torch.randn_like(audio_BN))
+        log_BFT = self.mel(audio_BN).clamp(min=1e-20).log()
+        frames_B11 = (1 + lengths_B // 160)[:, None, None]
+        valid = torch.arange(log_BFT.shape[2]) < frames_B11
+        centred = (log_BFT - (log_BFT * valid).sum(2, keepdim=True) / frames_B11) * valid
+        return centred * (centred.square().sum(2, keepdim=True) / frames_B11).rsqrt()
+
+
+@pytest.mark.speed
+def test_features_against_torchaudios():
+    audio, lengths = 0.1 * torch.randn(32, 192000), torch.linspace(150000, 192000, 32).long()
+    seeds, features, theirs = torch.arange(32), LogMel(), TorchaudioFeatures()
+    ratio = median_ratio(
+        lambda: features(audio, lengths, seeds), lambda: theirs(audio, lengths), rounds=9
+    )
+    print(f"log-mel features / torchaudio's pipeline: {ratio:.2f}")
+    assert ratio <= 1.2

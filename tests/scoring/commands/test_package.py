@@ -271,3 +271,106 @@ def test_code_that_the_runs_did_not_run_is_told(tmp_path, make, cli):
     assert "uncommitted changes" in texts
     assert "the network lab.Net is not in the code included" in texts
     assert "the runs differ in model.rate: 0.1 in 2, 0.4 in 3" in texts
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("division", "Closed"),
+        ("division", "open"),
+        ("submitter", "NVIDIA"),
+        ("status", "onprem"),
+        ("system_name", "another"),
+    ],
+)
+def test_a_sheet_cannot_say_who_submits_what_as_what(tmp_path, five, source, cli, field, value):
+    sheet = tmp_path / "sheet.json"
+    sheet.write_text(json.dumps({**SHEET, field: value}))
+    status, told, err = package(cli, tmp_path, five, source, "--system_json", sheet)
+    assert (status, told) == (2, None)
+    assert f"--system_json: {field} is '{value}', but" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_sheet_may_repeat_what_holds_anyway(tmp_path, five, source, cli):
+    sheet = tmp_path / "sheet.json"
+    same = {"division": "closed", "submitter": "org", "status": "research", "system_name": "box"}
+    sheet.write_text("\ufeff" + json.dumps({**SHEET, **same}))
+    status, told, _ = package(cli, tmp_path, five, source, "--system_json", sheet)
+    assert (status, told["passed"]) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"{", "is not JSON"),
+        (b"[1]", "one JSON object"),
+        (b"\xff\xfe\x00", "is not JSON"),
+        (b"[" * 100_000, "is not JSON"),
+        (b'{"cooling": ["air"]}', "cooling is ['air']; give a text or a number"),
+        (b'{"cooling": "air", "cooling": "water"}', "cooling is given more than once"),
+    ],
+)
+def test_a_broken_sheet_is_one_line(tmp_path, five, source, cli, content, words):
+    sheet = tmp_path / "sheet.json"
+    sheet.write_bytes(content)
+    status, told, err = package(cli, tmp_path, five, source, "--system_json", sheet)
+    assert (status, told, len(err.splitlines())) == (2, None, 1)
+    assert str(sheet) in err
+    assert words in err
+
+
+def test_our_code_is_never_packed_as_that_of_other_logs(tmp_path, published, cli):
+    folder = published / "NVIDIA/results/dgxa100_ngc21.05_merlin_hugectr/dlrm"
+    command = ["package", folder, "--out", tmp_path / "out", "--org", "org", "--system", "box"]
+    for more in ([], ["--source", ROOT]):
+        status, out, _ = cli(*command, *more)
+        assert status == 1
+        assert "problem: dlrm: not made by our recipes; pass the code that made the logs" in out
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_logs_go_with_their_own_code(tmp_path, make, cli):
+    code = tmp_path / "their_code"
+    for name in ("train.py", "lib/net.cu", ".git_hidden/x"):
+        make.write(code / name, ["x"])
+    for number in range(5):
+        lines = make.ssd(seed=number, seconds=600 + number)
+        make.write(tmp_path / f"logs/result_{number}.txt", lines)
+    _, told, _ = package(cli, tmp_path, tmp_path / "logs", code)
+    texts = [finding["text"] for finding in told["findings"]]
+    assert any("add setup.sh, init_datasets.sh, run_and_time.sh" in text for text in texts)
+    home = tmp_path / "out/org/benchmarks/ssd"
+    found = {str(p.relative_to(home)) for p in home.rglob("*") if p.is_file()}
+    assert found == {
+        "implementations/their_code/train.py", "implementations/their_code/lib/net.cu",
+        "box/README.md", "box/box_their_code.json",
+    }  # fmt: skip
+
+
+def test_a_second_system_is_added_to_a_tree(tmp_path, five, source, cli):
+    sheet = tmp_path / "sheet.json"
+    sheet.write_text(json.dumps(SHEET))
+    more = ["--source", source, "--json", "--system_json", sheet, "--out", tmp_path / "out"]
+    command = ["package", five, "--org", "org", *more, "--system"]
+    assert cli(*command, "box")[0] == 0
+    first = (tmp_path / "out/org/results/box/ssd/result_0.txt").read_text()
+    assert cli(*command, "crate")[0] == 0
+    tree = tmp_path / "out" / "org"
+    assert sorted(p.name for p in tree.parent.iterdir()) == ["org"]
+    assert sorted(p.name for p in (tree / "systems").iterdir()) == ["box.json", "crate.json"]
+    assert len(list(tree.glob("results/*/ssd/result_*.txt"))) == 10
+    assert (tree / "results/box/ssd/result_0.txt").read_text() == first
+    code = tree / "benchmarks/ssd/implementations"
+    assert [p.name for p in code.iterdir()] == ["finishline"], "equal code is there once"
+    (source / "recipes/ssd.py").write_text("x = 2\n")
+    assert cli(*command, "tower")[0] == 0
+    assert sorted(p.name for p in code.iterdir()) == ["finishline", "finishline_tower"]
+    script = (tree / "benchmarks/ssd/tower/run_and_time.sh").read_text()
+    assert "implementations/finishline_tower" in script
+    status, _, err = cli(*command, "box")
+    assert status == 2
+    assert "has the system box already; pass another --system, or remove" in err
+    (tmp_path / "out/notes.txt").write_text("x")
+    status, _, err = cli(*command, "shelf")
+    assert (status, "is not empty" in err) == (2, True)

@@ -1,0 +1,134 @@
+"""Scale a synthetic batch to the memory and the speed of the machine."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import lightning as L
+import torch
+
+from recipes.cli.benchmark import Benchmark
+from recipes.cli.memory import OUT_OF_MEMORY
+from recipes.cli.usage import UsageError
+from recipes.speed.flags import SpeedCLI
+from recipes.speed.loops import lightning_round, plain_training, synchronize
+from recipes.speed.memory import SMALLER_NETWORK, check_fits, memory_limit, peak_memory
+
+USABLE = 0.9  # of the memory; the rest is for what a probe does not show
+
+
+def fit_batch_size(benchmark: Benchmark, cli: SpeedCLI) -> list[str]:
+    """Reduce the batch until a step fits into memory and time; return what was scaled.
+
+    Args:
+        benchmark: The data sheet.
+        cli: Its data module's ``batch_size`` is changed.
+
+    Returns:
+        A line with the factor, or none.
+
+    Raises:
+        UsageError: If not even the smallest batch fits.
+    """
+    data: Any = cli.datamodule
+    closed = data.batch_size
+    base = peak_memory(torch.device("cpu"))
+    trainer, smallest = _smallest_round(benchmark, cli)
+    device = trainer.strategy.root_device
+    if device.type == "cuda":
+        used = _halve(cli, trainer, closed, smallest)
+    else:
+        used = _double(cli, trainer, closed, smallest, base)
+    data.batch_size = used
+    if used == closed:
+        return []
+    return [f"batch size {closed} -> {used} (1/{closed / used:.3g})"]
+
+
+def _smallest_round(benchmark: Benchmark, cli: SpeedCLI) -> tuple[L.Trainer, int]:
+    """Train one step on one sample, or on two where a normalisation needs more than one."""
+    data: Any = cli.datamodule
+    for size in (1, 2):
+        data.batch_size = size
+        try:
+            with _no_warm_up(cli):
+                batch = data.synthetic_batch()
+                return lightning_round(benchmark, cli, [batch], 1, L.Callback()), size
+        except ValueError as error:
+            if size == 2 or "more than 1 value per channel" not in str(error):
+                raise
+        except (MemoryError, RuntimeError) as error:
+            _check_memory_error(error)
+            raise UsageError(
+                f"a training step on one sample does not fit into memory; {SMALLER_NETWORK}"
+            ) from error
+    raise AssertionError
+
+
+@contextmanager
+def _no_warm_up(cli: SpeedCLI) -> Iterator[None]:
+    """Leave the warm-up to the measurement: each size would be compiled anew."""
+    warm_up = cli.config_init.warmup
+    wanted = warm_up.compile, warm_up.steps
+    warm_up.compile, warm_up.steps = False, 0
+    try:
+        yield
+    finally:
+        warm_up.compile, warm_up.steps = wanted
+
+
+def _double(cli: SpeedCLI, trainer: L.Trainer, closed: int, smallest: int, base: float) -> int:
+    """Return the largest batch by doubling, as a process that runs out of memory is killed."""
+    size, limit = min(smallest, closed), USABLE * memory_limit(cli)
+    seconds, device = cli.config.step_seconds, trainer.strategy.root_device
+    while True:
+        passed, peak = _step(cli, trainer, size), peak_memory(device)
+        check_fits(peak, memory_limit(cli), f"a training step on a batch of {size} needs")
+        larger = min(2 * size, closed)
+        factor = larger / size
+        fits = base + factor * (peak - base) <= limit
+        if larger == size or not fits or factor * passed > seconds:
+            return size
+        size = larger
+
+
+def _halve(cli: SpeedCLI, trainer: L.Trainer, closed: int, smallest: int) -> int:
+    """Return the largest batch by halving, as a GPU only reports that memory is short."""
+    if cli.config.memory_gib is not None:
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, memory_limit(cli) / total))
+    size = closed
+    while size > smallest:
+        try:
+            _step(cli, trainer, size)  # the first one also chooses algorithms
+            if _step(cli, trainer, size) <= cli.config.step_seconds:
+                return size
+        except (MemoryError, RuntimeError) as error:
+            _check_memory_error(error)
+        gc.collect()
+        torch.cuda.empty_cache()
+        size = max(smallest, size // 2)
+    return size
+
+
+def _step(cli: SpeedCLI, trainer: L.Trainer, size: int) -> float:
+    """Return the seconds of one forward and backward pass on ``size`` samples."""
+    data: Any = cli.datamodule
+    data.batch_size = size
+    batch = data.synthetic_batch()
+    with plain_training(cli, trainer) as (_, forward):
+        synchronize()
+        start = time.perf_counter()
+        forward(batch, 0).backward()
+        synchronize()
+        return time.perf_counter() - start
+
+
+def _check_memory_error(error: BaseException) -> None:
+    """Raise any error but one for lack of memory."""
+    if not isinstance(error, MemoryError) and not OUT_OF_MEMORY.search(str(error)):
+        raise error

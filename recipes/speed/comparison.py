@@ -1,0 +1,121 @@
+"""Measure variants in turn, each with its numeric gate."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import lightning as L
+
+from callbacks.live_line import LIVE
+from recipes.speed.flags import SpeedCLI
+from recipes.speed.gate import FULL, REDUCED, Gate
+from recipes.speed.loops import milliseconds, plain_training, synchronize
+from recipes.speed.memory import GIB, forget_peak, peak_memory
+from recipes.speed.variants import Settings, Variant, summary
+
+COLUMNS = "variant", "samples/s", "ms/step", "loss error", "gradient error", "right"
+
+
+def compare_variants(
+    cli: SpeedCLI, trainer: L.Trainer, batches: list[Any], steps: int, rounds: int
+) -> list[dict[str, Any]]:
+    """Check and time all variants; a failing one has its error in place of figures.
+
+    Args:
+        cli: Module, data module and variants.
+        trainer: That of a finished Lightning round.
+        batches: Batches on the CPU.
+        steps: Optimizer steps per round.
+        rounds: Rounds in which all variants take turns.
+
+    Returns:
+        Per variant ``name``, ``samples_per_second``, ``ms_per_step_median``, ``loss_error``,
+        ``gradient_error``, ``tolerance`` (of both), ``right``, ``peak_memory_gib`` and ``error``.
+    """
+    all_settings = [Settings(cli, trainer, variant) for variant in cli.variants]
+    gate = Gate(cli, trainer, batches, all_settings[0])
+    rows = []
+    for settings in all_settings:
+        LIVE.show(f"checking variant {settings.variant.name}")
+        rows.append(_checked(gate, settings, cli))
+    times: dict[str, list[float]] = {}
+    for number in range(rounds):
+        for settings, row in zip(all_settings, rows, strict=True):
+            name = settings.variant.name
+            if row["error"] is not None:
+                continue
+            LIVE.show(f"measuring variant {name}, round {number + 1} of {rounds}")
+            try:
+                times[name] = times.get(name, []) + _round(cli, settings, batches, steps, row)
+            except Exception as error:
+                row["error"] = _line(error)
+    gate.restart()
+    for row in rows:
+        if row["error"] is None:
+            row.update(summary(times[row["name"]], cli.datamodule.batch_size))
+    return rows
+
+
+def _checked(gate: Gate, settings: Settings, cli: SpeedCLI) -> dict[str, Any]:
+    variant: Variant = settings.variant
+    tolerance = REDUCED if variant.reduced(cli) else FULL
+    row: dict[str, Any] = {
+        "name": variant.name, "samples_per_second": None, "ms_per_step_median": None,
+        "loss_error": None, "gradient_error": None, "tolerance": list(tolerance),
+        "right": False, "peak_memory_gib": None, "error": None,
+    }  # fmt: skip
+    try:
+        errors = gate.errors(settings)
+    except Exception as error:  # a compiler that is missing must not end the others
+        return row | {"error": _line(error)}
+    return row | {
+        "loss_error": errors.loss,
+        "gradient_error": errors.gradient,
+        "right": errors.within(tolerance),
+    }
+
+
+def _round(
+    cli: SpeedCLI, settings: Settings, batches: list[Any], steps: int, row: dict[str, Any]
+) -> list[float]:
+    """Train some steps; return the milliseconds of those that count."""
+    device = settings.trainer.strategy.root_device
+    forget_peak()
+    moments = []
+    with (
+        settings.applied(),
+        plain_training(cli, settings.trainer, settings.autocast) as (optimizer, forward),
+    ):
+        for index in range(steps):
+            forward(batches[index % len(batches)], index).backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            synchronize()
+            moments.append(time.perf_counter())
+    row["peak_memory_gib"] = max(row["peak_memory_gib"] or 0.0, peak_memory(device) / GIB)
+    return milliseconds(moments)
+
+
+def _line(error: BaseException) -> str:
+    text = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def table(rows: list[dict[str, Any]]) -> list[str]:
+    """Return the lines of the table."""
+    cells = [COLUMNS, *(_cells(row) for row in rows)]
+    widths = [max(len(line[n]) for line in cells) for n in range(len(COLUMNS))]
+    lines = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in cells]
+    return [line.rstrip() for line in lines]
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    numbers = ("samples_per_second", "ms_per_step_median", "loss_error", "gradient_error")
+    formats = (".4g", ".4g", ".1e", ".1e")
+    texts = (
+        "-" if row[n] is None else format(row[n], f) for n, f in zip(numbers, formats, strict=True)
+    )
+    loss, gradient = row["tolerance"]
+    verdict = "yes" if row["right"] else f"NO (allowed {loss:g}, {gradient:g})"
+    return row["name"], *texts, f"failed: {row['error']}" if row["error"] else verdict

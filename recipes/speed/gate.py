@@ -1,0 +1,178 @@
+"""The numeric gate of variants: losses and gradients against eager fp32, from the same start."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from recipes.speed.loops import plain_training
+from recipes.speed.variants import Settings
+
+STEPS = 3
+# A tensor counts by itself unless its gradient is this small a part of the whole: those of biases
+# before a normalisation are rounding errors only.
+LEAST_SHARE = 0.01
+
+
+class Tolerance(NamedTuple):
+    """Largest relative errors of a right variant."""
+
+    loss: float
+    gradient: float
+
+
+FULL = Tolerance(1e-3, 2e-2)
+REDUCED = Tolerance(2e-2, 0.3)  # products in bf16 or TF32
+
+
+class Step(NamedTuple):
+    """What the reference computed in one step."""
+
+    loss: float
+    gradients: dict[str, Tensor]
+
+
+class Errors(NamedTuple):
+    """Largest relative errors over all steps."""
+
+    loss: float
+    gradient: float
+    """Of all gradients together, or of one tensor's component along the expected gradient, which
+    rounding hardly changes and a lost or wrongly scaled gradient does."""
+
+    def within(self, tolerance: Tolerance) -> bool:
+        """Return whether both are; NaN never is."""
+        return self.loss <= tolerance.loss and self.gradient <= tolerance.gradient
+
+
+class Gate:
+    """Compares a variant's steps with those of the reference.
+
+    Each takes the same steps of the recipe's optimizer from the same weights, on the same batches
+    and random numbers, without dropout, whose masks depend on how it is computed.
+
+    Args:
+        cli: Module and data module.
+        trainer: That of a finished Lightning round.
+        batches: Batches on the CPU.
+        reference: Settings of the reference.
+    """
+
+    def __init__(
+        self, cli: Any, trainer: L.Trainer, batches: list[Any], reference: Settings
+    ) -> None:
+        self._cli, self._trainer, self._batches = cli, trainer, batches
+        self._start = {name: x.detach().cpu().clone() for name, x in _tensors(cli.model)}
+        steps = self._steps(reference)
+        self._reference = [
+            Step(float(loss), {name: g.cpu() for name, g in gradients.items()})
+            for loss, gradients in steps
+        ]
+        self.restart()
+
+    def errors(self, settings: Settings) -> Errors:
+        """Return how far a variant's steps are from the reference's."""
+        pairs = zip(self._steps(settings), self._reference, strict=True)
+        errors = [_step_errors(*step, expected) for step, expected in pairs]
+        return Errors(*(_largest(column) for column in zip(*errors, strict=True)))
+
+    def restart(self) -> None:
+        """Give the module the weights and buffers from which all variants start."""
+        with torch.no_grad():
+            for name, tensor in _tensors(self._cli.model):
+                tensor.copy_(self._start[name])
+
+    def _steps(self, settings: Settings) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        module = self._cli.model
+        self.restart()
+        with (
+            torch.random.fork_rng(),
+            settings.applied(),
+            _without_dropout(module),
+            plain_training(self._cli, self._trainer, settings.autocast) as (optimizer, forward),
+        ):
+            for number in range(STEPS):
+                torch.manual_seed(number)
+                loss = forward(self._batches[number % len(self._batches)], number)
+                loss.backward()
+                gradients = {n: w.grad for n, w in module.named_parameters() if w.grad is not None}
+                yield loss.detach(), gradients
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+
+
+def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from module.named_parameters()
+    yield from module.named_buffers()
+
+
+def _step_errors(loss: Tensor, gradients: dict[str, Tensor], expected: Step) -> Errors:
+    wrong = abs(float(loss) - expected.loss) / max(abs(expected.loss), 1e-12)
+    if gradients.keys() != expected.gradients.keys():
+        return Errors(wrong, math.inf)
+    pairs = [_distance(g, expected.gradients[name]) for name, g in gradients.items()]
+    whole = sum(pair.square for pair in pairs)
+    least = LEAST_SHARE**2 * whole
+    off = math.sqrt(sum(pair.difference for pair in pairs) / max(whole, 1e-60))
+    shares = [abs(pair.along) / max(pair.square, least, 1e-60) for pair in pairs]
+    return Errors(wrong, _largest([off, *shares]))
+
+
+class _Distance(NamedTuple):
+    """Of a gradient g from the expected r: |r|^2, |g - r|^2 and the product of g - r and r."""
+
+    square: float
+    difference: float
+    along: float
+
+
+def _distance(gradient: Tensor, expected: Tensor) -> _Distance:
+    difference, wanted = gradient.cpu() - expected, expected
+    if expected.is_sparse:
+        difference, wanted = _same_rows(difference, wanted)
+    difference, wanted = difference.double().flatten(), wanted.double().flatten()
+    return _Distance(
+        float(wanted @ wanted), float(difference @ difference), float(difference @ wanted)
+    )
+
+
+def _same_rows(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the values of two sparse tensors in the rows that either has; repeated rows add up."""
+    a, b = a.coalesce(), b.coalesce()
+    rows = torch.cat([a.indices()[0], b.indices()[0]]).unique()
+    values = []
+    for part in (a, b):
+        dense = part.values().new_zeros(len(rows), *part.shape[1:])
+        dense[torch.searchsorted(rows, part.indices()[0])] = part.values()
+        values.append(dense)
+    return values[0], values[1]
+
+
+def _largest(values: Any) -> float:
+    """Return the largest value; NaN where there is one, which max() may pass over."""
+    kept = list(values)
+    return math.nan if any(math.isnan(value) for value in kept) else max(kept, default=0.0)
+
+
+@contextmanager
+def _without_dropout(module: nn.Module) -> Iterator[None]:
+    """Set every fraction that is dropped to 0 within a block."""
+    kept = [
+        (part, name, value)
+        for part in module.modules()
+        for name, value in vars(part).items()
+        if isinstance(value, float) and (name == "p" or "dropout" in name)
+    ]
+    for part, name, _ in kept:
+        setattr(part, name, 0.0)
+    try:
+        yield
+    finally:
+        for part, name, value in kept:
+            setattr(part, name, value)

@@ -1,0 +1,126 @@
+"""The command as a user runs it: synthetic batches, variants, a trace and the JSON file."""
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+
+from recipes.cli.main import run
+from recipes.resnet import BENCHMARK
+from recipes.speed import batch_size
+
+STEMS = sorted(path.stem for path in (Path(__file__).parents[3] / "recipes").glob("[a-z]*.py"))
+CPU = ["--trainer.accelerator", "cpu"]
+TINY = [
+    "--model.net.width", "8", "--model.net.blocks", "[1,1,1,1]", "--data.image_size", "64",
+    "--data.batch_size", "8", "--trainer.accumulate_grad_batches", "1", "--step_seconds", "60",
+    *CPU,
+]  # fmt: skip
+FIGURES = {
+    "batch_size", "samples_per_second", "ms_per_step_median", "ms_per_step_p90",
+    "data_wait_share", "plain_ms_per_step_median", "lightning_over_plain",
+    "model_flops_per_second", "mfu", "peak_memory_gib",
+}  # fmt: skip
+
+
+def speed(benchmark, folder, *args):
+    """Run ``speed --synthetic``; return the status and the JSON file's content."""
+    path = folder / "speed.json"
+    status = run(benchmark, ["speed", "--synthetic", "--json", str(path), *args])
+    return status, json.loads(path.read_text())
+
+
+def test_all_that_a_command_measures_is_in_its_file(tmp_path, monkeypatch, capsys):
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("FINISHLINE_CACHE", str(cache))
+    wrong = "tests.recipes.speed.planted.larger_outputs"
+    args = [*TINY, "--steps", "2", "--profile", "--variants", f"bf16,{wrong}"]
+    status, content = speed(BENCHMARK, tmp_path, *args)
+    assert status == 0
+    assert content["benchmark"] == "resnet"
+    assert content["synthetic"] is True
+    assert content["figures"].keys() == FIGURES
+    assert content["figures"]["samples_per_second"] > 0
+    assert content["figures"]["data_wait_share"] is None
+    assert content["evaluation"]["sample"] == "image"
+    assert content["evaluation"]["ms_per_sample"] > 0
+    assert content["published"]["best"] == 7981
+    share = content["figures"]["samples_per_second"] / content["limit"]["samples_per_second"]
+    assert content["published"]["share_of_limit"] == pytest.approx(share)
+    assert len(content["operators"]) == 10
+    assert "traceEvents" in json.loads(Path(content["trace"]).read_text())
+    right = {row["name"]: row["right"] for row in content["variants"]}
+    assert right == {"eager": True, "bf16": True, wrong: False}
+    assert not cache.exists() or not [path for path in cache.rglob("*") if path.is_file()]
+    out = capsys.readouterr().out
+    assert "NO (allowed 0.001, 0.02)" in out
+    assert "published best: 7,981 images/s per H200" in out
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        (["--steps", "1"], "--steps must be at least 2, got 1"),
+        (["--memory_gib", "0"], "--memory_gib must be above 0, got 0"),
+        (["--data.root", "there"], "--synthetic reads no data; leave out --data.root"),
+        (["--json", "no/such/file.json"], "no/such is not a directory"),
+        (["--variants", "fast"], "--variants: unknown 'fast'"),
+    ],
+)
+def test_a_wrong_flag_is_told_in_one_line(args, text, capsys):
+    assert run(BENCHMARK, ["speed", "--synthetic", *args]) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert text in error
+
+
+def test_a_network_that_cannot_fit_is_refused_before_it_is_built(capsys):
+    args = ["speed", "--synthetic", *CPU, "--memory_gib", "0.01"]
+    assert run(BENCHMARK, args) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert "the network's weights need 0.0952 GiB, there are 0.01 GiB" in error
+    assert "smaller network (--model.net.help lists its arguments)" in error
+
+
+def test_a_batch_is_doubled_within_memory_and_time(monkeypatch):
+    """Memory and seconds per sample are scripted; what does not fit is never tried."""
+    used = {"size": 0, "peak": 1.0}
+
+    def step(cli, trainer, size):
+        used["size"] = max(used["size"], size)
+        used["peak"] = 1.0 + 0.5 * used["size"]
+        return 0.1 * size
+
+    class Cli:
+        class config:  # noqa: N801
+            step_seconds = 100.0
+
+    class Trainer:
+        class strategy:  # noqa: N801
+            root_device = None
+
+    monkeypatch.setattr(batch_size, "_step", step)
+    monkeypatch.setattr(batch_size, "peak_memory", lambda device: used["peak"])
+    monkeypatch.setattr(batch_size, "memory_limit", lambda cli: 20.0)
+    assert batch_size._double(Cli, Trainer, closed=100, smallest=1, base=1.0) == 32
+    assert used["peak"] <= 0.9 * 20
+    used.update(size=0, peak=1.0)
+    assert batch_size._double(Cli, Trainer, closed=12, smallest=1, base=1.0) == 12
+    used.update(size=0, peak=1.0)
+    Cli.config.step_seconds = 1.0
+    assert batch_size._double(Cli, Trainer, closed=100, smallest=1, base=1.0) == 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stem", STEMS)
+def test_every_closed_network_is_measured_without_data(stem, tmp_path, monkeypatch):
+    monkeypatch.setenv("FINISHLINE_CACHE", str(tmp_path / "cache"))
+    benchmark = importlib.import_module(f"recipes.{stem}").BENCHMARK
+    limits = ["--steps", "2", "--step_seconds", "0.5", "--memory_gib", "8", *CPU]
+    status, content = speed(benchmark, tmp_path, *limits)
+    assert status == 0
+    assert content["figures"]["samples_per_second"] > 0
+    assert content["figures"]["peak_memory_gib"] <= 8
+    assert content["evaluation"]["ms_per_sample"] > 0
+    assert any(line.startswith("batch size") for line in content["scaled"])
+    assert ("own" in content) == (stem == "minigo")
