@@ -132,7 +132,7 @@ def list_round(round_name: str, filters: Filters) -> Comparison:
         chosen = [row for row in rows if row.benchmark == name]
         chosen.sort(key=lambda row: (row.minutes is None, row.minutes))
         title = f"{name}: published in {round_name}"
-        cells = [[getattr(row, field) for field in ROW_FIELDS] for row in chosen]
+        cells: list[Sequence[Any]] = [[getattr(r, name) for name in ROW_FIELDS] for r in chosen]
         tables.append(Table(title, columns, cells, numeric=frozenset({"minutes", "accel."})))
         bars.append((f"{name}: minutes", [Bar(r.name, r.minutes) for r in chosen if r.minutes]))
         entries += [asdict(row) for row in chosen]

@@ -40,7 +40,6 @@ def _kind(column: int) -> str:
 
 def _row(side: Side) -> str:
     item, parts = side.score, side.parts
-    known = parts is not None
     cells = [
         item.benchmark,
         f"{number(side.shown_minutes)}{' (demo)' if item.demo else ''}",
@@ -48,9 +47,9 @@ def _row(side: Side) -> str:
         text(item.accelerators) or "-",
         side.name,
         text(item.global_batch_size) or "-",
-        f"{count(parts.amount)} {parts.unit}" if known and parts.amount else "-",
+        f"{count(parts.amount)} {parts.unit}" if parts and parts.amount else "-",
         shown_rate(parts) or "-",
-        f"{parts.evaluation_share:.1%}" if known and parts.evaluation_share is not None else "-",
+        f"{parts.evaluation_share:.1%}" if parts and parts.evaluation_share is not None else "-",
     ]
     row = "".join(
         f"<td{_kind(column)}>{html.escape(cell)}</td>" for column, cell in enumerate(cells)

@@ -90,6 +90,8 @@ def line_charts(
     Raises:
         ValueError: If the suffix is a different one, or there is nothing to draw.
     """
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     panels = [(title, [c for c in curves if c.points]) for title, curves in panels]
     panels = [panel for panel in panels if panel[1]]
     figure, axes = _figure(path, len(panels), (9, 3.6 * max(1, len(panels))))
@@ -103,6 +105,10 @@ def line_charts(
                 offset = {"xytext": (0, 6), "textcoords": "offset points"}
                 axis.annotate(number(value), (x, value), ha="center", fontsize=7, **offset)
         axis.set_yscale("log")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter(NullFormatter())
+        axis.set_xlim(-0.5, len(positions) - 0.5)
         axis.margins(y=0.15)
         axis.set_xticks(range(len(positions)), positions)
         axis.set_title(title, loc="left", fontsize=10)

@@ -87,7 +87,10 @@ def round_word(name: str) -> str:
     """Return a round's name in the form ``v1.0``.
 
     Args:
-        name: Such as ``v1.0``, ``1.0`` or ``1.0.0``; anything else is returned as it is.
+        name: Such as ``v1.0``, ``1.0`` or ``1.0.0``.
+
+    Returns:
+        The name; any other text is returned as it is.
     """
     return re.sub(r"^v?(\d+\.\d+)(\.0)?$", r"v\1", name)
 

@@ -125,7 +125,16 @@ class TimeParts:
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields and figures as plain JSON values."""
-        names = ("minutes", "start", "training", "evaluation", "init", "amount", "spread", "rate")
+        names: tuple[str, ...] = (
+            "minutes",
+            "start",
+            "training",
+            "evaluation",
+            "init",
+            "amount",
+            "spread",
+            "rate",
+        )
         names += ("rate_per_accelerator", "evaluation_share", "init_share")
         figures: dict[str, Any] = finite(asdict(self) | {n: getattr(self, n) for n in names})
         figures.pop("converged")
