@@ -189,5 +189,6 @@ def _sum(nodes: list[Figures]) -> Figures:
     for name in (GPU, CPU):
         values = [figures[name] for figures in told]
         reasons = [value for value in values if isinstance(value, str)]
-        total[name] = reasons[0] if reasons else math.fsum(v for v in values if v is not None)
+        known = [value for value in values if isinstance(value, float)]
+        total[name] = reasons[0] if reasons else math.fsum(known)
     return total

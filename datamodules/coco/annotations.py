@@ -91,11 +91,14 @@ class Annotations:
 
 
 def load_annotations(path: Path, *, verify: bool = True) -> Annotations:
-    """Map a file of ``Annotations.save``; a ValueError names it if it is damaged.
+    """Map a file of ``Annotations.save``.
 
     Args:
         path: The file.
         verify: Compare all bytes with their checksums.
+
+    Returns:
+        The annotations, whose arrays stay in the file; a ValueError names it if it is damaged.
     """
     with _damage_named(path):
         arrays: dict[str, Any] = map_arrays(path, verify=verify)

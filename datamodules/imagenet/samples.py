@@ -63,12 +63,16 @@ class EncodedTrainingImages(TrainingImages):
             rng = sample_rng(self.seed, *_draw(keys[position]))
             _, box, flip = draw_window(data, rng)
             name = self.source.name(keys[position].index)
-            return Encoded(name, data, tuple(box), (self.side, self.side), flip)
+            left, top, right, bottom = box
+            return Encoded(name, data, (left, top, right, bottom), (self.side, self.side), flip)
 
         numbers = [key.index for key in keys]
         encoded, labels = _read(self.source, numbers, encode)
-        batch = {"label": torch.tensor(labels), "index": torch.tensor(numbers)}
-        return {"encoded": encoded, **batch}  # type: ignore[return-value]
+        return {  # type: ignore[return-value]
+            "encoded": encoded,
+            "label": torch.tensor(labels),
+            "index": torch.tensor(numbers),
+        }
 
 
 class EvaluationImages(Dataset[Batch]):

@@ -22,13 +22,16 @@ LOWEST = -1e30  # instead of infinity where two of them would be subtracted
 # Compilers would unroll the loops, anew for every size of a batch.
 @torch.compiler.disable
 def lattice_loss(log_probs_BTN2: Tensor, frames_B: Tensor, num_labels_B: Tensor) -> Tensor:
-    """Return loss_B, the negative log of the summed probability of all alignments.
+    """Sum the probability of all alignments of each utterance.
 
     Args:
         log_probs_BTN2: Log probabilities of the next label (ignored in an utterance's last node)
             and of the blank; half precision is summed in float32.
         frames_B: int64 frames of each utterance, in ``[1, T]``; what lies past them is ignored.
         num_labels_B: int64 labels of each utterance, in ``[0, N - 1]``; likewise.
+
+    Returns:
+        loss_B, the negative logarithm of that sum.
 
     Source:
         A. Graves, Sequence Transduction with Recurrent Neural Networks, 2012, eq. 12-18.

@@ -18,12 +18,15 @@ def device_bytes() -> list[int]:
 
 
 def shortages(benchmark: Benchmark, datamodule: Any, *, own_data: bool) -> Iterator[str]:
-    """Yield one line per kind of memory that a run on all devices of this machine lacks.
+    """Say which memory a run on all devices of this machine lacks.
 
     Args:
         benchmark: The data sheet.
         datamodule: The data module, with a root.
         own_data: The data decides about sizes, as in the open division.
+
+    Yields:
+        One line per kind of memory.
     """
     devices = device_bytes()
     if line := _model_line(benchmark, datamodule, devices, own_data=own_data):

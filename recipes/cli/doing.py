@@ -25,6 +25,9 @@ def text(what: str, seconds: float) -> str:
     Args:
         what: The command's work, shown between stages.
         seconds: Since it began.
+
+    Returns:
+        The stage of its data with the time so far and, if known, the time left.
     """
     stage = progress.current()
     if stage is None:

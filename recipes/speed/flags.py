@@ -19,6 +19,11 @@ FEWEST_STEPS = 2
 class SpeedCLI(RecipeCLI):
     """A recipe's command line whose data may be synthetic.
 
+    Args:
+        benchmark: The data sheet.
+        args: Arguments after ``speed``.
+        build: Build module and data module; without, only the flags are parsed.
+
     Attributes:
         scaled: What was scaled to the memory of the machine, one line each.
         variants: Those of ``--variants``, the reference first; empty without.

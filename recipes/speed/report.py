@@ -57,7 +57,7 @@ class Report:
         - ``variants``: as ``compare_variants`` returns them.
 
         Args:
-            parts: Key -> value.
+            **parts: Key -> value.
         """
         self.content.update(parts)
         if self._path is not None:
