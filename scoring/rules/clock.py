@@ -11,6 +11,8 @@ from scoring.runs.logs import RunLog
 SLACK_MS = 1000
 # mllog counts milliseconds since 1970; a log of before 2015 counts something else.
 EARLIEST_MS = datetime(2015, 1, 1, tzinfo=UTC).timestamp() * 1000
+# More than a day, were it seconds.
+LONGEST_IN_SECONDS = 100_000
 LATEST_MS = datetime(2100, 1, 1, tzinfo=UTC).timestamp() * 1000
 
 
@@ -39,6 +41,10 @@ def clock_fault(log: RunLog, bench: BenchmarkRules | None) -> str | None:
 def unit_fault(log: RunLog) -> str | None:
     """Describe times that are not in milliseconds, of which no duration can be made; else None."""
     start = log.start
+    # Milliseconds of a clock that does not count from 1970 (HugeCTR's in v0.7) still make a time.
+    took = log.stops[0].time_ms - start.time_ms if start is not None and log.stops else 0.0
+    if start is not None and start.time_ms < EARLIEST_MS and took > LONGEST_IN_SECONDS:
+        return None
     if start is not None and not EARLIEST_MS <= start.time_ms < LATEST_MS:
         in_seconds = EARLIEST_MS <= start.time_ms * 1000 < LATEST_MS
         unit = "seconds" if in_seconds else "another unit"
