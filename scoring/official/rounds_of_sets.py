@@ -29,15 +29,23 @@ def find_rounds(sets: Sequence[ResultSet], wanted: str | None = None) -> None:
             one than the result's.
     """
     asked = None if wanted is None else FoundRound(round_name(wanted), f"--round {wanted}")
+    ambiguous = [r for r in sets if asked is None or len(_tasks(r.benchmark)) > 1]
+    found = _found(ambiguous)
     for result in sets:
-        found = _round_by_place_or_recipe(result)
         result.published = not result.is_own and round_of_place(result.path) is not None
-        if asked is None:
-            result.round = found or _round_of_logs(result)
-            continue
-        if len(_tasks(result.benchmark)) > 1:
-            _check_task(result, asked, found or _round_of_logs(result))
-        result.round = asked
+        result.round = asked or found[id(result)]
+        if asked is not None and id(result) in found:
+            _check_task(result, asked, found[id(result)])
+
+
+def _found(sets: Sequence[ResultSet]) -> dict[int, FoundRound]:
+    """Find each result's round by itself; id of the result -> round."""
+    placed = {id(result): _round_by_place_or_recipe(result) for result in sets}
+    accepted = _accepting([result for result in sets if placed[id(result)] is None])
+    return {
+        id(result): placed[id(result)] or _round_of_logs(result, accepted[id(result)])
+        for result in sets
+    }
 
 
 def _round_by_place_or_recipe(result: ResultSet) -> FoundRound | None:
@@ -60,21 +68,19 @@ def _check_task(result: ResultSet, asked: FoundRound, found: FoundRound) -> None
         )
 
 
-def _round_of_logs(result: ResultSet) -> FoundRound:
+def _round_of_logs(result: ResultSet, accepted: Sequence[str]) -> FoundRound:
+    """Find a result's round by its benchmark, the rounds that accept its log, and its date."""
     names = candidates(result.benchmark)
     if len(names) == 1:
         return FoundRound(names[0], f"the only round with {result.benchmark}")
-    run = _typical(result)
-    time_ms = run.log.starts[0].time_ms if run is not None and run.log.starts else None
     # A name that no round knows is judged by the round of its day, which then says so.
-    name, reason, certain = by_date(names or round_names(), time_ms)
-    if names and run is not None and not (certain and len(_tasks(result.benchmark)) == 1):
-        accepted = _accepting(run, names)
+    name, reason, certain = by_date(names or round_names(), _time_ms(result))
+    if accepted:
         same = [each for each in accepted if _same_task(result.benchmark, each, name)]
         # Within the days of a round a rejected log is one that breaks its rules, not of another
         # round; unless the only rounds that accept it mean another benchmark by the name.
-        if accepted and not (certain and (same or name in accepted)):
-            name, reason, _ = by_date(accepted, time_ms)
+        if not (certain and (same or name in accepted)):
+            name, reason, _ = by_date(accepted, _time_ms(result))
             rulesets = ", ".join(load_round(each).checker_ruleset for each in accepted)
             reason += f"; accepted by the checker's rules {rulesets}"
     where = f"{result.benchmark} is in {names[0]} to {names[-1]}; " if names else ""
@@ -96,6 +102,32 @@ def _typical(result: ResultSet) -> Run | None:
     return next(reached, good[0] if good else None)
 
 
-def _accepting(run: Run, names: Sequence[str]) -> list[str]:
-    verdicts = compliance([(run.log.path, load_round(name).checker_ruleset) for name in names])
-    return [name for name, verdict in zip(names, verdicts, strict=True) if verdict.valid]
+def _time_ms(result: ResultSet) -> float | None:
+    run = _typical(result)
+    return run.log.starts[0].time_ms if run is not None and run.log.starts else None
+
+
+def _accepting(sets: Sequence[ResultSet]) -> dict[int, list[str]]:
+    """Ask the checker, once for all, which rounds accept a log where the date does not decide."""
+    rounds: dict[int, list[str]] = {id(result): [] for result in sets}
+    questions = [
+        (result, run, name)
+        for result in sets
+        if (run := _typical(result)) is not None and _open_question(result)
+        for name in candidates(result.benchmark)
+    ]
+    verdicts = compliance(
+        [(run.log.path, load_round(name).checker_ruleset) for _, run, name in questions]
+    )
+    for (result, _, name), verdict in zip(questions, verdicts, strict=True):
+        if verdict.valid:
+            rounds[id(result)].append(name)
+    return rounds
+
+
+def _open_question(result: ResultSet) -> bool:
+    names = candidates(result.benchmark)
+    if len(names) < 2:
+        return False
+    certain = by_date(names, _time_ms(result))[2]
+    return not (certain and len(_tasks(result.benchmark)) == 1)
