@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from recipes.cli.main import run
+from recipes.resnet import BENCHMARK as RESNET
 from recipes.speed import command, loops
 from recipes.speed.flags import SpeedCLI
 from recipes.unet3d import BENCHMARK
+from tests.recipes.speed.test_command import TINY
 from tests.recipes.test_unet3d import CPU, DEMO
 
 STEMS = sorted(path.stem for path in (Path(__file__).parents[3] / "recipes").glob("[a-z]*.py"))
@@ -61,3 +63,15 @@ def test_lightning_step_costs_at_most_3_percent_more_than_a_plain_loop():
     assert figures["ms_per_step_p90"] >= figures["ms_per_step_median"] > 0
     assert figures["model_flops_per_second"] > 1e8
     assert figures["data_wait_share"] < 0.02
+
+
+def test_a_round_trains_with_a_runs_callbacks_but_writes_no_checkpoint():
+    cli = SpeedCLI(RESNET, ["--synthetic", *TINY])
+    cli.datamodule.batch_size = 4
+    times = loops.StepTimes()
+    batch = cli.datamodule.synthetic_batch()
+    trainer = loops.lightning_round(RESNET, cli, [batch], 2, times)
+    names = {type(each).__name__ for each in trainer.callbacks}
+    assert len(times.moments) == 2
+    assert {"QualityTarget", "MLPerfLog", "RunRecord", "WarmUp"} <= names
+    assert not names & {"Checkpoint", "LastCheckpoint"}
