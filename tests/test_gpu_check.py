@@ -110,11 +110,17 @@ def test_ranks_that_differ_are_shown(tmp_path):
 
 
 def test_the_status_tells_whether_all_was_right(tmp_path, monkeypatch, capsys):
+    kept, old = tmp_path / "data" / "mine.json", tmp_path / "speed" / "dlrm.json"
+    for path in (kept, old):
+        path.parent.mkdir()
+        path.write_text("{}")
     for code in (0, 1):
         step = Step("only", python(f"raise SystemExit({code})"), 60)
         monkeypatch.setattr(gpu_check, "plan", lambda given, step=step: [step])
         assert gpu_check.main(["--out", str(tmp_path)]) == code
     assert (tmp_path / "table.txt").read_text() in capsys.readouterr().out
+    assert kept.is_file()
+    assert not old.exists()
 
 
 @pytest.mark.slow
