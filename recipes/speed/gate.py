@@ -168,7 +168,10 @@ class _Distance(NamedTuple):
 
 
 def _distance(gradient: Tensor, expected: Tensor) -> _Distance:
-    difference, wanted = gradient.cpu() - expected, expected
+    # Tables have gradients of hundreds of megabytes; but only CUDA's GPUs know float64.
+    device = gradient.device if gradient.is_cuda else torch.device("cpu")
+    wanted = expected.to(device)
+    difference = gradient.to(device) - wanted
     if expected.is_sparse:
         difference, wanted = _same_rows(difference, wanted)
     difference, wanted = difference.double().flatten(), wanted.double().flatten()
