@@ -70,6 +70,8 @@ def test_the_plan_is_correctness_then_all_recipes_then_variants(tmp_path):
         assert (gpu_check.ROOT / step.command[step.command.index("--config") + 1]).is_file()
     # One that takes all of its time leaves some to the next, and to more than half of them.
     assert steps[0].limit_s + 5 * steps[2].limit_s <= 8 * 60
+    (dlrm,) = (step for step in steps if step.name == "variants dlrm")
+    assert "--memory_gib" in dlrm.command
     slower = plan(parse(["--minutes", "16", "--device", "cpu"]))
     assert slower[0].limit_s == 2 * steps[0].limit_s
     files = [word for word in steps[0].command if word.startswith("tests/")]

@@ -126,8 +126,9 @@ class Gate:
             with torch.no_grad():
                 for weight in module.parameters():
                     weight.copy_(weight.bfloat16())
+        device = self._trainer.strategy.root_device
         with (
-            torch.random.fork_rng(),
+            torch.random.fork_rng([device] if device.type == "cuda" else []),
             settings.applied(),
             _without_dropout(module),
             plain_training(self._cli, self._trainer, settings.autocast) as (optimizer, forward),
