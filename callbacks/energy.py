@@ -68,6 +68,11 @@ class Energy(Callback):
         if "run_stop" in self._state.clock.marks:
             self._stop(self._before_evaluation)
 
+    def on_late_evaluation(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop before the last checkpoint is written, if the result stopped the clock."""
+        if "run_stop" in self._state.clock.marks:
+            self._stop()
+
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._stop()
 

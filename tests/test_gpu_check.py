@@ -70,6 +70,8 @@ def test_the_plan_is_correctness_then_all_recipes_then_variants(tmp_path):
         assert (gpu_check.ROOT / step.command[step.command.index("--config") + 1]).is_file()
     # One that takes all of its time leaves some to the next, and to more than half of them.
     assert steps[0].limit_s + 5 * steps[2].limit_s <= 8 * 60
+    (dlrm,) = (step for step in steps if step.name == "variants dlrm")
+    assert "--memory_gib" in dlrm.command
     slower = plan(parse(["--minutes", "16", "--device", "cpu"]))
     assert slower[0].limit_s == 2 * steps[0].limit_s
     files = [word for word in steps[0].command if word.startswith("tests/")]
@@ -110,11 +112,17 @@ def test_ranks_that_differ_are_shown(tmp_path):
 
 
 def test_the_status_tells_whether_all_was_right(tmp_path, monkeypatch, capsys):
+    kept, old = tmp_path / "data" / "mine.json", tmp_path / "speed" / "dlrm.json"
+    for path in (kept, old):
+        path.parent.mkdir()
+        path.write_text("{}")
     for code in (0, 1):
         step = Step("only", python(f"raise SystemExit({code})"), 60)
         monkeypatch.setattr(gpu_check, "plan", lambda given, step=step: [step])
         assert gpu_check.main(["--out", str(tmp_path)]) == code
     assert (tmp_path / "table.txt").read_text() in capsys.readouterr().out
+    assert kept.is_file()
+    assert not old.exists()
 
 
 @pytest.mark.slow

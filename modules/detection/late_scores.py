@@ -63,7 +63,9 @@ _kept: dict[str, Mapping[str, Any]] = {}
 
 def _prepare(parent: int) -> None:
     """Leave signals to the training process, and end with it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Batch systems send SIGTERM to every process of a job; only that one writes a checkpoint then.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 

@@ -115,10 +115,10 @@ def _measure_steps(
         trainer = lightning_round(benchmark, cli, batches, steps, times)
         lightning_ms += milliseconds(times.moments)
         plain_ms += milliseconds(plain_round(cli, trainer, batches, steps))
-    figures = step_figures(cli, trainer, lightning_ms, plain_ms, sources.wait)
-    device = device_name(trainer.strategy.root_device)
-    precision = str(trainer.precision)
-    report.add(device=device, precision=precision, figures=figures)
+        figures = step_figures(cli, trainer, lightning_ms, plain_ms, sources.wait)
+        device = device_name(trainer.strategy.root_device)
+        precision = str(trainer.precision)
+        report.add(device=device, precision=precision, figures=figures)
     show({"device": device, "precision": precision, **figures})
     return trainer
 

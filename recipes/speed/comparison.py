@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from textwrap import shorten
 from typing import Any
 
 import lightning as L
@@ -14,6 +15,7 @@ from recipes.speed.loops import milliseconds, plain_training, synchronize
 from recipes.speed.memory import GIB, forget_peak, peak_memory
 from recipes.speed.variants import Settings, Variant, summary
 
+MOST_CHARACTERS = 200  # torch lists dozens of backends in a sentence
 COLUMNS = "variant", "samples/s", "ms/step", "loss error", "gradient error", "right"
 
 
@@ -99,7 +101,7 @@ def _round(
 
 
 def _line(error: BaseException) -> str:
-    text = str(error).strip().partition("\n")[0]
+    text = shorten(str(error).strip().partition("\n")[0], MOST_CHARACTERS)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

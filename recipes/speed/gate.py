@@ -126,8 +126,9 @@ class Gate:
             with torch.no_grad():
                 for weight in module.parameters():
                     weight.copy_(weight.bfloat16())
+        device = self._trainer.strategy.root_device
         with (
-            torch.random.fork_rng(),
+            torch.random.fork_rng([device] if device.type == "cuda" else []),
             settings.applied(),
             _without_dropout(module),
             plain_training(self._cli, self._trainer, settings.autocast) as (optimizer, forward),
@@ -168,7 +169,10 @@ class _Distance(NamedTuple):
 
 
 def _distance(gradient: Tensor, expected: Tensor) -> _Distance:
-    difference, wanted = gradient.cpu() - expected, expected
+    # Tables have gradients of hundreds of megabytes; but only CUDA's GPUs know float64.
+    device = gradient.device if gradient.is_cuda else torch.device("cpu")
+    wanted = expected.to(device)
+    difference = gradient.to(device) - wanted
     if expected.is_sparse:
         difference, wanted = _same_rows(difference, wanted)
     difference, wanted = difference.double().flatten(), wanted.double().flatten()

@@ -111,8 +111,22 @@ def lightning_round(
             for each in run.trainer.callbacks
             if not isinstance(each, NOT_TIMED)  # type: ignore[attr-defined]
         ]
-        run.trainer.fit(cli.model, datamodule=Replay(cli.datamodule, batches, steps))
+        with _staying_on_device(cli.model):
+            run.trainer.fit(cli.model, datamodule=Replay(cli.datamodule, batches, steps))
     return run.trainer
+
+
+@contextmanager
+def _staying_on_device(module: Any) -> Iterator[None]:
+    """Leave weights on the GPU when Lightning ends: the plain loop needs them there.
+
+    Main memory may be smaller than DLRM's tables, 89.5 GiB, and copying them takes minutes.
+    """
+    module.cpu = lambda: module
+    try:
+        yield
+    finally:
+        del module.cpu
 
 
 def plain_round(cli: RecipeCLI, trainer: L.Trainer, batches: list[Any], steps: int) -> list[float]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from recipes.speed.flags import SpeedCLI
@@ -36,8 +38,15 @@ def profile_steps(
     with profile(activities=activities, acc_events=True) as profiler:
         plain_round(cli, trainer, batches, 1)
     profiler.export_chrome_trace(str(trace))
+    return costliest(profiler.key_averages(), on_gpu=on_gpu)
+
+
+def costliest(averages: Iterable[Any], *, on_gpu: bool) -> list[dict[str, Any]]:
+    """Return the rows of the costliest among a profiler's averages."""
     key = "self_device_time_total" if on_gpu else "self_cpu_time_total"
-    events = sorted(profiler.key_averages(), key=lambda event: -getattr(event, key))
+    # On a GPU operators and annotations have the time of their kernels once more.
+    events = [e for e in averages if not on_gpu or _is_kernel(e)]
+    events.sort(key=lambda event: -getattr(event, key))
     total = sum(getattr(event, key) for event in events) or 1
     return [
         {
@@ -48,6 +57,10 @@ def profile_steps(
         }
         for event in events[:SHOWN]
     ]
+
+
+def _is_kernel(event: Any) -> bool:
+    return event.device_type != DeviceType.CPU and not getattr(event, "is_user_annotation", False)
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:

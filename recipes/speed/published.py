@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -26,7 +27,8 @@ def best_published(benchmark: str, device: str) -> dict[str, Any] | None:
         ``best`` in samples/s, ``accelerator``, ``source``; None if nothing was published.
     """
     rows = [row for row in _rows("published.csv") if row["benchmark"] == benchmark]
-    rows = [row for row in rows if row["accelerator"] in device.split()] or rows
+    # A word of it: "NVIDIA A100-SXM4-80GB" is an A100, "NVIDIA GH200 480GB" no H200.
+    rows = [row for row in rows if re.search(rf"\b{row['accelerator']}\b", device)] or rows
     if not rows:
         return None
     best = max(rows, key=lambda row: float(row["per_second"]))

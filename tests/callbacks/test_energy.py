@@ -2,13 +2,15 @@
 
 import json
 
+import lightning as L
 import pytest
 
 from callbacks.energy import Energy, _sum
-from callbacks.quality_target import QualityTarget, StopReason
+from callbacks.quality_target import QualityTarget, StopReason, StopRun
 from callbacks.run_record import RunRecord
 from callbacks.warm_up import WarmUp
 from tests.callbacks.fake_energy import package
+from tests.callbacks.test_late_evaluation import Late
 from tests.toy import FakeTime, ToyData, ToyModule, fake_state, toy_trainer
 
 WH = 3_600_000_000  # microjoules
@@ -81,6 +83,20 @@ def test_energy_is_that_of_the_clock(tmp_path):
 def test_the_evaluation_that_is_not_timed_is_not_counted(tmp_path):
     record = recorded(tmp_path, kind=AtWeights)
     assert record["energy_wh"]["cpu"] == pytest.approx(50 + 2 + 1 + 2)
+
+
+def test_a_result_that_is_known_late_ends_the_count_before_the_last_checkpoint(tmp_path):
+    package(tmp_path, 0, 0)
+    time = FakeTime()
+    state = fake_state(time)
+    energy = Energy(state, powercap=tmp_path)
+    checkpoint = L.Callback()
+    checkpoint.on_late_evaluation = lambda *args: package(tmp_path, 0, 100 * WH)
+    target = QualityTarget({"score": 0.9}, "max", state=state)
+    trainer = toy_trainer([target, energy, checkpoint])
+    with pytest.raises(StopRun):
+        trainer.fit(Late([0.9], time=time), datamodule=ToyData())
+    assert energy.record()["energy_wh"]["cpu"] == 0.0
 
 
 def test_a_run_that_missed_the_target_and_one_that_failed_have_figures(tmp_path):

@@ -80,3 +80,24 @@ def test_layout_and_numbers_are_kept(memory_format, dtype, volumes):
     torch.testing.assert_close(result, wanted, **close)
     if memory_format is torch.contiguous_format:
         assert torch.equal(result, wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_compiler_gets_one_expression_for_all_volumes(dtype):
+    sizes = []
+
+    def backend(graph, inputs):
+        sizes.append(len(graph.graph.nodes))
+        return graph.forward
+
+    ours = InstanceNorm3d(4, affine=True)
+    nn.init.uniform_(ours.weight)
+    for volumes in (2, 9):
+        torch._dynamo.reset()
+        x = torch.randn(volumes, 4, 5, 6, 7).to(dtype).contiguous(memory_format=LAST)
+        results = [torch.compile(ours, backend=backend, fullgraph=True)(x), ours(x)]
+        close = (1e-5, 1e-5) if dtype is torch.float32 else (8e-3, 1e-2)
+        torch.testing.assert_close(*results, rtol=close[0], atol=close[1])
+        assert results[0].is_contiguous(memory_format=LAST)
+        assert results[0].dtype == dtype
+    assert sizes[0] == sizes[1]

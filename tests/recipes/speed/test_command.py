@@ -5,10 +5,13 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from recipes.cli.main import run
 from recipes.resnet import BENCHMARK
 from recipes.speed import batch_size
+from recipes.speed.flags import SpeedCLI
+from recipes.speed.variants import parse_variants
 
 STEMS = sorted(path.stem for path in (Path(__file__).parents[3] / "recipes").glob("[a-z]*.py"))
 CPU = ["--trainer.accelerator", "cpu"]
@@ -109,6 +112,24 @@ def test_a_batch_is_doubled_within_memory_and_time(monkeypatch):
     used.update(size=0, peak=1.0)
     Cli.config.step_seconds = 1.0
     assert batch_size._double(Cli, Trainer, closed=100, smallest=1, base=1.0) == 8
+
+
+def test_a_probe_has_the_optimizers_state_and_moves_no_weight(monkeypatch):
+    """In fp32 where variants are wanted: they are compared on the same batch."""
+    cli = SpeedCLI(BENCHMARK, ["--synthetic", *TINY, "--trainer.precision", "bf16-mixed"])
+    trainer, _ = batch_size._smallest_round(BENCHMARK, cli)
+    module, made, kinds = cli.model, [], []
+    configure = module.configure_optimizers
+    monkeypatch.setattr(
+        module, "configure_optimizers", lambda: made.append(configure()) or made[-1]
+    )
+    module.net.fc.register_forward_hook(lambda fc, inputs, result: kinds.append(result.dtype))
+    before = [weight.detach().clone() for weight in module.parameters()]
+    for cli.variants in ([], parse_variants("bf16")):
+        batch_size._step(cli, trainer, 4)
+    assert kinds == [torch.bfloat16, torch.float32]
+    assert [len(one["optimizer"].state) for one in made] == [len(before)] * 2
+    assert all(map(torch.equal, before, module.parameters()))
 
 
 @pytest.mark.slow

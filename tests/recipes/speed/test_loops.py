@@ -65,12 +65,17 @@ def test_lightning_step_costs_at_most_3_percent_more_than_a_plain_loop():
     assert figures["data_wait_share"] < 0.02
 
 
-def test_a_round_trains_with_a_runs_callbacks_but_writes_no_checkpoint():
+def test_a_round_trains_with_a_runs_callbacks_but_writes_no_checkpoint(monkeypatch):
     cli = SpeedCLI(RESNET, ["--synthetic", *TINY])
     cli.datamodule.batch_size = 4
     times = loops.StepTimes()
     batch = cli.datamodule.synthetic_batch()
+    moved = []
+    monkeypatch.setattr(type(cli.model), "cpu", lambda self: moved.append(self))
     trainer = loops.lightning_round(RESNET, cli, [batch], 2, times)
+    assert not moved  # a GPU's weights, which may be more than main memory holds
+    cli.model.cpu()
+    assert moved == [cli.model]
     names = {type(each).__name__ for each in trainer.callbacks}
     assert len(times.moments) == 2
     assert {"QualityTarget", "MLPerfLog", "RunRecord", "WarmUp"} <= names

@@ -26,6 +26,9 @@ def test_a_published_accelerator_is_compared_with_its_own_best():
     assert best_published("bert", "NVIDIA H200")["best"] == 1031
     assert best_published("bert", "NVIDIA H100 80GB HBM3")["best"] == 1069
     assert best_published("bert", "CPU, 2 threads")["accelerator"] == "GB200"
+    assert best_published("resnet", "NVIDIA H100 PCIe")["accelerator"] == "H100"
+    assert best_published("rnnt", "NVIDIA A100-SXM4-80GB")["best"] == 1032
+    assert best_published("dlrm_dcnv2", "NVIDIA GH200 480GB")["accelerator"] == "GB200"
     assert best_published("toy", "NVIDIA H200") is None
 
 
