@@ -132,7 +132,7 @@ def test_a_resumed_run_goes_on_in_its_wandb_run(world):
 
 def test_the_clients_banner_is_all_that_stderr_holds_beside_progress(world):
     _, _, first, _ = world
-    own = re.compile(r"wandb: |epoch \d+ |AUC 0")
+    own = re.compile(r"wandb: |epoch \d+ |AUC 0|.* \.\.\. [\d.]+ s")
     assert [line for line in first.stderr.splitlines() if line and not own.match(line)] == []
     assert "WARNING" not in first.stderr
 

@@ -71,7 +71,8 @@ def test_a_missing_seed_is_noted_and_no_failure(tmp_path, make, cli):
 def test_a_shared_seed_is_found(tmp_path, make, cli):
     folder = tmp_path / "org/results/box/ssd"
     for number in range(2):
-        make.write(folder / f"result_{number}.txt", make.ssd(seed=5))
+        evals = ((40, 0.2 + number / 100), (50, 0.24))
+        make.write(folder / f"result_{number}.txt", make.ssd(seed=5, evals=evals))
     _, runs = checked(cli, folder)
     assert [[f["rule"] for f in run["findings"]] for run in runs] == [[], ["seed"]]
 
