@@ -274,15 +274,14 @@ def _more(counted: list[JudgedRun], bench: BenchmarkRules | None, rules: Round) 
 
 def _scaling(result: ResultSet, rcp: dict[str, Verdict], rules: Round) -> tuple[float, str]:
     """Return the factor of the score and where it is from; 1 in rounds without one."""
-    if not rules.scaled:
-        given = result.scaling
-        text = f"scaling.json ({given:.6g}) is not applied in {rules.name}" if given else ""
-        return 1.0, text
-    if result.scaling is not None:
-        return result.scaling, "scaling.json"
+    given = result.scaling
+    if given is not None:
+        if rules.review_scales:
+            return given, "scaling.json"
+        return 1.0, f"scaling.json ({given:.6g}) is not applied in {rules.name}"
     then = rcp.get("then")
     # The review has written the factor of a published result where there is one.
-    if result.published or then is None or then.scaling == 1:
+    if not rules.scaled or result.published or then is None or then.scaling == 1:
         return 1.0, ""
     return then.scaling, "convergence faster than the reference's mean"
 

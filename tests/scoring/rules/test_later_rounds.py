@@ -52,13 +52,24 @@ def test_a_score_is_scaled_by_the_published_factor_or_the_computed_one(tmp_path,
     assert "faster than the reference's mean" in again["scaling_reason"]
 
 
+def test_no_factor_is_told_without_minutes(tmp_path, later, cli):
+    (folder,) = later.glob("v5.1/*/results/*/llama2_70b_lora")
+    for log in folder.glob("result_*.txt"):
+        text = log.read_text().replace('"cache_clear"', '"cleared"')
+        (tmp_path / log.name).write_text(text)
+    (item,) = json.loads(cli("score", tmp_path, "--json")[1])["results"]
+    assert item["minutes"] is None
+    assert item["scaling"] > 1
+    assert "faster than the reference's mean" not in cli("score", tmp_path)[1]
+
+
 def test_metrics_that_are_logged_apart_make_one_evaluation(later):
     log = read_log(next(later.glob("v4.1/*/results/*/stable_diffusion/result_*.txt")))
     assert all(set(e.quality) == {"FID", "CLIP"} for e in log.evaluations)
     assert len({e.progress for e in log.evaluations}) == len(log.evaluations)
 
 
-def test_before_v2_1_a_published_factor_is_told_and_not_applied(tmp_path, make, cli):
+def test_before_v2_0_a_published_factor_is_told_and_not_applied(tmp_path, make, cli):
     folder = tmp_path / "v1.0/org/results/box/ssd"
     for number in range(5):
         evals = ((40, 0.1), (45 + 5 * number, 0.24))
@@ -67,6 +78,16 @@ def test_before_v2_1_a_published_factor_is_told_and_not_applied(tmp_path, make, 
     (item,) = json.loads(cli("score", folder, "--json")[1])["results"]
     assert item["minutes"] == item["raw_minutes"] == pytest.approx(10.0)
     assert item["scaling_reason"] == "scaling.json (1.5) is not applied in v1.0"
+    # The review of v2.0 wrote one; the official summarizer multiplies by it.
+    (item,) = json.loads(cli("score", folder, "--round", "v1.1", "--json")[1])["results"]
+    assert item["scaling_reason"] == "scaling.json (1.5) is not applied in v1.1"
+    later = tmp_path / "v2.0/org/results/box/resnet"
+    for number in range(5):
+        lines = [line.replace('"ssd"', '"resnet"') for line in make.ssd(seed=number)]
+        make.write(later / f"result_{number}.txt", lines)
+    (later / "scaling.json").write_text('{"scaling_factor": 1.023}')
+    (item,) = json.loads(cli("score", later, "--json")[1])["results"]
+    assert item["scaling"] == 1.023
 
 
 def lora_log(tmp_path, make, counts, batch=8):
