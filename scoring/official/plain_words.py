@@ -23,6 +23,17 @@ _EXPRESSIONS: Sequence[tuple[str, str]] = (
     (r"v\['value'\] > (\S+)", r"more than \1"),
     (r"is_integer\(v\['value'\] ?/ ?([\d.]+)\)", r"a whole multiple of \1"),
     (r"'(\w+)' in v\['metadata'\]", r"a line with \1 in its metadata"),
+    (
+        r"\('(\w+)' in v\['metadata'\]\) \| \('(\w+)' in v\['metadata'\]\)",
+        r"a line with \1 or \2 in its metadata",
+    ),
+    (
+        r"'(\w+)' in v\['metadata'\] if '(\w+)' in v\['metadata'\] else True",
+        r"a line with \1 beside \2 in its metadata",
+    ),
+    (r"v\['metadata'\]\['(\w+)'\] >= (\d+) if .+ else True", r"\1, where given, of at least \2"),
+    (r"v\['metadata'\]\['(\w+)'\] > (\d+) if .+ else True", r"\1, where given, above \2"),
+    (r"isinstance\(v\['value'\], ?int\)", "a whole number"),
     (r"'(\w+)' in v\['value'\]", r"a value with \1 in it"),
     (r"v\['metadata'\]\['epoch_count'\] > 0", "an epoch_count above 0"),
     (r"len\(v\['value'\]\) == (\d+)", r"a list of \1 values"),
@@ -35,6 +46,10 @@ _EXPRESSIONS: Sequence[tuple[str, str]] = (
         r"ll\.timestamp - s\['first_init_start'\] < \((\d+)\*60\*1e3\)",
         r"less than \1 minutes after the first init_start",
     ),
+    (
+        r"ll\.timestamp - s\['first_init_start'\] < \(s\['compile_time_mins'\]\*60\*1e3\)",
+        "no more than the round's minutes after the first init_start",
+    ),
 )
 
 
@@ -44,10 +59,15 @@ def allowed_words(expression: str) -> str:
     for pattern, words in _EXPRESSIONS:
         match = re.fullmatch(pattern, expression)
         if match:
-            return match.expand(words)
-    plain = re.sub(r"v\['value'\]\['(\w+)'\]", r"\1", expression)
-    plain = plain.replace("v['value']", "value")
-    return re.sub(r"s\['(\w+)'\]", r"\1", plain)
+            return _without_brackets(match.expand(words))
+    return _without_brackets(expression)
+
+
+def _without_brackets(expression: str) -> str:
+    """Replace the checker's look-ups by the names that they look up."""
+    plain = re.sub(r"\bv\['(?:value|metadata)'\]\['(\w+)'\]", r"\1", expression)
+    plain = plain.replace("v['value']", "value").replace("v['metadata']", "the metadata")
+    return re.sub(r"\bs\['(\w+)'\]", r"\1", plain)
 
 
 def explain(message: str, event_lines: Sequence[int]) -> Finding:
