@@ -81,12 +81,14 @@ def explain(message: str, event_lines: Sequence[int]) -> Finding:
         The finding; a message of unknown form is passed on unchanged.
     """
     lines = message.splitlines()
-    failed = re.match(r"CHECK for '(\w+)' failed in line (\d+):", lines[0]) if lines else None
+    failed = re.match(r"CHECK for '(\w+)' failed in line (-?\d+):", lines[0]) if lines else None
     if failed:
         index = int(failed[2])
+        test = allowed_words(_after(message, "failed test: ", "\ncurrent context"))
+        if index < 0:  # of no line: what the checker collected from several
+            return Finding(failed[1], None, _collected_value(message), test, OFFICIAL)
         line = event_lines[index] if index < len(event_lines) else None
-        test = _after(message, "failed test: ", "\ncurrent context")
-        return Finding(failed[1], line, _event_value(lines[1]), allowed_words(test), OFFICIAL)
+        return Finding(failed[1], line, _event_value(lines[1]), test, OFFICIAL)
     if message.startswith("Failed executing CHECK code"):
         event = _event(lines[3]) if len(lines) > 3 else {}
         key = str(event.get("key", "a rule"))
@@ -147,6 +149,15 @@ def _event(line: str) -> dict[str, Any]:
     except ValueError:
         return {}
     return event if isinstance(event, dict) else {}
+
+
+def _collected_value(message: str) -> str:
+    """Return the value of the event that the checker made itself, such as FID with CLIP."""
+    try:
+        value = json.loads(message.partition("current line[v]=")[2])["value"]
+        return ", ".join(f"{name} {number}" for name, number in value.items())
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return "another value"
 
 
 def _event_value(line: str) -> str:
