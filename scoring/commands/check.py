@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from scoring.drawing.tables import print_json
@@ -127,10 +127,11 @@ def run(args: argparse.Namespace) -> int:
     else:
         for item in checked:
             _print(item)
-        for each in dict.fromkeys(found):
-            here = [run for run in checked if (run.round, run.round_reason) == astuple(each)]
+        for name in dict.fromkeys(each.name for each in found):
+            here = [run for run in checked if run.round == name]
             good = sum(run.passed for run in here)
-            print(f"{good} of {len(here)} runs pass the rules of {each.words()}")
+            reasons = "; ".join(dict.fromkeys(each.reason for each in found if each.name == name))
+            print(f"{good} of {len(here)} runs pass the rules of {name} ({reasons})")
     return 0 if all(item.passed for item in checked) else 1
 
 

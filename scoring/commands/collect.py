@@ -14,7 +14,7 @@ from scoring.commands.score import print_scores
 from scoring.drawing.tables import Table, print_json
 from scoring.official.accepted import find_judged_sets
 from scoring.rules.judged_runs import CONVERGED, NOT_CONVERGED
-from scoring.rules.scores import Score, score
+from scoring.rules.scores import VALID, Score, score
 from scoring.runs.collection import (
     ENDED,
     GIVEN_UP,
@@ -81,7 +81,7 @@ def _finish(args: argparse.Namespace, collection: Collection, stopped: str | Non
     if scores and not args.json:
         round_flag = "" if args.round is None else f" --round {args.round}"
         print(f"next: python -m scoring score {shlex.quote(str(collection.folder))}{round_flag}")
-    valid = bool(scores) and all(s.verdict == "valid" for s in scores)
+    valid = bool(scores) and all(s.verdict == VALID for s in scores)
     good = valid or _all_converged(collection, scores)
     return 0 if good and not problems and not stopped else 1
 

@@ -50,6 +50,12 @@ def _chosen(args: argparse.Namespace, names: list[str], filters: Filters) -> Com
     if all(not Path(name).exists() and name in task_names() for name in names):
         return compare_history(names, filters)
     paths = [Path(name) for name in names]
+    for path in paths:
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{path} does not exist, and is neither a round (v0.7 to {round_names()[-1]}) nor "
+                f"a benchmark ({', '.join(sorted(task_names()))})"
+            )
     if args.scaling:
         return compare_scaling(paths, filters)
     if len(names) > 2:
@@ -70,9 +76,11 @@ def _of_rounds(
         return compare_scaling(rounds[0], filters)
     if len(names) == 1 and filters:
         return list_round(rounds[0], filters)
-    later = [name for name in published_rounds() if name > rounds[0]] or published_rounds()
+    known = published_rounds()
+    at = known.index(rounds[0]) if rounds[0] in known else len(known)
+    pair = ", ".join(known[max(0, at - 1) :][:2])
     raise ValueError(
-        f"{rounds[0]} is a round: pass two rounds ({rounds[0]}, {later[0]}), one with --scaling or "
+        f"{rounds[0]} is a round: pass two rounds ({pair}), one with --scaling or "
         f"a filter such as --accelerator H100, or --round {rounds[0]} with your own results"
     )
 

@@ -41,7 +41,8 @@ def compare_history(names: Sequence[str], filters: Filters) -> Comparison:
         data["notes"] += _target_notes(name)
         panels.append((f"{name}: best minutes by round", curves))
     if not tables:
-        raise ValueError(f"no published result of {', '.join(names)} passes the filters")
+        words = filters.words()
+        raise ValueError(f"no published result of {', '.join(names)} passes the filters ({words})")
     rounds = published_rounds()
     return Comparison(data, tables, lambda path: line_charts(panels, rounds, path))
 

@@ -39,6 +39,8 @@ def compare_results(
             "nothing to compare: pass two directories with results of one benchmark, one with "
             "several networks, or --round v1.0"
         )
+        if filters:
+            text += f"; only results that pass the filters ({filters.words()}) count"
         raise ValueError("; ".join([text, *left_out]))
     entries = [_pair(a, b) for a, b in pairs]
     tables = [_summary_table(*summary) for summary in summaries]

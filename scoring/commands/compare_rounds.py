@@ -63,7 +63,7 @@ def _definitions(old: str, new: str, filters: Filters) -> dict[str, Choice]:
     """Return each definition of "best" with the results that it considers."""
     division = filters.division or "closed"
     if filters:
-        text = f"best {division} result, {filters.words()}".removesuffix(", ")
+        text = f"best {division} result, {filters.words()}"
         return {text: lambda row: row.division == division and filters(row)}
     definitions: dict[str, Choice] = {
         "best closed result, any scale, any availability": lambda row: row.division == "closed",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from scoring.drawing.tables import Ratio, Table
 from scoring.published import published
 from scoring.published.ranking import rank
 from scoring.rules.rounds.names import NETWORKS, name_in, task_of
-from scoring.rules.scores import Score
+from scoring.rules.scores import VALID, Score
 
 ROW_FIELDS = ("name", "minutes", "accelerators", "accelerator", "status", "framework")
 
@@ -27,19 +27,32 @@ def compare_with_round(paths: Sequence[Path], round_name: str, filters: Filters)
     data: dict[str, Any] = {"round": round_name, "results": [], "context": [], "notes": []}
     tables: list[Table] = []
     bars: Bars = []
+    # A ranking is of one benchmark, whatever its name in the round.
+    others = replace(filters, benchmark=None)
     for path in paths:
         for result, own in score_all(path):
-            ranking = rank(own, round_name, filters)
+            if filters.benchmark not in (None, *_names(own, round_name)):
+                continue
+            ranking = rank(own, round_name, others)
             data["results"].append(ranking)
-            lines = _context_lines(ranking, round_name)
+            lines = _context_lines(ranking, round_name, others)
             data["context"] += [line for line in lines if line not in data["context"]]
             side = Side.of(result, own)
             ranking["why"] = side.parts.as_json() if side.parts else None
-            data["notes"] += _rank_notes(own, ranking) + _judged_note(own, round_name)
+            data["notes"] += _rank_notes(own, ranking, others)
+            data["notes"] += _judged_note(own, round_name)
             data["notes"] += _why_note(side)
             tables.append(_ranking_table(own, ranking, round_name))
             bars.append((f"{own.benchmark}: minutes", _ranking_bars(own, ranking)))
+    if not tables:
+        where = ", ".join(str(path) for path in paths)
+        raise ValueError(f"no result of {filters.benchmark} in {where}")
     return with_bars(data, tables, bars)
+
+
+def _names(own: Score, round_name: str) -> tuple[str, str | None]:
+    """Return the names of a result's benchmark: its own, and that of another round."""
+    return own.benchmark, name_in(task_of(own.benchmark, own.round), round_name)
 
 
 def _ranking_bars(own: Score, ranking: dict[str, Any]) -> list[Bar]:
@@ -60,7 +73,7 @@ def _whose(row: dict[str, Any]) -> str:
     return "(yours) (as published)" if row["published"] else "(yours)"
 
 
-def _context_lines(ranking: dict[str, Any], round_name: str) -> list[str]:
+def _context_lines(ranking: dict[str, Any], round_name: str, others: Filters) -> list[str]:
     """Return one line where nothing was published that the result could be ranked among."""
     if ranking["of"]:
         return []
@@ -70,20 +83,25 @@ def _context_lines(ranking: dict[str, Any], round_name: str) -> list[str]:
         network = f" ({NETWORKS[task]})" if task in NETWORKS else ""
         return [f"{ranking['benchmark']}: {round_name} does not have this benchmark{network}"]
     shown = any(not row["own"] for row in ranking["rows"])
-    return [text + "division" + ("; its closed results are shown for context" if shown else "")]
+    text += "division" + _passing(others)
+    return [text + ("; its closed results are shown for context" if shown else "")]
 
 
-def _rank_notes(own: Score, ranking: dict[str, Any]) -> list[str]:
+def _passing(others: Filters) -> str:
+    return f" that passes the filters ({others.words()})" if others else ""
+
+
+def _rank_notes(own: Score, ranking: dict[str, Any], others: Filters) -> list[str]:
     head = f"{own.benchmark}, {own.name}: "
     if own.demo:
         return [head + "demo data, so it has no rank among published results"]
     if not ranking["of"]:
-        return [head + "no rank, as nothing was published in its division"]
+        return [head + f"no rank, as nothing was published in its division{_passing(others)}"]
     if ranking["rank"] is None:
         why = "provisional" if own.provisional else "no minutes"
         return [head + f"{why}, so no rank: " + "; ".join(own.reasons)]
     text = f"rank {ranking['rank']} against {ranking['of']} published {ranking['division']} results"
-    return [head + text + ("" if own.verdict == "valid" else f" ({own.verdict})")]
+    return [head + text + ("" if own.verdict == VALID else f" ({own.verdict})")]
 
 
 def _judged_note(own: Score, round_name: str) -> list[str]:
@@ -125,7 +143,9 @@ def list_round(round_name: str, filters: Filters) -> Comparison:
     """List a round's results that pass the filters, one table per benchmark, fastest first."""
     rows = [row for row in published(round_name) if filters(row)]
     if not rows:
-        raise ValueError(f"{round_name} has no published result that passes the filters")
+        raise ValueError(
+            f"{round_name} has no published result that passes the filters ({filters.words()})"
+        )
     columns = ["system", "minutes", "accel.", "accelerator", "status", "framework"]
     tables, bars, entries = [], [], []
     for name in sorted({row.benchmark for row in rows}):

@@ -60,7 +60,7 @@ class Filters:
         model = self.accelerator
         if self.count is not None:
             model = f"{self.count} x {model}" if model else f"{self.count} accelerators"
-        parts = [model, self.submitter, self.status, self.framework]
+        parts = [self.benchmark, model, self.submitter, self.status, self.framework]
         parts += [f"{self.division} division" if self.division else None]
         return ", ".join(part for part in parts if part)
 

@@ -21,7 +21,13 @@ from scoring.commands.package_tree import (
     is_own,
     write_tree,
 )
-from scoring.commands.system_description import describe, is_this_machine, load_overrides, unfilled
+from scoring.commands.system_description import (
+    describe,
+    is_this_machine,
+    load_overrides,
+    status_words,
+    unfilled,
+)
 from scoring.drawing.tables import print_json
 from scoring.official.accepted import find_judged_sets
 from scoring.official.checkers import package_verdict, trains_by_samples
@@ -74,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         org=args.org,
         system=args.system,
         division=division,
-        availability=args.availability,
+        status=status_words(args.availability, round_name),
         overrides=overrides,
     )
     write_tree(tree, scored, description, args)

@@ -95,7 +95,8 @@ def _remarks(item: Score) -> list[str]:
     lines = [item.configuration] if item.configuration else []
     lines += [*item.reasons, *item.remarks]
     lines += [f"the runs differ in {setting}" for setting in item.settings]
-    if item.scaling_reason:
+    # Without minutes, only a factor that no round applies is worth a word.
+    if item.scaling_reason and (item.raw_minutes is not None or item.scaling == 1):
         lines.append(_scaling_words(item))
     for flavour in FLAVOURS:
         verdict = item.rcp.get(flavour.name)
@@ -115,7 +116,7 @@ def _remarks(item: Score) -> list[str]:
 
 
 def _scaling_words(item: Score) -> str:
-    if item.scaling == 1 or item.raw_minutes is None:
+    if item.scaling == 1:
         return item.scaling_reason
     timed = f"{item.raw_minutes:.4f} minutes as timed"
     return f"{timed}, times {item.scaling:.6g} ({item.scaling_reason})"

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from scoring.rules.rounds import round_names
 from scoring.runs.result_sets import ResultSet
 from scoring.runs.settings import num_nodes
 
@@ -58,6 +59,14 @@ FIXED = {
     "status": "--availability",
     "system_name": "--system",
 }
+# From this round on the checker accepts only these words.
+LONG_STATUS_SINCE = "v4.0"
+LONG_STATUS = {
+    "cloud": "Available cloud",
+    "onprem": "Available on-premise",
+    "preview": "Preview",
+    "research": "Research, Development, or Internal (RDI)",
+}
 # Without an accelerator these may be empty.
 ACCELERATOR_ONLY = ("accelerator_memory_configuration", "accelerator_memory_capacity")
 
@@ -68,7 +77,7 @@ def describe(
     org: str,
     system: str,
     division: str,
-    availability: str,
+    status: str,
     overrides: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Fill the 33 fields as far as known, else with empty text; ``overrides`` win but for FIXED."""
@@ -80,7 +89,7 @@ def describe(
     fixed = {
         "submitter": org,
         "division": division,
-        "status": availability,
+        "status": status,
         "system_name": system,
     }
     for name, source in FIXED.items():
@@ -98,6 +107,21 @@ def describe(
     # The checker joins some fields as text and crashes on a number.
     keep = {"other_software_stack"}
     return {n: known.get(n, "") if n in keep else str(known.get(n, "")) for n in names}
+
+
+def status_words(availability: str, round_name: str) -> str:
+    """Return the status of a description in the words that its round's checker accepts.
+
+    Args:
+        availability: The value of ``--availability``.
+        round_name: Such as ``v5.1``.
+
+    Returns:
+        The value itself before v4.0.
+    """
+    names = round_names()
+    early = names.index(round_name) < names.index(LONG_STATUS_SINCE)
+    return availability if early else LONG_STATUS[availability]
 
 
 def unfilled(description: Mapping[str, Any]) -> list[str]:

@@ -133,7 +133,7 @@ def second_opinion(item: Score) -> dict[str, Any]:
         "files": [str(_log_path(run.path)) for run in item.runs if run.counts],
         "benchmark": item.benchmark,
         "system": item.system.replace(os.sep, "_"),
-        "scales": load_round(item.round).scaled,
+        "scales": load_round(item.round).review_scales,
         "scaling_file": str(Path(item.path, "scaling.json")),
         "ruleset": load_round(item.round).checker_ruleset,
         "bert_train_samples": trains_by_samples(item),

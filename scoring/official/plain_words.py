@@ -23,6 +23,17 @@ _EXPRESSIONS: Sequence[tuple[str, str]] = (
     (r"v\['value'\] > (\S+)", r"more than \1"),
     (r"is_integer\(v\['value'\] ?/ ?([\d.]+)\)", r"a whole multiple of \1"),
     (r"'(\w+)' in v\['metadata'\]", r"a line with \1 in its metadata"),
+    (
+        r"\('(\w+)' in v\['metadata'\]\) \| \('(\w+)' in v\['metadata'\]\)",
+        r"a line with \1 or \2 in its metadata",
+    ),
+    (
+        r"'(\w+)' in v\['metadata'\] if '(\w+)' in v\['metadata'\] else True",
+        r"a line with \1 beside \2 in its metadata",
+    ),
+    (r"v\['metadata'\]\['(\w+)'\] >= (\d+) if .+ else True", r"\1, where given, of at least \2"),
+    (r"v\['metadata'\]\['(\w+)'\] > (\d+) if .+ else True", r"\1, where given, above \2"),
+    (r"isinstance\(v\['value'\], ?int\)", "a whole number"),
     (r"'(\w+)' in v\['value'\]", r"a value with \1 in it"),
     (r"v\['metadata'\]\['epoch_count'\] > 0", "an epoch_count above 0"),
     (r"len\(v\['value'\]\) == (\d+)", r"a list of \1 values"),
@@ -35,6 +46,10 @@ _EXPRESSIONS: Sequence[tuple[str, str]] = (
         r"ll\.timestamp - s\['first_init_start'\] < \((\d+)\*60\*1e3\)",
         r"less than \1 minutes after the first init_start",
     ),
+    (
+        r"ll\.timestamp - s\['first_init_start'\] < \(s\['compile_time_mins'\]\*60\*1e3\)",
+        "no more than the round's minutes after the first init_start",
+    ),
 )
 
 
@@ -44,10 +59,15 @@ def allowed_words(expression: str) -> str:
     for pattern, words in _EXPRESSIONS:
         match = re.fullmatch(pattern, expression)
         if match:
-            return match.expand(words)
-    plain = re.sub(r"v\['value'\]\['(\w+)'\]", r"\1", expression)
-    plain = plain.replace("v['value']", "value")
-    return re.sub(r"s\['(\w+)'\]", r"\1", plain)
+            return _without_brackets(match.expand(words))
+    return _without_brackets(expression)
+
+
+def _without_brackets(expression: str) -> str:
+    """Replace the checker's look-ups by the names that they look up."""
+    plain = re.sub(r"\bv\['(?:value|metadata)'\]\['(\w+)'\]", r"\1", expression)
+    plain = plain.replace("v['value']", "value").replace("v['metadata']", "the metadata")
+    return re.sub(r"\bs\['(\w+)'\]", r"\1", plain)
 
 
 def explain(message: str, event_lines: Sequence[int]) -> Finding:
@@ -61,12 +81,14 @@ def explain(message: str, event_lines: Sequence[int]) -> Finding:
         The finding; a message of unknown form is passed on unchanged.
     """
     lines = message.splitlines()
-    failed = re.match(r"CHECK for '(\w+)' failed in line (\d+):", lines[0]) if lines else None
+    failed = re.match(r"CHECK for '(\w+)' failed in line (-?\d+):", lines[0]) if lines else None
     if failed:
         index = int(failed[2])
+        test = allowed_words(_after(message, "failed test: ", "\ncurrent context"))
+        if index < 0:  # of no line: what the checker collected from several
+            return Finding(failed[1], None, _collected_value(message), test, OFFICIAL)
         line = event_lines[index] if index < len(event_lines) else None
-        test = _after(message, "failed test: ", "\ncurrent context")
-        return Finding(failed[1], line, _event_value(lines[1]), allowed_words(test), OFFICIAL)
+        return Finding(failed[1], line, _event_value(lines[1]), test, OFFICIAL)
     if message.startswith("Failed executing CHECK code"):
         event = _event(lines[3]) if len(lines) > 3 else {}
         key = str(event.get("key", "a rule"))
@@ -127,6 +149,15 @@ def _event(line: str) -> dict[str, Any]:
     except ValueError:
         return {}
     return event if isinstance(event, dict) else {}
+
+
+def _collected_value(message: str) -> str:
+    """Return the value of the event that the checker made itself, such as FID with CLIP."""
+    try:
+        value = json.loads(message.partition("current line[v]=")[2])["value"]
+        return ", ".join(f"{name} {number}" for name, number in value.items())
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return "another value"
 
 
 def _event_value(line: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from scoring.rules.clock import EARLIEST_MS, LATEST_MS
 from scoring.rules.rounds import load_round, round_names
 from scoring.runs.found_round import FoundRound
 from scoring.runs.result_sets import ResultSet
@@ -72,13 +73,14 @@ def by_date(names: Sequence[str], time_ms: float | None) -> tuple[str, str, bool
 
     Args:
         names: Rounds, oldest first; at least one.
-        time_ms: When the log was written, in ms since the Unix epoch; None if not known.
+        time_ms: When the log was written, in ms since the Unix epoch; None if not known. A
+            clock that counts something else tells no date.
 
     Returns:
         The round, why in words, and whether the date is before its publication.
     """
     default = RECIPES_ROUND if RECIPES_ROUND in names else names[-1]
-    if time_ms is None or not 0 <= time_ms < 1e14:
+    if time_ms is None or not EARLIEST_MS <= time_ms < LATEST_MS:
         return default, "the default, as nothing tells the rounds apart", False
     day = datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d")
     for name in names:

@@ -73,7 +73,7 @@ def own_findings(run: Run, result: ResultSet, rules: Round) -> list[Finding]:
     findings += _init_time(log, _init_limit(rules, bench, result.division))
     if fault := clock_fault(log, bench):
         findings.append(_finding("clock", fault, "all of training and evaluation timed"))
-    if rules.logged_seeds and result.division == "closed" and log.events and not _seeds(run):
+    if rules.logged_seeds and result.division == "closed" and log.events and not logged_seeds(run):
         findings.append(_finding("seed", "none", f"a seed in every log, from {SEEDS_SINCE} on"))
     if bench is not None and result.division == "closed":
         findings += _closed_findings(log, bench)
@@ -129,7 +129,7 @@ def own_notes(run: Run, result: ResultSet, rules: Round) -> list[str]:
         return []
     went_on = _went_on(log, bench) if bench is not None else None
     notes = [went_on] if went_on else []
-    if not _seeds(run) and not rules.logged_seeds:
+    if not logged_seeds(run) and not rules.logged_seeds:
         notes.append("no seed logged: today's package checker rejects such a closed result")
     return notes
 
@@ -147,7 +147,8 @@ def _went_on(log: RunLog, bench: BenchmarkRules) -> str | None:
     return f"training continued to {last:g} after the target was reached at {reached:g}"
 
 
-def _seeds(run: Run) -> list[tuple[str, int, Any]]:
+def logged_seeds(run: Run) -> list[tuple[str, int, Any]]:
+    """Return file, line and value of each seed that a run logged, but for null."""
     return [seed for seed in run.log.seeds if seed[2] is not None]
 
 
@@ -163,7 +164,7 @@ def repeated_seeds(runs: Iterable[Run]) -> dict[int, list[Finding]]:
     seen: dict[tuple[str, int, Any], str] = {}
     findings: dict[int, list[Finding]] = {}
     for run in runs:
-        for file, line, value in _seeds(run):
+        for file, line, value in logged_seeds(run):
             seed = (file, line, str(value))
             # Several processes of one run may share a seed.
             if seen.get(seed, run.name) != run.name:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from scoring.rules.convergence import Verdict, flavours, rcp_test
-from scoring.rules.findings import repeated_seeds
+from scoring.rules.findings import SEEDS_SINCE, logged_seeds, repeated_seeds
 from scoring.rules.judged_runs import CONVERGED, REJECTED, JudgedRun, judge_run
 from scoring.rules.olympic import bootstrap_interval, olympic, standard_deviation
 from scoring.rules.rounds import BenchmarkRules, Round, load_round
@@ -225,7 +225,7 @@ def _reasons(
 ) -> list[str]:
     if bench is None:
         return [*result.problems, f"this round has no benchmark {result.benchmark!r}"]
-    reasons = [*result.problems, *result.unreadable]
+    reasons = [*result.problems, *result.unreadable, *_scaling_problem(result, rules)]
     if failed > bench.drop:
         rejected = sum(run.outcome == REJECTED for run in counted)
         by_whom = f" ({rejected} of them rejected by the official checker)" if rejected else ""
@@ -246,16 +246,25 @@ def _reasons(
         reasons.append(then.text)
     if then and then.passed is False and len(counted) >= bench.runs and not result.published:
         reasons.append(f"convergence test failed: {then.text}")
-    return [*reasons, *_shared_seeds(result, rules)]
+    return [*reasons, *_seed_reasons(result, rules)]
 
 
-def _shared_seeds(result: ResultSet, rules: Round) -> list[str]:
-    """Say which runs share a seed, as ``check`` does; copies of a run are left out anyway."""
+def _seed_reasons(result: ResultSet, rules: Round) -> list[str]:
+    """Say which runs lack or share a seed, as ``check`` does; copies are left out anyway."""
     if not rules.unique_seeds or result.division != "closed" or result.demo:
         return []
     runs = [run for run in result.runs if run.copy_of is None]
     found = repeated_seeds(runs)
-    return [f"{run.name}: seed {found[id(run)][0].found}" for run in runs if id(run) in found]
+    reasons = [f"{run.name}: seed {found[id(run)][0].found}" for run in runs if id(run) in found]
+    without = sum(run.log.events > 0 and not logged_seeds(run) for run in runs)
+    # The review has passed a published one.
+    if rules.logged_seeds and without and not result.published:
+        reasons.append(f"runs without a logged seed: {without}; from {SEEDS_SINCE} on each has one")
+    return reasons
+
+
+def _scaling_problem(result: ResultSet, rules: Round) -> list[str]:
+    return [result.scaling_problem] if result.scaling_problem and rules.review_scales else []
 
 
 def _needs_consent(result: ResultSet, rcp: dict[str, Verdict]) -> list[str]:
@@ -274,15 +283,14 @@ def _more(counted: list[JudgedRun], bench: BenchmarkRules | None, rules: Round) 
 
 def _scaling(result: ResultSet, rcp: dict[str, Verdict], rules: Round) -> tuple[float, str]:
     """Return the factor of the score and where it is from; 1 in rounds without one."""
-    if not rules.scaled:
-        given = result.scaling
-        text = f"scaling.json ({given:.6g}) is not applied in {rules.name}" if given else ""
-        return 1.0, text
-    if result.scaling is not None:
-        return result.scaling, "scaling.json"
+    given = result.scaling
+    if given is not None:
+        if rules.review_scales:
+            return given, "scaling.json"
+        return 1.0, f"scaling.json ({given:.6g}) is not applied in {rules.name}"
     then = rcp.get("then")
     # The review has written the factor of a published result where there is one.
-    if result.published or then is None or then.scaling == 1:
+    if not rules.scaled or result.published or then is None or then.scaling == 1:
         return 1.0, ""
     return then.scaling, "convergence faster than the reference's mean"
 

@@ -43,13 +43,12 @@ def _structural(log: RunLog) -> Finding | None:
 
 
 def _unknown_benchmark(log: RunLog, findings: Sequence[Finding], rules: Round) -> Finding | None:
-    name = log.facts.get("submission_benchmark")
-    if log.wide or name is None or log.benchmark in rules.benchmarks:
-        return None
     key = "submission_benchmark"
+    if log.wide or key not in log.facts or log.benchmark in rules.benchmarks:
+        return None
     line = next((f.line for f in findings if f.rule == key and f.line), None)
     allowed = f"one of {', '.join(sorted(rules.benchmarks))} (round {rules.name})"
-    return Finding(key, line, short(name), allowed, OURS)
+    return Finding(key, line, short(log.facts[key]), allowed, OURS)
 
 
 def _unknown_division(log: RunLog, findings: Sequence[Finding], rules: Round) -> Finding | None:

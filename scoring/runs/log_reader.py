@@ -163,6 +163,8 @@ class _Reader:
     def __init__(self, log: RunLog) -> None:
         self.log = log
         self.broken: list[tuple[int, str]] = []
+        # Evaluations without a number.
+        self.no_quality: list[tuple[int, str]] = []
         self.eval_start: float | None = None
         # Where metrics are logged apart, the evaluation that each amount of training belongs to.
         self.parts: dict[tuple[float | None, ...], Evaluation] = {}
@@ -222,8 +224,7 @@ class _Reader:
             if isinstance(v, int | float) and not isinstance(v, bool)
         }
         if not numbers:
-            warning = f"line {event.line}: eval_accuracy without a number: {short(event.value)}"
-            self.log.warnings.append(warning)
+            self.no_quality.append((event.line, short(event.value)))
             return
         counts = tuple(self._count(key, event) for key in COUNTS)
         progress = next((count for count in counts if count is not None), None)
@@ -317,6 +318,10 @@ class _Reader:
                 return
 
     def _judge_lines(self) -> None:
+        if self.no_quality:
+            more = f" (and {len(self.no_quality) - 1} more)" if len(self.no_quality) > 1 else ""
+            line, value = self.no_quality[0]
+            self.log.warnings.append(f"line {line}: eval_accuracy without a number{more}: {value}")
         if self.broken:
             number, reason = self.broken[0]
             more = f" (and {len(self.broken) - 1} more)" if len(self.broken) > 1 else ""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from scoring.runs.found_round import FoundRound
+from scoring.runs.logs import is_number
 from scoring.runs.plain_text import plain, short
 from scoring.runs.run import ARCHIVES, Run, configuration_words, find_runs
 
@@ -32,6 +33,8 @@ class ResultSet:
     """The submission's ``systems/<system>.json``, if there is one."""
     scaling: float | None = None
     """Factor of a published ``scaling.json`` next to the logs; None without one."""
+    scaling_problem: str | None = None
+    """Why the ``scaling.json`` next to the logs holds no factor."""
     published: bool = False
     """It lies in a round's own tree, so that the review has passed it; set with ``round``."""
     round: FoundRound | None = None
@@ -185,7 +188,7 @@ def _finalize(result: ResultSet, benchmarks: Container[str]) -> None:
     result.runs.sort(key=lambda run: run.log.starts[0].time_ms if run.log.starts else float("inf"))
     _mark_copies(result.runs)
     if not result.is_own:
-        result.scaling = _scaling(result.path)
+        _read_scaling(result)
         in_tree = result.benchmark in benchmarks and len(result.path.parents) >= 3
         if in_tree:
             _describe(result, result.path.parents[2] / "systems" / f"{result.system}.json")
@@ -210,14 +213,20 @@ def _mark_copies(runs: Iterable[Run]) -> None:
         seen.setdefault(identity, run.name)
 
 
-def _scaling(folder: Path) -> float | None:
-    """Read the review committee's factor; None where there is none, or none above 0."""
+def _read_scaling(result: ResultSet) -> None:
+    """Read the review committee's factor, if there is one."""
+    file = result.path / "scaling.json"
     try:
-        factor = json.loads((folder / "scaling.json").read_text())["scaling_factor"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    good = isinstance(factor, int | float) and 0 < factor < float("inf")
-    return float(factor) if good else None
+        factor = json.loads(file.read_text(encoding="utf-8-sig"))["scaling_factor"]
+        if not is_number(factor) or not 0 < factor < float("inf"):
+            raise ValueError(f"scaling_factor is {short(factor)}, not a number above 0")
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        words = str(error) if isinstance(error, OSError | ValueError) else "no scaling_factor"
+        result.scaling_problem = f"{file} holds no factor for the score: {plain(words)}"
+    else:
+        result.scaling = float(factor)
 
 
 def _identity(run: Run) -> tuple[Any, ...]:

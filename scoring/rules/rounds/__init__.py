@@ -12,7 +12,8 @@ from scoring.rules.rounds.benchmark_rules import BenchmarkRules as BenchmarkRule
 from scoring.rules.rounds.official_tables import rcp_file, runs_per_result
 
 FOLDER = Path(__file__).parent
-SWITCHES = ("unique_seeds", "logged_seeds", "more_runs", "scaled", "checker_is_verdict")
+SEED_SWITCHES = ("unique_seeds", "logged_seeds")
+SWITCHES = (*SEED_SWITCHES, "more_runs", "review_scales", "scaled", "checker_is_verdict")
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Round:
     """Every closed run must log a seed."""
     more_runs: bool
     """A result may have more runs than required; the rules name a minimum."""
+    review_scales: bool
+    """The factor of a published ``scaling.json`` multiplies the minutes."""
     scaled: bool
     """The score is the minutes times the convergence test's factor."""
     checker_is_verdict: bool

@@ -1,11 +1,15 @@
 """Check: the official verdict in plain words, and our own rules."""
 
 import json
+import re
+from pathlib import Path
 
+import mlperf_logging.compliance_checker
 import pytest
+import yaml
 
 from scoring.official.plain_words import allowed_words, explain
-from scoring.rules.rounds import load_round
+from scoring.rules.rounds import load_round, round_names
 from scoring.rules.schedule import schedule_fault
 from scoring.runs.log_reader import read_log
 
@@ -71,8 +75,7 @@ def test_a_missing_seed_is_noted_and_no_failure(tmp_path, make, cli):
 def test_a_shared_seed_is_found(tmp_path, make, cli):
     folder = tmp_path / "org/results/box/ssd"
     for number in range(2):
-        evals = ((40, 0.2 + number / 100), (50, 0.24))
-        make.write(folder / f"result_{number}.txt", make.ssd(seed=5, evals=evals))
+        make.write(folder / f"result_{number}.txt", make.ssd(seed=5, seconds=600 + number))
     _, runs = checked(cli, folder)
     assert [[f["rule"] for f in run["findings"]] for run in runs] == [[], ["seed"]]
 
@@ -164,6 +167,34 @@ def test_expressions_of_the_rule_files_in_words():
     minutes = "ll.timestamp - s['first_init_start'] < (30*60*1e3)"
     assert allowed_words(minutes) == "less than 30 minutes after the first init_start"
     assert allowed_words("len(v['value']) == 2") == "a list of 2 values"
+    # Those of later rounds.
+    either = "('epoch_num' in v['metadata']) | ('samples_count' in v['metadata'])"
+    assert allowed_words(either) == "a line with epoch_num or samples_count in its metadata"
+    count = "v['metadata']['samples_count'] >= 0 if 'samples_count' in v['metadata'] else True"
+    assert allowed_words(count) == "samples_count, where given, of at least 0"
+    assert allowed_words("v['value'] >= s['target_accuracy']") == "at least target_accuracy"
+    assert allowed_words("isinstance(v['value'], int) ") == "a whole number"
+
+
+def test_no_rule_of_any_round_is_shown_as_code():
+    tables = (path for name in round_names() for path in _rule_files(name))
+    checks = {text for path in tables for text in _checks(yaml.safe_load(path.read_text()))}
+    assert len(checks) > 50
+    for text in checks:
+        assert not re.search(r"\b[vs]\[|ll\.timestamp|isinstance", allowed_words(text)), text
+
+
+def _rule_files(name):
+    ruleset = load_round(name).checker_ruleset
+    return Path(mlperf_logging.compliance_checker.__path__[0], f"training_{ruleset}").glob("*.yaml")
+
+
+def _checks(records):
+    keys = [facts for record in records for facts in record.values() if isinstance(facts, dict)]
+    values = [
+        facts[key] for facts in keys for key in ("CHECK", "ATLEAST_ONE_CHECK") if key in facts
+    ]
+    return [text for v in values for text in (v if isinstance(v, list) else [v])]
 
 
 def test_rnnt_tensors_that_are_missing_or_twice_are_named(tmp_path, published, cli):
@@ -249,6 +280,9 @@ def test_an_unknown_benchmark_is_one_finding_with_the_names_that_exist(tmp_path,
         "  - submission_benchmark (line 1): found 'resnat'; allowed: one of bert, dlrm, maskrcnn, "
         "minigo, resnet, rnnt, ssd, unet3d (round v1.0) [our own check]"
     ]
+    nothing = make.write(tmp_path / "result_1.txt", make.ssd(submission_benchmark=None))
+    _, (run,) = checked(cli, nothing)
+    assert [(f["rule"], f["found"]) for f in run["findings"]] == [("submission_benchmark", "null")]
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])

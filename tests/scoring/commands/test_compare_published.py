@@ -79,8 +79,36 @@ def test_a_round_is_listed_through_filters(cli):
     status, _, err = cli("compare", "v5.0", "--accelerator", "Z80")
     assert (status, err) == (
         2,
-        "scoring compare: v5.0 has no published result that passes the filters\n",
+        "scoring compare: v5.0 has no published result that passes the filters (Z80)\n",
     )
+
+
+def test_filters_that_nothing_passes_are_named(cli, tmp_path, make):
+    _, out, _ = cli("compare", "v0.7", "v5.1", "--benchmark", "minigo")
+    assert out == "v0.7 and v5.1 have no benchmark in common under the filters (minigo)\n"
+    _, _, err = cli("compare", "bert", "--accelerator", "Z80")
+    assert err == "scoring compare: no published result of bert passes the filters (Z80)\n"
+    for number in range(1, 6):
+        make.run(tmp_path, number=number)
+    data = of(cli, tmp_path, "--round", "v1.0", "--accelerator", "Z80")
+    assert data["context"] == [
+        "ssd: v1.0 has no result in the closed division that passes the filters (Z80)"
+    ]
+    assert "division that passes the filters (Z80)" in data["notes"][0]
+    of(cli, tmp_path, "--round", "v1.0", "--benchmark", "ssd")
+    status, _, err = cli("compare", tmp_path, "--round", "v1.0", "--benchmark", "bert")
+    assert (status, err) == (2, f"scoring compare: no result of bert in {tmp_path}\n")
+    _, _, err = cli("compare", tmp_path, tmp_path, "--count", "64")
+    assert "pass the filters (64 accelerators)" in err
+
+
+def test_a_name_that_means_nothing_is_told_what_there_is(cli):
+    status, _, err = cli("compare", "v9.9")
+    assert status == 2
+    assert err.startswith("scoring compare: v9.9 does not exist, and is neither a round (v0.7 to v")
+    assert "bert" in err
+    _, _, err = cli("compare", "v5.1")
+    assert "pass two rounds (v5.0, v5.1)" in err
 
 
 def test_sizes_of_one_submitter_have_an_efficiency(cli, tmp_path):

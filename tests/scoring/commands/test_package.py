@@ -10,7 +10,15 @@ import pytest
 import yaml
 
 from scoring.commands.package_tree import _tracked
-from scoring.commands.system_description import FIELDS, describe, unfilled
+from scoring.commands.system_description import (
+    FIELDS,
+    FIXED,
+    LONG_STATUS,
+    REQUIRED,
+    describe,
+    status_words,
+    unfilled,
+)
 from scoring.rules.rounds import load_round
 from scoring.runs.result_sets import find_result_sets
 
@@ -212,7 +220,7 @@ def test_required_fields_that_are_empty_are_listed():
 
 def described(folder):
     (found,) = find_result_sets([folder], load_round("v1.0").benchmarks)
-    names = {"org": "org", "system": "box", "division": "closed", "availability": "cloud"}
+    names = {"org": "org", "system": "box", "division": "closed", "status": "cloud"}
     return describe(found, **names, overrides={})
 
 
@@ -346,6 +354,22 @@ def test_other_logs_go_with_their_own_code(tmp_path, make, cli):
         "implementations/their_code/train.py", "implementations/their_code/lib/net.cu",
         "box/README.md", "box/box_their_code.json",
     }  # fmt: skip
+
+
+def test_a_later_rounds_package_has_the_words_that_its_checker_wants(tmp_path, later, cli):
+    (folder,) = later.glob("v5.1/*/results/*/llama2_70b_lora")
+    code = tmp_path / "code/train.py"
+    code.parent.mkdir()
+    code.write_text("x")
+    sheet = dict.fromkeys((name for name in REQUIRED if name not in FIXED), "8")
+    (tmp_path / "sheet.json").write_text(json.dumps(sheet))
+    flags = ("--availability", "onprem", "--system_json", tmp_path / "sheet.json")
+    status, told, _ = package(cli, tmp_path, folder, code.parent, *flags)
+    assert (status, told["passed"]) == (0, True), told
+    (written,) = tmp_path.glob("out/org/systems/box.json")
+    assert json.loads(written.read_text())["status"] == "Available on-premise"
+    words = {status_words(name, "v3.1") for name in LONG_STATUS}
+    assert words == set(LONG_STATUS)
 
 
 def test_a_second_system_is_added_to_a_tree(tmp_path, five, source, cli):

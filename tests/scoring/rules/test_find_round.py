@@ -50,6 +50,9 @@ def test_a_date_chooses_the_first_round_published_after_it():
     # Without a date, or one after them all, the recipes' round.
     assert by_date(names, None)[0] == by_date(names, MAY_2021 + 3000 * DAY_MS)[0] == "v1.0"
     assert by_date(candidates("llama31_8b"), None)[0] == "v6.1"
+    # A clock in seconds, or one that does not count from 1970, tells no date.
+    for clock in (0, MAY_2021 / 1000, 60_000_000_000, MAY_2021 * 1000):
+        assert by_date(names, clock) == by_date(names, None)
 
 
 def test_every_output_names_the_round_and_why(tmp_path, make, cli):

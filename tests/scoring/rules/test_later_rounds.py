@@ -52,13 +52,62 @@ def test_a_score_is_scaled_by_the_published_factor_or_the_computed_one(tmp_path,
     assert "faster than the reference's mean" in again["scaling_reason"]
 
 
+@pytest.mark.parametrize("text", ['{"scaling_factor": ', '{"scaling_factor": "1.03"}', "[1]", "{}"])
+def test_a_broken_factor_is_named_and_never_1(tmp_path, make, cli, text):
+    for number in range(5):
+        for name in ("v2.0", "v1.0"):
+            path = tmp_path / name / f"org/results/box/resnet/result_{number}.txt"
+            lines = [line.replace('"ssd"', '"resnet"') for line in make.ssd(seed=number)]
+            make.write(path, lines)
+            (path.parent / "scaling.json").write_text(text)
+    for name, told in (("v2.0", True), ("v1.0", False)):
+        (item,) = json.loads(cli("score", tmp_path / name, "--json")[1])["results"]
+        lines = [line for line in item["reasons"] if "holds no factor for the score: " in line]
+        assert bool(lines) == told
+    assert item["scaling"] == 1
+
+
+def test_score_misses_seeds_as_check_does(tmp_path, later, cli):
+    (folder,) = later.glob("v5.1/*/results/*/llama2_70b_lora")
+    for log in folder.glob("result_*.txt"):
+        events = [json.loads(line.partition(" ")[2]) for line in log.read_text().splitlines()]
+        for event in events:
+            event["value"] = None if event["key"] == "seed" else event["value"]
+        text = "\n".join(":::MLLOG " + json.dumps(event) for event in events)
+        (tmp_path / log.name).write_text(text)
+    (item,) = json.loads(cli("score", tmp_path, "--json")[1])["results"]
+    count = len(item["runs"])
+    assert item["reasons"] == [f"runs without a logged seed: {count}; from v4.1 on each has one"]
+    assert cli("check", tmp_path)[0] == 1
+
+
+def test_a_metric_that_is_missing_beside_another_is_told_in_words(tmp_path, later, cli):
+    log = next(later.glob("v4.1/*/results/*/stable_diffusion/result_*.txt"))
+    lines = [line for line in log.read_text().splitlines() if '"CLIP"' not in line]
+    (tmp_path / "result_0.txt").write_text("\n".join(lines))
+    _, out, _ = cli("check", tmp_path)
+    assert "aggregated_eval_accuracy: found FID 8" in out
+    assert "context" not in out
+
+
+def test_no_factor_is_told_without_minutes(tmp_path, later, cli):
+    (folder,) = later.glob("v5.1/*/results/*/llama2_70b_lora")
+    for log in folder.glob("result_*.txt"):
+        text = log.read_text().replace('"cache_clear"', '"cleared"')
+        (tmp_path / log.name).write_text(text)
+    (item,) = json.loads(cli("score", tmp_path, "--json")[1])["results"]
+    assert item["minutes"] is None
+    assert item["scaling"] > 1
+    assert "faster than the reference's mean" not in cli("score", tmp_path)[1]
+
+
 def test_metrics_that_are_logged_apart_make_one_evaluation(later):
     log = read_log(next(later.glob("v4.1/*/results/*/stable_diffusion/result_*.txt")))
     assert all(set(e.quality) == {"FID", "CLIP"} for e in log.evaluations)
     assert len({e.progress for e in log.evaluations}) == len(log.evaluations)
 
 
-def test_before_v2_1_a_published_factor_is_told_and_not_applied(tmp_path, make, cli):
+def test_before_v2_0_a_published_factor_is_told_and_not_applied(tmp_path, make, cli):
     folder = tmp_path / "v1.0/org/results/box/ssd"
     for number in range(5):
         evals = ((40, 0.1), (45 + 5 * number, 0.24))
@@ -67,6 +116,16 @@ def test_before_v2_1_a_published_factor_is_told_and_not_applied(tmp_path, make, 
     (item,) = json.loads(cli("score", folder, "--json")[1])["results"]
     assert item["minutes"] == item["raw_minutes"] == pytest.approx(10.0)
     assert item["scaling_reason"] == "scaling.json (1.5) is not applied in v1.0"
+    # The review of v2.0 wrote one; the official summarizer multiplies by it.
+    (item,) = json.loads(cli("score", folder, "--round", "v1.1", "--json")[1])["results"]
+    assert item["scaling_reason"] == "scaling.json (1.5) is not applied in v1.1"
+    later = tmp_path / "v2.0/org/results/box/resnet"
+    for number in range(5):
+        lines = [line.replace('"ssd"', '"resnet"') for line in make.ssd(seed=number)]
+        make.write(later / f"result_{number}.txt", lines)
+    (later / "scaling.json").write_text('{"scaling_factor": 1.023}')
+    (item,) = json.loads(cli("score", later, "--json")[1])["results"]
+    assert item["scaling"] == 1.023
 
 
 def lora_log(tmp_path, make, counts, batch=8):
