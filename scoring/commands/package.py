@@ -32,6 +32,7 @@ from scoring.drawing.tables import print_json
 from scoring.official.accepted import find_judged_sets
 from scoring.official.checkers import package_verdict, trains_by_samples
 from scoring.rules.judged_runs import CONVERGED
+from scoring.rules.rounds import load_round
 from scoring.rules.scores import Score, score
 from scoring.runs.result_sets import ResultSet
 
@@ -174,7 +175,7 @@ def _remarks(
         if item.demo:
             text = "a rehearsal only: demo data is not a public data set and cannot be submitted"
             findings.append(Remark(head + text, True))
-        if item.runs_extra:
+        if item.runs_extra and not load_round(item.round).more_runs:
             text = f"{item.runs_found} runs found, the first {item.runs_required} to start are used"
             findings.append(Remark(head + text, False))
         then = item.rcp.get("then")

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from scoring.rules.rounds import load_round
 from scoring.rules.scores import Score
 from scoring.runs.result_sets import ResultSet
 from scoring.runs.settings import read_config
@@ -96,7 +97,9 @@ def _swap(building: Path, tree: Path) -> None:
 def _write_results(folder: Path, result: ResultSet, item: Score) -> None:
     folder.mkdir(parents=True)
     counted = {judged.path for judged in item.runs if judged.counts}
-    chosen = [run for run in result.runs if str(run.path) in counted][: item.runs_required]
+    chosen = [run for run in result.runs if str(run.path) in counted]
+    if not load_round(item.round).more_runs:  # else all of them make the score
+        chosen = chosen[: item.runs_required]
     for number, run in enumerate(chosen):
         shutil.copyfile(run.log.path, folder / f"result_{number}.txt")
 

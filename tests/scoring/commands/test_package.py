@@ -181,6 +181,15 @@ def test_extra_runs_are_taken_by_start_not_by_time(tmp_path, make, source, cli):
     assert seeds == {0, 1, 2, 3, 4}
 
 
+def test_where_more_runs_count_all_of_them_are_packed(tmp_path, make, source, cli):
+    for number in range(7):
+        lines = make.ssd(seconds=600 + number, seed=number)
+        make.write(tmp_path / f"logs/result_{number}.txt", lines)
+    _, told, _ = package(cli, tmp_path, tmp_path / "logs", source, "--round", "v1.1")
+    assert not any("are used" in finding["text"] for finding in told["findings"])
+    assert len(list(tmp_path.glob("out/org/results/box/ssd/result_*.txt"))) == 7
+
+
 def test_demo_runs_are_a_rehearsal(tmp_path, make, source, cli):
     lines = make.ssd(submission_division="open")
     for number in range(1, 6):
