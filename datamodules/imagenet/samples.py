@@ -68,11 +68,12 @@ class EncodedTrainingImages(TrainingImages):
 
         numbers = [key.index for key in keys]
         encoded, labels = _read(self.source, numbers, encode)
-        return {  # type: ignore[return-value]
+        batch: Any = {
             "encoded": encoded,
             "label": torch.tensor(labels),
             "index": torch.tensor(numbers),
         }
+        return batch
 
 
 class EvaluationImages(Dataset[Batch]):

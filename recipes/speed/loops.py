@@ -104,16 +104,12 @@ def lightning_round(
         schedule.first = schedule.every = 1e15
         schedule.limit, schedule.unit = 1, "epochs"
         cli.config_init.trainer.callbacks = [times]
-        run = Run(benchmark, cli, RunState(), resumed_from=None)
+        trainer: Any = Run(benchmark, cli, RunState(), resumed_from=None).trainer
         # A checkpoint would hold the tables of DLRM, 89.5 GiB, and take longer than the steps.
-        run.trainer.callbacks = [  # type: ignore[attr-defined]
-            each
-            for each in run.trainer.callbacks
-            if not isinstance(each, NOT_TIMED)  # type: ignore[attr-defined]
-        ]
+        trainer.callbacks = [each for each in trainer.callbacks if not isinstance(each, NOT_TIMED)]
         with _staying_on_device(cli.model):
-            run.trainer.fit(cli.model, datamodule=Replay(cli.datamodule, batches, steps))
-    return run.trainer
+            trainer.fit(cli.model, datamodule=Replay(cli.datamodule, batches, steps))
+    return trainer
 
 
 @contextmanager

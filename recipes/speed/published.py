@@ -98,6 +98,6 @@ def beside_published(
     }
     return parts, [
         line,
-        f"published best: {best['best']:,.6g} {unit}/s per {best['accelerator']} "
+        f"published best: {best['best']:,.10g} {unit}/s per {best['accelerator']} "
         f"({best['source']}); here {rate:,.4g}, {rate / best['best']:.2%} of it",
     ]

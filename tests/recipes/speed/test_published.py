@@ -54,6 +54,8 @@ def test_games_are_compared_as_games_and_the_share_is_of_the_best():
     assert parts["published"]["share_of_best"] == pytest.approx(0.5)
     assert parts["published"]["unit"] == "games/s"
     assert lines[1].endswith("here 2.015, 50.00% of it")
+    _, lines = beside_published("dlrm", "NVIDIA H100 80GB HBM3", rates, H200)
+    assert lines[1].startswith("published best: 7,400,000 rows/s per H100")
     parts, lines = beside_published("toy", "CPU, 1 threads", rates, H200)
     assert "published" not in parts
     assert len(lines) == 1
