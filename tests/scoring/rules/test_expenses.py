@@ -44,7 +44,8 @@ def test_a_run_without_a_figure_leaves_the_result_without_one(tmp_path, make, cl
     assert "NVML says Not Supported" in cli("score", tmp_path)[1]
 
 
-def test_the_table_has_the_columns_only_where_there_are_figures(tmp_path, make, cli):
+def test_the_table_has_the_columns_only_where_there_are_figures(tmp_path, make, cli, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
     for number in range(1, 6):
         make.run(tmp_path / "plain", number=number)
     _, out, _ = cli("score", tmp_path / "plain")
