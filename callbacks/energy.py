@@ -84,7 +84,7 @@ class Energy(Callback):
             self._used = figures or self._node.figures()
             self._node.stop()
         if self._nodes > 1:
-            ended = dict.fromkeys((GPU, CPU), "an error ended the run, so not every node told")
+            ended = dict.fromkeys((GPU, CPU), "an error ended the run, so not every node reported")
             self._used = _sum(_from_all_ranks(self._used)) if together else {**ended}
 
     def record(self) -> dict[str, Any]:
@@ -189,10 +189,10 @@ def _from_all_ranks(value: Any) -> list[Any]:
 
 def _sum(nodes: list[Figures]) -> Figures:
     """Add the figures of all nodes; a figure that one does not know is not known."""
-    told = [figures for figures in nodes if figures]
+    reported = [figures for figures in nodes if figures]
     total: Figures = {}
     for name in (GPU, CPU):
-        values = [figures[name] for figures in told]
+        values = [figures[name] for figures in reported]
         reasons = [value for value in values if isinstance(value, str)]
         known = [value for value in values if isinstance(value, float)]
         total[name] = reasons[0] if reasons else math.fsum(known)

@@ -40,7 +40,7 @@ class ResultSet:
     round: FoundRound | None = None
     """The round that it is judged by, and why; set by ``scoring.official.rounds_of_sets``."""
     problems: list[str] = field(default_factory=list)
-    """Why it can be no result, whatever its runs did: a broken description, no such division."""
+    """Why it cannot count, whatever its runs did: a broken description, an unknown division."""
     remarks: list[str] = field(default_factory=list)
 
     @property
