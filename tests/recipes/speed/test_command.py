@@ -1,7 +1,9 @@
 """The command as a user runs it: synthetic batches, variants, a trace and the JSON file."""
 
-import importlib
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,8 @@ from recipes.speed import batch_size
 from recipes.speed.flags import SpeedCLI
 from recipes.speed.variants import parse_variants
 
-STEMS = sorted(path.stem for path in (Path(__file__).parents[3] / "recipes").glob("[a-z]*.py"))
+ROOT = Path(__file__).parents[3]
+STEMS = sorted(path.stem for path in (ROOT / "recipes").glob("[a-z]*.py"))
 CPU = ["--trainer.accelerator", "cpu"]
 TINY = [
     "--model.net.width", "8", "--model.net.blocks", "[1,1,1,1]", "--data.image_size", "64",
@@ -133,15 +136,21 @@ def test_a_probe_has_the_optimizers_state_and_moves_no_weight(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stem", STEMS)
-def test_every_closed_network_is_measured_without_data(stem, tmp_path, monkeypatch):
-    monkeypatch.setenv("FINISHLINE_CACHE", str(tmp_path / "cache"))
-    benchmark = importlib.import_module(f"recipes.{stem}").BENCHMARK
-    limits = ["--steps", "2", "--step_seconds", "0.5", "--memory_gib", "8", *CPU]
-    status, content = speed(benchmark, tmp_path, *limits)
-    assert status == 0
+# Mask R-CNN's is left to tests.gpu_check: on one core it takes more than five minutes.
+@pytest.mark.parametrize("stem", [stem for stem in STEMS if stem != "maskrcnn"])
+def test_closed_networks_are_measured_without_data(stem, tmp_path):
+    # In a process of its own, as the memory of one that has trained before counts too.
+    path, cache = tmp_path / "speed.json", str(tmp_path / "cache")
+    limits = ["--steps", "2", "--step_seconds", "0.5", "--memory_gib", "10", *CPU]
+    command = [sys.executable, f"recipes/{stem}.py", "speed", "--synthetic", "--json", str(path)]
+    environment = os.environ | {"FINISHLINE_CACHE": cache}
+    done = subprocess.run(
+        [*command, *limits], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    content = json.loads(path.read_text())
     assert content["figures"]["samples_per_second"] > 0
-    assert content["figures"]["peak_memory_gib"] <= 8
+    assert content["figures"]["peak_memory_gib"] <= 10
     assert content["evaluation"]["ms_per_sample"] > 0
     assert any(line.startswith("batch size") for line in content["scaled"])
     assert ("own" in content) == (stem == "minigo")
