@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-FOLDER = Path(__file__).parent
-TABLE = FOLDER / "results.csv"
+TABLE = Path(__file__).parent / "results.csv"
 # Words of a submission's system description -> the four of the rules, or "available".
 STATUS_WORDS = {
     **dict.fromkeys(("available on-premise", "available on premise", "on-premise"), "onprem"),

@@ -63,7 +63,7 @@ def test_times_are_the_readmes_and_the_published_rounds(stem):
         assert re.search(pattern, path.read_text())[1] == str(demo_time(stem)), path
     if needs.published_minutes is None:
         return
-    with (ROOT / "scoring" / "published" / "published_v1.0.csv").open() as file:
+    with (ROOT / "tests/scoring/data/published_v1.0.csv").open() as file:
         scores = [
             float(r["minutes"])
             for r in csv.DictReader(file)

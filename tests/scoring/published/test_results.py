@@ -2,13 +2,16 @@
 
 import csv
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
 from scoring.commands.filters import Filters, names_model
-from scoring.published import FOLDER, TABLE, published, published_rounds, status_word
+from scoring.published import TABLE, published, published_rounds, status_word
 from scoring.published.best import best_of
 from scoring.published.tasks import rows_of_task, task_names
+
+DATA = Path(__file__).parents[1] / "data"
 
 
 def raw_rows():
@@ -45,7 +48,7 @@ def test_minutes_are_raw_times_scaling_and_those_of_the_official_summarizer():
 @pytest.mark.parametrize("name", ["v0.7", "v1.0"])
 def test_the_tables_of_two_rounds_that_were_made_before_agree(name):
     new = {(r.submitter, r.system, r.benchmark): r for r in published(name)}
-    with (FOLDER / f"published_{name}.csv").open(newline="") as file:
+    with (DATA / f"published_{name}.csv").open(newline="") as file:
         for row in csv.DictReader(file):
             result = new[row["submitter"], row["system_name"], row["benchmark"]]
             expected = float(row["minutes"]) if row["minutes"] else None

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from scoring.official.checkers import second_opinion
-from scoring.published import FOLDER, published
+from scoring.published import published
 from scoring.rules.rounds import load_round
 from scoring.rules.scores import score
 from scoring.runs.result_sets import find_result_sets
 
 RULES = load_round("v1.0")
+DATA = Path(__file__).parents[1] / "data"
 
 
 def scores_of(*paths):
@@ -21,7 +22,7 @@ def scores_of(*paths):
 
 
 def table_row(item):
-    with (FOLDER / "published_v1.0.csv").open(newline="") as file:
+    with (DATA / "published_v1.0.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     names = (item.submitter, item.system, item.benchmark)
     return next(r for r in rows if (r["submitter"], r["system_name"], r["benchmark"]) == names)
