@@ -136,7 +136,7 @@ def test_a_probe_has_the_optimizers_state_and_moves_no_weight(monkeypatch):
 
 
 @pytest.mark.slow
-# Mask R-CNN's is left to tests.gpu_check: on one core it takes more than five minutes.
+# Mask R-CNN's is left to tests.gpu_check: on one core it had not ended when it was stopped.
 @pytest.mark.parametrize("stem", [stem for stem in STEMS if stem != "maskrcnn"])
 def test_closed_networks_are_measured_without_data(stem, tmp_path):
     # In a process of its own, as the memory of one that has trained before counts too.
