@@ -161,11 +161,11 @@ def _fused_directions(
     """Do the same in one kernel per slice: Adam's step of rate -1 from zero is u without decay."""
     beta1, beta2 = group["betas"]
     step = torch.tensor(float(group["step"]))
-    clips = shrink is not None and float(shrink) != 1.0
+    divisor = None if shrink is None or float(shrink) == 1.0 else shrink
     updates = [torch.zeros_like(weight) for weight in weights]
     for to, own, grad, m, v in cache_sized(updates, weights, grads, first, second):
-        if clips:
-            grad = list(torch._foreach_div(grad, shrink))
+        if divisor is not None:
+            grad = list(torch._foreach_div(grad, divisor))
         torch._fused_adam_(
             to, grad, m, v, [], [step] * len(to), lr=-1.0, beta1=beta1, beta2=beta2,
             weight_decay=0.0, eps=group["eps"], amsgrad=False, maximize=False,

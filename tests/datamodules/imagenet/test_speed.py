@@ -34,7 +34,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(2):
         path = root / "val" / f"n{number}" / f"v{number}.JPEG"
         path.parent.mkdir(parents=True)
-        path.write_bytes(contents[number])
+        path.write_bytes(photo(480, 360 + number))  # no training image: `prepare` refuses those
     builder.write_all_shards(root, root / "shards", COUNTS, processes=1, samples_per_shard=48)
     return root
 
