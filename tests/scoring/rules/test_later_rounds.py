@@ -7,7 +7,6 @@ import pytest
 
 from scoring.rules.convergence import NOW, flavours, rcp_test
 from scoring.rules.rounds import load_round
-from scoring.rules.schedule import schedule_fault
 from scoring.runs.log_reader import read_log
 
 # benchmark: round, published minutes (training_results_v3.1, _v4.1, _v5.1), evaluations' unit
@@ -126,29 +125,6 @@ def test_before_v2_0_a_published_factor_is_told_and_not_applied(tmp_path, make, 
     (later / "scaling.json").write_text('{"scaling_factor": 1.023}')
     (item,) = json.loads(cli("score", later, "--json")[1])["results"]
     assert item["scaling"] == 1.023
-
-
-def lora_log(tmp_path, make, counts, batch=8):
-    lines = [make.line("global_batch_size", batch)]
-    lines += [make.line("eval_accuracy", 0.95, samples_count=count) for count in counts]
-    return read_log(make.write(tmp_path / "result_0.txt", lines))
-
-
-@pytest.mark.parametrize(
-    ("counts", "words"),
-    [
-        # floor(0.125 x 8 + 2) = 3 evaluations are skipped.
-        ([1536, 1920, 2304], None),
-        ([384, 768, 1152, 1536], None),
-        ([1560, 1944], None),
-        ([1920, 2304], "first evaluation at 1920; due at 1536"),
-        ([1536, 2304], "no evaluation between 1536 and 2304 samples"),
-    ],
-)
-def test_the_first_evaluations_of_lora_may_be_skipped(tmp_path, make, counts, words):
-    bench = load_round("v4.0").benchmarks["llama2_70b_lora"]
-    fault = schedule_fault(lora_log(tmp_path, make, counts), bench)
-    assert (fault is None) if words is None else (words in fault)
 
 
 def test_llama31_405b_may_be_one_evaluation_below_the_minimum():
