@@ -50,14 +50,13 @@ class CheckedRun:
 
 def check_sets(sets: Sequence[ResultSet]) -> list[CheckedRun]:
     """Check every run of some result sets by their rounds; verdicts come set by set."""
-    verdicts: dict[Path, Compliance] = {}
-    for name in {round_of(result).name for result in sets}:
-        here = (result for result in sets if round_of(result).name == name)
-        logs = (run.log.path for result in here for run in result.runs)
-        files = [path for path in logs if path.is_file()]
-        ruleset = load_round(name).checker_ruleset
-        answers = compliance([(path, ruleset) for path in files])
-        verdicts.update(zip(files, answers, strict=True))
+    jobs = [
+        (run.log.path, load_round(round_of(result).name).checker_ruleset)
+        for result in sets
+        for run in result.runs
+        if run.log.path.is_file()
+    ]
+    verdicts = dict(zip((path for path, _ in jobs), compliance(jobs), strict=True))
     checked = []
     for result in sets:
         rules = load_round(round_of(result).name)

@@ -12,6 +12,7 @@ import json
 import logging
 import sys
 import tempfile
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,7 @@ def compliance(request: dict[str, Any]) -> list[dict[str, Any]]:
     from mlperf_logging.compliance_checker import mlp_compliance
 
     _read_rules_once(mlp_compliance)
+    _compile_rules_once(mlp_compliance)
     answers = []
     for path, ruleset in request["jobs"]:
         config = f"training_{ruleset}/common.yaml"
@@ -53,6 +55,18 @@ def _read_rules_once(checker: Any) -> None:
         return parsed[file.name]
 
     checker.yaml = SimpleNamespace(load=load, BaseLoader=yaml.BaseLoader)
+
+
+def _compile_rules_once(checker: Any) -> None:
+    """Cache the compiled rules: half of the checker's time is compiling them for every line."""
+    compiled = cache(partial(compile, filename="<rule>"))
+
+    def run(source: Any, *scopes: Any, mode: str) -> Any:
+        code = compiled(source, mode=mode) if isinstance(source, str) else source
+        return eval(code, *scopes)
+
+    checker.eval = partial(run, mode="eval")
+    checker.exec = partial(run, mode="exec")
 
 
 def _read_long_lines_fast() -> None:
