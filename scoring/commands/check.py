@@ -13,7 +13,14 @@ from scoring.official.accepted import round_of
 from scoring.official.checkers import Compliance, compliance
 from scoring.official.plain_words import explain
 from scoring.official.rounds_of_sets import find_rounds
-from scoring.rules.findings import OFFICIAL, Finding, own_findings, own_notes, repeated_seeds
+from scoring.rules.findings import (
+    INITIALISATION,
+    OFFICIAL,
+    Finding,
+    own_findings,
+    own_notes,
+    repeated_seeds,
+)
 from scoring.rules.rounds import Round, load_round
 from scoring.rules.rounds.names import all_benchmarks
 from scoring.rules.structure import fold
@@ -83,6 +90,8 @@ def _checked(
     if verdict is not None:
         lines = run.log.event_lines
         errors = [explain(message, lines) for message in verdict.errors]
+        if any(error.rule == "init_stop" for error in errors):  # the same limit in its words
+            findings = [finding for finding in findings if finding.rule != INITIALISATION]
         notes += [explain(message, lines).sentence() for message in verdict.warnings]
         if counts:
             findings = errors + findings

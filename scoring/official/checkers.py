@@ -18,6 +18,7 @@ from scoring.rules.rounds import load_round
 from scoring.rules.scores import Score
 from scoring.runs.log_reader import read_log
 
+LONGEST_SECONDS = 1800
 NO_ERRORS = "PACKAGE CHECKER FOUND NO ERRORS"
 # Checking a log takes 1/30 s; each checker process needs 100 MB.
 FILES_PER_PROCESS = 20
@@ -53,7 +54,7 @@ def compliance(jobs: Sequence[tuple[Path, str]]) -> list[Compliance]:
 
     def judge(part: list[tuple[str, str]]) -> list[dict[str, Any]]:
         answers: list[dict[str, Any]]
-        answers, _ = ask({"action": "compliance", "jobs": part}, keep=True)
+        answers, _ = ask({"action": "compliance", "jobs": part}, LONGEST_SECONDS, keep=True)
         return answers
 
     verdicts: list[Compliance] = []
@@ -109,7 +110,7 @@ def second_opinion(item: Score) -> dict[str, Any]:
         "bert_train_samples": trains_by_samples(item),
     }
     with Progress(f"letting the official tools score {item.benchmark}"):
-        answer, _ = ask(request)
+        answer, _ = ask(request, LONGEST_SECONDS)
     return {"minutes": answer["minutes"], "rcp": answer["rcp"]}
 
 
@@ -131,7 +132,7 @@ def package_verdict(folder: Path, round_name: str, *, by_samples: bool) -> tuple
         "bert_train_samples": by_samples,
     }
     with Progress("asking the official package checker"):
-        answer, text = ask(request)
+        answer, text = ask(request, LONGEST_SECONDS)
     if answer["crash"]:
         return False, [f"the package checker crashed: {answer['crash']}"]
     messages = [

@@ -88,7 +88,9 @@ def explain(message: str, event_lines: Sequence[int]) -> Finding:
         if index < 0:  # of no line: what the checker collected from several
             return Finding(failed[1], None, _collected_value(message), test, OFFICIAL)
         line = event_lines[index] if index < len(event_lines) else None
-        return Finding(failed[1], line, _event_value(lines[1]), test, OFFICIAL)
+        late = _late_event(lines[1], message)
+        found, allowed = late or (_event_value(lines[1]), test)
+        return Finding(failed[1], line, found, allowed, OFFICIAL)
     if message.startswith("Failed executing CHECK code"):
         event = _event(lines[3]) if len(lines) > 3 else {}
         key = str(event.get("key", "a rule"))
@@ -141,6 +143,20 @@ def _collected(name: str, wanted: Sequence[str], context: dict[str, Any]) -> Fin
 def _after(text: str, start: str, end: str) -> str:
     _, _, rest = text.partition(start)
     return rest.partition(end)[0]
+
+
+def _late_event(line: str, message: str) -> tuple[str, str] | None:
+    """Return what was found and allowed for an event too long after the first init_start."""
+    test = _after(message, "failed test: ", "\ncurrent context")
+    limit = re.search(r"\['first_init_start'\] < \((?:(\d+)|s\['compile_time_mins'\])\*60", test)
+    try:
+        context = json.loads(_after(message, "\ncurrent context[s]=", "\ncurrent line[v]="))
+        minutes = (float(_event(line)["time_ms"]) - context["first_init_start"]) / 60_000
+        most = float((limit and limit[1]) or context["compile_time_mins"])
+    except (ValueError, KeyError, TypeError):
+        return None
+    since = "after the first init_start"
+    return (f"{minutes:.1f} minutes {since}", f"less than {most:g}") if limit else None
 
 
 def _event(line: str) -> dict[str, Any]:

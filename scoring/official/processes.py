@@ -12,13 +12,12 @@ from pathlib import Path
 from threading import Timer
 from typing import Any
 
-LONGEST_SECONDS = 1800
-
 
 class ToolProcess:
     """One process of ``scoring.official.worker``: a line of JSON in, a line out."""
 
     def __init__(self) -> None:
+        self.late = False
         root = str(Path(__file__).resolve().parents[2])
         inherited = os.environ.get("PYTHONPATH")
         paths = os.pathsep.join([root, inherited] if inherited else [root])
@@ -32,27 +31,30 @@ class ToolProcess:
             env={**os.environ, "PYTHONPATH": paths},
         )
 
-    def ask(self, request: dict[str, Any]) -> tuple[Any, str]:
+    def ask(self, request: dict[str, Any], seconds: float) -> tuple[Any, str]:
         """Send one request; return its answer and all logged text.
 
         Raises:
-            ValueError: If the process ended, or had to be, before it answered.
+            ValueError: If the process ended before it answered, or had to after ``seconds``.
         """
-        late: list[bool] = []
-        timer = Timer(LONGEST_SECONDS, lambda: (late.append(True), self.process.kill()))
+        timer = Timer(seconds, self._give_up)
         timer.start()
         try:
             reply = json.loads(self._exchange(json.dumps(request)))
         except ValueError:
             self.close()
             raise ValueError(
-                f"the official checker took longer than {LONGEST_SECONDS} s; pass fewer logs"
-                if late
+                f"the official checker took longer than {seconds} s; pass fewer logs"
+                if self.late
                 else f"the official checker failed to run: {self._last_words()}"
             ) from None
         finally:
             timer.cancel()
         return reply["answer"], reply["text"]
+
+    def _give_up(self) -> None:
+        self.late = True
+        self.process.kill()
 
     def _exchange(self, line: str) -> str:
         assert self.process.stdin is not None
@@ -83,11 +85,12 @@ class ToolProcess:
 _idle: list[ToolProcess] = []
 
 
-def ask(request: dict[str, Any], *, keep: bool = False) -> tuple[Any, str]:
+def ask(request: dict[str, Any], seconds: float, *, keep: bool = False) -> tuple[Any, str]:
     """Let an official tool answer one request.
 
     Args:
         request: See ``scoring.official.worker``.
+        seconds: The longest that it may take.
         keep: Whether the process may answer further requests; for tools that keep no state.
 
     Returns:
@@ -97,7 +100,7 @@ def ask(request: dict[str, Any], *, keep: bool = False) -> tuple[Any, str]:
         ValueError: If the tool could not be run, or took too long.
     """
     process = _waiting() if keep else ToolProcess()
-    answer = process.ask(request)
+    answer = process.ask(request, seconds)
     if keep:
         _idle.append(process)
     else:
