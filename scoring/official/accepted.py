@@ -36,7 +36,19 @@ def find_judged_sets(paths: Iterable[Path], wanted: str | None = None) -> list[R
     sets = find_result_sets(paths, all_benchmarks())
     find_rounds(sets, wanted)
     _ask([pair for result in sets for pair in _converged_runs(result)])
+    for result in sets:
+        _keep_published(result)
     return sets
+
+
+def _keep_published(result: ResultSet) -> None:
+    """Let a published score stand where the checker rejects more of its runs than may fail."""
+    bench = load_round(round_of(result).name).benchmarks.get(result.benchmark)
+    rejected = [run for run in result.runs if run.rejected]
+    if result.published and bench is not None and len(rejected) > bench.drop:
+        for run in rejected:
+            run.log.warnings.append(f"{run.rejected}; no verdict, as the review published it")
+            run.rejected = None
 
 
 def round_of(result: ResultSet) -> FoundRound:

@@ -182,6 +182,6 @@ def _event_value(line: str) -> str:
     if event.get("value") is None:
         metadata = event.get("metadata") or {}
         if isinstance(metadata, dict):
-            metadata = {key: item for key, item in metadata.items() if key != "file"}
-        value = json.dumps(metadata)
+            metadata = {k: item for k, item in metadata.items() if k not in ("file", "lineno")}
+        value = json.dumps(metadata) if metadata else "this line"
     return value if len(value) <= LONGEST_VALUE else value[:LONGEST_VALUE] + "..."

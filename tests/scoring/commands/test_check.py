@@ -273,3 +273,14 @@ def test_a_bad_file_beside_good_ones_changes_only_its_own_verdict(tmp_path, make
     assert {run["name"]: run["passed"] for run in runs} == {
         "result_0.txt": False, "result_1.txt": True,
     }  # fmt: skip
+
+
+def test_a_late_init_stop_says_its_minutes_once(tmp_path, make, cli):
+    begin = make.line("init_start")
+    lines = [line for line in make.ssd() if line != begin]
+    lines.insert(lines.index(make.line("init_stop", ms=10_000)), make.line("init_start", ms=-2e6))
+    log = make.write(tmp_path / "result_0.txt", lines)
+    findings = json.loads(cli("check", log, "--round", "v1.0", "--json")[1])["runs"][0]["findings"]
+    (late,) = [finding for finding in findings if "init" in finding["rule"]]
+    assert late["found"] == "33.5 minutes after the first init_start"
+    assert (late["rule"], late["allowed"]) == ("init_stop", "less than 30")

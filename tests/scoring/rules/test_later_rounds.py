@@ -194,3 +194,19 @@ def test_from_v4_1_every_run_logs_a_seed(tmp_path, later, cli):
     (finding,) = runs[first.name]["findings"]
     assert (status, finding["rule"], finding["found"]) == (1, "seed", "none")
     assert runs[second.name]["passed"]
+
+
+def test_a_published_score_stands_where_the_checker_rejects_too_many_runs(tmp_path, make, cli):
+    """As ten bert logs of v3.0, which lack opt_lamb_epsilon; else nothing would be left of it."""
+    for place, bad, outcome in (("v1.0", 5, "valid"), ("mine", 5, "invalid"), ("v1.0/one", 1, 1)):
+        for number in range(5):
+            evals = ((40, 0.1), (50, 0.24))
+            lines = make.ssd(seed=number, seconds=600 + number, evals=evals)
+            if number < bad:
+                lines = [line for line in lines if '"opt_weight_decay"' not in line]
+            make.write(tmp_path / place / f"org/results/box/ssd/result_{number}.txt", lines)
+        folder = tmp_path / place / "org"
+        (item,) = json.loads(cli("score", folder, "--round", "v1.0", "--json")[1])["results"]
+        assert outcome in (item["verdict"], item["not_converged"])
+        notes = " ".join(note for run in item["runs"] for note in run["notes"])
+        assert ("no verdict, as the review published it" in notes) == (outcome == "valid")
