@@ -23,10 +23,11 @@ def run_lines(runs: Iterable[JudgedRun]) -> list[str]:
         runs differ only in numbers, those of the first are shown.
     """
     groups: dict[tuple[str, str], list[JudgedRun]] = {}
+    runs = list(runs)
     for run in runs:
         if run.outcome != CONVERGED or run.notes:
             groups.setdefault((run.outcome, NUMBERS.sub("#", _words(run))), []).append(run)
-    return [_line(group) for group in groups.values()]
+    return [_line(group, len(runs)) for group in groups.values()]
 
 
 def _words(run: JudgedRun) -> str:
@@ -35,14 +36,16 @@ def _words(run: JudgedRun) -> str:
     return "; ".join([*([] if told else [run.outcome]), *run.notes])
 
 
-def _line(runs: Sequence[JudgedRun]) -> str:
+def _line(runs: Sequence[JudgedRun], total: int) -> str:
     words = [_words(run) for run in runs]
     same = all(each == words[0] for each in words)
-    names = _names([run.name for run in runs])
+    names = _names([run.name for run in runs], total)
     return f"{names}: {words[0]}" + ("" if same else " (figures of the first)")
 
 
-def _names(names: Sequence[str]) -> str:
+def _names(names: Sequence[str], total: int) -> str:
+    if 1 < len(names) == total:
+        return f"all {total} runs"
     if len(names) <= MOST_NAMES:
         return ", ".join(names)
     return f"{', '.join(names[: MOST_NAMES - 1])} and {len(names) - MOST_NAMES + 1} more runs"

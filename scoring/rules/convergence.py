@@ -205,6 +205,8 @@ def _against(mean: float, match: Match, rules: BenchmarkRules, flavour: Flavour)
             f"the logs count in another unit than the reference points: {mean:g} where about "
             f"{match.mean:g} {rules.progress} were expected"
         )
+        if mean < LARGEST_BELOW * match.mean and mean > match.mean:
+            text += ", unless the runs trained that much longer"
         return Verdict(flavour.name, None, text, mean, match.mean, other_unit=True)
     passed = mean >= minimum
     if not passed and not match.exact:

@@ -21,7 +21,8 @@ def test_runs_with_one_reason_share_a_line():
 
 def test_many_runs_are_counted_and_other_figures_are_the_firsts():
     runs = [run(n, REJECTED, f"rejected by the checker: line {n}") for n in range(9)]
-    (line,) = run_lines(runs)
+    (line,) = run_lines([*runs, run(9, CONVERGED)])
     names = ", ".join(f"result_{n}.txt" for n in range(5))
     words = "rejected by the checker: line 0 (figures of the first)"
+    assert run_lines(runs)[0].startswith("all 9 runs: rejected by the checker")
     assert line == f"{names} and 4 more runs: {words}"

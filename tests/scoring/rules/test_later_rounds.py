@@ -210,3 +210,28 @@ def test_a_published_score_stands_where_the_checker_rejects_too_many_runs(tmp_pa
         assert outcome in (item["verdict"], item["not_converged"])
         notes = " ".join(note for run in item["runs"] for note in run["notes"])
         assert ("no verdict, as the review published it" in notes) == (outcome == "valid")
+
+
+def test_copies_in_a_published_result_count_as_published_but_make_it_invalid(tmp_path, make, cli):
+    """As three of Dell's dlrm logs of v1.0; the official summarizer counts them."""
+    for place in ("v1.0", "mine"):
+        for number, run in enumerate((0, 1, 2, 2, 2)):
+            lines = make.ssd(seed=run, seconds=600 + 60 * run, evals=((40, 0.1), (50, 0.24)))
+            make.write(tmp_path / place / f"org/results/box/ssd/result_{number}.txt", lines)
+    (published,) = json.loads(cli("score", tmp_path / "v1.0", "--json")[1])["results"]
+    assert (published["minutes"], published["verdict"]) == (pytest.approx(35 / 3), "invalid")
+    assert published["reasons"] == ["runs that are copies of others, and count as published: 2"]
+    (own,) = json.loads(cli("score", tmp_path / "mine", "--json")[1])["results"]
+    assert (own["runs_found"], own["verdict"]) == (3, "incomplete")
+
+
+def test_a_published_result_that_trained_much_longer_stays_valid(tmp_path, make, cli):
+    """As Fujitsu's bert of v1.1, with 2.5 times the reference's samples."""
+    for place, verdict in (("v1.0", "valid"), ("mine", "invalid")):
+        for number in range(5):
+            evals = tuple((e, 0.1) for e in (40, 50, 55, 60, 65, 70, 75, 80)) + ((150, 0.24),)
+            path = tmp_path / place / f"org/results/box/ssd/result_{number}.txt"
+            make.write(path, make.ssd(seed=number, evals=evals))
+        (item,) = json.loads(cli("score", tmp_path / place, "--json")[1])["results"]
+        assert item["verdict"] == verdict
+        assert item["rcp"]["then"]["text"].endswith("unless the runs trained that much longer")
