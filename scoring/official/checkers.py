@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from scoring.official.processes import ask
-from scoring.official.progress import Progress
 from scoring.rules.rounds import load_round
 from scoring.rules.scores import Score
 from scoring.runs.log_reader import read_log
+from scoring.runs.progress import Progress
 
 LONGEST_SECONDS = 1800
 NO_ERRORS = "PACKAGE CHECKER FOUND NO ERRORS"
