@@ -51,6 +51,8 @@ class CheckedRun:
     """Remarks that break no rule."""
     round: str
     round_reason: str
+    asked: bool = True
+    """The official checker saw the log; a file that cannot be read is not given to it."""
     not_judged: int = 0
     """Rules not judged because of the one finding that keeps the log from being judged."""
 
@@ -113,6 +115,7 @@ def _checked(
         notes=tuple(notes),
         round=rules.name,
         round_reason=round_of(result).reason,
+        asked=verdict is not None,
         not_judged=not_judged,
     )
 
@@ -172,7 +175,7 @@ def _print(item: CheckedRun) -> None:
     verdict = "passes" if item.passed else "FAILS"
     if item.passed and not item.converged:
         verdict += " (did not converge)"
-    official = "accepted" if item.official else "rejected"
+    official = "accepted" if item.official else "rejected" if item.asked else "not seen"
     say(
         f"{_relative(item.path)} ({item.benchmark}, {item.division or 'no division'}): {verdict}; "
         f"{official} by the official checker"

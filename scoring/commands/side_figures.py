@@ -64,6 +64,7 @@ class Side:
 # Label and text of one figure.
 Figure = tuple[str, object]
 BATCH = "global batch size"
+SMALLEST_MINUTES = 5e-4
 
 
 def figures(side: Side) -> list[Figure]:
@@ -119,10 +120,15 @@ def shown_rate(parts: TimeParts | None) -> str | None:
     return f"{number(parts.rate_per_accelerator * times)}/{per[0]}"
 
 
+def visible(minutes: float) -> float:
+    """Return minutes, or 0 for what no log could time."""
+    return 0.0 if abs(minutes) < SMALLEST_MINUTES else minutes
+
+
 def _share(minutes: float | None, share: float | None) -> str | None:
     if minutes is None:
         return None
-    return number(minutes) + ("" if share is None else f" ({share:.1%})")
+    return number(visible(minutes)) + ("" if share is None else f" ({share:.1%})")
 
 
 def _provisional(side: Side) -> str:
@@ -146,7 +152,7 @@ def equation(side: Side) -> str | None:
     text = f"{number(parts.minutes)} minutes = {count(parts.amount)} {parts.unit} / "
     text += f"{count(parts.rate * times)} per {per} ({number(parts.training)})"
     text += "" if parts.evaluation is None else f" + evaluation {number(parts.evaluation)}"
-    text += f" + start {number(parts.start)}"
+    text += f" + start {number(visible(parts.start))}"
     item = side.score
     scaled = item.scaling != 1 and item.minutes is not None
     return f"{text}; scaled by {item.scaling:.4f}: {number(item.minutes)}" if scaled else text

@@ -78,8 +78,11 @@ def _product(facts: dict[str, Any], *keys: str) -> int | None:
     total = 1
     for key in keys:
         try:
-            total *= int(str(facts.get(key)).split()[0])
-        except (ValueError, IndexError):
+            count = float(str(facts.get(key)).split()[0])
+            total *= int(count)
+        except (ValueError, IndexError, OverflowError):
+            return None
+        if count != int(count) or count < 0:
             return None
     return total
 
