@@ -11,7 +11,7 @@ import lightning as L
 from callbacks.live_line import LIVE
 from recipes.speed.flags import SpeedCLI
 from recipes.speed.gate import FULL, REDUCED, Gate
-from recipes.speed.loops import milliseconds, plain_training, synchronize
+from recipes.speed.loops import milliseconds, plain_training, synchronize, weights_held
 from recipes.speed.memory import GIB, forget_peak, peak_memory
 from recipes.speed.variants import Settings, Variant, summary
 
@@ -42,17 +42,19 @@ def compare_variants(
     for settings in all_settings:
         LIVE.show(f"checking variant {settings.variant.name}")
         rows.append(_checked(gate, settings, cli))
+    gate.restart()
     times: dict[str, list[float]] = {}
-    for number in range(rounds):
-        for settings, row in zip(all_settings, rows, strict=True):
-            name = settings.variant.name
-            if row["error"] is not None:
-                continue
-            LIVE.show(f"measuring variant {name}, round {number + 1} of {rounds}")
-            try:
-                times[name] = times.get(name, []) + _round(cli, settings, batches, steps, row)
-            except Exception as error:
-                row["error"] = _line(error)
+    with weights_held(cli.model):
+        for number in range(rounds):
+            for settings, row in zip(all_settings, rows, strict=True):
+                name = settings.variant.name
+                if row["error"] is not None:
+                    continue
+                LIVE.show(f"measuring variant {name}, round {number + 1} of {rounds}")
+                try:
+                    times[name] = times.get(name, []) + _round(cli, settings, batches, steps, row)
+                except Exception as error:
+                    row["error"] = _line(error)
     gate.restart()
     for row in rows:
         if row["error"] is None:

@@ -125,6 +125,42 @@ def _staying_on_device(module: Any) -> Iterator[None]:
         del module.cpu
 
 
+@contextmanager
+def weights_held(module: Any) -> Iterator[None]:
+    """Give the module optimizers whose steps cost what they always do and move no weight.
+
+    Random batches make some networks diverge in a few steps; a detector whose outputs are NaN
+    proposes nothing and cannot be evaluated.
+
+    Args:
+        module: Its ``configure_optimizers`` is replaced within the block.
+
+    Yields:
+        Nothing.
+    """
+    configure = module.configure_optimizers
+
+    def held() -> Any:
+        configured = configure()
+        _optimizer(configured).register_step_pre_hook(_without_rate)
+        return configured
+
+    module.configure_optimizers = held
+    try:
+        yield
+    finally:
+        del module.configure_optimizers
+
+
+def _without_rate(optimizer: Any, *args: Any) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+
+
+def _optimizer(configured: Any) -> Any:
+    return configured["optimizer"] if isinstance(configured, dict) else configured
+
+
 def plain_round(cli: RecipeCLI, trainer: L.Trainer, batches: list[Any], steps: int) -> list[float]:
     """Train some steps in a plain loop; return the moment at which each ended."""
     moments: list[float] = []
@@ -164,8 +200,7 @@ def plain_training(
     module.to(device)
     module.train()
     module.zero_grad(set_to_none=True)
-    configured: Any = module.configure_optimizers()
-    optimizer = configured["optimizer"] if isinstance(configured, dict) else configured
+    optimizer = _optimizer(module.configure_optimizers())
     context = autocast or trainer.precision_plugin.train_step_context
 
     def forward(batch: Any, index: int) -> torch.Tensor:
