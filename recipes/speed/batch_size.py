@@ -56,7 +56,8 @@ def fit_batch_size(benchmark: Benchmark, cli: SpeedCLI) -> list[str]:
     else:
         used, seconds = _double(cli, trainer, closed, smallest, base)
     data.batch_size = used
-    lines = [f"batch size {closed} -> {used} (1/{closed / used:.3g})"] if used < closed else []
+    factor = round(closed / used, 1)
+    lines = [f"batch size {closed} -> {used} (1/{factor:g})"] if used < closed else []
     return lines + _fewer_steps(cli, seconds)
 
 
