@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from callbacks.checkpoint import Checkpoint, LastCheckpoint
+from callbacks.fused_optimizer import changed_optimizers
 from callbacks.quality_target import RunState
 from callbacks.warm_up import without_logging
 from datamodules.common.base import BenchmarkDataModule
@@ -125,8 +126,7 @@ def _staying_on_device(module: Any) -> Iterator[None]:
         del module.cpu
 
 
-@contextmanager
-def weights_held(module: Any) -> Iterator[None]:
+def weights_held(module: Any) -> AbstractContextManager[None]:
     """Give the module optimizers whose steps cost what they always do and move no weight.
 
     Random batches make some networks diverge in a few steps; a detector whose outputs are NaN
@@ -135,30 +135,17 @@ def weights_held(module: Any) -> Iterator[None]:
     Args:
         module: Its ``configure_optimizers`` is replaced within the block.
 
-    Yields:
-        Nothing.
+    Returns:
+        The block.
     """
-    configure = module.configure_optimizers
-
-    def held() -> Any:
-        configured = configure()
-        _optimizer(configured).register_step_pre_hook(_without_rate)
-        return configured
-
-    module.configure_optimizers = held
-    try:
-        yield
-    finally:
-        del module.configure_optimizers
+    return changed_optimizers(
+        module, lambda optimizer: optimizer.register_step_pre_hook(_without_rate)
+    )
 
 
 def _without_rate(optimizer: Any, *args: Any) -> None:
     for group in optimizer.param_groups:
         group["lr"] = 0.0
-
-
-def _optimizer(configured: Any) -> Any:
-    return configured["optimizer"] if isinstance(configured, dict) else configured
 
 
 def plain_round(cli: RecipeCLI, trainer: L.Trainer, batches: list[Any], steps: int) -> list[float]:
@@ -200,7 +187,8 @@ def plain_training(
     module.to(device)
     module.train()
     module.zero_grad(set_to_none=True)
-    optimizer = _optimizer(module.configure_optimizers())
+    configured: Any = module.configure_optimizers()
+    optimizer = configured["optimizer"] if isinstance(configured, dict) else configured
     context = autocast or trainer.precision_plugin.train_step_context
 
     def forward(batch: Any, index: int) -> torch.Tensor:
