@@ -186,6 +186,12 @@ def _profile(
 def _compare_variants(cli: SpeedCLI, trainer: L.Trainer, sources: Sources, report: Report) -> None:
     slow = report.content["figures"]["plain_ms_per_step_median"]
     rounds = _rounds(cli, [slow])
-    rows = comparison.compare_variants(cli, trainer, sources.batches, cli.config.steps, rounds)
-    report.add(variants=rows)
+    rows = comparison.compare_variants(
+        cli,
+        trainer,
+        sources.batches,
+        cli.config.steps,
+        rounds,
+        note=lambda known: report.add(variants=known),
+    )
     show_lines(comparison.table(rows))
