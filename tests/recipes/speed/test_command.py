@@ -18,6 +18,7 @@ from recipes.speed.variants import parse_variants
 
 ROOT = Path(__file__).parents[3]
 STEMS = sorted(path.stem for path in (ROOT / "recipes").glob("[a-z]*.py"))
+V1 = {"bert", "dlrm", "maskrcnn", "minigo", "resnet", "rnnt", "ssd", "unet3d"}
 CPU = ["--trainer.accelerator", "cpu"]
 TINY = [
     "--model.net.width", "8", "--model.net.blocks", "[1,1,1,1]", "--data.image_size", "64",
@@ -166,6 +167,11 @@ def test_closed_networks_are_measured_without_data(stem, tmp_path):
     done = subprocess.run(
         [*command, *limits], cwd=ROOT, env=environment, capture_output=True, text=True
     )
+    if done.returncode == 2:  # of later rounds: 8 B parameters are 30 GiB
+        assert "the network's weights need" in done.stderr
+        assert "smaller network (--model.net.help lists its arguments)" in done.stderr
+        assert stem not in V1
+        return
     assert done.returncode == 0, done.stderr
     content = json.loads(path.read_text())
     assert content["figures"]["samples_per_second"] > 0
