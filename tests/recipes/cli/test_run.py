@@ -12,7 +12,7 @@ from recipes.unet3d import BENCHMARK
 
 
 @pytest.mark.parametrize(
-    "flags, kind", [("", Unprofiled), ("--trainer.profiler simple", SimpleProfiler)]
+    ("flags", "kind"), [("", Unprofiled), ("--trainer.profiler simple", SimpleProfiler)]
 )
 def test_a_run_is_profiled_only_when_asked(flags, kind, tmp_path, monkeypatch):
     profilers = []
