@@ -27,6 +27,7 @@ from callbacks.quality_target import QualityTarget, RunState, StopReason, StopRu
 from callbacks.run_folder import RunFolder
 from callbacks.run_record import RunRecord, num_parameters
 from callbacks.signals import signals_as
+from callbacks.unprofiled import Unprofiled
 from callbacks.warm_up import WarmUp
 from callbacks.writing import told, writing
 from recipes.cli.benchmark import Benchmark
@@ -66,6 +67,7 @@ class Run:
         return cli.build_trainer(
             callbacks=[*self._given("callbacks"), *self._ours],
             logger=[MetricsCSV(self.state, lambda: self.folder.path), *loggers],
+            profiler=cli.config_init.trainer.profiler or Unprofiled(),
         )
 
     def _callbacks(self) -> list[Callback]:
