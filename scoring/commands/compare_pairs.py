@@ -39,6 +39,9 @@ def compare_results(
             "nothing to compare: pass two directories with results of one benchmark, one with "
             "several networks, or --round v1.0"
         )
+        text += "".join(
+            f"; {path} has {_benchmarks(found)}" for path, found in zip(paths, sides, strict=True)
+        )
         if filters:
             text += f"; only results that pass the filters ({filters.words()}) count"
         raise ValueError("; ".join([text, *left_out]))
@@ -57,6 +60,10 @@ def compare_results(
         "notes": notes,
     }
     return with_bars(data, tables, _bars(entries, summaries))
+
+
+def _benchmarks(sides: Sequence[Side]) -> str:
+    return ", ".join(_by_task(sides)) or "none that pass the filters"
 
 
 # Benchmark, and its results of every side with the side's letter.
