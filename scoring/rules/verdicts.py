@@ -11,7 +11,7 @@ from scoring.rules.judged_runs import CONVERGED, REJECTED, JudgedRun
 from scoring.rules.rounds import BenchmarkRules, Round
 from scoring.runs.result_sets import ResultSet
 
-VALID = "valid"
+VALID, INVALID = "valid", "invalid"
 CONSENT = "valid; convergence test failed: needs the review's consent"
 
 
@@ -61,7 +61,7 @@ def verdict_of(judged: JudgedResult, rcp: dict[str, Verdict]) -> dict[str, Any]:
     """Return ``verdict`` and ``reasons`` of a score."""
     invalid, consent = _reasons(judged, rcp), _needs_consent(judged.result, rcp)
     verdict = CONSENT if consent else VALID
-    verdict = "invalid" if invalid else "incomplete" if judged.missing else verdict
+    verdict = INVALID if invalid else "incomplete" if judged.missing else verdict
     return {
         "verdict": verdict,
         "reasons": (*invalid, *consent, *_missing(judged), *_more(judged)),
