@@ -76,12 +76,7 @@ def figures(side: Side) -> list[Figure]:
     return [
         ("result", side.name),
         ("minutes", facts["minutes"] if facts["minutes"] is not None else _provisional(side)),
-        (
-            "scaled by",
-            None
-            if side.score.scaling == 1 or facts["minutes"] is None
-            else f"{side.score.scaling:.4f}",
-        ),
+        ("scaled by", f"{side.score.scaling:.4f}" if scaled else None),
         ("watt-hours", side.used.watt_hours),
         ("energy of", side.used.covers),
         ("cost", side.used.cost),
