@@ -115,7 +115,10 @@ def _reasons_of_facts(
         reasons.append("the logs have no global batch size, so the convergence test cannot be made")
     copies = sum(run.copy_of is not None for run in result.runs)
     if result.published and copies:
-        reasons.append(f"runs that are copies of others, and count as published: {copies}")
+        reasons.append(f"runs that are copies of others, and that count as published: {copies}")
+    if result.rejected:
+        words = "runs that the official checker rejects, and that count as published"
+        reasons.append(f"{words}: {result.rejected}")
     if result.division is None and counted:
         reasons.append("the logs do not name the division (closed or open)")
     return reasons

@@ -197,3 +197,9 @@ def test_a_long_name_is_never_cut(cli, monkeypatch):
         out = cli("compare", *chosen)[1]
         assert "…" not in out
         assert ("Dell 1xXE9680Lx8B200-SXM-180GB" in out) or width
+
+
+def test_a_benchmark_without_published_results_is_named(cli):
+    status, _, err = cli("compare", "gpt_oss_20b")
+    words = "no published results of gpt_oss_20b are included; it is in v6.0 to v6.1"
+    assert (status, err) == (2, f"scoring compare: {words}\n")
