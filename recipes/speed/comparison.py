@@ -125,7 +125,7 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     numbers = ("samples_per_second", "ms_per_step_median", "loss_error", "gradient_error")
-    formats = (".4g", ".4g", ".1e", ".1e")
+    formats = (".4g", ".4g", ".2e", ".2e")
     texts = (
         "-" if row[n] is None else format(row[n], f) for n, f in zip(numbers, formats, strict=True)
     )
