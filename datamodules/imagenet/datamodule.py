@@ -25,6 +25,8 @@ from datamodules.common.preparation import (
 )
 from datamodules.common.sampling import evaluation_indices, padded_length, run_seed
 from datamodules.common.shards import has_shards
+from datamodules.common.stream.loaders import evaluation_loader, training_loader
+from datamodules.common.stream.splits import streamed_splits
 from datamodules.imagenet import prepare as builder
 from datamodules.imagenet.contents import IMAGENET, Contents, differences
 from datamodules.imagenet.files import Counts, Wanted, scan
@@ -37,7 +39,8 @@ from datamodules.imagenet.samples import (
     TrainingImages,
     as_is,
 )
-from datamodules.imagenet.sources import ImageSource
+from datamodules.imagenet.sources import DATASET, ImageSource
+from datamodules.imagenet.streamed import ImageKind, StreamedContents
 
 
 class ImageNetDataModule(DecodesOnDevice):
@@ -64,6 +67,11 @@ class ImageNetDataModule(DecodesOnDevice):
         num_workers: int = 0,
         prepare_processes: int = 0,
         decoder: Decoder = "cpu",
+        shards: str | None = None,
+        val_shards: str | None = None,
+        num_train_samples: int | None = None,
+        num_val_samples: int | None = None,
+        shuffle_buffer: int = 1000,
     ) -> None:
         """Defaults are the closed reference.
 
@@ -83,6 +91,13 @@ class ImageNetDataModule(DecodesOnDevice):
             prepare_processes: Processes that write shards; 0 chooses by cores and memory.
             decoder: Where training images are decoded: ``nvimgcodec`` decodes on a CUDA device
                 (extra ``[gpu]``); its pixels differ by rounding.
+            shards: Webdataset shards to stream, such as ``URL/train-{0000..0127}.tar``, in place of
+                the root (open division); or a directory of prepared shards of both splits. Samples
+                have ``jpg`` (or ``png`` ...) and ``cls``.
+            val_shards: Shards to evaluate on.
+            num_train_samples: Images in the training shards, if no index says it.
+            num_val_samples: Images in the evaluation shards, likewise.
+            shuffle_buffer: Images of a loader process among which the next one is drawn.
 
         Raises:
             ValueError: If a number is out of range; one line each.
@@ -105,11 +120,24 @@ class ImageNetDataModule(DecodesOnDevice):
             if value is not None and value < least
         ]:
             raise ValueError("\n".join(bad))
-        self.demo = root is None
+        self.streamed = streamed_splits(
+            shards,
+            val_shards,
+            num_train if shards and num_train_samples is None else num_train_samples,
+            num_val if shards and num_val_samples is None else num_val_samples,
+            shuffle_buffer,
+            prepared_dir=prepared_dir,
+            root=root,
+            dataset=DATASET,
+            evaluation="val",
+        )
+        self.demo = root is None and self.streamed is None
         self.root, self.prepared_dir = root, prepared_dir
         self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
         self.image_size = image_size
         self._wanted = Wanted(num_classes, num_train, num_val)
+        if self.streamed:
+            self._streamed_contents = StreamedContents(self.streamed, num_classes)
         self.num_workers, self.prepare_processes = num_workers, prepare_processes
         self.decoder = decoder
 
@@ -118,6 +146,8 @@ class ImageNetDataModule(DecodesOnDevice):
         """Classes and images, as flags give them or else as they are in the root."""
         if self.demo:
             return _demo_counts()
+        if self.streamed:
+            return self._streamed_contents.counts
         if None not in self._wanted:
             return Counts(*self._wanted)  # type: ignore[arg-type]
         return self._contents.counts
@@ -129,11 +159,17 @@ class ImageNetDataModule(DecodesOnDevice):
 
     def prepare_data(self) -> None:
         """List the files, unless there are shards or a listing; opens no image."""
+        if self.streamed:
+            self.streamed.check()
+            return
         self._write_demo()
         builder.make_readable(*self._place)
 
     def prepare(self) -> None:
         """Check every image and write shards, or check those that are there by their hashes."""
+        if self.streamed:
+            self.streamed.prepare()
+            return
         self._write_demo()
         options: dict[str, Any] = {"processes": self.prepare_processes, "show_progress": True}
         redo = units_to_redo(self._prepared, self._source)
@@ -154,6 +190,8 @@ class ImageNetDataModule(DecodesOnDevice):
 
     def problems(self) -> list[str]:
         """Return one line per problem of this root, without opening an image or writing a file."""
+        if self.streamed:
+            return self.streamed.problems()
         if self.root is None:
             return []
         try:
@@ -174,13 +212,15 @@ class ImageNetDataModule(DecodesOnDevice):
     def differences(self) -> list[str]:
         """Say how classes and images differ from ImageNet's, by counts and names."""
         try:
-            return [] if self.demo else differences(self._contents)
+            return [] if self.root is None else differences(self._contents)
         except (FileNotFoundError, ValueError):
             return []  # unreadable: told by ``prepare_data`` and ``problems``
 
     def net_facts(self) -> dict[str, Any]:
         """Return the number of classes and the images' side in pixels."""
-        return {"num_classes": self.counts.classes, "image_size": self.image_size}
+        classes = self._streamed_contents.synsets if self.streamed else None
+        number = self.counts.classes if classes is None else len(classes)
+        return {"num_classes": number, "image_size": self.image_size}
 
     def setup(self, stage: str) -> None:
         """Check that the training set fills a global batch."""
@@ -209,14 +249,20 @@ class ImageNetDataModule(DecodesOnDevice):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return shuffled, augmented images of this rank, from the resume position on."""
+        if self.streamed:
+            kind = self._kind(self.batch_size, seed=run_seed(), encoded=self.decoder != "cpu")
+            return training_loader(self, self.streamed, kind, self.samples_per_epoch)
         sampler = self.epoch_sampler(self.counts.train)
         source = self._open("train")
-        kind = TrainingImages if self.decoder == "cpu" else EncodedTrainingImages
-        dataset = kind(source, self.image_size, run_seed())
+        images = TrainingImages if self.decoder == "cpu" else EncodedTrainingImages
+        dataset = images(source, self.image_size, run_seed())
         return DataLoader(dataset, batch_sampler=sampler, **self.loader_options)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Return evaluation images of this rank, each exactly once over all ranks."""
+        if self.streamed:
+            kind = self._kind(self.evaluation_batch_size)
+            return evaluation_loader(self, self.streamed, kind, self.evaluation_batch_size)
         source = self._open("val")
         numbers = evaluation_indices(self.counts.val, self.trainer)
         dataset = EvaluationImages(source, self.image_size, numbers)
@@ -258,7 +304,8 @@ class ImageNetDataModule(DecodesOnDevice):
             from datamodules.imagenet.demo import NAMES
 
             return list(NAMES)
-        return words_of(self._contents.synsets)
+        contents = self._streamed_contents if self.streamed else self._contents
+        return words_of(contents.synsets)
 
     def read_input(self, source: str) -> dict[str, Any]:
         """Read an image and crop it as an evaluation image, for ``predict``.
@@ -295,7 +342,9 @@ class ImageNetDataModule(DecodesOnDevice):
         return ", ".join(f"{name_of(n, names)} {share:.1%}" for n, share in prediction[:3])
 
     def example_inputs(self) -> list[str]:
-        """Return three held-out images of different classes."""
+        """Return three held-out images of different classes; none of shards."""
+        if self.streamed:
+            return []
         folders = sorted(path for path in (self._source / "val").iterdir() if path.is_dir())
         return [str(min(folder.iterdir())) for folder in folders[:3]]
 
@@ -321,6 +370,9 @@ class ImageNetDataModule(DecodesOnDevice):
     @cached_property
     def _contents(self) -> Contents:
         return builder.contents_of(*self._place)
+
+    def _kind(self, batch_size: int, **settings: Any) -> ImageKind:
+        return ImageKind(self.image_size, self.counts.classes, batch_size, **settings)
 
     def _forget(self) -> None:
         """Count again: there are shards now, or others."""
