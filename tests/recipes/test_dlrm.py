@@ -17,7 +17,7 @@ from datamodules.criteo.datamodule import REFERENCE, REFERENCE_ROWS
 from datamodules.criteo.demo import write_logs
 from datamodules.criteo.store import Manifest
 from modules.dlrm import DLRMModule
-from modules.dlrm.fused_embedding import FusedEmbedding
+from modules.recommendation.fused_embedding import FusedEmbedding
 from recipes.cli.main import run
 from recipes.dlrm import BENCHMARK
 from tests.closed_log import compliance, write_log

@@ -14,8 +14,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modules.dlrm.interaction import dot_interaction
-
 INIT_BLOCK_ROWS = 1 << 18
 DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
 
@@ -78,12 +76,6 @@ class FusedEmbedding(nn.Module):
         else:
             vectors_ND = self._own_rows(rows_N)
         return vectors_ND.view(*ids_BT.shape, self.width)
-
-    def interact(self, dense_BD: Tensor, ids_BT: Tensor) -> Tensor:
-        """Look up and concatenate ``dense_BD``, the first feature, with all pairs' dot products."""
-        vectors_BTD = self(ids_BT).to(dense_BD.dtype)
-        pairs_BP = dot_interaction(torch.cat([dense_BD[:, None], vectors_BTD], 1))
-        return torch.cat([dense_BD, pairs_BP], 1)
 
     # The number of rows per rank differs in each step: torch.compile would recompile each time.
     @torch.compiler.disable
