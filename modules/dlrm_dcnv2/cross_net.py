@@ -23,12 +23,13 @@ class LowRankCrossNet(nn.Module):
             rank: Width between V and W.
         """
         super().__init__()
-        self.down = nn.ModuleList(nn.Linear(width, rank, bias=False) for _ in range(num_layers))
-        self.up = nn.ModuleList(nn.Linear(rank, width) for _ in range(num_layers))
-        for down, up in zip(self.down, self.up, strict=True):
+        downs = [nn.Linear(width, rank, bias=False) for _ in range(num_layers)]
+        ups = [nn.Linear(rank, width) for _ in range(num_layers)]
+        for down, up in zip(downs, ups, strict=True):
             nn.init.xavier_normal_(down.weight)
             nn.init.xavier_normal_(up.weight)
             nn.init.zeros_(up.bias)
+        self.down, self.up = nn.ModuleList(downs), nn.ModuleList(ups)
 
     def forward(self, first_BF: Tensor) -> Tensor:
         """Return the last layer's (B, F), in the input's or autocast's type."""
