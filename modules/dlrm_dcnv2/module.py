@@ -51,6 +51,16 @@ class DCNv2Module(ClickModule):
             raise ValueError(f"learning_rate must be at least 0, got {learning_rate}")
         self.learning_rate = learning_rate
 
+    def configure_model(self) -> None:
+        """Build the network, whose bags must be the data's."""
+        super().configure_model()
+        wanted, got = self._data_bags(), getattr(self.net, "bag_sizes", None)
+        if wanted and got and tuple(wanted) != tuple(got):
+            raise ValueError(
+                f"model.net.bag_sizes {list(got)} are not those of the data; leave the argument "
+                f"out, or pass --model.net.bag_sizes {list(wanted)}"
+            )
+
     def configure_optimizers(self) -> Optimizer:
         return SparseAdagrad(self.net.parameters(), lr=self.learning_rate, eps=EPSILON)
 
@@ -60,7 +70,7 @@ class DCNv2Module(ClickModule):
 
     def expand_ids(self, ids_T: Tensor) -> Tensor:
         """Repeat each table's id as often as its bag is long."""
-        bag_sizes = getattr(self.net, "bag_sizes", None) or self._data_bags() or BAG_SIZES
+        bag_sizes = self._data_bags() or getattr(self.net, "bag_sizes", None) or BAG_SIZES
         return ids_T.repeat_interleave(torch.tensor(bag_sizes))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from modules.recommendation.fused_embedding import FusedEmbedding, exchange
 class PooledEmbedding(FusedEmbedding):
     """Fused tables with one bag of ids per table and sample; a bag's size depends on the table.
 
-    The weight's gradient is sparse and has each touched row once. An id that occurs twice in a bag
+    The weight's gradient is sparse and has each touched row once, in ascending order. An id that occurs twice in a bag
     counts twice.
 
     Source:
@@ -82,7 +82,7 @@ def bag_sums(weight_RD: Tensor, rows_N: Tensor, lengths_G: Tensor) -> Tensor:
 
 
 def row_gradient(grad_GD: Tensor, rows_N: Tensor, bags_N: Tensor, num_rows: int) -> Tensor:
-    """Sum each table row's gradients over the bags that it is in: a coalesced sparse (R, D).
+    """Sum each table row's gradients over the bags that it is in: a sparse (R, D), rows ascending.
 
     That is a sum of bags again, of the gradients of a row's bags: nothing of N x D is written.
     """
@@ -133,7 +133,7 @@ class _SharedBagSums(torch.autograd.Function):
         parts_WGD = exchange(parts_CD, bags_of, [num_bags] * world)
         ctx.save_for_backward(mine_K, lengths_C)
         ctx.bags_of, ctx.num_rows = bags_of, len(weight)
-        return parts_WGD.view(world, num_bags, -1).sum(0)
+        return parts_WGD.view(world, num_bags, weight.shape[1]).sum(0)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:

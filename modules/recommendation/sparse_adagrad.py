@@ -62,11 +62,19 @@ class SparseAdagrad(Optimizer):
             sums.addcmul_(grad, grad)
             weight.addcdiv_(grad, sums.sqrt().add_(eps), value=-lr)
             return
-        grad = grad.coalesce()
-        rows_M, values_MD = grad._indices()[0], grad._values()
+        rows_M, values_MD = _distinct_rows(grad)
         (_step_on_cpu if weight.device.type == "cpu" else _step_in_chunks)(
             weight, sums, rows_M, values_MD, lr, eps
         )
+
+
+def _distinct_rows(grad: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a sparse gradient's rows, each once, and their values."""
+    rows_N = grad._indices()[0]
+    # Autograd forgets that a gradient is coalesced; to look is cheaper than to sort it again.
+    if not grad.is_coalesced() and not bool((rows_N[1:] > rows_N[:-1]).all()):
+        grad = grad.coalesce()
+    return grad._indices()[0], grad._values()
 
 
 def _step_in_chunks(
