@@ -133,10 +133,14 @@ class ClickLogs(BenchmarkDataModule):
             ValueError: If it is not prepared.
         """
         if self._manifest is None:
-            self._manifest = read_manifest(self.prepared, self.settings)
+            self._manifest = self.read_manifest()
         if self._manifest is None:
             raise ValueError(f"{self.prepared} is not prepared; run the recipe's prepare command")
         return self._manifest
+
+    def read_manifest(self) -> Manifest | None:
+        """Read the sizes of the prepared data; None if it is not prepared."""
+        return read_manifest(self.prepared, self.settings)
 
     def prepare_data(self) -> None:
         """Write the prepared files; if they exist, read only the manifest.

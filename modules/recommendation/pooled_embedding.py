@@ -19,8 +19,8 @@ from modules.recommendation.fused_embedding import FusedEmbedding, exchange
 class PooledEmbedding(FusedEmbedding):
     """Fused tables with one bag of ids per table and sample; a bag's size depends on the table.
 
-    The weight's gradient is sparse and has each touched row once, in ascending order. An id that occurs twice in a bag
-    counts twice.
+    The weight's gradient is sparse and has each touched row once, in ascending order. An id that
+    occurs twice in a bag counts twice.
 
     Source:
         mlcommons/training @ aa344c7, recommendation_v2/torchrec_dlrm (EmbeddingBagCollection).

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from datamodules.common.memory import MemoryNeed
+from datamodules.common.memory import MemoryNeed, machine_bytes
 from datamodules.common.process_pool import outcomes
+from datamodules.common.records import MANIFEST
 from datamodules.criteo import stages
 from datamodules.criteo.base import REFERENCE_DAYS, ClickLogs
 from datamodules.criteo.batches import BlockSampler
@@ -22,10 +23,12 @@ from datamodules.criteo.multi_hot import prepare as preparation
 from datamodules.criteo.multi_hot import published, synthetic
 from datamodules.criteo.multi_hot.bags import BAG_SIZES, FILE, Bags, file_bytes
 from datamodules.criteo.multi_hot.batches import Batch, MultiHotBlocks, PublishedBlocks
+from datamodules.criteo.stages import TEXT_BYTES_PER_ROW
 from datamodules.criteo.store import DAY_ROWS, Manifest, MultiHotSettings
 from datamodules.criteo.text import NUM_DENSE
 
 MAX_ROWS = 40_000_000
+ORDER_BYTES = 1_000_000_000  # beside the order itself, while it is written
 
 
 class MultiHotDataModule(ClickLogs):
@@ -112,6 +115,10 @@ class MultiHotDataModule(ClickLogs):
             return self._published_manifest()
         return preparation.prepare(self.source, self.prepared, self.settings, **options)
 
+    def read_manifest(self) -> Manifest | None:
+        """Read the sizes of the prepared or published data; None if it is not prepared."""
+        return self._published_manifest() if self.published else super().read_manifest()
+
     def problems(self) -> list[str]:
         """List what makes this root unusable; opens no day.
 
@@ -121,7 +128,7 @@ class MultiHotDataModule(ClickLogs):
         if self.published:
             assert self.root is not None
             return published.problems(self.root, self.settings.num_days)
-        return super().problems()
+        return [*super().problems(), *self._memory_problem()]
 
     def prepare(self) -> None:
         """Prepare with a progress bar, verify all bytes, and print a summary.
@@ -139,7 +146,8 @@ class MultiHotDataModule(ClickLogs):
         manifest = self._prepare(replace=True, show_progress=True)
         assert self.root is not None
         check = _SplitCheck(self.root, manifest.table_sizes, self.settings.num_days)
-        processes = self.prepare_processes or stages.choose_processes(10**10)
+        size = sum(path.stat().st_size for path in self.root.glob("day_*.np[yz]"))
+        processes = self.prepare_processes or stages.choose_processes(size)
         lines = outcomes(check, ["train", "test"], processes, "checking", show_progress=True)
         if found := [line for line in lines if line]:
             raise ValueError("\n".join(found))
@@ -219,6 +227,20 @@ class MultiHotDataModule(ClickLogs):
             "label": torch.randint(0, 2, (size,), dtype=torch.uint8),
         }
         return batch, size
+
+    def _memory_problem(self) -> list[str]:
+        """Return a line if drawing the rows' order needs more memory than there is."""
+        if self.root is None or (self.prepared / MANIFEST).is_file():
+            return []
+        rows = stages.text_bytes(self.root, range(self.settings.num_days)) / TEXT_BYTES_PER_ROW
+        needed, free = 4 * rows + ORDER_BYTES, machine_bytes()
+        if needed < free:
+            return []
+        return [
+            f"{self.root}: drawing the order of its rows needs about {needed / 1e9:.1f} GB of "
+            f"memory, {free / 1e9:.1f} GB are free; prepare on a larger machine and copy "
+            f"{self.prepared}"
+        ]
 
     def _expanded(self, rows_BT: Tensor) -> Tensor:
         """Look up the bags on the rows' device, which keeps them from the first batch on."""
