@@ -51,16 +51,6 @@ class DCNv2Module(ClickModule):
             raise ValueError(f"learning_rate must be at least 0, got {learning_rate}")
         self.learning_rate = learning_rate
 
-    def configure_model(self) -> None:
-        """Build the network, whose bags must be the data's."""
-        super().configure_model()
-        wanted, got = self._data_bags(), getattr(self.net, "bag_sizes", None)
-        if wanted and got and tuple(wanted) != tuple(got):
-            raise ValueError(
-                f"model.net.bag_sizes {list(got)} are not those of the data; leave the argument "
-                f"out, or pass --model.net.bag_sizes {list(wanted)}"
-            )
-
     def configure_optimizers(self) -> Optimizer:
         return SparseAdagrad(self.net.parameters(), lr=self.learning_rate, eps=EPSILON)
 
@@ -76,14 +66,25 @@ class DCNv2Module(ClickModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save whole tables and their sums, so that any number of ranks can read them."""
         super().on_save_checkpoint(checkpoint)
-        for state, table in self._shared_states(checkpoint):
-            state["sum"] = table.whole(state["sum"])
+        for states, number, table in self._shared_states(checkpoint):
+            whole = table.whole(states[number]["sum"])
+            states[number] = {**states[number], "sum": whole}  # the old dict is the optimizer's own
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep this rank's rows of the checkpoint's tables and sums."""
         super().on_load_checkpoint(checkpoint)
-        for state, table in self._shared_states(checkpoint):
-            state["sum"] = table.share(state["sum"])
+        for states, number, table in self._shared_states(checkpoint):
+            states[number]["sum"] = table.share(states[number]["sum"])
+
+    def check_tables(self) -> None:
+        """Check that tables and bags are those of the data."""
+        super().check_tables()
+        wanted, got = self._data_bags(), getattr(self.net, "bag_sizes", None)
+        if wanted and got and tuple(wanted) != tuple(got):
+            raise ValueError(
+                f"model.net.bag_sizes {list(got)} are not those of the data; leave the argument "
+                f"out, or pass --model.net.bag_sizes {list(wanted)}"
+            )
 
     def mllog_facts(self) -> dict[str, object]:
         """Return hyperparameters under the names of the compliance checker."""
@@ -99,12 +100,12 @@ class DCNv2Module(ClickModule):
             "opt_learning_rate_decay_steps": 0,
         }
 
-    def _shared_states(self, checkpoint: dict[str, Any]) -> list[tuple[dict[str, Any], Any]]:
-        """Return a checkpoint's optimizer state of each shared table, and the table."""
+    def _shared_states(self, checkpoint: dict[str, Any]) -> list[tuple[dict[int, Any], int, Any]]:
+        """Return each shared table with a checkpoint's optimizer states and its number in them."""
         tables = {id(table.weight): table for table in fused_embeddings(self).values()}
         shared = [tables.get(id(weight)) for weight in self.net.parameters()]
         return [
-            (optimizer["state"][number], table)
+            (optimizer["state"], number, table)
             for optimizer in checkpoint.get("optimizer_states", [])
             for number, table in enumerate(shared)
             if table is not None and number in optimizer["state"]

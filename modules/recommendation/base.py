@@ -85,7 +85,7 @@ class ClickModule(BenchmarkModule):
             rank_zero_only(print)(f"Memory plan: {table.memory_plan()}", flush=True)
         # DDP would average these; their gradients are the mean over all ranks already.
         self._ddp_params_and_buffers_to_ignore = parameters_to_ignore(self)
-        self._check_table_sizes()
+        self.check_tables()
         self._check_shapes()
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -168,7 +168,7 @@ class ClickModule(BenchmarkModule):
             for p in self.net.parameters()
         )
 
-    def _check_table_sizes(self) -> None:
+    def check_tables(self) -> None:
         """Check that the tables have enough rows for the data's categories."""
         data_sizes = self._data_sizes()
         tables = list(fused_embeddings(self).values())
