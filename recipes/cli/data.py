@@ -18,6 +18,7 @@ from recipes.cli.help import add_help_all, print_help_if_asked
 from recipes.cli.jsonargparse_private import long_flags
 from recipes.cli.presets import demo_preset
 from recipes.cli.screen import wrap_to_terminal
+from recipes.cli.shards import check_commands
 from recipes.cli.submission import Submission
 from recipes.cli.usage import UsageError, explain, unknown
 
@@ -84,6 +85,7 @@ def data_module(benchmark: Benchmark, command: str, arguments: Arguments) -> Any
         config = parser.parse_args(list(arguments.words))
     except ArgumentError as error:
         raise ArgumentError(None, explain(str(error), known, arguments)) from error
+    check_commands(config.data, arguments)
     return parser.instantiate(config)
 
 
@@ -105,7 +107,7 @@ def _parser(benchmark: Benchmark, command: str) -> ArgumentParser:
 
 
 def _configurations(benchmark: Benchmark, arguments: Arguments) -> list[str]:
-    if "--config" in arguments or "--data.root" in arguments:
+    if any(name in arguments for name in ("--config", "--data.root", "--data.shards")):
         return arguments.values("--config")
     return [str(demo_preset(benchmark))]
 

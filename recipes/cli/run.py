@@ -27,6 +27,7 @@ from callbacks.quality_target import QualityTarget, RunState, StopReason, StopRu
 from callbacks.run_folder import RunFolder
 from callbacks.run_record import RunRecord, num_parameters
 from callbacks.signals import signals_as
+from callbacks.unprofiled import Unprofiled
 from callbacks.warm_up import WarmUp
 from callbacks.writing import told, writing
 from recipes.cli.benchmark import Benchmark
@@ -39,6 +40,7 @@ from recipes.cli.presets import announce_demo
 from recipes.cli.resume_check import ResumeCheck
 from recipes.cli.saved_config import config_text
 from recipes.cli.screen import wrap_to_terminal
+from recipes.cli.shards import open_note
 
 
 class Run:
@@ -66,6 +68,7 @@ class Run:
         return cli.build_trainer(
             callbacks=[*self._given("callbacks"), *self._ours],
             logger=[MetricsCSV(self.state, lambda: self.folder.path), *loggers],
+            profiler=cli.config_init.trainer.profiler or Unprofiled(),
         )
 
     def _callbacks(self) -> list[Callback]:
@@ -127,6 +130,8 @@ class Run:
         """Announce the run: nothing was wrong with its settings, data and directory."""
         LIVE.show("setting up the run")
         wandb_run.name_runs(trainer, self.folder.path, keep=self._users_wandb_run)
+        if line := open_note(self.cli.config.data):
+            rank_zero_only(print)(wrap_to_terminal(line), flush=True)
         if self.demo and self.cli.command == "fit":
             cli = self.cli
             announce_demo(self.benchmark, "fit", cli.arguments, spares_mac=cli.spares_mac)
