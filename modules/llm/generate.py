@@ -18,7 +18,8 @@ def continuations(
     """Continue texts twice: with the likeliest tokens, and with drawn ones.
 
     Args:
-        net: Maps ids (B, S) to logits (B, S, V); it runs on the whole text for every token.
+        net: Maps ids (B, S) to logits (B, S, V); it runs on the whole text for every token, and
+            stays in evaluation mode.
         prompts_BS: int64 ids; one token at least.
         num_tokens: Tokens to add.
         num_words: Words that may be chosen; None allows all V.
@@ -26,6 +27,7 @@ def continuations(
     Returns:
         int64 (2, B, num_tokens): likeliest, then drawn at a temperature of 0.8 with a fixed seed.
     """
+    net.eval()
     draw = torch.Generator().manual_seed(0)
     texts = prompts_BS.repeat(2, 1)
     batch = len(prompts_BS)

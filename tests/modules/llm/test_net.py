@@ -1,4 +1,4 @@
-"""The decoders: against transformers with the same weights, sizes, first values, windows, memory."""
+"""The decoders: against transformers with the same weights, sizes, first values, windows."""
 
 import math
 
