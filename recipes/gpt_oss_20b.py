@@ -1,6 +1,6 @@
 """GPT-OSS 20B, a mixture of experts, from random weights on C4 (MLPerf v6.0 "gpt_oss_20b").
 
-Target    log perplexity (mean cross-entropy per token) <= 3.34 on the first 1,024 held-out sequences
+Target    log perplexity (cross-entropy per token) <= 3.34 on the first 1,024 held-out sequences
 Data      C4 (English web text) as tokens, 85 GB (MLCommons, ODC-BY, no login)
 Network   24 layers of 32 experts, 20,488,418,112 parameters, sequences of 8,192 tokens
 Expect    demo: 0.0 min (worst 0.0); closed division: 184,000 to 209,000 sequences
