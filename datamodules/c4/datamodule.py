@@ -116,7 +116,8 @@ class C4DataModule(BenchmarkDataModule):
             ValueError: One line per problem in the data.
         """
         self._prepare(command=False)
-        self._sequences("train").order(0)
+        if self.trainer is None or self.trainer.state.fn == "fit":
+            self._sequences("train").order(0)
 
     def prepare(self) -> None:
         """Make or check the token files with a progress bar and print a summary.

@@ -16,8 +16,8 @@ FIRST_ID, LAST_ID = 128_000, 128_001  # begin and end of a text, in Llama 3's vo
 DOWNLOAD_GB = 85.1
 BUNDLE = "https://training.mlcommons-storage.org/metadata/llama-3-1-8b-preprocessed-c4-dataset.uri"
 WHERE = (
-    f"MLCommons' bundle llama-3-1-8b-preprocessed-c4-dataset ({DOWNLOAD_GB:.0f} GB, no login; text "
-    "of C4 under ODC-BY); see 'Data' in docs/llama31_8b.md for the command"
+    f"MLCommons' token files ({DOWNLOAD_GB:.0f} GB, no login, text of C4 under ODC-BY), {BUNDLE}; "
+    "see 'Data' in docs/llama31_8b.md for the command"
 )
 
 
@@ -51,7 +51,7 @@ def find_pair(root: Path, split: str) -> Pair:
         ValueError: If several pairs could be meant; one line.
     """
     if not root.is_dir():
-        raise FileNotFoundError(f"{root} is not a directory; get {WHERE}")
+        raise FileNotFoundError(f"data root {root} is not a directory; get {WHERE}")
     pair = Pair.of(root / SPLITS[split].stem)
     if not (pair.bin.exists() or pair.idx.exists()):
         stems = sorted({path.with_suffix("") for path in entries(root) if _is_own(path, split)})
@@ -61,7 +61,9 @@ def find_pair(root: Path, split: str) -> Pair:
         pair = Pair.of(stems[0]) if stems else pair
     for path in pair:
         if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing; get {WHERE}")
+            text = any(path.name.endswith(".json.gz") for path in entries(root))
+            how = f"make it of the text with prepare --data.raw {root}" if text else f"get {WHERE}"
+            raise FileNotFoundError(f"{path} is missing; {how}")
     return pair
 
 

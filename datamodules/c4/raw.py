@@ -6,9 +6,10 @@ joined and removed. The joined files are Megatron's, equal to what its own scrip
 
 import re
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from datamodules.c4.indexed import Pair, token_type, write_index
 from datamodules.c4.published import SPLITS
@@ -170,7 +171,8 @@ def _make(preparation: Preparation, text: Text, processes: int) -> None:
         worker_bytes=WORKER_BYTES,
         serial_bytes=SERIAL_BYTES,
     )
-    for stale in text.root.glob(".*.partial-*"):  # of a killed run, as we hold the lock
+    _check_repeats(text, results)
+    for stale in text.root.glob(".*_document.*.partial-*"):  # of a killed run: we hold the lock
         stale.unlink()
     counts = {}
     for split, pair in text.pairs.items():
@@ -181,12 +183,24 @@ def _make(preparation: Preparation, text: Text, processes: int) -> None:
             key: sum(results[name][key] for name in names)
             for key in ("documents", "tokens", "empty")
         }
-    if not (text.root / "tokenizer.json").is_file():
+    if text.tokenizer.parent != text.root:
         shutil.copy(text.tokenizer, text.root / "tokenizer.json")
     preparation.finish({"splits": counts})
     for unit in (unit for split in units.values() for unit in split):
         for name in unit.files:
             (text.parts / name).unlink()
+
+
+def _check_repeats(text: Text, results: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise if two shards have the same text."""
+    seen: dict[str, str] = {}
+    for name, facts in results.items():
+        if (twin := seen.setdefault(facts["hash"], name)) != name:
+            first, second = (results[each]["file"] for each in (twin, name))
+            raise ValueError(
+                f"{text.folder}: {first} and {second} hold the same text; fetch one of them again, "
+                "or remove it"
+            )
 
 
 def _units(text: Text, files: dict[str, list[Path]]) -> dict[str, list[Unit]]:

@@ -3,6 +3,7 @@
 Documents follow each other without any mark of begin or end, as in the published files.
 """
 
+import hashlib
 import json
 import os
 import zlib
@@ -50,7 +51,7 @@ def tokenise(shard: Shard) -> Done:
     """Write a shard's part; counts its documents, its tokens, and the documents without any."""
     tokenizer = read_tokenizer(shard.tokenizer, shard.vocab_size)
     lengths: list[int] = []
-    seen, tokens = 0, 0
+    seen, tokens, digest = 0, 0, hashlib.sha256()
     with atomic_file(shard.folder / f"{shard.name}.bin") as out, one_thread():
         for texts in _batches(_texts(shard), BATCH):
             ids = [each.ids for each in tokenizer.encode_batch(texts, add_special_tokens=False)]
@@ -58,11 +59,18 @@ def tokenise(shard: Shard) -> Done:
             lengths += [len(document) for document in ids if document]
             seen, tokens = seen + len(texts), tokens + part.size
             out.write(part.data)
+            digest.update(part.data)
     with atomic_file(shard.folder / f"{shard.name}.npy") as out:
         np.save(out, np.array(lengths, np.int32))
     if not lengths:
         raise ValueError(f"{shard.paths[0]}: has no document with text; {AGAIN}")
-    facts = {"documents": len(lengths), "tokens": tokens, "empty": seen - len(lengths)}
+    facts = {
+        "file": shard.paths[0].name,
+        "hash": digest.hexdigest(),
+        "documents": len(lengths),
+        "tokens": tokens,
+        "empty": seen - len(lengths),
+    }
     return Done(facts, [raw_file(path) for path in shard.paths])
 
 
