@@ -33,6 +33,7 @@ from recipes.cli.config_file import read_config, tell_foreign_code
 from recipes.cli.division import violations
 from recipes.cli.environment import check_number
 from recipes.cli.find import find
+from recipes.cli.fsdp2 import FSDP2Strategy
 from recipes.cli.help import add_help_all, print_help_if_asked
 from recipes.cli.jsonargparse_private import long_flags
 from recipes.cli.loggers import give_default_directories, prepare_loggers
@@ -282,6 +283,8 @@ class RecipeCLI(LightningCLI):
         check_devices(given["accelerator"], given["devices"])
         chosen = given["strategy"]
         given["strategy"] = build_strategy(chosen, self.model)
+        if isinstance(given["strategy"], FSDP2Strategy):
+            given["inference_mode"] = False  # weights gathered there could not be trained on later
         try:
             trainer = Trainer(**given)
             if chosen == "auto" and isinstance(trainer.strategy, DDPStrategy):
