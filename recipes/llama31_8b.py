@@ -53,6 +53,7 @@ BENCHMARK = Benchmark(
     ),
     free_net_arguments=("recompute_every",),
     progress_unit="samples",
+    discloses=True,
     # 16 sequences, the batch of the first reference convergence point, on one device.
     trainer={"accumulate_grad_batches": 16},
     needs=Needs(
