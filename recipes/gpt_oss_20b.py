@@ -62,7 +62,7 @@ BENCHMARK = Benchmark(
         checkpoint_gb=245.9,
         device_gib=330,
         source="weights, gradients and AdamW's moments in fp32, 16 bytes per parameter, and 26 GB "
-        "of activations on four devices; a checkpoint holds 12 of the 16",
+        "on four devices with recomputed layers; a checkpoint holds 12 of the 16",
     ),
     source="mlcommons/training @ aa344c7 small_llm_moe_pretraining/primus; mlperf-logging 4.1.68",
 )
