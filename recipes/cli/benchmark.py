@@ -78,6 +78,8 @@ class Benchmark:
     """Arguments of the reference network that are free in the closed division."""
     progress_unit: Literal["epochs", "samples", "fraction"] = "epochs"
     """What ``epoch_num`` of an evaluation counts in the log."""
+    discloses: bool = False
+    """Whether the log tells precision, parallelism and settings, as rounds from v6.1 on demand."""
     needs: Needs
     quality_names: Mapping[str, str] = field(default_factory=dict)
     """Metric name -> name in the log, where one event holds several metrics."""

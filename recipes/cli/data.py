@@ -105,7 +105,7 @@ def _parser(benchmark: Benchmark, command: str) -> ArgumentParser:
 
 
 def _configurations(benchmark: Benchmark, arguments: Arguments) -> list[str]:
-    if "--config" in arguments or "--data.root" in arguments:
+    if any(flag in arguments for flag in ("--config", "--data.root", "--data.raw")):
         return arguments.values("--config")
     return [str(demo_preset(benchmark))]
 

@@ -13,7 +13,7 @@ RECIPES = Path(__file__).resolve().parents[1]
 PRESETS = RECIPES / "presets"
 # One of these says what to run. `validate` needs a checkpoint, which brings its configuration.
 NO_DEMO = (
-    "--data.root", "--synthetic", "--config", "--ckpt_path", "--help", "--help-all",
+    "--data.root", "--data.raw", "--synthetic", "--config", "--ckpt_path", "--help", "--help-all",
     "--print_config",
 )  # fmt: skip
 
