@@ -15,7 +15,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback
 
 from callbacks import lightning_private
-from callbacks.checkpoint_files import KEPT, LAST, free_mib, keep
+from callbacks.checkpoint_files import KEPT, LAST, free_mib, keep, remove
 from callbacks.evaluation_schedule import EvaluationSchedule
 from callbacks.quality_target import RunState, StopReason, StopRun
 from callbacks.random_states import random_states, set_random_states
@@ -68,7 +68,7 @@ class Checkpoint(Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
-            trainer.strategy.checkpoint_io = _DirectIO()
+            trainer.strategy.checkpoint_io = DirectIO()
         if stage == "fit" and trainer.is_global_zero:
             self._check_disk(pl_module)
 
@@ -242,6 +242,8 @@ class Checkpoint(Callback):
         self._waiting_for_data = False
         try:
             path.parent.mkdir(exist_ok=True)
+            if trainer.is_global_zero:
+                remove(fresh)  # of a save that failed; the other ranks wait for the path
             trainer.save_checkpoint(fresh)
             if trainer.is_global_zero:
                 keep(fresh)
@@ -251,7 +253,7 @@ class Checkpoint(Callback):
             reason = getattr(error, "strerror", None) or reason_of_failure(path.parent)
             # The half-written file goes first, so that the record and the log still fit.
             with suppress(OSError):
-                fresh.unlink(missing_ok=True)
+                remove(fresh)
             hint = " (--ckpt_path last resumes from the last checkpoint that was written)"
             raise unwritable(path, reason, hint) from error
         trainer.strategy.barrier("checkpoint")
@@ -263,6 +265,7 @@ class Checkpoint(Callback):
         checkpoint["finishline_benchmark"] = self._benchmark
         checkpoint["finishline_random"] = self._before_evaluation or random_states()
         checkpoint["finishline_evaluate_first"] = self._before_evaluation is not None
+        checkpoint["finishline_accumulation"] = trainer.accumulate_grad_batches
         loops = checkpoint["loops"]["fit_loop"]
         if self._before_evaluation is not None:
             lightning_private.restart_evaluation(loops)
@@ -276,6 +279,10 @@ class Checkpoint(Callback):
     ) -> None:
         self._random = checkpoint.get("finishline_random")
         self._evaluate_first = checkpoint.get("finishline_evaluate_first", False)
+        now = trainer.accumulate_grad_batches
+        before = checkpoint.get("finishline_accumulation", now)
+        if before != now and "loops" in checkpoint:
+            lightning_private.recount_batches(checkpoint["loops"]["fit_loop"], before, now)
         self._resumed = True
 
 
@@ -299,7 +306,7 @@ class LastCheckpoint(Callback):
         self._checkpoint.save_last(trainer)
 
 
-class _DirectIO(TorchCheckpointIO):
+class DirectIO(TorchCheckpointIO):
     """Write straight into the file: Lightning goes through memory and TMPDIR, where it may fail."""
 
     def save_checkpoint(

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from modules.common.torch_file import load_verified
+
 PREFIXES = ("", "net.", "module.", "model.", "net.module.", "module.net.", "model.net.")
 SHOWN = 6  # names in a message
 
@@ -17,7 +19,7 @@ def load_init_weights(net: nn.Module, path: Path | str) -> str:
     Args:
         net: The network.
         path: safetensors, a state dict of ``torch.save``, or a checkpoint that holds one, such as
-            a run's ``checkpoints/last.ckpt``.
+            a run's ``checkpoints/last.ckpt``, which may be a folder.
 
     Returns:
         One line: how many tensors were loaded, and by name what was not.
@@ -57,9 +59,11 @@ def load_init_weights(net: nn.Module, path: Path | str) -> str:
 
 def read_state(path: Path) -> dict[str, Tensor]:
     """Read a file's tensors by name, without running code that it may contain."""
-    if not path.is_file():
+    if not (path.is_file() or (path / ".metadata").is_file()):
         raise FileNotFoundError(f"no file {path}")
     try:
+        if path.is_dir():
+            return load_verified(path)["state_dict"]
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -12,6 +13,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
 
 from callbacks.lightning_private import set_data_parallel_size
 
@@ -20,6 +22,7 @@ from callbacks.lightning_private import set_data_parallel_size
 ROOM = 0.7
 STATES = 3 * 4  # bytes per parameter outside a step: fp32 weights and at most two moments
 GRADIENT = 4  # reduced and accumulated in fp32
+LARGE = 32e9  # bytes of weights and moments that rank 0 can still gather in its memory
 
 
 class FSDP2Strategy(ModelParallelStrategy):
@@ -29,11 +32,15 @@ class FSDP2Strategy(ModelParallelStrategy):
         shares_evaluation: Each rank evaluates samples of its own, with whole weights: a forward
             pass then waits for no other rank, however many of them each rank takes.
         reduces_once: Gradients that accumulate over batches stay whole until the step's last batch.
+        shards_checkpoint: A checkpoint is a folder into which each rank writes its shares, in place
+            of a file by rank 0.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, shards_checkpoint: bool | None = None) -> None:
+        """Choose the kind of checkpoint; ``None``: a folder from 32 GB on."""
         super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False)
         self.shares_evaluation = self.reduces_once = False
+        self.shards_checkpoint = shards_checkpoint
 
     def setup_environment(self) -> None:
         """Set up the mesh; the number of ranks is known only now."""
@@ -43,9 +50,11 @@ class FSDP2Strategy(ModelParallelStrategy):
     def setup(self, trainer: L.Trainer) -> None:
         """Decide what there is memory for, the same on all ranks."""
         super().setup(trainer)
+        count = sum(p.numel() for p in self._net.parameters())
+        if self.shards_checkpoint is None:
+            self.shards_checkpoint = count * STATES > LARGE
         if self.world_size == 1:
             return
-        count = sum(p.numel() for p in self._net.parameters())
         shares = count * STATES / self.world_size
         gathered = precision_policy(self._net, trainer.precision).param_dtype or torch.float32
         self.shares_evaluation = self._fits(shares + count * gathered.itemsize)
@@ -61,6 +70,44 @@ class FSDP2Strategy(ModelParallelStrategy):
     def _net(self) -> Any:
         module: Any = self.lightning_module
         return module.net
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """Return the weights: whole ones on rank 0, or each rank's shares on its device."""
+        if not self.shards_checkpoint:
+            return super().lightning_module_state_dict()
+        from torch.distributed.checkpoint.state_dict import get_model_state_dict  # 0.2 s
+
+        assert self.model is not None
+        return get_model_state_dict(self.model)
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """Return an optimizer's state, whole or in shares as the weights."""
+        if not self.shards_checkpoint:
+            return super().optimizer_state(optimizer)
+        from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+
+        assert self.model is not None
+        return get_optimizer_state_dict(self.model, getattr(optimizer, "optimizer", optimizer))
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None
+    ) -> None:
+        """Write a file, or a folder with each rank's shares."""
+        if not self.shards_checkpoint:
+            super().save_checkpoint(checkpoint, filepath, storage_options)
+            return
+        from modules.common.sharded_file import save_sharded
+
+        save_sharded(checkpoint, Path(self.broadcast(filepath)), main=self.is_global_zero)
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: Any = None) -> dict[str, Any]:
+        """Read a file or a folder of any number of ranks; damage is a ValueError of one line."""
+        if not Path(checkpoint_path).is_dir():
+            return super().load_checkpoint(checkpoint_path, weights_only)
+        from modules.common.sharded_file import damage_told
+
+        with damage_told(Path(checkpoint_path)):
+            return super().load_checkpoint(checkpoint_path, weights_only)
 
     @contextmanager
     def block_backward_sync(self) -> Generator[None]:

@@ -22,6 +22,7 @@ from callbacks.run_folder import fresh_seed
 from callbacks.warm_up import WarmUp
 from recipes.cli.arguments import Arguments
 from recipes.cli.benchmark import Benchmark
+from recipes.cli.checkpoint_io import CheckpointIO
 from recipes.cli.checks import (
     auto_takes_mac_gpu,
     check_budget,
@@ -292,6 +293,7 @@ class RecipeCLI(LightningCLI):
                 trainer = Trainer(**{**given, "strategy": build_strategy("ddp", self.model)})
         except (ValueError, MisconfigurationException) as error:
             raise UsageError(f"--trainer: {error}") from error
+        trainer.strategy.checkpoint_io = CheckpointIO(optimizers=self.command == "fit")
         return trainer
 
 

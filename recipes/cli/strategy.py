@@ -14,14 +14,14 @@ def build_strategy(name: str | Strategy, module: L.LightningModule) -> str | Str
     if name == "ddp":
         # Broadcasting buffers in evaluation would deadlock ranks with unequal numbers of samples.
         return DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
-    if name == "fsdp2":
+    if name == "fsdp2" or isinstance(name, FSDP2Strategy):
         if is_overridden("configure_model", module):
             raise ValueError(
                 f"--trainer.strategy fsdp2: {type(module).__name__} shards its network by itself; "
                 "use --trainer.strategy ddp"
             )
         module.configure_model = lambda: shard(module)  # type: ignore[method-assign]
-        return FSDP2Strategy()
+        return FSDP2Strategy() if name == "fsdp2" else name
     if isinstance(name, ModelParallelStrategy):
         # By default a whole node is one data-parallel rank: gradients would not be averaged.
         raise ValueError(

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from callbacks.checkpoint import Checkpoint, LastCheckpoint, _DirectIO, _is_writers
+from callbacks.checkpoint import Checkpoint, DirectIO, LastCheckpoint, _is_writers
 from callbacks.evaluation_schedule import EvaluationSchedule
 from callbacks.quality_target import QualityTarget, StopReason, StopRun
 from callbacks.random_states import random_states, set_random_states
@@ -420,7 +420,7 @@ def test_a_loader_that_hands_over_nothing_is_not_waited_for(tmp_path, monkeypatc
 def test_every_byte_at_which_a_disk_can_be_full_is_told(tmp_path):
     # torch reports a full disk in the archive's last bytes in other words than in the data.
     content, path = {str(n): torch.zeros(9) for n in range(60)}, tmp_path / "last.ckpt"
-    io, limits = _DirectIO(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    io, limits = DirectIO(), resource.getrlimit(resource.RLIMIT_FSIZE)
     io.save_checkpoint(content, path)
     for size in range(0, path.stat().st_size, 97):
         try:
