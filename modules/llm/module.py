@@ -120,6 +120,23 @@ class Llama31Module(BenchmarkModule):
         if "net" in self._modules:
             super().start_from(path)
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.build()
+
+    def expected_state(self) -> dict[str, Any]:
+        """Return tensors of the shapes that a checkpoint must have, without building the network.
+
+        Empty for a network that cannot be built without memory.
+        """
+        if "net" in self._modules:
+            return self.state_dict()
+        try:
+            with torch.device("meta"):
+                net = self._build_net()
+        except Exception:  # a network of the user's may compute while it is built
+            return {}
+        return {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
+
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         """Compute the mean cross-entropy of a batch's tokens, a float32 scalar."""
         losses_BS, weights_BS = self._losses(batch)
