@@ -69,8 +69,8 @@ BENCHMARK = Benchmark(
             gathered=4_769_124_992,
         ),
         source="weights, gradients and AdamW's moments in fp32, 16 bytes per parameter, and 26 GB "
-        "of activations on four devices; a checkpoint holds 12 of the 16; training: one sequence "
-        "per device, every layer recomputed, by modules/llm/step_memory.py",
+        "on four devices with recomputed layers; a checkpoint holds 12 of the 16; training: one "
+        "sequence per device, by modules/llm/step_memory.py",
     ),
     source="mlcommons/training @ aa344c7 small_llm_moe_pretraining/primus; mlperf-logging 4.1.68",
 )

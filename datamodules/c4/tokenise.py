@@ -95,11 +95,10 @@ def read_tokenizer(path: Path, vocab_size: int) -> Any:
             f"{path} is missing: text needs the tokenizer (Llama 3.1's, from MLCommons' bundle "
             "llama-3-1-8b-tokenizer or Hugging Face; Llama 3.1 Community licence)"
         )
+    with reading(path):
+        content = path.read_bytes()
     try:
-        with reading(path):
-            tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
-    except ValueError:
-        raise
+        tokenizer = Tokenizer.from_buffer(content)
     except Exception as error:  # the library has no class for it
         raise ValueError(f"{path}: is no tokenizer of the library tokenizers ({error})") from error
     highest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
@@ -155,15 +154,16 @@ def _texts(shard: Shard) -> Iterator[str]:
 def _lines(path: Path) -> Iterator[bytes]:
     """Yield the lines of a packed file; at its end its checksum has been verified."""
     number = 0
-    try:
-        with reading(path), path.open("rb") as packed, GzipFile(fileobj=packed) as file:
+    with reading(path), path.open("rb") as packed, GzipFile(fileobj=packed) as file:
+        try:
             while line := file.readline(LONGEST_LINE):
                 number += 1
                 if len(line) == LONGEST_LINE:
                     raise ValueError(f"{path}: line {number:,} is longer than 64 MiB; {AGAIN}")
                 yield line
-    except (BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"{path}: is damaged after line {number:,} ({error}); {AGAIN}") from error
+        except (BadGzipFile, EOFError, zlib.error) as error:
+            reason = f"is damaged after line {number:,} ({error})"
+            raise ValueError(f"{path}: {reason}; {AGAIN}") from error
 
 
 def _text(line: bytes, path: Path, number: int) -> str:

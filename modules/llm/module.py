@@ -90,7 +90,7 @@ class Llama31Module(BenchmarkModule):
         self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
         self.max_grad_norm, self.eos_id = max_grad_norm, eos_id
         self.log_perplexity = LogPerplexity()
-        self._prompts: Tensor | None = None
+        self._prompts: list[Tensor] = []
         self._continued: tuple[Tensor, Tensor] | None = None
 
     def setup(self, stage: str) -> None:
@@ -148,6 +148,23 @@ class Llama31Module(BenchmarkModule):
         if "net" in self._modules:
             super().start_from(path)
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.build()
+
+    def expected_state(self) -> dict[str, Any]:
+        """Return tensors of the shapes that a checkpoint must have, without building the network.
+
+        Empty for a network that cannot be built without memory.
+        """
+        if "net" in self._modules:
+            return self.state_dict()
+        try:
+            with torch.device("meta"):
+                net = self._build_net()
+        except Exception:  # a network of the user's may compute while it is built
+            return {}
+        return {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
+
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         """Compute the mean cross-entropy of a batch's tokens, a float32 scalar."""
         losses_BS, weights_BS = self._losses(batch)
@@ -158,8 +175,9 @@ class Llama31Module(BenchmarkModule):
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
         """Add a batch's tokens; it may be empty, as sharded ranks take equally many batches."""
         self.log_perplexity.update(*self._losses(batch))
-        if batch_idx == 0:
-            self._prompts = batch[:NUM_PROMPTS, : PROMPT_TOKENS + NEW_TOKENS]
+        kept = [] if batch_idx == 0 else self._prompts
+        lacking = NUM_PROMPTS - sum(map(len, kept))
+        self._prompts = [*kept, batch[:lacking, : PROMPT_TOKENS + NEW_TOKENS]]
 
     def on_validation_epoch_end(self) -> None:
         """Log the value over all ranks' tokens as ``val/log_perplexity``."""
@@ -239,13 +257,13 @@ class Llama31Module(BenchmarkModule):
 
     def gather_artifacts(self) -> None:
         """Continue some held-out texts; all ranks of a sharded network run it together."""
-        if self._prompts is None or not len(self._prompts):
+        texts = torch.cat(self._prompts) if self._prompts else torch.empty(0)
+        if not len(texts):
             return
-        prompts, words = self._prompts[:, :PROMPT_TOKENS], self._num_words()
-        self._continued = (
-            self._prompts.cpu(),
-            continuations(self.net, prompts, NEW_TOKENS, num_words=words).cpu(),
+        continued = continuations(
+            self.net, texts[:, :PROMPT_TOKENS], NEW_TOKENS, num_words=self._num_words()
         )
+        self._continued = (texts.cpu(), continued.cpu())
 
     def write_artifacts(self, folder: Path) -> None:
         """Write ``sample.txt``: how the network continues some held-out texts.

@@ -6,7 +6,7 @@ Sources: NVIDIA/NeMo @ v2.1.0 (Llama31Config8B) and AMD-AGI/Primus @ 3e7b8fa6 (g
 what it inherits), as mlcommons/training @ aa344c7 configures them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from modules.common.first_weights import draw_normal
 from modules.llm.attention import causal_attention
 from modules.llm.experts import MixtureOfExperts
+from modules.llm.names import own_names
 from modules.llm.rotary import Rotary, Scaling
 from modules.llm.token_losses import token_losses
 
@@ -168,6 +169,10 @@ class Decoder(nn.Module):
         losses_T = token_losses(hidden_BSC.flatten(0, 1), self.lm_head.weight, labels_BS.flatten())
         return losses_T.view_as(labels_BS)
 
+    def own_names(self, saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Rename the tensors of a file of Hugging Face's to this network's."""
+        return own_names(saved)
+
     def train_flops(self, length: int) -> int:
         """Count the operations of a forward and backward pass of one sequence.
 
@@ -251,8 +256,8 @@ class Llama31(Decoder):
         recompute_every: int = 0,
     ) -> None:
         _check_heads(num_heads, num_kv_heads, head_size)
-        rotary = Rotary(head_size, rope_base, Scaling() if rope_scaling else None)
-        heads = (num_heads, num_kv_heads)
+        scaling, heads = Scaling() if rope_scaling else None, (num_heads, num_kv_heads)
+        rotary = Rotary(head_size, rope_base, scaling)
         super().__init__(
             [
                 Layer(
@@ -269,6 +274,7 @@ class Llama31(Decoder):
             init_std=init_std,
             recompute_every=recompute_every,
         )
+        self.rope_base, self.rope_scaling = rope_base, scaling
 
 
 class GptOss(Decoder):
@@ -351,6 +357,7 @@ class GptOss(Decoder):
             init_std=init_std,
             recompute_every=recompute_every,
         )
+        self.rope_base = rope_base
 
 
 def _check_heads(num_heads: int, num_kv_heads: int, head_size: int) -> None:

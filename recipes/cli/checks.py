@@ -98,8 +98,9 @@ def check_checkpoint(benchmark: Benchmark, path: Path) -> None:
 
 
 def check_weights(model: Any, path: Path) -> None:
-    """Raise if a checkpoint's tensors are not the network's. One that is built later is skipped."""
-    own = {name: tuple(x.shape) for name, x in model.state_dict().items() if name[:4] == "net."}
+    """Raise if a checkpoint's tensors are not the network's. One that is built later may tell."""
+    expected = getattr(model, "expected_state", model.state_dict)()
+    own = {name: tuple(x.shape) for name, x in expected.items() if name[:4] == "net."}
     content = load_verified(path, mmap=True)
     saved = {name: tuple(x.shape) for name, x in content["state_dict"].items()}
     differ = [name for name, shape in own.items() if saved.get(name) != shape]
