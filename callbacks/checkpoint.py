@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ import lightning as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback
+from torch.nn.parameter import is_lazy
+from torch.optim import Optimizer
 
 from callbacks import lightning_private
 from callbacks.checkpoint_files import KEPT, LAST, free_mib, keep, remove
@@ -69,12 +71,12 @@ class Checkpoint(Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = DirectIO()
-        if stage == "fit" and trainer.is_global_zero:
-            self._check_disk(pl_module)
 
     # Signals.
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            self._check_disk(trainer, pl_module)
         # Before Lightning registers its own handlers, which comes right after this hook.
         self._handlers = {number: signal.getsignal(number) for number in handled()}
 
@@ -104,10 +106,10 @@ class Checkpoint(Callback):
             lightning_private.set_logged_step(trainer, trainer.global_step)
             self._resumed = False
 
-    def _check_disk(self, pl_module: L.LightningModule) -> None:
+    def _check_disk(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # Better now than after hours.
-        weights = sum(p.numel() * p.element_size() for p in pl_module.parameters())
-        needed, free = 1 + KEPT * weights // 2**20, free_mib(self._folder())
+        size = num_bytes(pl_module.parameters()) + sum(map(moment_bytes, trainer.optimizers))
+        needed, free = 1 + KEPT * size // 2**20, free_mib(self._folder())
         if free < needed:
             raise OSError(
                 f"{self._folder()}: {free} MiB are free, but {KEPT} checkpoints need at least "
@@ -314,6 +316,19 @@ class DirectIO(TorchCheckpointIO):
     ) -> None:
         with open(path, "wb") as file:
             torch.save(checkpoint, file)
+
+
+def num_bytes(tensors: Iterable[torch.Tensor]) -> int:
+    """Return the bytes of tensors, of sharded ones on all ranks together."""
+    return sum(x.numel() * x.element_size() for x in tensors if not is_lazy(x))
+
+
+def moment_bytes(optimizer: Optimizer) -> int:
+    """Return the bytes that an optimizer will keep, as its settings tell before the first step."""
+    return sum(
+        num_bytes(group["params"]) * (2 if "betas" in group else bool(group.get("momentum")))
+        for group in optimizer.param_groups
+    )
 
 
 def _is_writers(error: RuntimeError) -> bool:

@@ -16,6 +16,7 @@ import math
 
 from recipes.cli.benchmark import Benchmark, Needs, Rule
 from recipes.cli.main import main
+from recipes.cli.training_memory import TrainingMemory
 
 
 def evaluation_interval(global_batch_size: int) -> int:
@@ -61,8 +62,15 @@ BENCHMARK = Benchmark(
         prepared_gb=0.4,
         checkpoint_gb=245.9,
         device_gib=330,
+        training=TrainingMemory(
+            parameters=20_488_418_112,
+            activations=2_727_346_176,
+            logits=1_341_557_760,
+            gathered=4_769_124_992,
+        ),
         source="weights, gradients and AdamW's moments in fp32, 16 bytes per parameter, and 26 GB "
-        "on four devices with recomputed layers; a checkpoint holds 12 of the 16",
+        "on four devices with recomputed layers; a checkpoint holds 12 of the 16; training: one "
+        "sequence per device, by modules/llm/step_memory.py",
     ),
     source="mlcommons/training @ aa344c7 small_llm_moe_pretraining/primus; mlperf-logging 4.1.68",
 )

@@ -16,6 +16,7 @@ import math
 
 from recipes.cli.benchmark import Benchmark, Needs, Rule
 from recipes.cli.main import main
+from recipes.cli.training_memory import TrainingMemory
 
 
 def evaluation_interval(global_batch_size: int) -> int:
@@ -61,8 +62,15 @@ BENCHMARK = Benchmark(
         prepared_gb=0.4,
         checkpoint_gb=96.4,
         device_gib=128,
+        training=TrainingMemory(
+            parameters=8_030_261_248,
+            activations=3_607_101_440,
+            logits=1_341_557_760,
+            gathered=2_973_802_496,
+        ),
         source="weights, gradients and AdamW's moments in fp32, 16 bytes per parameter, and 9 GB "
-        "at batch 1 with recomputed layers; a checkpoint holds 12 of the 16",
+        "at batch 1 with recomputed layers; a checkpoint holds 12 of the 16; training: the same, "
+        "by modules/llm/step_memory.py",
     ),
     source="mlcommons/training @ aa344c7 small_llm_pretraining/nemo; mlperf-logging 4.1.68",
 )

@@ -5,6 +5,7 @@ first S are the input, the last S the labels.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,6 +21,7 @@ from modules.llm.check_causal import check_causal
 from modules.llm.generate import continuations, describe_continuations
 from modules.llm.log_perplexity import LogPerplexity
 from modules.llm.net import Decoder, GptOss, Llama31
+from modules.llm.step_memory import step_bytes
 
 # The part of an evaluation that is kept for ``sample.txt``.
 NUM_PROMPTS, PROMPT_TOKENS, NEW_TOKENS = 3, 32, 48
@@ -107,11 +109,37 @@ class Llama31Module(BenchmarkModule):
         if "net" in self._modules:
             return
         # Not the state that preparing the data left: ranks would start from different weights.
-        with torch.random.fork_rng(devices=[]):
+        own = self.draws_after_sharding and self._init_weights is None and self._draws_itself()
+        with torch.random.fork_rng(devices=[]), torch.device("meta") if own else nullcontext():
             torch.default_generator.manual_seed(torch.initial_seed())
             self.net = self._build_net()
         if self._init_weights is not None:
             super().start_from(self._init_weights)
+
+    def memory_facts(self, datamodule: Any) -> dict[str, float]:
+        """Count what a step takes on a device, before the network has memory.
+
+        Args:
+            datamodule: Tells the batch of a device and the length of its sequences.
+
+        Returns:
+            ``parameters``, and for a decoder of ours the bytes of ``step_bytes``.
+        """
+        if "net" in self._modules:
+            net = self.net
+        elif self._draws_itself():
+            with torch.device("meta"):
+                net = self._build_net()
+        else:
+            return {"parameters": 0}
+        facts: dict[str, float] = {"parameters": sum(p.numel() for p in net.parameters())}
+        if isinstance(net, Decoder):
+            facts |= step_bytes(net, datamodule.batch_size, datamodule.seq_length)
+        return facts
+
+    def _draws_itself(self) -> bool:
+        """Whether the network can be built without memory and filled later."""
+        return hasattr(getattr(self._build_net, "target", self._build_net), "draw_weights")
 
     def start_from(self, path: Path | str) -> None:
         """Load the weights when the network is built."""

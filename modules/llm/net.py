@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 from torch.utils.checkpoint import checkpoint
 
+from modules.common.first_weights import draw_normal
 from modules.llm.attention import causal_attention
-from modules.llm.experts import Experts, MixtureOfExperts, Router
+from modules.llm.experts import MixtureOfExperts
 from modules.llm.names import own_names
 from modules.llm.rotary import Rotary, Scaling
 from modules.llm.token_losses import token_losses
@@ -145,7 +146,9 @@ class Decoder(nn.Module):
         self.lm_head = _linear(hidden_size, vocab_size)
         for number, layer in enumerate(layers):
             layer.recompute = recompute_every > 0 and number % recompute_every == 0
-        self._initialise(init_std)
+        self._init_std = init_std
+        if not self.norm.weight.is_meta:
+            self.draw_weights(torch.initial_seed())
 
     def forward(self, ids_BS: Tensor, labels_BS: Tensor | None = None) -> Tensor:
         """Predict the next token of every position.
@@ -196,19 +199,22 @@ class Decoder(nn.Module):
         """Yield the layers for FSDP2 to shard; the loss uses the output matrix by itself."""
         yield from self.layers
 
-    @torch.no_grad()
-    def _initialise(self, std: float) -> None:
-        reduced = std / (2 * len(self.layers)) ** 0.5
+    def draw_weights(self, seed: int) -> None:
+        """Draw the first weights, or this rank's shares of them, and compute the buffers.
+
+        Args:
+            seed: Decides on every bit, whatever the number of ranks.
+        """
+        reduced = self._init_std / (2 * len(self.layers)) ** 0.5
+        for name, weight in self.named_parameters():
+            if weight.ndim == 1:  # norms
+                nn.init.ones_(weight)
+            else:
+                last = name.endswith(("o_proj.weight", "down_proj.weight", "down_proj"))
+                draw_normal(weight, reduced if last else self._init_std, seed=seed, name=name)
         for part in self.modules():
-            if isinstance(part, nn.Linear | nn.Embedding | Router):
-                part.weight.normal_(std=std)
-            elif isinstance(part, Experts):
-                part.gate_up_proj.normal_(std=std)
-                part.down_proj.normal_(std=reduced)
-        for layer in self.layers:
-            layer.self_attn.o_proj.weight.normal_(std=reduced)  # type: ignore[union-attr, operator]
-            if isinstance(layer.mlp, SwiGLU):
-                layer.mlp.down_proj.weight.normal_(std=reduced)
+            if isinstance(part, Rotary):
+                part.reset_frequencies()
 
 
 class Llama31(Decoder):

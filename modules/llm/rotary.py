@@ -61,8 +61,14 @@ class Rotary(nn.Module):
 
     def __init__(self, size: int, base: float, scaling: Scaling | None = None) -> None:
         super().__init__()
-        frequencies = inverse_frequencies(size, base, scaling)
+        self._arguments = size, base, scaling
+        frequencies = inverse_frequencies(*self._arguments)
         self.register_buffer("frequencies", frequencies, persistent=False)
+
+    def reset_frequencies(self) -> None:
+        """Compute the frequencies on the CPU, as always, after they lost their memory."""
+        with torch.device("cpu"):
+            self.frequencies = inverse_frequencies(*self._arguments).to(self.frequencies.device)
 
     def forward(self, *heads_BHSD: Tensor) -> list[Tensor]:
         """Rotate tensors of the same length and type, in float32."""

@@ -144,6 +144,9 @@ def shard(module: Any) -> None:
     for block in blocks(module.net):
         fully_shard(block, **settings)
     fully_shard(module.net, **settings)
+    if any(parameter.is_meta for parameter in module.net.parameters()):
+        module.net.to_empty(device=module.trainer.strategy.root_device)
+        module.net.draw_weights(torch.initial_seed())
 
 
 def precision_policy(net: nn.Module, precision: str) -> MixedPrecisionPolicy:

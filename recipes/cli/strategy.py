@@ -21,6 +21,7 @@ def build_strategy(name: str | Strategy, module: L.LightningModule) -> str | Str
                 "use --trainer.strategy ddp"
             )
         module.configure_model = lambda: shard(module)  # type: ignore[method-assign]
+        module.draws_after_sharding = True  # type: ignore[assignment]
         return FSDP2Strategy() if name == "fsdp2" else name
     if isinstance(name, ModelParallelStrategy):
         # By default a whole node is one data-parallel rank: gradients would not be averaged.
