@@ -75,6 +75,7 @@ def write_log(
         submission={"org": "tests", "platform": "toy", "status": "onprem"},
         unit=benchmark.progress_unit,
         quality_names=benchmark.quality_names,
+        discloses=benchmark.discloses,
     )
     callbacks = [schedule, target, log]
     with contextlib.suppress(StopRun):
