@@ -11,6 +11,7 @@ from pathlib import Path
 from scoring.drawing.tables import print_json
 from scoring.official.accepted import round_of
 from scoring.official.checkers import Compliance, compliance
+from scoring.official.known_faults import without_known_faults
 from scoring.official.plain_words import explain
 from scoring.official.rounds_of_sets import find_rounds
 from scoring.rules.findings import OFFICIAL, Finding, own_findings, own_notes, repeated_seeds
@@ -84,6 +85,10 @@ def _checked(
     if verdict is not None:
         lines = run.log.event_lines
         errors = [explain(message, lines) for message in verdict.errors]
+        bench = rules.benchmarks.get(result.benchmark)
+        errors, faults = without_known_faults(errors, bench, result.division)
+        notes += faults
+        counts = counts and (bool(errors) or verdict.crash is not None)
         notes += [explain(message, lines).sentence() for message in verdict.warnings]
         if counts:
             findings = errors + findings
