@@ -144,13 +144,15 @@ def make_token_files(
 
 def missing_text(text: Text) -> list[str]:
     """Return one line per thing that is missing or too small to begin with."""
+    if _are_there(text):
+        return []
     try:
         files = text_files(text.folder, text.num_shards)
         read_tokenizer(text.tokenizer, text.vocab_size)
     except (FileNotFoundError, ValueError) as error:
         return str(error).splitlines()
     needed = sum(unit.num_bytes for units in _units(text, files).values() for unit in units)
-    line = None if _are_there(text) else space_problem(text.parts, needed)
+    line = space_problem(text.parts, needed)
     return [line] if line else []
 
 

@@ -304,7 +304,10 @@ def test_a_tokenizer_of_other_text_beside_the_data_is_told(tmp_path):
 def test_notes_tell_the_cost_and_the_marks(root):
     first = module(root).notes()
     assert len(first) == 1
-    assert "1.3 GB of memory" in first[0]
+    assert "order of 60 documents takes 0.0 GB of memory" in first[0]
+    (published,) = module(root / "nothing", seq_length=8192).notes()
+    assert "order of 45,608,611 documents takes 1.3 GB" in published
+    assert "0.2 GB in" in published
     module(root).prepare()
     assert "0.0% of the first documents start with the id 128000" in module(root).notes()[1]
 

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -140,6 +141,15 @@ def test_ready_files_are_not_made_again_unless_text_or_files_changed(tmp_path, d
     assert len(documents(tmp_path, "validation")) == 20
 
 
+def test_text_may_be_removed_once_its_tokens_are_there(tmp_path):
+    write_corpus(tmp_path / "text")
+    module(tmp_path / "text", root=tmp_path / "out").prepare()
+    shutil.rmtree(tmp_path / "text")
+    again = module(tmp_path / "text", root=tmp_path / "out")
+    assert again.problems() == []
+    again.prepare()
+
+
 def flipped(path, place):
     content = bytearray(path.read_bytes())
     content[place] ^= 0xFF
@@ -261,8 +271,6 @@ def test_another_tokenizer_cannot_mix_with_finished_shards(tmp_path):
 
 
 def test_a_full_disk_is_told_before_anything_is_written(tmp_path, monkeypatch):
-    import shutil
-
     write_corpus(tmp_path)
     usage = shutil.disk_usage(tmp_path)._replace(free=100)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
