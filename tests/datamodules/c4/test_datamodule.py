@@ -1,5 +1,6 @@
 """Batches of C4: which tokens they hold, on any number of ranks, and what fit and doctor say."""
 
+import os
 import pickle
 import sys
 from types import SimpleNamespace
@@ -254,6 +255,30 @@ def test_files_that_changed_since_they_were_checked_are_told(root):
     pair.bin.write_bytes(content)
     module(root).prepare()
     assert module(root).problems() == []
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_bytes_that_changed_are_noticed_by_prepare(root, tmp_path, capsys, elsewhere):
+    settings = {"prepared_dir": tmp_path / "prepared"} if elsewhere else {}
+    module(root, **settings).prepare()
+    pair = find_pair(root, "train")
+    before = pair.bin.stat()
+    tokens = map_tokens(pair.bin, "uint16").copy()
+    tokens[100] ^= 1
+    pair.bin.write_bytes(tokens.tobytes())
+    os.utime(pair.bin, ns=(before.st_atime_ns, before.st_mtime_ns))
+    module(root, **settings).prepare()
+    assert (
+        f"{pair.bin.name} changed since it was written; preparing it again"
+        in capsys.readouterr().out
+    )
+    module(root, **settings).prepare()
+    assert "changed since" not in capsys.readouterr().out
+    tokens[100] = V
+    pair.bin.write_bytes(tokens.tobytes())
+    with pytest.raises(ValueError, match=f"has the id {V}"):
+        module(root, **settings).prepare()
+    assert not list(tmp_path.rglob("manifest.json"))
 
 
 def test_another_vocabulary_is_not_taken_for_checked(root):
