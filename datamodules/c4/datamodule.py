@@ -92,6 +92,8 @@ class C4DataModule(BenchmarkDataModule):
         lines = [f"{name} must be at least 1, got {n}" for name, n in counts.items() if n < 1]
         at_least_0 = {"num_workers": num_workers, "prepare_processes": prepare_processes}
         lines += [f"{name} must be at least 0, got {n}" for name, n in at_least_0.items() if n < 0]
+        if num_shards > text_route.MOST_SHARDS:
+            lines.append(f"num_shards must be at most {text_route.MOST_SHARDS}, got {num_shards}")
         if lines:
             raise ValueError("\n".join(lines))
         self.raw = None if raw is None else Path(raw)
@@ -117,7 +119,8 @@ class C4DataModule(BenchmarkDataModule):
             ValueError: One line per problem in the data.
         """
         self._prepare(command=False)
-        if self.trainer is None or self.trainer.state.fn == "fit":
+        trains = self.trainer is None or self.trainer.state.fn == "fit"
+        if trains and self._num_sequences("train"):  # else ``setup`` says so
             self._sequences("train").order(0)
 
     def prepare(self) -> None:

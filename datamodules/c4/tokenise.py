@@ -99,6 +99,8 @@ def read_tokenizer(path: Path, vocab_size: int) -> Any:
         content = path.read_bytes()
     try:
         tokenizer = Tokenizer.from_buffer(content)
+        tokenizer.no_truncation()  # a file may ask for both
+        tokenizer.no_padding()
     except Exception as error:  # the library has no class for it
         raise ValueError(f"{path}: is no tokenizer of the library tokenizers ({error})") from error
     highest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)

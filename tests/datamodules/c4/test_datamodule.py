@@ -337,11 +337,20 @@ def test_notes_tell_the_cost_and_the_marks(root):
     assert "0.0% of the first documents start with the id 128000" in module(root).notes()[1]
 
 
+def test_a_training_file_without_a_sequence_is_told(root):
+    write_pair(root / SPLITS["train"].stem, 0, documents=1)
+    data = module(root, seq_length=100)
+    data.prepare_data()
+    with pytest.raises(ValueError, match="training split of 0"):
+        data.setup("fit")
+
+
 def test_numbers_out_of_range_are_named():
     with pytest.raises(ValueError, match="must be at least") as error:
-        C4DataModule(batch_size=0, seq_length=-1, num_workers=-2)
+        C4DataModule(batch_size=0, seq_length=-1, num_workers=-2, num_shards=300)
     assert str(error.value).splitlines() == [
         "batch_size must be at least 1, got 0",
         "seq_length must be at least 1, got -1",
         "num_workers must be at least 0, got -2",
+        "num_shards must be at most 256, got 300",
     ]
