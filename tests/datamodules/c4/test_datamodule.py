@@ -14,6 +14,8 @@ from datamodules.c4.indexed import Pair, map_lengths, map_tokens, token_type, wr
 from datamodules.c4.order import make_order
 from datamodules.c4.published import SPLITS, Split, find_pair
 from datamodules.common.sampling import SampleKey
+from recipes.cli.arguments import Arguments
+from recipes.cli.data import data_module
 from recipes.cli.data_check import check_data
 from recipes.cli.usage import UsageError
 from tests.datamodules.c4.corpus import texts, train_tokenizer, write_corpus
@@ -343,6 +345,12 @@ def test_a_training_file_without_a_sequence_is_told(root):
     data.prepare_data()
     with pytest.raises(ValueError, match="training split of 0"):
         data.setup("fit")
+
+
+def test_text_without_a_root_is_not_taken_for_the_demo(tmp_path):
+    sheet = SimpleNamespace(name="x", dataset="C4", datamodule_class=lambda: C4DataModule)
+    config = data_module(sheet, "prepare", Arguments(["--data.raw", str(tmp_path)]))
+    assert (config.data.root, config.data.demo, config.data.seq_length) == (tmp_path, False, 8192)
 
 
 def test_numbers_out_of_range_are_named():
