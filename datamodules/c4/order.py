@@ -5,8 +5,8 @@ so neighbours share one token and the remainder is dropped; then the samples are
 shows each document once: Megatron, asked for many epochs, shuffles them jointly, so that some
 documents come twice within a run.
 
-The arrays are built once per machine, in a folder, and mapped into memory: they take 1.3 GB to
-build and 0.2 GB on disk for C4's 45.6 million documents.
+The arrays are built once per machine, in a folder, and mapped into memory. For C4's 45.6 million
+documents they take 5.6 s of processor time and 1.3 GB to build, and 0.21 GB on disk.
 
 Source: NVIDIA/Megatron-LM @ 59055868, megatron/core/datasets/gpt_dataset.py and helpers.cpp.
 """

@@ -54,7 +54,8 @@ def tokenise(shard: Shard) -> Done:
     seen, tokens, digest = 0, 0, hashlib.sha256()
     with atomic_file(shard.folder / f"{shard.name}.bin") as out, one_thread():
         for texts in _batches(_texts(shard), BATCH):
-            ids = [each.ids for each in tokenizer.encode_batch(texts, add_special_tokens=False)]
+            found = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+            ids = [each.ids for each in found]
             part = np.array([i for document in ids for i in document], shard.dtype)
             lengths += [len(document) for document in ids if document]
             seen, tokens = seen + len(texts), tokens + part.size
