@@ -298,7 +298,8 @@ class C4DataModule(BenchmarkDataModule):
             return self.root
         from datamodules.c4.demo import NUM_SHARDS, VERSION
 
-        return demo_folder("c4", VERSION, {"shards": NUM_SHARDS})
+        params = {"shards": NUM_SHARDS, "vocab_size": self.vocab_size}
+        return demo_folder("c4", VERSION, params)
 
     @property
     def _prepared(self) -> Path:
