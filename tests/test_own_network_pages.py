@@ -85,6 +85,8 @@ def built(stem, flags):
     if stem == "dlrm":  # its tables' sizes are known once the data is prepared
         cli.net.facts = lambda: {"table_sizes": [5] * 26, "num_dense": 13}
         cli.model.configure_model()
+    elif hasattr(cli.model, "build"):
+        cli.model.build()
     return cli
 
 

@@ -157,6 +157,7 @@ def plain_round(cli: RecipeCLI, trainer: L.Trainer, batches: list[Any], steps: i
             loss = forward(batches[index % len(batches)], index)
             (loss / accumulation).backward()
             if (index + 1) % accumulation == 0 or index + 1 == steps:
+                cli.model.configure_gradient_clipping(optimizer)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
             synchronize()

@@ -20,6 +20,8 @@ HERE = "tests.recipes.own_nets"
 # What the demo's data fix, under the names that the test's network has.
 FACTS = {
     "bert": {"vocab_size": 112},
+    "gpt_oss_20b": {"vocab_size": 900},
+    "llama31_8b": {"vocab_size": 900},
     "maskrcnn": {"num_classes": 4},
     "minigo": {"size": 5},
     "resnet": {"num_classes": 10},
@@ -48,6 +50,8 @@ def built(stem, *flags):
     if stem == "dlrm":  # builds its network once the data are prepared
         cli.net.facts = lambda: {"table_sizes": [5, 6], "num_dense": 13}
         cli.net()
+    elif hasattr(cli.model, "build"):  # later too, as it may be large
+        cli.model.build()
     return cli
 
 

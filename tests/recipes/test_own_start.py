@@ -26,6 +26,8 @@ def demo(stem, *flags):
     cli = RecipeCLI(sheet(stem), "fit", ["--config", str(demo_preset(sheet(stem))), *flags])
     if stem == "dlrm":
         cli.model.configure_model()
+    elif hasattr(cli.model, "build"):
+        cli.model.build()
     return cli
 
 

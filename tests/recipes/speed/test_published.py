@@ -15,9 +15,13 @@ H200 = {"product_tflops": 790, "product_dtype": "bfloat16", "copy_gb_per_second"
 @pytest.mark.parametrize("stem", STEMS)
 def test_every_recipe_has_a_published_best_and_a_limit(stem):
     name = importlib.import_module(f"recipes.{stem}").BENCHMARK.name
-    best = best_published(name, "CPU, 2 threads")
-    assert best["source"].startswith("v")
+    best = best_published(name, "NVIDIA H200")  # its own where it has one, else the best of all
     assert unit_of(name) != "samples"
+    if stem == "gpt_oss_20b":  # new in v6.0, whose results are not out
+        assert best is None
+        assert limit_of(name, H200) == pytest.approx(790e12 / 187_400_391_229_440, rel=1e-4)
+        return
+    assert best["source"].startswith("v")
     # Nobody is faster than the device allows: a wrong power of ten in either file shows here.
     assert 0.05 < best["best"] / limit_of(name, H200) < 1.1
 
