@@ -63,7 +63,7 @@ PROGRESS = re.compile(
 # counts as data: annotations and labels too.
 NO_SAMPLES = re.compile(
     r"/(manifest\.json|records\.jsonl|vocab\.txt|finishline-imagenet/(train|val)\.json|R-50\.pkl|"
-    r"[^/]*_document\.idx|finishline-c4/orders/.*|"
+    r"[^/]*_document\.idx|finishline-c4/orders(/.*)?|"
     r"(target|work_dir/model\.ckpt-0)\.(index|data-00000-of-00001))$"
 )
 
