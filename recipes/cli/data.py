@@ -17,7 +17,9 @@ from recipes.cli.doing import doing
 from recipes.cli.help import add_help_all, print_help_if_asked
 from recipes.cli.jsonargparse_private import long_flags
 from recipes.cli.presets import demo_preset
-from recipes.cli.screen import wrap_to_terminal
+from recipes.cli.resume_line import script
+from recipes.cli.screen import visible, wrap_to_terminal
+from recipes.cli.shards import check_commands
 from recipes.cli.submission import Submission
 from recipes.cli.usage import UsageError, explain, unknown
 
@@ -44,12 +46,11 @@ def doctor(benchmark: Benchmark, arguments: Arguments) -> int:
         for finding in examine(benchmark, datamodule, own_data=division == "open"):
             print(finding)
             lacking += finding.kind == "lacks"
-    recipe = f"python recipes/{benchmark.name}.py"
+    recipe = f"python {shlex.quote(script(benchmark.name))}"
     flags = f" {shlex.join(arguments.words)}" if arguments.words else ""
     if lacking:
         problems = "problem" if lacking == 1 else f"{lacking} problems"
-        text = f"Not ready: fix the {problems} above, then run {recipe} doctor{flags}"
-        print(wrap_to_terminal(text))
+        print(visible(f"Not ready: fix the {problems} above, then run {recipe} doctor{flags}"))
         return 1
     root = getattr(datamodule, "root", None)
     prepared = prepared_folder(Path(getattr(datamodule, "prepared_dir", None) or root or "."))
@@ -57,7 +58,7 @@ def doctor(benchmark: Benchmark, arguments: Arguments) -> int:
     if command == "prepare":  # it takes own data without a word
         words = arguments.without("--submission.division").words
         flags = f" {shlex.join(words)}" if words else ""
-    print(wrap_to_terminal(f"Ready: {recipe} {command}{flags}"))
+    print(visible(f"Ready: {recipe} {command}{flags}"))
     return 0
 
 
@@ -84,6 +85,7 @@ def data_module(benchmark: Benchmark, command: str, arguments: Arguments) -> Any
         config = parser.parse_args(list(arguments.words))
     except ArgumentError as error:
         raise ArgumentError(None, explain(str(error), known, arguments)) from error
+    check_commands(config.data, arguments)
     return parser.instantiate(config)
 
 
@@ -105,7 +107,8 @@ def _parser(benchmark: Benchmark, command: str) -> ArgumentParser:
 
 
 def _configurations(benchmark: Benchmark, arguments: Arguments) -> list[str]:
-    if any(flag in arguments for flag in ("--config", "--data.root", "--data.raw")):
+    flags = ("--config", "--data.root", "--data.raw", "--data.shards")
+    if any(flag in arguments for flag in flags):
         return arguments.values("--config")
     return [str(demo_preset(benchmark))]
 

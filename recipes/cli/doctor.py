@@ -49,7 +49,9 @@ def examine(benchmark: Benchmark, datamodule: Any, *, own_data: bool = False) ->
     yield from _devices()
     yield from _loaders(datamodule)
     root: Path | None = getattr(datamodule, "root", None)
-    if root is None:
+    if streamed := getattr(datamodule, "streamed", None):
+        yield from _shards(datamodule, streamed)
+    elif root is None:
         yield from _demo(benchmark)
     else:
         yield from _data(benchmark, datamodule, Path(root), own_data=own_data)
@@ -104,6 +106,15 @@ def _loaders(datamodule: Any) -> Iterator[Finding]:
         yield Finding("lacks", line)
     if line := memory_note():
         yield Finding("note", line)
+
+
+def _shards(datamodule: Any, streamed: Any) -> Iterator[Finding]:
+    """Every shard can be opened, and how many samples they hold is known."""
+    problems: list[str] = datamodule.problems()
+    for line in problems:
+        yield Finding("lacks", line)
+    if not problems:
+        yield Finding("has", f"{streamed.summary()}; a run on them is open division")
 
 
 def _demo(benchmark: Benchmark) -> Iterator[Finding]:

@@ -41,6 +41,7 @@ from recipes.cli.loggers import give_default_directories, prepare_loggers
 from recipes.cli.net import Net, arguments_page, path_of
 from recipes.cli.net_setting import FLAG, NetSetting, net_options, net_setting, net_value
 from recipes.cli.own_module import module_class, reference_net
+from recipes.cli.shards import check_commands
 from recipes.cli.strategy import build_strategy
 from recipes.cli.submission import Submission
 from recipes.cli.usage import UsageError, explain
@@ -115,6 +116,7 @@ class RecipeCLI(LightningCLI):
         if self.config.seed_everything is None:
             # A launcher's children inherit the seed that rank 0 drew.
             self.config.seed_everything = int(os.environ.get("PL_GLOBAL_SEED", fresh_seed()))
+        check_commands(self.config.data, self.arguments)
         check_number(
             f"--seed_everything {self.config.seed_everything}", self.config.seed_everything
         )
@@ -137,7 +139,7 @@ class RecipeCLI(LightningCLI):
             "--ckpt_path",
             type=str | None,
             default=None,
-            help="Checkpoint to resume from. With 'last' the newest unfinished run's."
+            help="Checkpoint to resume from. 'last': newest unfinished run; 'auto': or anew."
             if self.command == "fit"
             else "A run's directory, or a checkpoint.",
         )
@@ -226,7 +228,8 @@ class RecipeCLI(LightningCLI):
                 "themselves, so each rank would see a share of its share; leave the flag out"
             )
         synthetic = self.config.get("synthetic", False)
-        self.demo = self.config.data.get("root") is None and not synthetic
+        sources = (self.config.data.get(name) for name in ("root", "raw", "shards"))
+        self.demo = all(source is None for source in sources) and not synthetic
         self.spares_mac = self.demo and auto_takes_mac_gpu(self.config.trainer.accelerator)
         if self.spares_mac:
             self.config.trainer.accelerator = "cpu"

@@ -13,14 +13,17 @@ RECIPES = Path(__file__).resolve().parents[1]
 PRESETS = RECIPES / "presets"
 # One of these says what to run. `validate` needs a checkpoint, which brings its configuration.
 NO_DEMO = (
-    "--data.root", "--data.raw", "--synthetic", "--config", "--ckpt_path", "--help", "--help-all",
-    "--print_config",
+    "--data.root", "--data.raw", "--data.shards", "--synthetic", "--config", "--ckpt_path",
+    "--help", "--help-all", "--print_config",
 )  # fmt: skip
 
 
 def with_default_preset(benchmark: Benchmark, command: str, arguments: Arguments) -> Arguments:
     """Put the demo preset first where neither data nor a configuration is named."""
-    if command not in ("fit", "speed") or any(name in arguments for name in NO_DEMO):
+    named = {name for name in NO_DEMO if name in arguments}
+    if arguments.value("--ckpt_path") == "auto":  # it may start anew
+        named.discard("--ckpt_path")
+    if command not in ("fit", "speed") or named:
         return arguments
     return arguments.with_config(demo_preset(benchmark))
 
