@@ -42,7 +42,8 @@ class MLPerfLog(Callback):
         submission: Values of submission_org, submission_platform and submission_status.
         clear_cache: Drop the page cache before the run (needs root).
         unit: What ``epoch_num`` counts in evaluation events: whole epochs, samples, or 1 plus
-            the fraction of the epochs. With samples, ``samples_count`` is the same number.
+            the fraction of the epochs, or that fraction. With samples, ``samples_count`` is the
+            same number.
         quality_names: Log name of each metric where one event holds several.
         discloses: Whether to log precision, parallelism and the file of settings.
 
@@ -63,13 +64,14 @@ class MLPerfLog(Callback):
         division: Callable[[], str],
         submission: Mapping[str, str],
         clear_cache: bool = False,
-        unit: Literal["epochs", "samples", "fraction"] = "epochs",
+        unit: Literal["epochs", "samples", "fraction", "fraction_from_zero"] = "epochs",
         quality_names: Mapping[str, str] | None = None,
         discloses: bool = False,
     ) -> None:
         self._benchmark, self._state, self._folder = benchmark, state, folder
         self._schedule, self._division, self._submission = schedule, division, submission
-        self._unit, self._quality_names = unit, dict(quality_names or {})
+        self._unit, self._first_epoch = unit.partition("_")[0], 0 if unit.endswith("zero") else 1
+        self._quality_names = dict(quality_names or {})
         self._discloses = discloses
         self._logger: Any = None
         self._block_start: float | None = None
@@ -140,7 +142,7 @@ class MLPerfLog(Callback):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._block_start is None:
             self._open_block(trainer)
-        where = {"epoch_num": trainer.current_epoch + 1}
+        where = {"epoch_num": trainer.current_epoch + self._first_epoch}
         if self._unit != "samples":
             self._interval("start", "epoch_start", where)
         if self._unit == "fraction":
@@ -234,7 +236,7 @@ class MLPerfLog(Callback):
         if self._unit == "samples":
             return self._state.samples
         if self._unit == "fraction":
-            return 1 + self._state.samples / samples_per_epoch(trainer)
+            return self._first_epoch + self._state.samples / samples_per_epoch(trainer)
         return trainer.current_epoch + 1
 
     def _where(self, trainer: L.Trainer) -> dict[str, float]:

@@ -80,8 +80,9 @@ class Benchmark:
     """Settings that the closed division fixes."""
     free_net_arguments: tuple[str, ...] = ()
     """Arguments of the reference network that are free in the closed division."""
-    progress_unit: Literal["epochs", "samples", "fraction"] = "epochs"
-    """What ``epoch_num`` of an evaluation counts in the log."""
+    progress_unit: Literal["epochs", "samples", "fraction", "fraction_from_zero"] = "epochs"
+    """What ``epoch_num`` of an evaluation counts in the log; the fraction of the epoch begins at 1,
+    or at 0."""
     discloses: bool = False
     """Whether the log tells precision, parallelism and settings, as rounds from v6.1 on demand."""
     needs: Needs

@@ -54,7 +54,9 @@ in_steps = [event for event in in_steps if event[1].startswith(cache)]
 print(json.dumps({"status": status, "early": early, "late": late, "in_steps": in_steps}))
 """
 # The second is an alarm that three steps deserve, the others show on a slow machine.
-PROGRESS = re.compile(r"epoch \d+ .*\| |AUC 0|evaluation batch \d+/\d+ \| |.* \.\.\. [\d.]+ s|writing the")
+PROGRESS = re.compile(
+    r"epoch \d+ .*\| |AUC 0|evaluation batch \d+/\d+ \| |.* \.\.\. [\d.]+ s|writing the"
+)
 # What may be opened before the clock starts: counts and hashes that prepare wrote, the weights that
 # a benchmark starts from, the vocabulary that is compared with the published one, and the lengths
 # of documents with the order made of them (the rules let both be read). All else in the cache
