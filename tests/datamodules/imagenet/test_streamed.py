@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from datamodules.common.stream import splits
 from datamodules.imagenet import ImageNetDataModule
 from datamodules.imagenet import prepare as builder
 from tests.datamodules.common.stream.shard_server import ShardServer, serving, tar_bytes
@@ -178,6 +179,25 @@ def test_what_is_missing_is_one_line(server: ShardServer, tmp_path: Path, prepar
     (tmp_path / "finishline-imagenet").symlink_to(prepared)
     (problem,) = streamed(str(tmp_path)).problems()
     assert problem.endswith("finishline-imagenet is one")
+
+
+def test_no_local_shard_is_opened_and_no_command_run_before_training(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(splits, "open_shard", lambda address: opened.append(address))
+    streamed(str(prepared)).prepare_data()
+    command = f"pipe:touch {tmp_path}/ran; cat {prepared}/train-0000{{0..9}}.tar"
+    module = streamed(
+        command, val_shards=f"pipe:cat {prepared}/val-00000.tar", num_classes=10,
+        num_train_samples=120, num_val_samples=12, shuffle_buffer=0,
+    )  # fmt: skip
+    module.prepare_data()
+    assert module.samples_per_epoch == 128
+    assert not opened
+    assert not (tmp_path / "ran").exists()
+    assert len({int(n) for batch in module.train_dataloader() for n in batch["index"]}) == 120
+    assert (tmp_path / "ran").exists()
 
 
 def test_prepare_counts_shards_without_an_index(
