@@ -8,14 +8,14 @@ Letters: B batch, S side of the square images.
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datamodules.common.base import BenchmarkDataModule
 from datamodules.common.cache import build_once, demo_folder
-from datamodules.common.device_jpeg import Decode, decode_batch, nvimgcodec
+from datamodules.common.device_jpeg import Decoder, DecodesOnDevice
 from datamodules.common.inputs import write_json
 from datamodules.common.preparation import (
     damage_lines,
@@ -43,7 +43,7 @@ from datamodules.imagenet.sources import DATASET, ImageSource
 from datamodules.imagenet.streamed import ImageKind, StreamedContents
 
 
-class ImageNetDataModule(BenchmarkDataModule):
+class ImageNetDataModule(DecodesOnDevice):
     """Random windows of the training images and centre crops of the evaluation images.
 
     A batch is a dict of ``image`` (B, 3, S, S) uint8 RGB with channels innermost in memory (the
@@ -66,7 +66,7 @@ class ImageNetDataModule(BenchmarkDataModule):
         num_val: int | None = None,
         num_workers: int = 0,
         prepare_processes: int = 0,
-        decoder: Literal["cpu", "nvimgcodec"] = "cpu",
+        decoder: Decoder = "cpu",
         shards: str | None = None,
         val_shards: str | None = None,
         num_train_samples: int | None = None,
@@ -140,7 +140,6 @@ class ImageNetDataModule(BenchmarkDataModule):
             self._streamed_contents = StreamedContents(self.streamed, num_classes)
         self.num_workers, self.prepare_processes = num_workers, prepare_processes
         self.decoder = decoder
-        self._decode: Decode | None = None
 
     @cached_property
     def counts(self) -> Counts:
@@ -231,19 +230,14 @@ class ImageNetDataModule(BenchmarkDataModule):
                 f"{self.batch_size} x devices x accumulation) is larger than the training set of "
                 f"{self.counts.train}; lower data.batch_size"
             )
+        super().setup(stage)
 
-        if self.decoder == "nvimgcodec" and self.trainer is not None:
-            self._decode = nvimgcodec(self.trainer.strategy.root_device)
+    def decode_on_host(self, data: bytes) -> Tensor:
+        return decode(data)
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, index: int) -> Any:
-        """Decode the images that loader processes have left as they are."""
-        if "encoded" in batch:
-            assert self._decode is not None
-            image_3SS = decode_batch(batch["encoded"], self._decode, decode)
-            image_BSS3 = torch.stack([image.permute(1, 2, 0) for image in image_3SS])
-            rest = {name: value for name, value in batch.items() if name != "encoded"}
-            batch = {"image": image_BSS3.permute(0, 3, 1, 2), **rest}
-        return super().transfer_batch_to_device(batch, device, index)
+    def with_images(self, batch: dict[str, Any], images: list[Tensor]) -> dict[str, Any]:
+        image_BSS3 = torch.stack([image.permute(1, 2, 0) for image in images])
+        return {"image": image_BSS3.permute(0, 3, 1, 2), **batch}
 
     def mllog_facts(self) -> dict[str, object]:
         """Return the log's data keys."""

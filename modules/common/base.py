@@ -20,6 +20,8 @@ class BenchmarkModule(L.LightningModule):
     Attributes:
         metric_names: Metrics of an evaluation, each logged as ``val/<name>``.
         metric_words: Names of some of them in words, for pictures.
+        compiled_calls: Methods of ``net`` that a training step calls, for ``torch.compile``; none
+            if it calls ``net`` itself.
         net: The network that is trained.
         learning_rate: Rate that the schedule is built on; usually its peak.
         own_weights: Training starts from the user's weights: ``setup`` loads no others.
@@ -27,6 +29,7 @@ class BenchmarkModule(L.LightningModule):
 
     metric_names: ClassVar[tuple[str, ...]]
     metric_words: ClassVar[Mapping[str, str]] = {}
+    compiled_calls: ClassVar[tuple[str, ...]] = ()
     net: nn.Module
     learning_rate: float
     own_weights: bool = False

@@ -71,7 +71,7 @@ def check_metrics(wanted: Iterable[str], measured: Sequence[str]) -> None:
 def check_named_checkpoint(benchmark: Benchmark, arguments: Arguments) -> None:
     """Check a checkpoint before its run's configuration is parsed, which may not fit."""
     path = arguments.value("--ckpt_path")
-    if path not in (None, "last"):
+    if path not in (None, "last", "auto"):
         check_checkpoint(benchmark, Path(str(path)))
 
 

@@ -17,7 +17,8 @@ from recipes.cli.doing import doing
 from recipes.cli.help import add_help_all, print_help_if_asked
 from recipes.cli.jsonargparse_private import long_flags
 from recipes.cli.presets import demo_preset
-from recipes.cli.screen import wrap_to_terminal
+from recipes.cli.resume_line import script
+from recipes.cli.screen import visible, wrap_to_terminal
 from recipes.cli.shards import check_commands
 from recipes.cli.submission import Submission
 from recipes.cli.usage import UsageError, explain, unknown
@@ -45,12 +46,11 @@ def doctor(benchmark: Benchmark, arguments: Arguments) -> int:
         for finding in examine(benchmark, datamodule, own_data=division == "open"):
             print(finding)
             lacking += finding.kind == "lacks"
-    recipe = f"python recipes/{benchmark.name}.py"
+    recipe = f"python {shlex.quote(script(benchmark.name))}"
     flags = f" {shlex.join(arguments.words)}" if arguments.words else ""
     if lacking:
         problems = "problem" if lacking == 1 else f"{lacking} problems"
-        text = f"Not ready: fix the {problems} above, then run {recipe} doctor{flags}"
-        print(wrap_to_terminal(text))
+        print(visible(f"Not ready: fix the {problems} above, then run {recipe} doctor{flags}"))
         return 1
     root = getattr(datamodule, "root", None)
     prepared = prepared_folder(Path(getattr(datamodule, "prepared_dir", None) or root or "."))
@@ -58,7 +58,7 @@ def doctor(benchmark: Benchmark, arguments: Arguments) -> int:
     if command == "prepare":  # it takes own data without a word
         words = arguments.without("--submission.division").words
         flags = f" {shlex.join(words)}" if words else ""
-    print(wrap_to_terminal(f"Ready: {recipe} {command}{flags}"))
+    print(visible(f"Ready: {recipe} {command}{flags}"))
     return 0
 
 

@@ -58,7 +58,7 @@ TEXTS = {
 }
 PLACEHOLDERS = {
     "config": "FILE",
-    "ckpt_path": "FILE|last",
+    "ckpt_path": "FILE|last|auto",
     "trainer.precision": "32-true",
     "trainer.logger": "NAME",
     "trainer.profiler": "NAME",

@@ -40,7 +40,7 @@ MODULES = {
     "speed": "recipes.speed.command",
 }
 TO_READ = ("--help", "--help-all", "--print_config")
-SEED_VARIABLES = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
+PASSED_ON = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "FINISHLINE_DECIDED")
 
 
 def main(benchmark: Benchmark, sheet: str | None) -> None:
@@ -85,7 +85,7 @@ def run(benchmark: Benchmark, args: Sequence[str], *, sheet: str | None = None) 
     try:
         _drop_variables()
         check_pairs(benchmark.built_for_torch)
-        with _seed_variables_restored(), signals_as(interrupt, untouched()):
+        with _variables_restored(), signals_as(interrupt, untouched()):
             return _run_command(benchmark, command, arguments.without("--debug"))
     except _usage_errors() as error:
         if "--debug" in arguments and error.__cause__ is not None:  # such as a constructor's error
@@ -107,9 +107,9 @@ def _drop_variables() -> None:
 
 
 @contextmanager
-def _seed_variables_restored() -> Iterator[None]:
-    # Lightning sets them for the children of a run; the next run of this process must not see them.
-    before = {name: os.environ.get(name) for name in SEED_VARIABLES}
+def _variables_restored() -> Iterator[None]:
+    # Set for the children of a run; the next run of this process must not see them.
+    before = {name: os.environ.get(name) for name in PASSED_ON}
     try:
         yield
     finally:

@@ -137,7 +137,7 @@ class RecipeCLI(LightningCLI):
             "--ckpt_path",
             type=str | None,
             default=None,
-            help="Checkpoint to resume from. With 'last' the newest unfinished run's."
+            help="Checkpoint to resume from. 'last': newest unfinished run; 'auto': or anew."
             if self.command == "fit"
             else "A run's directory, or a checkpoint.",
         )

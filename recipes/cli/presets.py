@@ -20,7 +20,10 @@ NO_DEMO = (
 
 def with_default_preset(benchmark: Benchmark, command: str, arguments: Arguments) -> Arguments:
     """Put the demo preset first where neither data nor a configuration is named."""
-    if command not in ("fit", "speed") or any(name in arguments for name in NO_DEMO):
+    named = {name for name in NO_DEMO if name in arguments}
+    if arguments.value("--ckpt_path") == "auto":  # it may start anew
+        named.discard("--ckpt_path")
+    if command not in ("fit", "speed") or named:
         return arguments
     return arguments.with_config(demo_preset(benchmark))
 

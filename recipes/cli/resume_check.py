@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ from modules.common.moved import new_path
 from modules.common.torch_file import load_verified
 from recipes.cli.doctor import prepared_folder
 from recipes.cli.parser import RecipeCLI
-from recipes.cli.resume import run_folder_of
 from recipes.cli.saved_config import config_text
 from recipes.cli.usage import UsageError
 
@@ -43,13 +43,34 @@ def check_settings(cli: RecipeCLI) -> None:
         return
     path = Path(cli.config.ckpt_path)
     saved = load_verified(path, mmap=True).get("finishline_settings")
-    before = json.loads(saved) if saved else _settings_of_folder(path)
+    before = json.loads(saved) if saved else _settings_of_folder(path.parent.parent)
     _refuse(cli, path, _differences(before, settings(cli)))
 
 
 def settings(cli: RecipeCLI) -> dict[str, Any]:
     """Return the settings that training depends on: flag -> plain value."""
     return _training_settings(yaml.safe_load(config_text(cli)))
+
+
+def differences_from_run(folder: Path, cli: RecipeCLI, *, any_seed: bool) -> list[str]:
+    """List the settings in which a run was started otherwise than a command line says.
+
+    Args:
+        folder: The run's directory, with its ``config.yaml``.
+        cli: The parsed command line.
+        any_seed: Whether the seed may be another one.
+
+    Returns:
+        Such as ``model.learning_rate 0.1 instead of 0.2``, where the command line says 0.2.
+    """
+    content = yaml.safe_load((folder / "config.yaml").read_text())
+    ours = yaml.safe_load(config_text(cli))
+    before, now = _training_settings(content), _training_settings(ours)
+    if None not in (batches := (_batch(content), _batch(ours))):
+        before["global batch size"], now["global batch size"] = batches
+    if any_seed:
+        before.pop("seed_everything")
+    return _differences(now, before)
 
 
 class ResumeCheck(Callback):
@@ -90,12 +111,19 @@ def _training_settings(content: Mapping[str, Any]) -> dict[str, Any]:
     return chosen
 
 
-def _settings_of_folder(path: Path) -> dict[str, Any]:
-    """Read the settings of a run of version 0.2 from its ``config.yaml``."""
-    folder = run_folder_of(path)
-    if folder is None:
-        return {}
-    return _training_settings(yaml.safe_load((folder / "config.yaml").read_text()))
+def _batch(content: Mapping[str, Any]) -> int | None:
+    """Return the samples of a step; ``None`` if the number of devices is found only later."""
+    trainer = content.get("trainer") or {}
+    factors = [(content.get("data") or {}).get("batch_size")]
+    factors += [trainer.get(key) for key in ("devices", "num_nodes", "accumulate_grad_batches")]
+    numbers = [int(factor) for factor in factors if str(factor).isdigit()]
+    return math.prod(numbers) if len(numbers) == len(factors) else None
+
+
+def _settings_of_folder(folder: Path) -> dict[str, Any]:
+    """Return the settings in a run's ``config.yaml``: flag -> plain value; empty without one."""
+    path = folder / "config.yaml"
+    return _training_settings(yaml.safe_load(path.read_text())) if path.is_file() else {}
 
 
 def _data_facts(trainer: L.Trainer) -> dict[str, Any]:
@@ -147,10 +175,10 @@ def _parts(net: Any) -> tuple[str, dict[str, Any]]:
     return new_path(str(net)), {}
 
 
-def _refuse(cli: RecipeCLI, path: Path, differences: list[str]) -> None:
-    if not differences:
+def _refuse(cli: RecipeCLI, path: Path, lines: list[str]) -> None:
+    if not lines:
         return
-    text = f"--ckpt_path: {path} was trained with other settings: {'; '.join(differences)}"
+    text = f"--ckpt_path: {path} was trained with other settings: {'; '.join(lines)}"
     if not cli.config.force_resume:
         raise UsageError(f"{text}; --force_resume true trains on with the new ones")
     rank_zero_only(print)(f"Note: {text}", flush=True)

@@ -27,6 +27,7 @@ from callbacks.quality_target import QualityTarget, RunState, StopReason, StopRu
 from callbacks.run_folder import RunFolder
 from callbacks.run_record import RunRecord, num_parameters
 from callbacks.signals import signals_as
+from callbacks.unprofiled import Unprofiled
 from callbacks.warm_up import WarmUp
 from callbacks.writing import told, writing
 from recipes.cli.benchmark import Benchmark
@@ -37,8 +38,9 @@ from recipes.cli.net_line import NetLine
 from recipes.cli.parser import RecipeCLI
 from recipes.cli.presets import announce_demo
 from recipes.cli.resume_check import ResumeCheck
+from recipes.cli.resume_line import resume_command, script
 from recipes.cli.saved_config import config_text
-from recipes.cli.screen import wrap_to_terminal
+from recipes.cli.screen import visible, wrap_to_terminal
 from recipes.cli.shards import open_note
 
 
@@ -67,6 +69,7 @@ class Run:
         return cli.build_trainer(
             callbacks=[*self._given("callbacks"), *self._ours],
             logger=[MetricsCSV(self.state, lambda: self.folder.path), *loggers],
+            profiler=cli.config_init.trainer.profiler or Unprofiled(),
         )
 
     def _callbacks(self) -> list[Callback]:
@@ -160,7 +163,8 @@ class Run:
             # The seed of rank 0, which RunFolder gave to every rank.
             self.cli.config.seed_everything = torch.initial_seed() % 2**32
             text = config_text(self.cli)
-            again = f"python recipes/{self.benchmark.name}.py fit --config {shlex.quote(str(path))}"
+            recipe = shlex.quote(script(self.benchmark.name))
+            again = f"python {recipe} fit --config {shlex.quote(str(path))}"
             with writing(path):
                 path.write_text(f"# Run it again: {again}\n{text}")
 
@@ -186,7 +190,7 @@ class Run:
         text, status = self._outcome(stopped)
         if self.folder.created:  # otherwise asking a logger for its W&B run would start one
             wandb_run.close(self.trainer, status, keep=self._users_wandb_run)
-        rank_zero_only(print)(wrap_to_terminal(text), flush=True)
+        rank_zero_only(print)(f"{self._resume_line()}{wrap_to_terminal(text)}", flush=True)
         together = stopped is not None or self.state.stop_reason is not StopReason.INTERRUPTED
         return rank_zero_exit_code(self.trainer, status) if together else status
 
@@ -201,19 +205,18 @@ class Run:
             resumed = " (resumed run, not a timed result)" if state.resumed else ""
             return f"{name} {kind}: target reached{resumed}, {quality} {after}; {see}", 0
         if state.stop_reason is StopReason.INTERRUPTED:
-            kept = self.folder.created and checkpoint_of(self.folder.path) is not None
-            hint = f"resume with {self._resume_command()}; " if kept else ""
-            return f"{name} {kind}: interrupted {after}; {hint}{see}", 130
+            return f"{name} {kind}: interrupted {after}; {see}", 130
         reason = f" ({stopped})" if stopped else ""
         best = quality or "no evaluation finished"
         return f"{name} {kind}: target not reached{reason}, {best} {after}; {see}", 3
 
-    def _resume_command(self) -> str:
-        root = self.cli.config.output_root
-        command = f"python recipes/{self.benchmark.name}.py fit --ckpt_path last"
-        return (
-            command if root == Path("runs") else f"{command} --output_root {shlex.quote(str(root))}"
-        )
+    def _resume_line(self) -> str:
+        """Return the command that goes on, on a line of its own and never wrapped: to be pasted."""
+        interrupted = self.state.stop_reason is StopReason.INTERRUPTED
+        if not interrupted or not self.folder.created or checkpoint_of(self.folder.path) is None:
+            return ""
+        command = resume_command(self.benchmark, self.cli, self.resumed_from)
+        return f"resume with: {visible(command)}\n"
 
 
 def rank_zero_exit_code(trainer: Trainer, status: int) -> int:

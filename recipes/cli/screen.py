@@ -11,12 +11,17 @@ from typing import TextIO
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
+def visible(text: str) -> str:
+    """Make control characters visible; a command to be pasted is not wrapped besides."""
+    return CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
+
+
 def wrap_to_terminal(text: str, *, indent: int = 0, stream: TextIO | None = None) -> str:
     """Wrap lines at the terminal's width, never inside a word; a pipe gets them unbroken.
 
     Control characters out of file names or data, which could steer a terminal, become visible.
     """
-    text = CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
+    text = visible(text)
     if not (sys.stdout if stream is None else stream).isatty():
         return text
     wrapper = textwrap.TextWrapper(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,12 @@ from recipes.cli.data_check import check_data
 from recipes.cli.doing import doing
 from recipes.cli.load import with_checkpoint_of_run
 from recipes.cli.memory import explained_memory_errors
+from recipes.cli.nodes import prepare_on_every_node
 from recipes.cli.noise import quiet
 from recipes.cli.parser import RecipeCLI
+from recipes.cli.ranks import ending_together, launched_ranks
 from recipes.cli.resume import exit_suppressed_if_interrupted, find_resume, with_run_config
+from recipes.cli.resume_auto import same_command
 from recipes.cli.resume_check import check_settings
 from recipes.cli.run import Run, rank_zero_exit_code
 from recipes.cli.screen import wrap_to_terminal
@@ -34,20 +39,25 @@ def fit(benchmark: Benchmark, arguments: Arguments) -> int:
     state = RunState()  # first of all: its clock starts with the process
     quiet()
     LIVE.show("setting up the run")
-    check_named_checkpoint(benchmark, arguments)
-    resume = find_resume(benchmark.name, arguments)
-    cli = RecipeCLI(benchmark, "fit", resume.arguments)
-    _check_resumed_checkpoint(benchmark, cli)
-    check_settings(cli)
-    if getattr(cli.datamodule, "num_workers", 0) and (line := socket_problem()):
-        raise UsageError(line)
-    check_data(benchmark, cli.datamodule, cli.division)
-    check_foreign_net(cli)
-    if cli.config.trainer.enable_progress_bar is False:
-        LIVE.stop()
-    run = Run(benchmark, cli, state, resumed_from=resume.folder)
+    ranks = launched_ranks()
+    with ending_together(ranks):
+        check_named_checkpoint(benchmark, arguments)
+        auto = partial(same_command, benchmark)
+        resume = find_resume(benchmark.name, arguments, ranks=ranks, auto=auto)
+        cli = RecipeCLI(benchmark, "fit", resume.arguments)
+        _check_resumed_checkpoint(benchmark, cli)
+        check_settings(cli)
+        if getattr(cli.datamodule, "num_workers", 0) and (line := socket_problem()):
+            raise UsageError(line)
+        check_data(benchmark, cli.datamodule, cli.division)
+        check_foreign_net(cli)
+        if cli.config.trainer.enable_progress_bar is False:
+            LIVE.stop()
+        run = Run(benchmark, cli, state, resumed_from=resume.folder)
+    if ranks is not None:
+        prepare_on_every_node(benchmark, cli, ranks)
     stopped: StopRun | None = None
-    with exit_suppressed_if_interrupted(state):
+    with resume.claim or nullcontext(), exit_suppressed_if_interrupted(state):
         try:
             # Not an argument of fit(): setup() needs it, to load starting weights or leave them.
             run.trainer.ckpt_path = cli.config.ckpt_path

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import platform
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 import yaml
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -23,18 +24,23 @@ from recipes.cli.usage import UsageError
 FINISHED = {StopReason.TARGET_REACHED, StopReason.BUDGET_EXHAUSTED, StopReason.NON_FINITE}
 
 
-def newest_unfinished(root: Path) -> Path:
-    """Return the run of one benchmark that was started last and can be trained further.
+class Unfinished(NamedTuple):
+    """The runs of one benchmark that can be trained further, the one started last first."""
+
+    folders: list[Path]
+    """Each holds a checkpoint and a ``config.yaml`` that can be read."""
+    counts: str
+    """How many runs there are, for a message."""
+
+
+def unfinished_runs(root: Path) -> Unfinished:
+    """Find the runs of one benchmark that can be trained further.
 
     Args:
-        root: Directory of the benchmark's runs.
+        root: Directory of the benchmark's runs; it may not exist.
 
     Returns:
-        The run's directory; it holds a checkpoint. A run whose ``config.yaml`` is damaged is
-        passed over, with a line.
-
-    Raises:
-        UsageError: If there is none; the message says how many runs there are.
+        The runs. One whose ``config.yaml`` is damaged is left out, with a line.
     """
     records = {path.parent: _read(path) for path in root.glob("*/run.json")}
     # A resumed run that left no checkpoint of its own does not use up the run it came from.
@@ -50,13 +56,57 @@ def newest_unfinished(root: Path) -> Path:
     ]
     ready = [folder for folder in unfinished if checkpoint_of(folder) and _config_is_read(folder)]
     alive = _alive({folder: records[folder] for folder in ready})
+    alive |= {folder for folder in ready if claim(folder) is None}
     ready = [folder for folder in ready if folder not in alive]
-    if not ready:
+    counts = f"{len(records)} runs, {len(unfinished)} unfinished, {len(alive)} of them running"
+    newest_first = sorted(ready, key=lambda f: _started(f, records[f]), reverse=True)
+    return Unfinished(newest_first, counts)
+
+
+def newest_unfinished(root: Path) -> Path:
+    """Return the run of one benchmark that was started last and can be trained further.
+
+    Args:
+        root: Directory of the benchmark's runs.
+
+    Returns:
+        The run's directory; it holds a checkpoint.
+
+    Raises:
+        UsageError: If there is none; the message says how many runs there are.
+    """
+    folders, counts = unfinished_runs(root)
+    if not folders:
         raise UsageError(
-            f"--ckpt_path last: no unfinished run with a checkpoint in {root} "
-            f"({len(records)} runs, {len(unfinished)} unfinished, {len(alive)} of them running)"
+            f"--ckpt_path last: no unfinished run with a checkpoint in {root} ({counts})"
         )
-    return max(ready, key=lambda folder: _started(folder, records[folder]))
+    return folders[0]
+
+
+def claim(folder: Path) -> IO[str] | None:
+    """Lock a run for this process, so that no other job resumes it as well.
+
+    Args:
+        folder: The run's directory.
+
+    Returns:
+        A file; closing it, as the process's end does, frees the run. ``None`` where another
+        process has it.
+    """
+    try:
+        file = (folder / "run.json").open("r+")  # over NFS a lock needs a file to write to
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return None
+    except OSError:  # someone else's run, or a file system without locks
+        return Path(os.devnull).open()
+    return file
+
+
+def run_folder_of(checkpoint: Path) -> Path | None:
+    """Return the run directory that holds a checkpoint, recognised by its ``config.yaml``."""
+    folder = checkpoint.parent.parent
+    return folder if (folder / "config.yaml").is_file() else None
 
 
 def _alive(records: dict[Path, dict[str, Any]]) -> set[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from callbacks.checkpoint import Checkpoint, LastCheckpoint
+from callbacks.fused_optimizer import changed_optimizers
 from callbacks.quality_target import RunState
 from callbacks.warm_up import without_logging
 from datamodules.common.base import BenchmarkDataModule
@@ -123,6 +124,28 @@ def _staying_on_device(module: Any) -> Iterator[None]:
         yield
     finally:
         del module.cpu
+
+
+def weights_held(module: Any) -> AbstractContextManager[None]:
+    """Give the module optimizers whose steps cost what they always do and move no weight.
+
+    Random batches make some networks diverge in a few steps; a detector whose outputs are NaN
+    proposes nothing and cannot be evaluated.
+
+    Args:
+        module: Its ``configure_optimizers`` is replaced within the block.
+
+    Returns:
+        The block.
+    """
+    return changed_optimizers(
+        module, lambda optimizer: optimizer.register_step_pre_hook(_without_rate)
+    )
+
+
+def _without_rate(optimizer: Any, *args: Any) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
 
 
 def plain_round(cli: RecipeCLI, trainer: L.Trainer, batches: list[Any], steps: int) -> list[float]:

@@ -35,11 +35,20 @@ def find_judged_sets(paths: Iterable[Path], wanted: str | None = None) -> list[R
     """
     sets = find_result_sets(paths, all_benchmarks())
     find_rounds(sets, wanted)
-    for name in sorted({round_of(result).name for result in sets}):
-        rules = load_round(name)
-        here = [result for result in sets if round_of(result).name == name]
-        _ask(_converged_runs(here, rules), rules)
+    _ask([pair for result in sets for pair in _converged_runs(result)])
+    for result in sets:
+        _keep_published(result)
     return sets
+
+
+def _keep_published(result: ResultSet) -> None:
+    """Let a published score stand where the checker rejects more of its runs than may fail."""
+    bench = load_round(round_of(result).name).benchmarks.get(result.benchmark)
+    rejected = [run for run in result.runs if run.rejected]
+    if result.published and bench is not None and len(rejected) > bench.drop:
+        for run in rejected:
+            run.log.warnings.append(f"{run.rejected}; no verdict, as the review published it")
+            run.rejected = None
 
 
 def round_of(result: ResultSet) -> FoundRound:
@@ -48,30 +57,33 @@ def round_of(result: ResultSet) -> FoundRound:
     return result.round
 
 
-def _converged_runs(sets: Iterable[ResultSet], rules: Round) -> list[Run]:
+def _converged_runs(result: ResultSet) -> list[tuple[Run, Round]]:
+    rules = load_round(round_of(result).name)
+    bench = rules.benchmarks.get(result.benchmark)
     return [
-        run
-        for result in sets
+        (run, rules)
         for run in result.runs
-        if not run.demo
-        and result.benchmark in rules.benchmarks
-        and judge_run(run, result, rules.benchmarks[result.benchmark]).outcome == CONVERGED
+        if bench is not None and not run.demo and judge_run(run, result, bench).outcome == CONVERGED
     ]
 
 
-def _ask(runs: Sequence[Run], rules: Round) -> None:
-    small = [run for run in runs if run.log.path.stat().st_size <= LARGEST_BYTES]
-    verdicts = compliance([(run.log.path, rules.checker_ruleset) for run in small])
-    for run, verdict in zip(small, verdicts, strict=True):
+def _ask(runs: Sequence[tuple[Run, Round]]) -> None:
+    small = [(run, rules) for run, rules in runs if _size(run) <= LARGEST_BYTES]
+    verdicts = compliance([(run.log.path, rules.checker_ruleset) for run, rules in small])
+    for (run, rules), verdict in zip(small, verdicts, strict=True):
         reason = _why(run, verdict)
         if rules.checker_is_verdict:
             run.rejected = reason
         elif reason:
             run.log.warnings.append(f"{reason}; no verdict, as it rejects published results too")
-    for run in runs:
-        if run.log.path.stat().st_size > LARGEST_BYTES:
+    for run, _ in runs:
+        if _size(run) > LARGEST_BYTES:
             limit = f"over {LARGEST_BYTES >> 20} MiB"
             run.log.warnings.append(f"the official checker was not asked: the log is {limit}")
+
+
+def _size(run: Run) -> int:
+    return run.log.path.stat().st_size
 
 
 def _why(run: Run, verdict: Compliance) -> str | None:
