@@ -92,7 +92,7 @@ def streamed_splits(
                 raise ValueError(f"data.{name} goes with --{TRAIN_FLAG} PATTERN, which is missing")
         return None
     if root is not None:
-        raise ValueError(f"give --data.root or --{TRAIN_FLAG}, not both")
+        raise ValueError("give --data.root or --data.shards, not both")
     if shuffle_buffer < 0:
         raise ValueError(f"data.shuffle_buffer must be at least 0, got {shuffle_buffer}")
     patterns = Patterns(
