@@ -67,6 +67,7 @@ def test_the_plan_is_correctness_then_all_recipes_then_variants(tmp_path):
     assert {name.split()[0] for name in names[10:]} == {"variants"}
     assert "variants minigo" in names
     assert len(RECIPES) == 8  # of v1.0; later ones take more than their share of eight minutes
+    assert set(RECIPES) < {path.stem for path in gpu_check.ROOT.glob("recipes/[a-z]*.py")}
     for step in steps[2:]:
         assert (gpu_check.ROOT / step.command[step.command.index("--config") + 1]).is_file()
     (dlrm,) = (step for step in steps if step.name == "variants dlrm")

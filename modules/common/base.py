@@ -25,6 +25,8 @@ class BenchmarkModule(L.LightningModule):
         net: The network that is trained.
         learning_rate: Rate that the schedule is built on; usually its peak.
         own_weights: Training starts from the user's weights: ``setup`` loads no others.
+        draws_after_sharding: The strategy shards a network that has no memory yet, and then calls
+            its ``draw_weights(seed)``: a large one need not be whole on each rank.
     """
 
     metric_names: ClassVar[tuple[str, ...]]
@@ -33,6 +35,7 @@ class BenchmarkModule(L.LightningModule):
     net: nn.Module
     learning_rate: float
     own_weights: bool = False
+    draws_after_sharding: bool = False
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning notes the hook in progress some 40 times a step; torch would search the

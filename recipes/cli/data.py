@@ -107,7 +107,8 @@ def _parser(benchmark: Benchmark, command: str) -> ArgumentParser:
 
 
 def _configurations(benchmark: Benchmark, arguments: Arguments) -> list[str]:
-    if any(name in arguments for name in ("--config", "--data.root", "--data.shards")):
+    own = ("--config", "--data.root", "--data.raw", "--data.shards")
+    if any(flag in arguments for flag in own):
         return arguments.values("--config")
     return [str(demo_preset(benchmark))]
 

@@ -16,7 +16,7 @@ from datamodules.common.loaders import memory_note, socket_problem
 from recipes.cli.benchmark import Benchmark
 from recipes.cli.data_check import OPEN
 from recipes.cli.demo_times import demo_time
-from recipes.cli.doctor_memory import shortages
+from recipes.cli.doctor_memory import closed_memory, shortages
 from recipes.cli.environment import writable
 from recipes.cli.screen import wrap_to_terminal
 
@@ -158,6 +158,8 @@ def _data(
         yield Finding("lacks", f"{target} cannot be written: choose a writable directory{hint}")
     for line in shortages(benchmark, datamodule, own_data=own_data and bool(differences)):
         yield Finding("lacks", line)
+    if line := closed_memory(benchmark):
+        yield Finding("note", line)
     if prepared is None:
         yield _disk(benchmark, target, download=bool(problems))
     if problem := checkpoint_problem(benchmark):

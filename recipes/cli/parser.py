@@ -22,6 +22,7 @@ from callbacks.run_folder import fresh_seed
 from callbacks.warm_up import WarmUp
 from recipes.cli.arguments import Arguments
 from recipes.cli.benchmark import Benchmark
+from recipes.cli.checkpoint_io import CheckpointIO
 from recipes.cli.checks import (
     auto_takes_mac_gpu,
     check_budget,
@@ -33,6 +34,7 @@ from recipes.cli.config_file import read_config, tell_foreign_code
 from recipes.cli.division import violations
 from recipes.cli.environment import check_number
 from recipes.cli.find import find
+from recipes.cli.fsdp2 import FSDP2Strategy
 from recipes.cli.help import add_help_all, print_help_if_asked
 from recipes.cli.jsonargparse_private import long_flags
 from recipes.cli.loggers import give_default_directories, prepare_loggers
@@ -226,7 +228,7 @@ class RecipeCLI(LightningCLI):
                 "themselves, so each rank would see a share of its share; leave the flag out"
             )
         synthetic = self.config.get("synthetic", False)
-        sources = (self.config.data.get(name) for name in ("root", "shards"))
+        sources = (self.config.data.get(name) for name in ("root", "raw", "shards"))
         self.demo = all(source is None for source in sources) and not synthetic
         self.spares_mac = self.demo and auto_takes_mac_gpu(self.config.trainer.accelerator)
         if self.spares_mac:
@@ -285,6 +287,8 @@ class RecipeCLI(LightningCLI):
         check_devices(given["accelerator"], given["devices"])
         chosen = given["strategy"]
         given["strategy"] = build_strategy(chosen, self.model)
+        if isinstance(given["strategy"], FSDP2Strategy):
+            given["inference_mode"] = False  # weights gathered there could not be trained on later
         try:
             trainer = Trainer(**given)
             if chosen == "auto" and isinstance(trainer.strategy, DDPStrategy):
@@ -292,6 +296,7 @@ class RecipeCLI(LightningCLI):
                 trainer = Trainer(**{**given, "strategy": build_strategy("ddp", self.model)})
         except (ValueError, MisconfigurationException) as error:
             raise UsageError(f"--trainer: {error}") from error
+        trainer.strategy.checkpoint_io = CheckpointIO(optimizers=self.command == "fit")
         return trainer
 
 

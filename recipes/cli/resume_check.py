@@ -24,9 +24,10 @@ from recipes.cli.usage import UsageError
 
 # They change where data is, how fast or where something is computed, or what a run starts from.
 FREE = (
-    "root", "shards", "val_shards", "prepared_dir", "num_workers", "workers", "prepare_processes",
-    "device_cache", "games_at_once", "overlap", "bfloat16_play", "cuda_graph_play",
-    "max_joint_nodes", "checkpoint", "from_scratch", "backbone_weights", "starting_accuracy",
+    "root", "raw", "shards", "val_shards", "prepared_dir", "num_workers", "workers",
+    "prepare_processes", "device_cache", "games_at_once", "overlap", "bfloat16_play",
+    "cuda_graph_play", "max_joint_nodes", "checkpoint", "from_scratch", "backbone_weights",
+    "starting_accuracy",
 )  # fmt: skip
 
 

@@ -89,6 +89,7 @@ class Run:
             clear_cache=submission.clear_cache,
             unit=self.benchmark.progress_unit,
             quality_names=self.benchmark.quality_names,
+            discloses=self.benchmark.discloses,
         )
         self._data_check = data_check = DataCheck(self.benchmark, self.division)
         energy = Energy(state, cost_per_hour=cli.config.get("cost_per_hour"))
