@@ -127,6 +127,7 @@ def test_each_sample_is_evaluated_once_on_one_of_the_ranks(alone, together):
         assert total == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_more_ranks_than_samples_still_evaluate(tmp_path, alone):
     results = on_ranks(2, tmp_path, train, "fsdp2", 2, 4, 1, "32-true", 1)
     assert results[0]["values"] == results[1]["values"]
