@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from recipes.speed.published import percent
+
 HEAD = (
     "recipe", "device", "flags", "revision", "batch", "samples/s", "ms/step (median, p90)", "ratio",
     "model FLOP/s", "evaluation", "of this device's limit", "of the published best",
@@ -69,7 +71,7 @@ def number(value: float) -> str:
 
 
 def share(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.2g} %"
+    return "-" if value is None else percent(value)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -37,7 +37,7 @@ def test_rows_have_the_figures_and_the_flags_that_gave_them(tmp_path, capsys):
     assert lines[2] == (
         "| minigo | CPU, 2 threads | `--synthetic --steps 4` | 8fde17e "
         "| search trees 64 -> 4 (1/16); 4096 -> 4 (1/1024) | 11.94; 0.0014 games/s "
-        "| 334.9, 1,353.4 | 1.05 | 11.6 G | 1,850 ms/move | 36 % | 0.032 % of 4.35 (A100) |"
+        "| 334.9, 1,353.4 | 1.05 | 11.6 G | 1,850 ms/move | 36.5 % | 0.032 % of 4.35 (A100) |"
     )
     assert lines[3].startswith("| unet3d ")
     assert lines[3].endswith("| closed | 11.94 | 334.9, 1,353.4 | 1.05 | 11.6 G | - | - | - |")

@@ -257,7 +257,7 @@ class C4DataModule(BenchmarkDataModule):
         """
         size, total = self.evaluation_batch_size, self.eval_sequences
         batches = [range(a, min(a + size, total)) for a in range(0, total, size)]
-        own = [batches[number] for number in evaluation_indices(len(batches), self.trainer)]
+        own: Any = [batches[number] for number in evaluation_indices(len(batches), self.trainer)]
         data = SequencesInOrder(self._stream("validation"), self.seq_length)
         return DataLoader(data, batch_sampler=own, collate_fn=torch.stack, **self.loader_options)
 
@@ -298,7 +298,8 @@ class C4DataModule(BenchmarkDataModule):
             return self.root
         from datamodules.c4.demo import NUM_SHARDS, VERSION
 
-        return demo_folder("c4", VERSION, {"shards": NUM_SHARDS})
+        params = {"shards": NUM_SHARDS, "vocab_size": self.vocab_size}
+        return demo_folder("c4", VERSION, params)
 
     @property
     def _prepared(self) -> Path:

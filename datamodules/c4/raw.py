@@ -5,7 +5,7 @@ joined and removed. The joined files are Megatron's, equal to what its own scrip
 """
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from datamodules.c4.published import SPLITS, split_of
 from datamodules.c4.tokenise import Shard, fingerprint, lengths_of, read_tokenizer, tokenise
 from datamodules.common.atomic import atomic_file
 from datamodules.common.preparation import Preparation, Unit, preparing, shorten, space_problem
-from datamodules.common.progress import stage
+from datamodules.common.progress import Stage, stage
 from datamodules.common.reading import entries
 from datamodules.common.records import changed_units
 
@@ -173,7 +173,7 @@ def _make(preparation: Preparation, text: Text, processes: int) -> None:
     for split, pair in text.pairs.items():
         names = [unit.name for unit in units[split]]
         with stage(f"joining the {split} tokens", len(names)) as now:
-            _join(text, names, pair, done=lambda now=now: setattr(now, "done", now.done + 1))
+            _join(text, names, pair, now)
         counts[split] = {
             key: sum(results[name][key] for name in names)
             for key in ("documents", "tokens", "empty")
@@ -217,12 +217,12 @@ def _unit(text: Text, name: str, paths: tuple[Path, ...], most: int | None) -> U
     return Unit(name, shard, (f"{name}.bin", f"{name}.npy"), fingerprint, size)
 
 
-def _join(text: Text, names: Sequence[str], pair: Pair, *, done: Callable[[], None]) -> None:
+def _join(text: Text, names: Sequence[str], pair: Pair, now: Stage) -> None:
     """Write a split's two files from its parts."""
     with atomic_file(pair.bin) as out:
         for name in names:
             with (text.parts / f"{name}.bin").open("rb") as part:
                 shutil.copyfileobj(part, out, COPIED)
-            done()
+            now.done += 1
     lengths = lengths_of([text.parts / f"{name}.npy" for name in names])
     write_index(pair.idx, token_type(text.vocab_size), lengths)

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from modules.dlrm_dcnv2.net import BAG_SIZES, DCNv2
+from modules.dlrm_dcnv2.fbgemm import FbgemmTables
+from modules.dlrm_dcnv2.net import BAG_SIZES, EPSILON, DCNv2
 from modules.recommendation.base import ClickModule
 from modules.recommendation.fused_embedding import fused_embeddings
 from modules.recommendation.sparse_adagrad import SparseAdagrad
-
-EPSILON = 1e-8
 
 
 class Batch(TypedDict):
@@ -51,7 +50,24 @@ class DCNv2Module(ClickModule):
             raise ValueError(f"learning_rate must be at least 0, got {learning_rate}")
         self.learning_rate = learning_rate
 
+    def setup(self, stage: str) -> None:
+        """Reject strategies that would shard the tables again, and what FBGEMM cannot do."""
+        super().setup(stage)
+        tables = [m for m in self.modules() if isinstance(m, FbgemmTables)]
+        trainer: Any = self._trainer
+        several = max(
+            getattr(trainer, "world_size", 1), getattr(trainer, "accumulate_grad_batches", 1)
+        )
+        if tables and several > 1:
+            raise ValueError(
+                "--model.net.kernels fbgemm steps its tables in each backward pass of one device; "
+                "use one device without --trainer.accumulate_grad_batches, or kernels torch"
+            )
+
     def configure_optimizers(self) -> Optimizer:
+        for tables in self.modules():
+            if isinstance(tables, FbgemmTables):
+                tables.set_learning_rate(self.learning_rate)
         return SparseAdagrad(self.net.parameters(), lr=self.learning_rate, eps=EPSILON)
 
     def logits(self, batch: Batch) -> Tensor:

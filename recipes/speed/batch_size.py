@@ -69,6 +69,7 @@ def _fewer_steps(cli: SpeedCLI, seconds: float) -> list[str]:
     if seconds <= 2 * most or steps >= wanted:
         return []
     cli.config.steps = steps
+    cli.config_init.warmup.steps = min(cli.config_init.warmup.steps, 1)  # counts its FLOPs
     return [f"steps of a round {wanted} -> {steps} (one takes {seconds:.3g} s)"]
 
 

@@ -14,6 +14,7 @@ from recipes.speed.flags import SpeedCLI
 from recipes.speed.gate import FULL, REDUCED, Gate
 from recipes.speed.loops import milliseconds, plain_training, synchronize, weights_held
 from recipes.speed.memory import GIB, forget_peak, peak_memory
+from recipes.speed.report import plain
 from recipes.speed.variants import Settings, Variant, summary
 
 MOST_CHARACTERS = 200  # torch lists dozens of backends in a sentence
@@ -124,11 +125,10 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
-    numbers = ("samples_per_second", "ms_per_step_median", "loss_error", "gradient_error")
-    formats = (".4g", ".4g", ".1e", ".1e")
-    texts = (
-        "-" if row[n] is None else format(row[n], f) for n, f in zip(numbers, formats, strict=True)
-    )
+    rates = (row["samples_per_second"], row["ms_per_step_median"])
+    errors = (row["loss_error"], row["gradient_error"])
+    texts = ["-" if rate is None else plain(rate) for rate in rates]
+    texts += ["-" if error is None else f"{error:.2e}" for error in errors]
     loss, gradient = row["tolerance"]
     verdicts = {True: "yes", None: "unclear: rounding weights to bf16 changes as much"}
     verdict = verdicts.get(row["right"], f"NO (allowed {loss:g}, {gradient:g})")

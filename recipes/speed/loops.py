@@ -108,22 +108,23 @@ def lightning_round(
         trainer: Any = Run(benchmark, cli, RunState(), resumed_from=None).trainer
         # A checkpoint would hold the tables of DLRM, 89.5 GiB, and take longer than the steps.
         trainer.callbacks = [each for each in trainer.callbacks if not isinstance(each, NOT_TIMED)]
-        with _staying_on_device(cli.model):
+        with _training_only(cli.model):
             trainer.fit(cli.model, datamodule=Replay(cli.datamodule, batches, steps))
     return trainer
 
 
 @contextmanager
-def _staying_on_device(module: Any) -> Iterator[None]:
-    """Leave weights on the GPU when Lightning ends: the plain loop needs them there.
+def _training_only(module: Any) -> Iterator[None]:
+    """Warm up no evaluation, as there is none, and leave weights on the GPU for the plain loop.
 
-    Main memory may be smaller than DLRM's tables, 89.5 GiB, and copying them takes minutes.
+    An evaluation's batches are larger than training's. Main memory may be smaller than DLRM's
+    tables, 89.5 GiB, and copying them takes minutes.
     """
-    module.cpu = lambda: module
+    module.cpu, module.warm_up_evaluation = lambda: module, None
     try:
         yield
     finally:
-        del module.cpu
+        del module.cpu, module.warm_up_evaluation
 
 
 def weights_held(module: Any) -> AbstractContextManager[None]:

@@ -18,7 +18,7 @@ from recipes.cli.parser import RecipeCLI, flat
 
 PRESETS = Path(__file__).parents[2] / "recipes" / "presets"
 POINTS = Path(rcp_checker.__file__).parent / "training_1.0.0"
-LATER = {"llama31_8b": "v6.0", "gpt_oss_20b": "v6.0"}  # not in round v1.0
+LATER = dict.fromkeys(("llama31_8b", "gpt_oss_20b", "dlrm_dcnv2"), "v6.0")  # not in round v1.0
 
 
 def points_of(stem: str) -> dict[str, Any]:
@@ -86,6 +86,7 @@ NAMES = {
         "start_warmup_step": "model.start_warmup_step",
         "opt_lamb_weight_decay_rate": "model.weight_decay",
     },
+    "dlrm_dcnv2": {"opt_base_learning_rate": "model.learning_rate"},
     "dlrm": {
         "opt_base_learning_rate": "model.learning_rate",
         "opt_learning_rate_warmup_steps": "model.warmup_steps",

@@ -339,6 +339,18 @@ def test_notes_tell_the_cost_and_the_marks(root):
     assert "0.0% of the first documents start with the id 128000" in module(root).notes()[1]
 
 
+def test_demos_with_other_vocabularies_live_side_by_side(monkeypatch, tmp_path):
+    from datamodules.c4 import demo
+
+    monkeypatch.setenv("FINISHLINE_CACHE", str(tmp_path))
+    monkeypatch.setattr(demo, "DOCUMENTS_PER_SHARD", 60)
+    for vocab_size in (900, 70_000, 900):
+        data = C4DataModule(seq_length=32, vocab_size=vocab_size, eval_sequences=9)
+        data.prepare()
+        assert next(iter(data.train_dataloader())).max() < 900
+    assert len(list((tmp_path / "demo").glob("c4-*"))) == 2
+
+
 def test_a_training_file_without_a_sequence_is_told(root):
     write_pair(root / SPLITS["train"].stem, 0, documents=1)
     data = module(root, seq_length=100)

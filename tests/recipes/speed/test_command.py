@@ -131,9 +131,14 @@ def test_a_batch_is_doubled_within_memory_and_time(monkeypatch):
 def test_a_slow_step_leaves_fewer_of_them_and_says_so():
     """A round may take its steps times --step_seconds; at least two steps are needed."""
     for steps, seconds, kept in ((50, 9.0, 50), (50, 25.0, 10), (4, 25.0, 2), (2, 25.0, 2)):
-        cli = SimpleNamespace(config=SimpleNamespace(steps=steps, step_seconds=5.0))
+        warm_up = SimpleNamespace(steps=3)
+        cli = SimpleNamespace(
+            config=SimpleNamespace(steps=steps, step_seconds=5.0),
+            config_init=SimpleNamespace(warmup=warm_up),
+        )
         lines = batch_size._fewer_steps(cli, seconds)
         assert cli.config.steps == kept
+        assert warm_up.steps == (3 if kept == steps else 1)
         told = f"steps of a round {steps} -> {kept} (one takes 25 s)"
         assert lines == ([] if kept == steps else [told])
 

@@ -88,12 +88,15 @@ def test_a_round_trains_with_a_runs_callbacks_but_writes_no_checkpoint(monkeypat
     cli.datamodule.batch_size = 4
     times = loops.StepTimes()
     batch = cli.datamodule.synthetic_batch()
-    moved = []
+    moved, warmed = [], []
     monkeypatch.setattr(type(cli.model), "cpu", lambda self: moved.append(self))
+    monkeypatch.setattr(type(cli.model), "warm_up_evaluation", lambda self: warmed.append(self))
     trainer = loops.lightning_round(RESNET, cli, [batch], 2, times)
     assert not moved  # a GPU's weights, which may be more than main memory holds
+    assert not warmed  # of an evaluation, which a round has not
     cli.model.cpu()
-    assert moved == [cli.model]
+    cli.model.warm_up_evaluation()
+    assert moved == warmed == [cli.model]
     names = {type(each).__name__ for each in trainer.callbacks}
     assert len(times.moments) == 2
     assert {"QualityTarget", "MLPerfLog", "RunRecord", "WarmUp"} <= names

@@ -57,7 +57,7 @@ def test_games_are_compared_as_games_and_the_share_is_of_the_best():
     parts, lines = beside_published("minigo", "NVIDIA H100 80GB HBM3", rates, H200)
     assert parts["published"]["share_of_best"] == pytest.approx(0.5)
     assert parts["published"]["unit"] == "games/s"
-    assert lines[1].endswith("here 2.015, 50.00% of it")
+    assert lines[1].endswith("here 2.015, 50 % of it")
     _, lines = beside_published("dlrm", "NVIDIA H100 80GB HBM3", rates, H200)
     assert lines[1].startswith("published best: 7,400,000 rows/s per H100")
     parts, lines = beside_published("toy", "CPU, 1 threads", rates, H200)
