@@ -224,8 +224,8 @@ class C4DataModule(BenchmarkDataModule):
         return lines
 
     def net_facts(self) -> dict[str, Any]:
-        """Return the number of ids."""
-        return {"vocab_size": self.vocab_size}
+        """Return the number of ids and of a sequence's tokens."""
+        return {"vocab_size": self.vocab_size, "seq_length": self.seq_length}
 
     def mllog_facts(self) -> dict[str, object]:
         """Return the log's data keys."""
