@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,11 @@ import lightning as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback
+from torch.nn.parameter import is_lazy
+from torch.optim import Optimizer
 
 from callbacks import lightning_private
-from callbacks.checkpoint_files import KEPT, LAST, free_mib, keep
+from callbacks.checkpoint_files import KEPT, LAST, free_mib, keep, remove
 from callbacks.evaluation_schedule import EvaluationSchedule
 from callbacks.quality_target import RunState, StopReason, StopRun
 from callbacks.random_states import random_states, set_random_states
@@ -68,13 +70,13 @@ class Checkpoint(Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
-            trainer.strategy.checkpoint_io = _DirectIO()
-        if stage == "fit" and trainer.is_global_zero:
-            self._check_disk(pl_module)
+            trainer.strategy.checkpoint_io = DirectIO()
 
     # Signals.
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            self._check_disk(trainer, pl_module)
         # Before Lightning registers its own handlers, which comes right after this hook.
         self._handlers = {number: signal.getsignal(number) for number in handled()}
 
@@ -104,10 +106,10 @@ class Checkpoint(Callback):
             lightning_private.set_logged_step(trainer, trainer.global_step)
             self._resumed = False
 
-    def _check_disk(self, pl_module: L.LightningModule) -> None:
+    def _check_disk(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # Better now than after hours.
-        weights = sum(p.numel() * p.element_size() for p in pl_module.parameters())
-        needed, free = 1 + KEPT * weights // 2**20, free_mib(self._folder())
+        size = num_bytes(pl_module.parameters()) + sum(map(moment_bytes, trainer.optimizers))
+        needed, free = 1 + KEPT * size // 2**20, free_mib(self._folder())
         if free < needed:
             raise OSError(
                 f"{self._folder()}: {free} MiB are free, but {KEPT} checkpoints need at least "
@@ -242,6 +244,8 @@ class Checkpoint(Callback):
         self._waiting_for_data = False
         try:
             path.parent.mkdir(exist_ok=True)
+            if trainer.is_global_zero:
+                remove(fresh)  # of a save that failed; the other ranks wait for the path
             trainer.save_checkpoint(fresh)
             if trainer.is_global_zero:
                 keep(fresh)
@@ -251,7 +255,7 @@ class Checkpoint(Callback):
             reason = getattr(error, "strerror", None) or reason_of_failure(path.parent)
             # The half-written file goes first, so that the record and the log still fit.
             with suppress(OSError):
-                fresh.unlink(missing_ok=True)
+                remove(fresh)
             hint = " (--ckpt_path last resumes from the last checkpoint that was written)"
             raise unwritable(path, reason, hint) from error
         trainer.strategy.barrier("checkpoint")
@@ -263,6 +267,7 @@ class Checkpoint(Callback):
         checkpoint["finishline_benchmark"] = self._benchmark
         checkpoint["finishline_random"] = self._before_evaluation or random_states()
         checkpoint["finishline_evaluate_first"] = self._before_evaluation is not None
+        checkpoint["finishline_accumulation"] = trainer.accumulate_grad_batches
         loops = checkpoint["loops"]["fit_loop"]
         if self._before_evaluation is not None:
             lightning_private.restart_evaluation(loops)
@@ -276,6 +281,10 @@ class Checkpoint(Callback):
     ) -> None:
         self._random = checkpoint.get("finishline_random")
         self._evaluate_first = checkpoint.get("finishline_evaluate_first", False)
+        now = trainer.accumulate_grad_batches
+        before = checkpoint.get("finishline_accumulation", now)
+        if before != now and "loops" in checkpoint:
+            lightning_private.recount_batches(checkpoint["loops"]["fit_loop"], before, now)
         self._resumed = True
 
 
@@ -299,7 +308,7 @@ class LastCheckpoint(Callback):
         self._checkpoint.save_last(trainer)
 
 
-class _DirectIO(TorchCheckpointIO):
+class DirectIO(TorchCheckpointIO):
     """Write straight into the file: Lightning goes through memory and TMPDIR, where it may fail."""
 
     def save_checkpoint(
@@ -307,6 +316,19 @@ class _DirectIO(TorchCheckpointIO):
     ) -> None:
         with open(path, "wb") as file:
             torch.save(checkpoint, file)
+
+
+def num_bytes(tensors: Iterable[torch.Tensor]) -> int:
+    """Return the bytes of tensors, of sharded ones on all ranks together."""
+    return sum(x.numel() * x.element_size() for x in tensors if not is_lazy(x))
+
+
+def moment_bytes(optimizer: Optimizer) -> int:
+    """Return the bytes that an optimizer will keep, as its settings tell before the first step."""
+    return sum(
+        num_bytes(group["params"]) * (2 if "betas" in group else bool(group.get("momentum")))
+        for group in optimizer.param_groups
+    )
 
 
 def _is_writers(error: RuntimeError) -> bool:

@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from callbacks.energy_counters import POWERCAP, EnergyUnknown, GpuCounter, ProcessorCounter
-from callbacks.quality_target import RunState
+from callbacks.quality_target import RunState, StopReason, StopRun
 
 Counter = GpuCounter | ProcessorCounter
 
@@ -21,6 +21,7 @@ JOULES_PER_WH = 3600.0
 SAMPLE_SECONDS = 20.0
 GPU, CPU = "gpu", "cpu"
 NOT_ENDED, RESUMED = "the run has not ended", "since the run was resumed, without what was before"
+NOT_ALL = "an error or interruption ended the run, so not every node reported"
 Figures = dict[str, float | str]
 """``gpu`` and ``cpu`` -> watt-hours, or the reason why they are not known."""
 
@@ -76,6 +77,14 @@ class Energy(Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._stop()
 
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        # All ranks leave together where the budget is used up or a value is not finite; an error
+        # or a signal may have ended only this one.
+        if isinstance(exception, StopRun) and exception.reason is not StopReason.INTERRUPTED:
+            self._stop()
+
     def _stop(self, figures: Figures | None = None, *, together: bool = True) -> None:
         """Keep the figures of all nodes; not ``together`` where other ranks may have ended."""
         if self._used:
@@ -84,8 +93,8 @@ class Energy(Callback):
             self._used = figures or self._node.figures()
             self._node.stop()
         if self._nodes > 1:
-            ended = dict.fromkeys((GPU, CPU), "an error ended the run, so not every node reported")
-            self._used = _sum(_from_all_ranks(self._used)) if together else {**ended}
+            alone: Figures = {GPU: NOT_ALL, CPU: NOT_ALL}
+            self._used = _sum(_from_all_ranks(self._used)) if together else alone
 
     def record(self) -> dict[str, Any]:
         """Return the record's entries: numbers, or null with the reason.

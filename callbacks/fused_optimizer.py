@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from torch.optim import SGD, Adam, AdamW, Optimizer
@@ -27,14 +27,20 @@ def fuse(optimizer: Optimizer) -> None:
         group["fused"], group["foreach"] = True, False
 
 
-@contextmanager
-def fused(module: Any) -> Iterator[None]:
+def fused(module: Any) -> AbstractContextManager[None]:
     """Give a module fused optimizers: ``speed --variants callbacks.fused_optimizer.fused``."""
+    return changed_optimizers(module, fuse)
+
+
+@contextmanager
+def changed_optimizers(module: Any, change: Callable[[Optimizer], None]) -> Iterator[None]:
+    """Change within a block every optimizer that a module configures; blocks may nest."""
     configure = module.configure_optimizers
+    own = vars(module).get("configure_optimizers")
 
     def configured() -> Any:
         result = configure()
-        fuse(result["optimizer"] if isinstance(result, dict) else result)
+        change(result["optimizer"] if isinstance(result, dict) else result)
         return result
 
     module.configure_optimizers = configured
@@ -42,3 +48,5 @@ def fused(module: Any) -> Iterator[None]:
         yield
     finally:
         del module.configure_optimizers
+        if own is not None:
+            module.configure_optimizers = own

@@ -106,6 +106,21 @@ def reopen_epoch(loops: dict[str, Any], *, whole: bool) -> None:
         progress["processed"] = progress["ready"] - (not whole)
 
 
+def recount_batches(loops: dict[str, Any], before: int, now: int) -> None:
+    """Count the batches of a saved fit loop in those of another accumulation.
+
+    With the same global batch a step takes another number of them on another number of ranks.
+
+    Args:
+        loops: State of the fit loop, changed in place.
+        before: Batches per step when it was saved.
+        now: Batches per step from now on.
+    """
+    progress = loops["epoch_loop.batch_progress"]
+    for counts in (progress["total"], progress["current"]):
+        counts.update({key: -(-value // before) * now for key, value in counts.items()})
+
+
 def set_data_parallel_size(strategy: Any, ranks: int) -> None:
     """Set the number of data-parallel ranks of a ``ModelParallelStrategy`` before its set-up."""
     strategy._data_parallel_size = ranks

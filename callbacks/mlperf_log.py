@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from callbacks.batch_facts import global_batch_size, samples_per_epoch
+from callbacks.disclosure import disclosure
 from callbacks.evaluation_schedule import EvaluationSchedule
 from callbacks.lightning_private import epoch_is_complete
 from callbacks.quality_target import RunState, StopReason
@@ -41,8 +42,10 @@ class MLPerfLog(Callback):
         submission: Values of submission_org, submission_platform and submission_status.
         clear_cache: Drop the page cache before the run (needs root).
         unit: What ``epoch_num`` counts in evaluation events: whole epochs, samples, or 1 plus
-            the fraction of the epochs.
+            the fraction of the epochs, or that fraction. With samples, ``samples_count`` is the
+            same number.
         quality_names: Log name of each metric where one event holds several.
+        discloses: Whether to log precision, parallelism and the file of settings.
 
     Raises:
         ValueError: If ``clear_cache`` is set and the system does not permit it.
@@ -61,12 +64,15 @@ class MLPerfLog(Callback):
         division: Callable[[], str],
         submission: Mapping[str, str],
         clear_cache: bool = False,
-        unit: Literal["epochs", "samples", "fraction"] = "epochs",
+        unit: Literal["epochs", "samples", "fraction", "fraction_from_zero"] = "epochs",
         quality_names: Mapping[str, str] | None = None,
+        discloses: bool = False,
     ) -> None:
         self._benchmark, self._state, self._folder = benchmark, state, folder
         self._schedule, self._division, self._submission = schedule, division, submission
-        self._unit, self._quality_names = unit, dict(quality_names or {})
+        self._unit, self._first_epoch = unit.partition("_")[0], 0 if unit.endswith("zero") else 1
+        self._quality_names = dict(quality_names or {})
+        self._discloses = discloses
         self._logger: Any = None
         self._block_start: float | None = None
         self._late_where: dict[str, float] = {}  # of an evaluation whose result is not known yet
@@ -115,6 +121,7 @@ class MLPerfLog(Callback):
         facts: dict[str, Any] = {"seed": torch.initial_seed() % 2**32}
         facts["gradient_accumulation_steps"] = trainer.accumulate_grad_batches
         facts["global_batch_size"] = global_batch_size(trainer)
+        facts |= disclosure(trainer) if self._discloses else {}
         facts |= pl_module.mllog_facts() if hasattr(pl_module, "mllog_facts") else {}
         for key, value in facts.items():
             self._event(key, value, time_ms=time_ms)
@@ -135,7 +142,7 @@ class MLPerfLog(Callback):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._block_start is None:
             self._open_block(trainer)
-        where = {"epoch_num": trainer.current_epoch + 1}
+        where = {"epoch_num": trainer.current_epoch + self._first_epoch}
         if self._unit != "samples":
             self._interval("start", "epoch_start", where)
         if self._unit == "fraction":
@@ -150,12 +157,12 @@ class MLPerfLog(Callback):
             return
         if self._unit == "epochs":
             self._interval("end", "epoch_stop", {"epoch_num": trainer.current_epoch + 1})
-        self._interval("start", "eval_start", {"epoch_num": self._progress(trainer)})
+        self._interval("start", "eval_start", self._where(trainer))
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.sanity_checking or self._logger is None:
             return
-        clock, where = self._state.clock, {"epoch_num": self._progress(trainer)}
+        clock, where = self._state.clock, self._where(trainer)
         if self._state.late is not None:
             self._late_where = where
             self._interval("end", "eval_stop", where)
@@ -229,8 +236,16 @@ class MLPerfLog(Callback):
         if self._unit == "samples":
             return self._state.samples
         if self._unit == "fraction":
-            return 1 + self._state.samples / samples_per_epoch(trainer)
+            return self._first_epoch + self._state.samples / samples_per_epoch(trainer)
         return trainer.current_epoch + 1
+
+    def _where(self, trainer: L.Trainer) -> dict[str, float]:
+        """Return an evaluation's place in the run."""
+        return {"epoch_num": self._progress(trainer), **self._samples_count()}
+
+    def _samples_count(self) -> dict[str, int]:
+        # Checkers from v4.0 on, and the RCP checker, read it of benchmarks that count samples.
+        return {"samples_count": self._state.samples} if self._unit == "samples" else {}
 
     def _quality(self) -> Any:
         quality = self._state.quality
@@ -249,12 +264,12 @@ class MLPerfLog(Callback):
             count -= self._state.samples
             count = count / per_epoch if self._unit == "fraction" else count
         self._block_start = done
-        where = {"first_epoch_num": done, "epoch_count": count}
+        where = {"first_epoch_num": done, "epoch_count": count, **self._samples_count()}
         self._interval("start", "block_start", where)
 
     def _close_block(self, time_ms: int | None) -> None:
         if self._block_start is not None:
-            where = {"first_epoch_num": self._block_start}
+            where = {"first_epoch_num": self._block_start, **self._samples_count()}
             self._interval("end", "block_stop", where, time_ms=time_ms)
         self._block_start = None
 

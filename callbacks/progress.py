@@ -144,7 +144,7 @@ class Progress(ProgressBar):
         A log file's lines of training are written after steps, so there is nothing meanwhile.
         """
         if self._target.state.stop_reason is not None:
-            return "writing the run's files"
+            return "writing the run's files" if self._live else ""
         evaluated = self._evaluated  # read once: the training thread changes it
         if evaluated is None:
             return self.line(trainer, self._batch) if self._live else ""

@@ -113,9 +113,13 @@ class RunRecord(Callback):
 
     def _write_artifacts(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the module's artifacts now that the clock has stopped."""
-        write = getattr(pl_module, "write_artifacts", None)
-        if callable(write) and trainer.is_global_zero:
-            with _pictures_may_fail(self._folder()), preserve_state(pl_module):
+        # What all ranks of a sharded network have to compute together.
+        gather: Any = getattr(pl_module, "gather_artifacts", None)
+        write: Any = getattr(pl_module, "write_artifacts", None)
+        with _pictures_may_fail(self._folder()), preserve_state(pl_module):
+            if callable(gather):
+                gather()
+            if callable(write) and trainer.is_global_zero:
                 write(self._folder())
 
     def finish(self, trainer: L.Trainer) -> None:

@@ -58,7 +58,7 @@ def finish(trainer: L.Trainer, record: Mapping[str, Any], folder: Path) -> None:
         run.summary.update(summary(record))
         files = ARTIFACTS | (CHECKPOINT if logs_checkpoints(logger) else {})
         for name, (end, kind) in files.items():
-            if (folder / name).is_file():
+            if (folder / name).exists():
                 run.log_artifact(folder / name, name=f"{record['benchmark']}-{end}", type=kind)
 
 

@@ -13,6 +13,7 @@ from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from callbacks.compilation import compile_net
 from callbacks.fused_optimizer import fuse
 from callbacks.live_line import LIVE
 from callbacks.preserve_state import preserve_state
@@ -33,10 +34,11 @@ class WarmUp(Callback):
 
     Args:
         steps: Forward and backward passes. With 0 there is no warm-up and no FLOP count.
-        compile: Compile ``net`` in place with ``torch.compile``.
+        compile: Compile what training calls in place with ``torch.compile``: ``net``, or those of
+            its methods that the module names in ``compiled_calls``.
         compile_mode: All but ``default`` use CUDA graphs. They help on GPUs where a step is so
-            short that launching its kernels takes a large part of it. Not with accumulation:
-            replays overwrite the gradients of the previous batch.
+            short that launching its kernels takes a large part of it. Not with accumulation, or
+            where a step calls the network several times: replays overwrite earlier gradients.
         memory_format: Layout of the network's weights.
         cudnn_benchmark: Let cuDNN time algorithms per shape. Slower where shapes keep changing.
         matmul_precision: ``high`` allows TF32, ``highest`` keeps fp32. Both hold for matrix
@@ -44,7 +46,7 @@ class WarmUp(Callback):
         fused_optimizer: Use torch's fused optimizer kernels. Not for LAMB, LARS and sparse steps.
 
     Raises:
-        ValueError: If gradients are accumulated over batches that CUDA graphs compute.
+        ValueError: If gradients are accumulated over batches or calls that CUDA graphs compute.
 
     Source:
         mlcommons/training_policies, training_rules.adoc (v1.0): what may happen before run_start.
@@ -75,6 +77,12 @@ class WarmUp(Callback):
                 f"gradients that are accumulated over {trainer.accumulate_grad_batches} batches; "
                 "use --warmup.compile_mode default or --trainer.accumulate_grad_batches 1"
             )
+        if graphs and getattr(pl_module, "compiled_calls", ()):
+            raise ValueError(
+                f"--warmup.compile_mode {self.compile_mode} replays CUDA graphs, which overwrite "
+                f"gradients that a step of {type(pl_module).__name__} adds up over several calls "
+                "of its net; use --warmup.compile_mode default"
+            )
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         for optimizer in trainer.optimizers if self.fused_optimizer else ():
@@ -89,7 +97,7 @@ class WarmUp(Callback):
         sharded = isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy)
         if not self.steps or sharded or not hasattr(datamodule, "synthetic_batch"):
             if self.compile:
-                net.compile(mode=self.compile_mode)
+                compile_net(pl_module, self.compile_mode)
             return
         LIVE.show("warming up on synthetic batches")
         with preserve_state(pl_module):
@@ -98,7 +106,7 @@ class WarmUp(Callback):
             )
             self._count_flops(trainer, pl_module, batch, int(datamodule.batch_size))
             if self.compile:
-                net.compile(mode=self.compile_mode)
+                compile_net(pl_module, self.compile_mode)
             for _ in range(self.steps - 1 + self.compile):
                 synthetic_step(trainer, pl_module, batch)
             self._warm_up_evaluation(trainer, pl_module)

@@ -88,12 +88,12 @@ class AspectSampler(ResumableBatches):
     def _batches(self, number: int, first: int, end: int) -> Iterator[list[SampleKey]]:
         """Yield some of this rank's batches of one pass over the data."""
         order, groups = self._positions_of_pass(number)
-        cuts = [
-            group[start : start + self.batch_size]
-            for group in groups
-            for start in range(0, len(group), self.batch_size)
-        ]
-        for batch in sorted(cuts, key=lambda positions: positions[0])[first:end]:
+        starts = [np.arange(0, len(group), self.batch_size) for group in groups]
+        owners = np.repeat(np.arange(len(groups)), [len(each) for each in starts])
+        firsts = np.concatenate([g[each] for g, each in zip(groups, starts, strict=True)])
+        start = np.concatenate(starts)
+        for cut in np.argsort(firsts)[first:end]:
+            batch = groups[owners[cut]][start[cut] : start[cut] + self.batch_size]
             yield [
                 SampleKey(int(order[place]), number, repeat)
                 for repeat, place in (divmod(int(position), len(order)) for position in batch)

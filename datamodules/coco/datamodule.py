@@ -11,23 +11,26 @@ from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.coco import layout, store, synthetic
 from datamodules.coco.annotations import Annotations
 from datamodules.coco.directory_check import check
+from datamodules.coco.image_check import decode_rgb
 from datamodules.coco.inputs import in_words, read_rgb, records
 from datamodules.coco.json_file import read_json
 from datamodules.coco.misfit import drawable
 from datamodules.coco.published import COUNTS, count_differences
-from datamodules.common.base import BenchmarkDataModule
+from datamodules.coco.ssd_images import to_tensor
 from datamodules.common.cache import build_once, demo_folder
+from datamodules.common.device_jpeg import Decoder, DecodesOnDevice
 from datamodules.common.inputs import write_json
 from datamodules.common.records import unreadable
 from datamodules.common.sampling import evaluation_indices, padded_length
 
 
-class COCODataModule(BenchmarkDataModule):
+class COCODataModule(DecodesOnDevice):
     """The directory, its checks, and the evaluation set's annotations, for both benchmarks.
 
     Args:
@@ -37,6 +40,7 @@ class COCODataModule(BenchmarkDataModule):
         batch_size: Images per device and step.
         evaluation_batch_size: Most images per evaluation batch.
         num_workers: Loader processes per device.
+        decoder: Where training images are decoded.
 
     Raises:
         ValueError: If a number is out of range.
@@ -57,6 +61,7 @@ class COCODataModule(BenchmarkDataModule):
         batch_size: int,
         evaluation_batch_size: int,
         num_workers: int,
+        decoder: Decoder,
     ) -> None:
         super().__init__()
         bounds = {
@@ -74,7 +79,7 @@ class COCODataModule(BenchmarkDataModule):
         self.root = None if root is None else Path(root)  # notebooks pass a str
         self.prepared_dir = None if prepared_dir is None else Path(prepared_dir)
         self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
-        self.num_workers = num_workers
+        self.num_workers, self.decoder = num_workers, decoder
         self._facts: dict[str, Any] | None = None
         self._truth: dict[str, Any] | None = None
 
@@ -257,6 +262,10 @@ class COCODataModule(BenchmarkDataModule):
                 f"{self.batch_size} x devices x accumulation) is larger than the training set of "
                 f"{self.num_train_samples}; lower data.batch_size"
             )
+        super().setup(stage)
+
+    def decode_on_host(self, data: bytes) -> Tensor:
+        return to_tensor(decode_rgb(data))
 
     @property
     def samples_per_epoch(self) -> int:

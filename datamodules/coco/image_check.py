@@ -5,12 +5,14 @@ import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from datamodules.common.jpeg_header import jpeg_header
 from datamodules.common.process_pool import outcomes, processes_for
 from datamodules.common.records import RawFile, raw_file
 
@@ -49,6 +51,27 @@ def open_rgb(path: Path) -> Image.Image:
             return _rgb(image)
     except Exception as error:  # Pillow raises many kinds on damaged files
         raise _unusable(path, error) from None
+
+
+def read_encoded(path: Path, annotated: Sequence[int]) -> tuple[bytes, int, int]:
+    """Return a file as it is, its height and width: a JPEG's own, of others the annotated ones."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise _unusable(path, error) from None
+    header = jpeg_header(data)
+    height, width = header[1::-1] if header else annotated
+    return data, int(height), int(width)
+
+
+def decode_rgb(data: bytes) -> Image.Image:
+    """Decode a file as ``open_rgb`` does; the ValueError's text follows the file's name."""
+    try:
+        with Image.open(BytesIO(data)) as image:
+            return _rgb(image)
+    except Exception as error:
+        text = " ".join(str(error).split())
+        raise ValueError(f"cannot be decoded ({text}); unpack its archive again") from None
 
 
 def check_images(

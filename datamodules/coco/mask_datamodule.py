@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from PIL import Image
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.coco import layout, store
@@ -13,6 +14,7 @@ from datamodules.coco.annotations import Annotations
 from datamodules.coco.aspect_sampler import AspectSampler
 from datamodules.coco.datamodule import COCODataModule
 from datamodules.coco.synthetic import ORIGINAL
+from datamodules.common.device_jpeg import Decoder
 from datamodules.common.sampling import run_seed
 
 
@@ -38,6 +40,7 @@ class COCOMaskDataModule(COCODataModule):
         min_image_size: int = 800,
         max_image_size: int = 1333,
         num_workers: int = 0,
+        decoder: Decoder = "cpu",
     ) -> None:
         """Defaults are the closed reference on one device.
 
@@ -51,6 +54,8 @@ class COCOMaskDataModule(COCODataModule):
             min_image_size: Shorter side in pixels.
             max_image_size: Maximum longer side in pixels.
             num_workers: Loader processes per device; 0 loads in the training process.
+            decoder: Where training images are decoded: ``nvimgcodec`` decodes on a CUDA device
+                (extra ``[gpu]``); its pixels differ by rounding.
 
         Raises:
             ValueError: If a number is out of range.
@@ -61,6 +66,7 @@ class COCOMaskDataModule(COCODataModule):
             batch_size=batch_size,
             evaluation_batch_size=evaluation_batch_size,
             num_workers=num_workers,
+            decoder=decoder,
         )
         if not 1 <= min_image_size <= max_image_size:
             raise ValueError(
@@ -112,7 +118,8 @@ class COCOMaskDataModule(COCODataModule):
         """Return this rank's shuffled images, one orientation per batch."""
         annotations = store.load(self._prepared, "train")
         samples = masks.usable(annotations)
-        dataset = masks.TrainingImages(
+        kind = masks.TrainingImages if self.decoder == "cpu" else masks.EncodedTrainingImages
+        dataset = kind(
             layout.image_folder(self.folder, "train"),
             annotations,
             samples,
@@ -128,6 +135,9 @@ class COCOMaskDataModule(COCODataModule):
         return DataLoader(
             dataset, batch_sampler=sampler, collate_fn=masks.collate, **self.loader_options
         )
+
+    def with_images(self, batch: dict[str, Any], images: list[Tensor]) -> dict[str, Any]:
+        return {"image": masks.padded(images), **batch}
 
     def _evaluation_loader(self, annotations: Annotations, indices: range) -> DataLoader[Any]:
         folder = layout.image_folder(self.folder, "val")

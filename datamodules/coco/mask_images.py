@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.coco.annotations import Annotations, Polygons
-from datamodules.coco.image_check import open_rgb
+from datamodules.coco.image_check import open_rgb, read_encoded
 from datamodules.coco.ssd_images import to_tensor
+from datamodules.common.device_jpeg import ENCODED, Encoded
 from datamodules.common.sampling import SampleKey, sample_rng
 
 PADDED_TO = 32
@@ -57,27 +59,39 @@ class TrainingImages(Dataset[dict[str, Any]]):
 
     def __getitem__(self, key: SampleKey) -> dict[str, Any]:
         """Return ``image`` (3, H, W) uint8, ``boxes`` (G, 4), ``labels`` (G,) and ``polygons``."""
-        index = int(self.samples[key.index])
-        # The key's epoch is the sampler's pass over the data.
-        flip = sample_rng(self.seed, key.epoch, key.index, key.repeat).random() < 0.5
-        image = open_rgb(self.folder / self.annotations.file_name[index])
-        height, width = self.size.of(image.height, image.width)
-        factor = np.array([width / image.width, height / image.height])
-        box_G4, label_G, polygons = self.targets(index)
-        box_G4 = box_G4 * np.tile(factor, 2)
-        polygons = [[ring * factor for ring in rings] for rings in polygons]
+        index, path, flip = self.draw(key)
+        image = open_rgb(path)
+        (height, width), targets = self.scaled(index, image.height, image.width, flip=flip)
         image = image.resize((width, height), Image.Resampling.BILINEAR)
         if flip:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-            last = width - 1
+        return {"image": to_tensor(image), **targets}
+
+    def draw(self, key: SampleKey) -> tuple[int, Path, bool]:
+        """Return the image's position in the annotations, its file, and whether to flip it."""
+        index = int(self.samples[key.index])
+        # The key's epoch is the sampler's pass over the data.
+        flip = sample_rng(self.seed, key.epoch, key.index, key.repeat).random() < 0.5
+        return index, self.folder / self.annotations.file_name[index], flip
+
+    def scaled(
+        self, index: int, height: int, width: int, *, flip: bool
+    ) -> tuple[tuple[int, int], dict[str, Any]]:
+        """Return the new height and width of an image, and its targets in these pixels."""
+        size = self.size.of(height, width)
+        factor = np.array([size[1] / width, size[0] / height])
+        box_G4, label_G, polygons = self.targets(index)
+        box_G4 = box_G4 * np.tile(factor, 2)
+        polygons = [[ring * factor for ring in rings] for rings in polygons]
+        if flip:
+            last = size[1] - 1
             x1, y1, x2, y2 = box_G4.T
             box_G4 = np.stack([last - x2, y1, last - x1, y2], 1)
             polygons = [
                 [np.stack([last - ring[:, 0], ring[:, 1]], 1) for ring in rings]
                 for rings in polygons
             ]
-        return {
-            "image": to_tensor(image),
+        return size, {
             "boxes": torch.from_numpy(box_G4.astype(np.float32)),
             "labels": torch.from_numpy(label_G),
             "polygons": polygons,
@@ -94,6 +108,16 @@ class TrainingImages(Dataset[dict[str, Any]]):
         keep = np.flatnonzero(solid & ~self.annotations.crowd[own])
         polygons = self.annotations.polygons(index)
         return corners[keep], self.annotations.label[own][keep], [polygons[k] for k in keep]
+
+
+class EncodedTrainingImages(TrainingImages):
+    """The same draws, for a device that decodes: ``image`` is a file."""
+
+    def __getitem__(self, key: SampleKey) -> dict[str, Any]:
+        index, path, flip = self.draw(key)
+        data, height, width = read_encoded(path, self.annotations.size[index].tolist())
+        size, targets = self.scaled(index, height, width, flip=flip)
+        return {"image": Encoded(str(path), data, (0, 0, width, height), size, flip), **targets}
 
 
 class EvaluationImages(Dataset[dict[str, Any]]):
@@ -129,16 +153,28 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
 
     Returns ``image`` (B, 3, H, W) uint8 with 0 in the padding, ``size`` (B, 2) without padding; and
     lists of ``boxes``, ``labels`` and ``polygons``, or ``index`` (B,) and ``original`` (B, 2).
+    Files in the place of images give ``encoded``, a list, in the place of ``image``.
     """
-    size = torch.tensor([sample["image"].shape[1:] for sample in samples])
-    height, width = (-(-int(side) // PADDED_TO) * PADDED_TO for side in size.max(0).values)
-    image = torch.zeros(len(samples), 3, height, width, dtype=torch.uint8)
-    for padded, sample in zip(image, samples, strict=True):
-        padded[:, : sample["image"].shape[1], : sample["image"].shape[2]] = sample["image"]
-    batch: dict[str, Any] = {"image": image, "size": size}
+    images = [sample["image"] for sample in samples]
+    if isinstance(images[0], Encoded):
+        batch: dict[str, Any] = {ENCODED: images, "size": torch.tensor([i.size for i in images])}
+    else:
+        size = torch.tensor([image.shape[1:] for image in images])
+        batch = {"image": padded(images), "size": size}
     if "boxes" in samples[0]:
         return batch | {k: [s[k] for s in samples] for k in ("boxes", "labels", "polygons")}
     return batch | {k: torch.tensor([s[k] for s in samples]) for k in ("index", "original")}
+
+
+def padded(images: Sequence[Tensor]) -> Tensor:
+    """Return image_B3HW with 0 right of and below each image; H and W are multiples of 32."""
+    height, width = (
+        -(-max(image.shape[axis] for image in images) // PADDED_TO) * PADDED_TO for axis in (1, 2)
+    )
+    image_B3HW = images[0].new_zeros(len(images), 3, height, width)
+    for rows, image in zip(image_B3HW, images, strict=True):
+        rows[:, : image.shape[1], : image.shape[2]] = image
+    return image_B3HW
 
 
 def batches_of_one_shape(

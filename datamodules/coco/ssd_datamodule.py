@@ -13,7 +13,9 @@ from datamodules.coco import layout, store
 from datamodules.coco import ssd_images as ssd
 from datamodules.coco.annotations import Annotations
 from datamodules.coco.datamodule import COCODataModule
+from datamodules.coco.device_jitter import jitter_batch
 from datamodules.coco.synthetic import ORIGINAL
+from datamodules.common.device_jpeg import Decoder
 from datamodules.common.sampling import run_seed
 
 
@@ -37,6 +39,7 @@ class COCO300DataModule(COCODataModule):
         evaluation_batch_size: int | None = None,
         crop_attempts: int = 1,
         num_workers: int = 0,
+        decoder: Decoder = "cpu",
     ) -> None:
         """Defaults are the closed reference on one device.
 
@@ -48,6 +51,8 @@ class COCO300DataModule(COCODataModule):
             evaluation_batch_size: Images per evaluation batch; default ``batch_size``.
             crop_attempts: Windows tried per crop mode (the log's max_samples); 1 or 50 in closed.
             num_workers: Loader processes per device; 0 loads in the training process.
+            decoder: Where training images are decoded: ``nvimgcodec`` decodes on a CUDA device
+                (extra ``[gpu]``); its pixels differ by rounding.
 
         Raises:
             ValueError: If a number is out of range.
@@ -60,6 +65,7 @@ class COCO300DataModule(COCODataModule):
             if evaluation_batch_size is None
             else evaluation_batch_size,
             num_workers=num_workers,
+            decoder=decoder,
         )
         if crop_attempts < 1:
             raise ValueError(f"crop_attempts must be at least 1, got {crop_attempts}")
@@ -82,7 +88,8 @@ class COCO300DataModule(COCODataModule):
         """Return this rank's shuffled, augmented images, from where a resumed run stopped."""
         annotations = store.load(self._prepared, "train")
         samples = np.flatnonzero(annotations.count() > 0)
-        dataset = ssd.TrainingImages(
+        kind = ssd.TrainingImages if self.decoder == "cpu" else ssd.EncodedTrainingImages
+        dataset = kind(
             layout.image_folder(self.folder, "train"),
             annotations,
             samples,
@@ -93,6 +100,10 @@ class COCO300DataModule(COCODataModule):
         return DataLoader(
             dataset, batch_sampler=sampler, collate_fn=ssd.collate, **self.loader_options
         )
+
+    def with_images(self, batch: dict[str, Any], images: list[Tensor]) -> dict[str, Any]:
+        changes = batch.pop("changes")
+        return {"image": jitter_batch(torch.stack(images), changes), **batch}
 
     def _evaluation_loader(self, annotations: Annotations, indices: range) -> DataLoader[Any]:
         dataset = ssd.EvaluationImages(

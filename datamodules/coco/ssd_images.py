@@ -4,9 +4,9 @@ Letters: N boxes of an image, M boxes after padding, B batch. Boxes are corners 
 image, during augmentation and in batches. ``samples`` are positions of images in the annotations.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import torch
@@ -15,14 +15,21 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.coco.annotations import Annotations
-from datamodules.coco.image_check import open_rgb
+from datamodules.coco.image_check import open_rgb, read_encoded
+from datamodules.common.device_jpeg import ENCODED, Encoded
 from datamodules.common.sampling import SampleKey, sample_rng
 
 # Minimum overlap of the crop with every box; None keeps the image, -inf accepts any crop.
 CROP_MODES = (None, 0.1, 0.3, 0.5, 0.7, 0.9, -np.inf)
 LEAST_SIDE = 0.3
 JITTER = {"brightness": 0.125, "contrast": 0.5, "saturation": 0.5, "hue": 0.05}
+SIDE = 300
 PADDED_TO = 16  # boxes per image: few distinct shapes, so that compiled steps are reused
+
+Window = tuple[float, float, float, float]
+"""Left, top, right and bottom in fractions of the image."""
+Changes = tuple[tuple[str, float], ...]
+"""Name in JITTER and amount, in the order in which they are made."""
 
 
 class Batch(TypedDict):
@@ -35,7 +42,18 @@ class Batch(TypedDict):
     size: Tensor
 
 
-class TrainingImages(Dataset[dict[str, Tensor]]):
+class Draw(NamedTuple):
+    """What happens to a training image, and its boxes and labels after that."""
+
+    index: int
+    path: Path
+    window: Window | None
+    flip: bool
+    changes: Changes
+    targets: dict[str, Tensor]
+
+
+class TrainingImages(Dataset[dict[str, Any]]):
     """Augmented training images; each draw is a function of seed, epoch and sample."""
 
     def __init__(
@@ -53,22 +71,29 @@ class TrainingImages(Dataset[dict[str, Tensor]]):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, key: SampleKey) -> dict[str, Tensor]:
+    def __getitem__(self, key: SampleKey) -> dict[str, Any]:
         """Return ``image`` (3, 300, 300) uint8, ``boxes`` (N, 4) float32, ``labels`` (N,) int64."""
+        drawn = self.draw(key)
+        image = open_rgb(drawn.path)
+        pixels = resize(image, drawn.window, SIDE)
+        if drawn.flip:
+            pixels = pixels.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return {"image": to_tensor(jitter(drawn.changes, pixels)), **drawn.targets}
+
+    def draw(self, key: SampleKey) -> "Draw":
+        """Draw what happens to an image; its boxes follow."""
         rng = sample_rng(self.seed, key.epoch, key.index, key.repeat)
         index = int(self.samples[key.index])
-        box_N4, label_N = self.targets(index)
-        image = open_rgb(self.folder / self.annotations.file_name[index])
-        window, box_N4, label_N = crop(rng, box_N4, label_N, attempts=self.crop_attempts)
-        pixels = resize(image, window, 300)
-        if rng.random() < 0.5:
-            pixels = pixels.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        window, box_N4, label_N = crop(rng, *self.targets(index), attempts=self.crop_attempts)
+        flip = rng.random() < 0.5
+        if flip:
             box_N4 = np.stack([1 - box_N4[:, 2], box_N4[:, 1], 1 - box_N4[:, 0], box_N4[:, 3]], 1)
-        return {
-            "image": to_tensor(jitter(rng, pixels)),
+        targets = {
             "boxes": torch.from_numpy(box_N4.astype(np.float32)),
             "labels": torch.from_numpy(label_N),
         }
+        path = self.folder / self.annotations.file_name[index]
+        return Draw(index, path, window, flip, draw_changes(rng), targets)
 
     def targets(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Return an image's box_N4 and label_N, crowds included as in the reference.
@@ -82,6 +107,18 @@ class TrainingImages(Dataset[dict[str, Tensor]]):
         height, width = self.annotations.size[index]
         corners = np.concatenate([box[solid, :2], box[solid, :2] + box[solid, 2:]], 1)
         return corners / np.array([width, height, width, height]), label[solid]
+
+
+class EncodedTrainingImages(TrainingImages):
+    """The same draws for a device that decodes: ``image`` is a file, ``changes`` are to be made."""
+
+    def __getitem__(self, key: SampleKey) -> dict[str, Any]:
+        drawn = self.draw(key)
+        annotated = self.annotations.size[drawn.index].tolist()
+        data, height, width = read_encoded(drawn.path, annotated)
+        window = pixel_window(drawn.window or (0.0, 0.0, 1.0, 1.0), width, height)
+        image = Encoded(str(drawn.path), data, window, (SIDE, SIDE), drawn.flip)
+        return {"image": image, "changes": drawn.changes, **drawn.targets}
 
 
 class EvaluationImages(Dataset[dict[str, Tensor]]):
@@ -104,7 +141,7 @@ class EvaluationImages(Dataset[dict[str, Tensor]]):
 
 def crop(
     rng: np.random.Generator, box_N4: np.ndarray, label_N: np.ndarray, *, attempts: int
-) -> tuple[tuple[float, float, float, float] | None, np.ndarray, np.ndarray]:
+) -> tuple[Window | None, np.ndarray, np.ndarray]:
     """Draw SSD's random crop: a window that overlaps EVERY box by more than the drawn bound.
 
     After ``attempts`` windows another bound is drawn. Returns the window (x1, y1, x2, y2) in
@@ -133,7 +170,7 @@ def crop(
                 return window, (clipped - corner) / side, label_N[inside]
 
 
-def _overlap(window: tuple[float, float, float, float], box_N4: np.ndarray) -> np.ndarray:
+def _overlap(window: Window, box_N4: np.ndarray) -> np.ndarray:
     """Return the intersection over union of a window with every box."""
     low = np.maximum(box_N4[:, :2], window[:2])
     high = np.minimum(box_N4[:, 2:], window[2:])
@@ -142,32 +179,37 @@ def _overlap(window: tuple[float, float, float, float], box_N4: np.ndarray) -> n
     return shared / (area + np.prod(box_N4[:, 2:] - box_N4[:, :2], 1) - shared)
 
 
-def resize(
-    image: Image.Image, window: tuple[float, float, float, float] | None, size: int
-) -> Image.Image:
-    """Crop a window (fractions; None for all) and stretch it to a square."""
+def resize(image: Image.Image, window: Window | None, size: int) -> Image.Image:
+    """Crop a window (None for all) and stretch it to a square."""
     if window is not None:
-        width, height = image.size
-        x1, y1 = int(window[0] * width), int(window[1] * height)
-        # A window of a tiny image can round to nothing; keep at least one pixel.
-        x2, y2 = max(int(window[2] * width), x1 + 1), max(int(window[3] * height), y1 + 1)
         # Not resize(box=...): its filter reads pixels beside the window.
-        image = image.crop((x1, y1, min(x2, width), min(y2, height)))
+        image = image.crop(pixel_window(window, *image.size))
     return image.resize((size, size), Image.Resampling.BILINEAR)
 
 
-def jitter(rng: np.random.Generator, image: Image.Image) -> Image.Image:
-    """Change brightness, contrast, saturation and hue, in random order."""
-    from torchvision.transforms import functional as change
+def pixel_window(window: Window, width: int, height: int) -> tuple[int, int, int, int]:
+    """Return a window in whole pixels, at least one."""
+    x1, y1 = int(window[0] * width), int(window[1] * height)
+    # A window of a tiny image can round to nothing; keep at least one pixel.
+    x2, y2 = max(int(window[2] * width), x1 + 1), max(int(window[3] * height), y1 + 1)
+    return x1, y1, min(x2, width), min(y2, height)
 
-    steps: list[Callable[[Image.Image], Image.Image]] = []
+
+def draw_changes(rng: np.random.Generator) -> Changes:
+    """Draw amounts of brightness, contrast, saturation and hue, in random order."""
+    drawn = []
     for name, spread in JITTER.items():
         centre = 0.0 if name == "hue" else 1.0
-        amount = float(rng.uniform(centre - spread, centre + spread))
-        adjust = getattr(change, f"adjust_{name}")
-        steps.append(lambda pixels, adjust=adjust, amount=amount: adjust(pixels, amount))  # type: ignore[misc]
-    for number in rng.permutation(len(steps)):
-        image = steps[number](image)
+        drawn.append((name, float(rng.uniform(centre - spread, centre + spread))))
+    return tuple(drawn[number] for number in rng.permutation(len(drawn)))
+
+
+def jitter(changes: Changes, image: Image.Image) -> Image.Image:
+    """Change an image's colours step by step."""
+    from torchvision.transforms import functional as change
+
+    for name, amount in changes:
+        image = getattr(change, f"adjust_{name}")(image, amount)
     return image
 
 
@@ -176,8 +218,11 @@ def to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
-def collate(samples: list[dict[str, Tensor]]) -> Batch:
-    """Stack a training batch; boxes (B, M, 4) are padded with label 0, M is a multiple of 16."""
+def collate(samples: list[dict[str, Any]]) -> Batch:
+    """Stack a training batch; boxes (B, M, 4) are padded with label 0, M is a multiple of 16.
+
+    Files in the place of images give ``encoded`` and ``changes``, lists, in the place of ``image``.
+    """
     most = max(1, *(len(sample["labels"]) for sample in samples))
     most = -(-most // PADDED_TO) * PADDED_TO
     boxes = torch.zeros(len(samples), most, 4)
@@ -185,5 +230,9 @@ def collate(samples: list[dict[str, Tensor]]) -> Batch:
     for number, sample in enumerate(samples):
         count = len(sample["labels"])
         boxes[number, :count], labels[number, :count] = sample["boxes"], sample["labels"]
-    image = torch.stack([sample["image"] for sample in samples])
-    return {"image": image, "boxes": boxes, "labels": labels}  # type: ignore[typeddict-item]
+    images: dict[str, Any] = {ENCODED: [sample["image"] for sample in samples]}
+    if "changes" in samples[0]:
+        images["changes"] = [sample["changes"] for sample in samples]
+    else:
+        images = {"image": torch.stack(images[ENCODED])}
+    return {**images, "boxes": boxes, "labels": labels}  # type: ignore[typeddict-item]

@@ -11,6 +11,7 @@ from lightning.fabric.utilities.seed import pl_worker_init_function
 from datamodules.common.loaders import send_errors_instead_of_batches
 from datamodules.common.memory import MemoryNeed
 from datamodules.common.sampling import EpochSampler, ranks, resume_position, run_seed
+from datamodules.common.stream.splits import StreamedSplits
 
 
 class BenchmarkDataModule(L.LightningDataModule):
@@ -21,12 +22,14 @@ class BenchmarkDataModule(L.LightningDataModule):
         num_workers: Loader processes per device; 0 loads in the training process.
         evaluation_sample: What an evaluation is counted in: ``image``, ``utterance``, ...
         synthetic: Whether ``use_synthetic_data`` has replaced the data.
+        streamed: The shards that are streamed in place of a root; None for others.
     """
 
     batch_size: int
     num_workers: int
     evaluation_sample: ClassVar[str] = "sample"
     synthetic: bool = False
+    streamed: StreamedSplits | None = None
 
     def differences(self) -> list[str]:
         """Say how the data in the root differs from the benchmark's.

@@ -3,12 +3,19 @@
 Loader processes then only read and draw; a file travels as it is. Shapes: H W pixels of a file.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from datamodules.common.base import BenchmarkDataModule
+from datamodules.common.jpeg_header import jpeg_header
+
+Decoder = Literal["cpu", "nvimgcodec"]
+ENCODED = "encoded"  # a batch's key for its images, as long as they are not decoded
 
 Decode = Callable[[Sequence[bytes]], Sequence[Tensor | None]]
 """Files -> pixels (H, W, 3) uint8 RGB on the device; None for a file that it cannot decode."""
@@ -24,6 +31,55 @@ class Encoded(NamedTuple):
     size: tuple[int, int]
     """Height and width to resize the window to."""
     flip: bool
+
+
+class DecodesOnDevice(BenchmarkDataModule):
+    """A data module whose loaders may leave training images encoded.
+
+    Attributes:
+        decoder: Where training images are decoded.
+    """
+
+    decoder: Decoder = "cpu"
+    _decode: Decode | None = None
+
+    def setup(self, stage: str) -> None:
+        """Find out before the first batch whether this device can decode.
+
+        Args:
+            stage: Lightning's; unused.
+
+        Raises:
+            ValueError: If the package or a CUDA device is missing.
+        """
+        if self.decoder != "cpu" and self.trainer is not None:
+            self._decode = nvimgcodec(self.trainer.strategy.root_device)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, index: int) -> Any:
+        """Decode the images that loader processes have left as they are.
+
+        Args:
+            batch: From a loader, or a synthetic one.
+            device: Where training runs.
+            index: Of a loader; unused.
+
+        Returns:
+            The batch on the device, its images decoded.
+        """
+        if ENCODED in batch:
+            self._decode = self._decode or nvimgcodec(device)
+            images = decode_batch(batch[ENCODED], self._decode, self.decode_on_host)
+            rest = {name: value for name, value in batch.items() if name != ENCODED}
+            batch = self.with_images(rest, images)
+        return super().transfer_batch_to_device(batch, device, index)
+
+    @abstractmethod
+    def decode_on_host(self, data: bytes) -> Tensor:
+        """Decode a file that the device cannot: (3, H, W) uint8 RGB."""
+
+    @abstractmethod
+    def with_images(self, batch: dict[str, Any], images: list[Tensor]) -> dict[str, Any]:
+        """Return the batch with its images, each (3, H, W) uint8 RGB on the device."""
 
 
 def finished(image: Encoded, pixels_HW3: Tensor) -> Tensor:
@@ -52,8 +108,9 @@ def decode_batch(
 
     Args:
         images: Files of one batch.
-        decode: Decodes all of them on the device.
-        otherwise: Decodes one that this cannot: pixels (3, H, W) uint8 RGB on the CPU.
+        decode: Decodes JPEGs in colour or grey on the device.
+        otherwise: Decodes one of another kind, or that this cannot: pixels (3, H, W) uint8 RGB on
+            the CPU.
 
     Returns:
         Images (3, S, S) on the device.
@@ -61,7 +118,11 @@ def decode_batch(
     Raises:
         ValueError: If neither can decode a file; the message begins with its name.
     """
-    found = decode([image.data for image in images])
+    plain = [number for number, image in enumerate(images) if _is_plain(image.data)]
+    found: list[Tensor | None] = [None] * len(images)
+    decoded = decode([images[number].data for number in plain]) if plain else ()
+    for number, pixels in zip(plain, decoded, strict=True):
+        found[number] = pixels
     device = next((pixels.device for pixels in found if pixels is not None), None)
     finished_images = []
     for image, pixels in zip(images, found, strict=True):
@@ -72,6 +133,12 @@ def decode_batch(
                 raise ValueError(f"{image.name} {error}") from error
         finished_images.append(finished(image, pixels))
     return finished_images
+
+
+def _is_plain(data: bytes) -> bool:
+    # Not CMYK, whose colours decoders see differently, and no PNG, which may have 16 bits.
+    header = jpeg_header(data)
+    return header is not None and header.components in (1, 3)
 
 
 def nvimgcodec(device: torch.device) -> Decode:

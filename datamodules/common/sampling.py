@@ -181,8 +181,9 @@ def ranks(trainer: L.Trainer | None) -> tuple[int, int]:
 def evaluation_indices(num_samples: int, trainer: L.Trainer | None) -> range:
     """Return this rank's evaluation samples: each exactly once over all ranks, no padding.
 
-    Where the model itself is sharded (FSDP, tensor parallel) each forward pass needs all ranks,
-    so every rank takes every sample and metrics drop the duplicates by index.
+    Where the model itself is sharded (FSDP, tensor parallel) each forward pass needs all ranks, so
+    every rank takes every sample and metrics drop the duplicates by index, unless the strategy has
+    ``shares_evaluation``: it then gathers the weights before an evaluation.
 
     Args:
         num_samples: Size of the evaluation set.
@@ -193,9 +194,12 @@ def evaluation_indices(num_samples: int, trainer: L.Trainer | None) -> range:
     """
     from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 
-    if trainer is not None and isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy):
-        return range(num_samples)
+    strategy = None if trainer is None else trainer.strategy
     rank, world_size = ranks(trainer)
+    # Lightning passes over the evaluation, and its collectives, on a rank without a batch.
+    shares = getattr(strategy, "shares_evaluation", False) and num_samples >= world_size
+    if isinstance(strategy, FSDPStrategy | ModelParallelStrategy) and not shares:
+        return range(num_samples)
     return range(rank, num_samples, world_size)
 
 

@@ -39,7 +39,8 @@ class BlockSampler(Sampler[Block]):
 
     The rows were shuffled once when they were prepared, so reading them in blocks is as random as
     the reference's order and as fast as the disk. Each rank takes its slice of the same global
-    batch. The last global batch is filled with the split's first rows.
+    batch. The last global batch is filled with the split's first rows. Without ``shuffled`` global
+    batches come in the order of the rows, whatever the seed.
 
     Source:
         facebookresearch/dlrm @ 6d75c84d, dlrm_data_pytorch.py, option mlperf-bin-shuffle. Differs:
@@ -57,7 +58,9 @@ class BlockSampler(Sampler[Block]):
         *,
         start_batch: int = 0,
         start_epoch: int = 0,
+        shuffled: bool = True,
     ) -> None:
+        self.shuffled = shuffled
         self.num_samples, self.global_batch_size = num_samples, global_batch_size
         self.rank, self.world_size, self.batch_size = rank, world_size, batch_size
         self.seed, self.epoch = seed, start_epoch
@@ -74,7 +77,9 @@ class BlockSampler(Sampler[Block]):
 
     def __iter__(self) -> Iterator[Block]:
         """Yield this rank's blocks of the current epoch, from where a resumed run stopped."""
-        order = epoch_order(self.num_blocks, self.seed, self.epoch)
+        order = np.arange(self.num_blocks)
+        if self.shuffled:
+            order = epoch_order(self.num_blocks, self.seed, self.epoch)
         first = self.start_batch if self.epoch == self.start_epoch else 0
         for batch in range(first, len(self)):
             block, part = divmod(batch, self.per_block)
@@ -107,11 +112,11 @@ class CriteoBlocks(Dataset[Batch]):
     def __getitem__(self, block: Block) -> Batch:
         if self._files is None:
             self._files = open_split(self._folder, self._split)
-        columns = {name: torch.from_numpy(_rows(f, block)) for name, f in self._files.items()}
+        columns = {name: torch.from_numpy(rows(f, block)) for name, f in self._files.items()}
         return {"dense": columns["dense"], "sparse": columns["sparse"], "label": columns["label"]}
 
 
-def _rows(column: np.ndarray, block: Block) -> np.ndarray:
+def rows(column: np.ndarray, block: Block) -> np.ndarray:
     """Copy a block, wrapped around at the column's end."""
     stop = block.start + block.num_rows
     if stop <= len(column):

@@ -24,7 +24,7 @@ def verify(folder: Path, processes: int, *, show_progress: bool = False) -> list
     try:
         blocks = [tuple(block) for block in json.loads(path.read_text())]
         assert all(len(block) == 4 for block in blocks)
-        splits = {str(name).rpartition("_")[0] for name, *_ in blocks} - {"dictionary"}
+        splits = {str(name).rpartition("_")[0] for name, *_ in blocks} - {"dictionary", ""}
     except (ValueError, TypeError, AssertionError):
         return [f"{path} is damaged; delete {folder / MANIFEST} and run prepare again"]
     try:

@@ -46,16 +46,34 @@ class _Planted(NamedTuple):
     factors: list[np.ndarray]
 
 
-def write_logs(folder: Path, num_days: int = 24, rows_per_day: int = ROWS_PER_DAY) -> None:
-    """Write ``day_0``, ``day_1`` ... as text into an existing directory."""
+def write_logs(
+    folder: Path, num_days: int = 24, rows_per_day: int = ROWS_PER_DAY, **scales: float
+) -> None:
+    """Write ``day_0``, ``day_1`` ... as text into an existing directory; see ``generate_day``."""
     words = [category_words(column) for column in range(len(TABLE_SIZES))]
     for number in range(num_days):
-        write_day(folder / f"day_{number}", generate_day(number, rows_per_day), words)
+        write_day(folder / f"day_{number}", generate_day(number, rows_per_day, **scales), words)
 
 
-def generate_day(number: int, num_rows: int = ROWS_PER_DAY) -> Day:
-    """Draw one day, with the log-odds that its labels are drawn from."""
-    rng, planted = np.random.default_rng([STREAM, 1, number]), _planted()
+def generate_day(
+    number: int,
+    num_rows: int = ROWS_PER_DAY,
+    *,
+    category_scale: float = CATEGORY_SCALE,
+    product_scale: float = PRODUCT_SCALE,
+) -> Day:
+    """Draw one day, with the log-odds that its labels are drawn from.
+
+    Args:
+        number: Of the day.
+        num_rows: Its rows.
+        category_scale: Standard deviation of a category's effect.
+        product_scale: Factor of the products of two categories' vectors.
+
+    Returns:
+        The day.
+    """
+    rng, planted = np.random.default_rng([STREAM, 1, number]), _planted(category_scale)
     shape = (num_rows, NUM_DENSE)
     dense = np.floor(np.exp(rng.normal(1.0, 1.2, shape))).astype(np.int64)
     draw = rng.random(shape)
@@ -69,7 +87,7 @@ def generate_day(number: int, num_rows: int = ROWS_PER_DAY) -> Day:
         log_odds += effect[index[:, column]]
     for a, b in INTERACTING:
         products = planted.factors[a][index[:, a]] * planted.factors[b][index[:, b]]
-        log_odds += PRODUCT_SCALE * products.sum(1)
+        log_odds += product_scale * products.sum(1)
     label = rng.random(num_rows) < 1 / (1 + np.exp(-log_odds))
     return Day(label, dense, index, log_odds)
 
@@ -93,10 +111,10 @@ def category_words(column: int) -> list[bytes]:
     return [b"%08x" % value for value in hashes.tolist()] + [b""]
 
 
-def _planted() -> _Planted:
+def _planted(category_scale: float) -> _Planted:
     """Draw the planted model, the same for every day."""
     rng = np.random.default_rng([STREAM, 3])
     dense = rng.normal(0, DENSE_SCALE, NUM_DENSE)
-    effects = [rng.normal(0, CATEGORY_SCALE, size + 1) for size in TABLE_SIZES]
+    effects = [rng.normal(0, category_scale, size + 1) for size in TABLE_SIZES]
     factors = [rng.normal(0, 1, (size + 1, 2)) for size in TABLE_SIZES]
     return _Planted(dense, effects, factors)

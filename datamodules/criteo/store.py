@@ -9,7 +9,7 @@ import math
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -17,7 +17,6 @@ from datamodules.common import records
 from datamodules.common.records import MANIFEST
 from datamodules.criteo.text import NUM_DENSE, NUM_TABLES
 
-DATASET, VERSION = "criteo", 2
 COLUMNS = {
     "label": (np.uint8, ()),
     "dense": (np.int32, (NUM_DENSE,)),
@@ -39,8 +38,10 @@ HEADER_BYTES = 128  # of each .npy file
 
 @dataclass(frozen=True)
 class Settings:
-    """What the prepared bytes depend on, besides the logs."""
+    """What DLRM's prepared bytes depend on, besides the logs."""
 
+    dataset: ClassVar[str] = "criteo"
+    version: ClassVar[int] = 2
     num_days: int
     """Days used; the last one is the evaluation day."""
     max_ind_range: int
@@ -48,21 +49,36 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class MultiHotSettings:
+    """What DLRM-DCNv2's prepared bytes depend on, besides the logs."""
+
+    dataset: ClassVar[str] = "criteo-multi-hot"
+    version: ClassVar[int] = 1
+    num_days: int
+    """Days used; the last one is the evaluation day."""
+    max_rows: int
+    """Categories' numbers are taken modulo this, which limits the rows per table."""
+
+
+AnySettings = Settings | MultiHotSettings
+
+
+@dataclass(frozen=True)
 class Manifest:
     """Sizes of a finished prepared directory."""
 
-    settings: Settings
+    settings: AnySettings
     rows: dict[str, int]
     """Split (train, test, validation) -> rows."""
     table_sizes: tuple[int, ...]
-    """Distinct categories of each of the 26 columns over all days."""
+    """Rows of each of the 26 embedding tables: its column's distinct categories, or the most."""
 
 
-def read_manifest(folder: Path, settings: Settings, *, replace: bool = False) -> Manifest | None:
+def read_manifest(folder: Path, settings: AnySettings, *, replace: bool = False) -> Manifest | None:
     """Return a finished directory's manifest, else None; ValueError for other settings or sizes."""
     path = folder / MANIFEST
     content = records.read_manifest(
-        folder, DATASET, version=VERSION, upgrade=upgrade, replace=replace
+        folder, settings.dataset, version=settings.version, upgrade=upgrade, replace=replace
     )
     if content is None and (replace or not path.is_file()):
         return None
@@ -94,7 +110,11 @@ def upgrade(content: dict[str, Any]) -> dict[str, Any] | None:
         return None
     settings = dict(content.get("settings", {}))
     settings.pop("format", None)
-    return content | {"dataset": DATASET, "format": VERSION, "settings": settings}
+    return content | {
+        "dataset": Settings.dataset,
+        "format": Settings.version,
+        "settings": settings,
+    }
 
 
 def file_sizes(folder: Path, manifest: Manifest) -> dict[Path, int]:

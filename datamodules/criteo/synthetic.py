@@ -2,7 +2,7 @@
 
 import math
 
-from datamodules.criteo.store import REFERENCE_ROWS, Manifest, Settings
+from datamodules.criteo.store import REFERENCE_ROWS, AnySettings, Manifest
 
 # Distinct categories per column of the 24 days; the network's default has the same.
 TABLE_SIZES = (
@@ -13,7 +13,7 @@ TABLE_SIZES = (
 ROW_BYTES = 4 * 128  # of the closed tables: fp32, width 128
 
 
-def manifest(settings: Settings, memory: float) -> Manifest:
+def manifest(settings: AnySettings, memory: float) -> Manifest:
     """Return the manifest of the whole data, its tables cut to ``memory`` bytes where needed."""
     share = min(1.0, memory / (ROW_BYTES * sum(TABLE_SIZES)))
     return Manifest(

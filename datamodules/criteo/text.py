@@ -28,11 +28,13 @@ LONGEST_LINE = 1 << 20  # bytes; a real one has some 300
 MOST_BYTES, MOST_RATIO = 1 << 30, 100
 TAB, NEWLINE, RETURN, MINUS, ZERO, NINE = 9, 10, 13, 45, 48, 57
 INT32_MAX = 2**31 - 1
+LEAST_DENSE = -2  # log(x + 3) must be a number; the logs have none below
 PROBLEMS = {
     1: "must have 40 tab-separated fields",
     2: "field 1 (the label) must be 0 or 1",
     3: "field {field} must be an integer of at most 32 bits or empty",
     4: "field {field} must be a category of at most 8 hexadecimal digits or empty",
+    5: "field {field} must be at least -2, as its logarithm is taken plus 3",
 }
 
 
@@ -75,16 +77,23 @@ def half_unpacked(root: Path, day: int) -> str:
 
 
 def read_day(
-    path: Path, max_ind_range: int, block_bytes: int = BLOCK_BYTES, digest: Any = None
+    path: Path,
+    max_ind_range: int,
+    block_bytes: int = BLOCK_BYTES,
+    digest: Any = None,
+    *,
+    keep_negative: bool = False,
 ) -> Iterator[Rows]:
     """Parse one day in blocks, so that memory does not depend on the day's size.
 
     Raises a ValueError that names the line if the format is wrong or the gzip stream is broken.
-    ``digest`` (of hashlib) is updated with the file's bytes.
+    ``digest`` (of hashlib) is updated with the file's bytes. A negative integer becomes 0, or, with
+    ``keep_negative``, stays and must be at least -2. With a ``max_ind_range`` of 2^32 the hash
+    values are the text's own 32 bits, as if unsigned.
     """
     lines_done = 0
     for text in _whole_lines(path, block_bytes, digest):
-        rows, problem, line, field = _parse(text, max_ind_range)
+        rows, problem, line, field = _parse(text, max_ind_range, keep_negative)
         if problem:
             what = PROBLEMS[problem].format(field=field + 1)
             raise ValueError(f"{path} line {lines_done + line + 1:,}: {what}")
@@ -136,7 +145,7 @@ def _plain(file: _Hashed, path: Path) -> Any:
     return BoundedGzip(file, path, MOST_BYTES + MOST_RATIO * path.stat().st_size)
 
 
-def _parse(text: np.ndarray, max_ind_range: int) -> tuple[Rows, int, int, int]:
+def _parse(text: np.ndarray, max_ind_range: int, keep_negative: bool) -> tuple[Rows, int, int, int]:
     """Parse a block; returns its rows, and problem (0: none), line and field of the first fault."""
     most = len(text) // SHORTEST_LINE + 1
     rows = Rows(
@@ -144,7 +153,7 @@ def _parse(text: np.ndarray, max_ind_range: int) -> tuple[Rows, int, int, int]:
         np.empty((most, NUM_DENSE), np.int32),
         np.empty((NUM_TABLES, most), np.int32),
     )
-    count, problem, field = compiled(_parse_lines)(text, max_ind_range, *rows)
+    count, problem, field = compiled(_parse_lines)(text, max_ind_range, keep_negative, *rows)
     return (
         Rows(rows.label[:count], rows.dense[:count], rows.sparse[:, :count]),
         problem,
@@ -164,6 +173,7 @@ def compiled(function: Any) -> Any:
 def _parse_lines(  # noqa: C901  (one state machine, one pass)
     text: np.ndarray,
     max_ind_range: int,
+    keep_negative: bool,
     label: np.ndarray,
     dense: np.ndarray,
     sparse: np.ndarray,
@@ -184,7 +194,11 @@ def _parse_lines(  # noqa: C901  (one state machine, one pass)
                 digits = position - start - negative
                 if value > INT32_MAX or (negative and digits == 0):
                     return row, 3, field
-                if negative:
+                if negative and keep_negative:
+                    value = -value
+                    if value < LEAST_DENSE:
+                        return row, 5, field
+                elif negative:
                     value = 0
             else:
                 # At most 8 hexadecimal digits fit in 32 bits, so the value cannot overflow.

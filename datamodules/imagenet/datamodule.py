@@ -8,14 +8,14 @@ Letters: B batch, S side of the square images.
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datamodules.common.base import BenchmarkDataModule
 from datamodules.common.cache import build_once, demo_folder
-from datamodules.common.device_jpeg import Decode, decode_batch, nvimgcodec
+from datamodules.common.device_jpeg import Decoder, DecodesOnDevice
 from datamodules.common.inputs import write_json
 from datamodules.common.preparation import (
     damage_lines,
@@ -25,6 +25,8 @@ from datamodules.common.preparation import (
 )
 from datamodules.common.sampling import evaluation_indices, padded_length, run_seed
 from datamodules.common.shards import has_shards
+from datamodules.common.stream.loaders import evaluation_loader, training_loader
+from datamodules.common.stream.splits import streamed_splits
 from datamodules.imagenet import prepare as builder
 from datamodules.imagenet.contents import IMAGENET, Contents, differences
 from datamodules.imagenet.files import Counts, Wanted, scan
@@ -37,10 +39,11 @@ from datamodules.imagenet.samples import (
     TrainingImages,
     as_is,
 )
-from datamodules.imagenet.sources import ImageSource
+from datamodules.imagenet.sources import DATASET, ImageSource
+from datamodules.imagenet.streamed import ImageKind, StreamedContents
 
 
-class ImageNetDataModule(BenchmarkDataModule):
+class ImageNetDataModule(DecodesOnDevice):
     """Random windows of the training images and centre crops of the evaluation images.
 
     A batch is a dict of ``image`` (B, 3, S, S) uint8 RGB with channels innermost in memory (the
@@ -63,7 +66,12 @@ class ImageNetDataModule(BenchmarkDataModule):
         num_val: int | None = None,
         num_workers: int = 0,
         prepare_processes: int = 0,
-        decoder: Literal["cpu", "nvimgcodec"] = "cpu",
+        decoder: Decoder = "cpu",
+        shards: str | None = None,
+        val_shards: str | None = None,
+        num_train_samples: int | None = None,
+        num_val_samples: int | None = None,
+        shuffle_buffer: int = 1000,
     ) -> None:
         """Defaults are the closed reference.
 
@@ -83,6 +91,13 @@ class ImageNetDataModule(BenchmarkDataModule):
             prepare_processes: Processes that write shards; 0 chooses by cores and memory.
             decoder: Where training images are decoded: ``nvimgcodec`` decodes on a CUDA device
                 (extra ``[gpu]``); its pixels differ by rounding.
+            shards: Webdataset shards to stream, such as ``URL/train-{0000..0127}.tar``, in place of
+                the root (open division); or a directory of prepared shards of both splits. Samples
+                have ``jpg`` (or ``png`` ...) and ``cls``.
+            val_shards: Shards to evaluate on.
+            num_train_samples: Images in the training shards, if no index says it.
+            num_val_samples: Images in the evaluation shards, likewise.
+            shuffle_buffer: Images of a loader process among which the next one is drawn.
 
         Raises:
             ValueError: If a number is out of range; one line each.
@@ -105,20 +120,34 @@ class ImageNetDataModule(BenchmarkDataModule):
             if value is not None and value < least
         ]:
             raise ValueError("\n".join(bad))
-        self.demo = root is None
+        self.streamed = streamed_splits(
+            shards,
+            val_shards,
+            num_train if shards and num_train_samples is None else num_train_samples,
+            num_val if shards and num_val_samples is None else num_val_samples,
+            shuffle_buffer,
+            prepared_dir=prepared_dir,
+            root=root,
+            dataset=DATASET,
+            evaluation="val",
+        )
+        self.demo = root is None and self.streamed is None
         self.root, self.prepared_dir = root, prepared_dir
         self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
         self.image_size = image_size
         self._wanted = Wanted(num_classes, num_train, num_val)
+        if self.streamed:
+            self._streamed_contents = StreamedContents(self.streamed, num_classes)
         self.num_workers, self.prepare_processes = num_workers, prepare_processes
         self.decoder = decoder
-        self._decode: Decode | None = None
 
     @cached_property
     def counts(self) -> Counts:
         """Classes and images, as flags give them or else as they are in the root."""
         if self.demo:
             return _demo_counts()
+        if self.streamed:
+            return self._streamed_contents.counts
         if None not in self._wanted:
             return Counts(*self._wanted)  # type: ignore[arg-type]
         return self._contents.counts
@@ -130,11 +159,17 @@ class ImageNetDataModule(BenchmarkDataModule):
 
     def prepare_data(self) -> None:
         """List the files, unless there are shards or a listing; opens no image."""
+        if self.streamed:
+            self.streamed.check()
+            return
         self._write_demo()
         builder.make_readable(*self._place)
 
     def prepare(self) -> None:
         """Check every image and write shards, or check those that are there by their hashes."""
+        if self.streamed:
+            self.streamed.prepare()
+            return
         self._write_demo()
         options: dict[str, Any] = {"processes": self.prepare_processes, "show_progress": True}
         redo = units_to_redo(self._prepared, self._source)
@@ -155,6 +190,8 @@ class ImageNetDataModule(BenchmarkDataModule):
 
     def problems(self) -> list[str]:
         """Return one line per problem of this root, without opening an image or writing a file."""
+        if self.streamed:
+            return self.streamed.problems()
         if self.root is None:
             return []
         try:
@@ -175,13 +212,15 @@ class ImageNetDataModule(BenchmarkDataModule):
     def differences(self) -> list[str]:
         """Say how classes and images differ from ImageNet's, by counts and names."""
         try:
-            return [] if self.demo else differences(self._contents)
+            return [] if self.root is None else differences(self._contents)
         except (FileNotFoundError, ValueError):
             return []  # unreadable: told by ``prepare_data`` and ``problems``
 
     def net_facts(self) -> dict[str, Any]:
         """Return the number of classes and the images' side in pixels."""
-        return {"num_classes": self.counts.classes, "image_size": self.image_size}
+        classes = self._streamed_contents.synsets if self.streamed else None
+        number = self.counts.classes if classes is None else len(classes)
+        return {"num_classes": number, "image_size": self.image_size}
 
     def setup(self, stage: str) -> None:
         """Check that the training set fills a global batch."""
@@ -191,19 +230,14 @@ class ImageNetDataModule(BenchmarkDataModule):
                 f"{self.batch_size} x devices x accumulation) is larger than the training set of "
                 f"{self.counts.train}; lower data.batch_size"
             )
+        super().setup(stage)
 
-        if self.decoder == "nvimgcodec" and self.trainer is not None:
-            self._decode = nvimgcodec(self.trainer.strategy.root_device)
+    def decode_on_host(self, data: bytes) -> Tensor:
+        return decode(data)
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, index: int) -> Any:
-        """Decode the images that loader processes have left as they are."""
-        if "encoded" in batch:
-            assert self._decode is not None
-            image_3SS = decode_batch(batch["encoded"], self._decode, decode)
-            image_BSS3 = torch.stack([image.permute(1, 2, 0) for image in image_3SS])
-            rest = {name: value for name, value in batch.items() if name != "encoded"}
-            batch = {"image": image_BSS3.permute(0, 3, 1, 2), **rest}
-        return super().transfer_batch_to_device(batch, device, index)
+    def with_images(self, batch: dict[str, Any], images: list[Tensor]) -> dict[str, Any]:
+        image_BSS3 = torch.stack([image.permute(1, 2, 0) for image in images])
+        return {"image": image_BSS3.permute(0, 3, 1, 2), **batch}
 
     def mllog_facts(self) -> dict[str, object]:
         """Return the log's data keys."""
@@ -215,14 +249,20 @@ class ImageNetDataModule(BenchmarkDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return shuffled, augmented images of this rank, from the resume position on."""
+        if self.streamed:
+            kind = self._kind(self.batch_size, seed=run_seed(), encoded=self.decoder != "cpu")
+            return training_loader(self, self.streamed, kind, self.samples_per_epoch)
         sampler = self.epoch_sampler(self.counts.train)
         source = self._open("train")
-        kind = TrainingImages if self.decoder == "cpu" else EncodedTrainingImages
-        dataset = kind(source, self.image_size, run_seed())
+        images = TrainingImages if self.decoder == "cpu" else EncodedTrainingImages
+        dataset = images(source, self.image_size, run_seed())
         return DataLoader(dataset, batch_sampler=sampler, **self.loader_options)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Return evaluation images of this rank, each exactly once over all ranks."""
+        if self.streamed:
+            kind = self._kind(self.evaluation_batch_size)
+            return evaluation_loader(self, self.streamed, kind, self.evaluation_batch_size)
         source = self._open("val")
         numbers = evaluation_indices(self.counts.val, self.trainer)
         dataset = EvaluationImages(source, self.image_size, numbers)
@@ -264,7 +304,8 @@ class ImageNetDataModule(BenchmarkDataModule):
             from datamodules.imagenet.demo import NAMES
 
             return list(NAMES)
-        return words_of(self._contents.synsets)
+        contents = self._streamed_contents if self.streamed else self._contents
+        return words_of(contents.synsets)
 
     def read_input(self, source: str) -> dict[str, Any]:
         """Read an image and crop it as an evaluation image, for ``predict``.
@@ -301,7 +342,9 @@ class ImageNetDataModule(BenchmarkDataModule):
         return ", ".join(f"{name_of(n, names)} {share:.1%}" for n, share in prediction[:3])
 
     def example_inputs(self) -> list[str]:
-        """Return three held-out images of different classes."""
+        """Return three held-out images of different classes; none of shards."""
+        if self.streamed:
+            return []
         folders = sorted(path for path in (self._source / "val").iterdir() if path.is_dir())
         return [str(min(folder.iterdir())) for folder in folders[:3]]
 
@@ -327,6 +370,9 @@ class ImageNetDataModule(BenchmarkDataModule):
     @cached_property
     def _contents(self) -> Contents:
         return builder.contents_of(*self._place)
+
+    def _kind(self, batch_size: int, **settings: Any) -> ImageKind:
+        return ImageKind(self.image_size, self.counts.classes, batch_size, **settings)
 
     def _forget(self) -> None:
         """Count again: there are shards now, or others."""

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from datamodules.imagenet.jpeg import Header, jpeg_header, open_image
+from datamodules.common.jpeg_header import Header, jpeg_header
+from datamodules.imagenet.jpeg import open_image
 
 # The reference's crop: aspect and area of a window, and how much of the image it must cover.
 ASPECT, AREA, LEAST_COVERED, ATTEMPTS = (0.75, 1.33), (0.05, 1.0), 0.1, 100

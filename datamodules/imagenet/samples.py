@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.common.device_jpeg import Encoded
+from datamodules.common.device_jpeg import ENCODED, Encoded
 from datamodules.common.sampling import SampleKey, sample_rng
 from datamodules.imagenet.images import draw_window, evaluation_image, training_image
 from datamodules.imagenet.sources import ImageSource
@@ -69,7 +69,7 @@ class EncodedTrainingImages(TrainingImages):
         numbers = [key.index for key in keys]
         encoded, labels = _read(self.source, numbers, encode)
         batch: Any = {
-            "encoded": encoded,
+            ENCODED: encoded,
             "label": torch.tensor(labels),
             "index": torch.tensor(numbers),
         }

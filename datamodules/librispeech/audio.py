@@ -83,16 +83,13 @@ class Utterances(Dataset[Sample]):
         """Return one utterance; its seed depends on a key's epoch, and is fixed for a number."""
         position = key.index if isinstance(key, SampleKey) else key
         number = int(position if self.numbers is None else self.numbers[position])
-        if isinstance(key, SampleKey):
-            rng = sample_rng(self.seed, key.epoch, number, key.repeat)
-        else:
-            rng = np.random.default_rng([_EVALUATION_STREAM, self.seed, number])
+        draw = (key.epoch, key.repeat) if isinstance(key, SampleKey) else None
         first = int(self.ends[number - 1]) if number else 0
         labels_U = self.ids[first : int(self.ends[number])].astype(np.int64)
         return Sample(
             torch.from_numpy(self._audio(number)),
             torch.from_numpy(labels_U),
-            int(rng.integers(2**63 - 1)),
+            augmentation_seed(self.seed, number, draw),
             number,
         )
 
@@ -104,6 +101,24 @@ class Utterances(Dataset[Sample]):
                 f"{self.shards.name(number)} is damaged; delete the shard and run prepare again"
             )
         return audio_N
+
+
+def augmentation_seed(seed: int, number: int, draw: tuple[int, int] | None) -> int:
+    """Return the seed of an utterance's random draws.
+
+    Args:
+        seed: Run seed.
+        number: Of the utterance.
+        draw: Epoch and repetition of a training utterance; None in an evaluation.
+
+    Returns:
+        A number in ``[0, 2**63 - 1)``.
+    """
+    if draw is None:
+        rng = np.random.default_rng([_EVALUATION_STREAM, seed, number])
+    else:
+        rng = sample_rng(seed, draw[0], number, draw[1])
+    return int(rng.integers(2**63 - 1))
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

@@ -22,12 +22,15 @@ from datamodules.common.cache import build_once, demo_folder
 from datamodules.common.preparation import damage_lines, missing_space, units_to_redo
 from datamodules.common.records import check_settings
 from datamodules.common.sampling import evaluation_indices, ranks, run_seed
+from datamodules.common.stream.loaders import evaluation_loader, training_loader
+from datamodules.common.stream.splits import streamed_splits
 from datamodules.librispeech import build as builder
 from datamodules.librispeech import synthetic
 from datamodules.librispeech.audio import Batch, Utterances, batches_by_length, collate
 from datamodules.librispeech.flac import SAMPLE_RATE
 from datamodules.librispeech.inputs import read_recording
 from datamodules.librispeech.manifest import (
+    DATASET,
     TOKENIZER,
     Manifest,
     manifest_differences,
@@ -35,6 +38,11 @@ from datamodules.librispeech.manifest import (
 )
 from datamodules.librispeech.raw import scan
 from datamodules.librispeech.sampler import BucketSampler, check_fills_a_step, rows_per_epoch
+from datamodules.librispeech.streamed import (
+    UtteranceKind,
+    streamed_manifest,
+    streamed_tokenizer,
+)
 from datamodules.librispeech.subsets import (
     Subsets,
     choose_subsets,
@@ -75,6 +83,11 @@ class LibriSpeechDataModule(BenchmarkDataModule):
         prepare_processes: int = 0,
         train_subsets: Sequence[str] | None = None,
         evaluation_subsets: Sequence[str] | None = None,
+        shards: str | None = None,
+        val_shards: str | None = None,
+        num_train_samples: int | None = None,
+        num_val_samples: int | None = None,
+        shuffle_buffer: int = 1000,
     ) -> None:
         """Defaults are the closed reference on one device with 8 accumulated micro-steps.
 
@@ -94,6 +107,13 @@ class LibriSpeechDataModule(BenchmarkDataModule):
                 LibriSpeech's three, or without any of its subsets those named ``train...``.
             evaluation_subsets: Directories to evaluate on; None takes ``dev-clean``, or those named
                 ``dev...``, ``eval...`` or ``val...``.
+            shards: Webdataset shards to stream, such as ``URL/train-{0000..0127}.tar``, in place of
+                the root (open division); or a directory of prepared shards of both splits. Samples
+                have ``flac`` (or ``wav``) and ``txt``.
+            val_shards: Shards to evaluate on.
+            num_train_samples: Utterances in the training shards, if no index says it.
+            num_val_samples: Utterances in the evaluation shards, likewise.
+            shuffle_buffer: Utterances of a loader process among which the next one is drawn.
 
         Raises:
             ValueError: If a number is out of range; one line each.
@@ -116,7 +136,18 @@ class LibriSpeechDataModule(BenchmarkDataModule):
             problems.append(f"max_duration must be above 0 seconds, got {max_duration}")
         if problems:
             raise ValueError("\n".join(problems))
-        self.demo = root is None
+        self.streamed = streamed_splits(
+            shards,
+            val_shards,
+            num_train_samples,
+            num_val_samples,
+            shuffle_buffer,
+            prepared_dir=prepared_dir,
+            root=root,
+            dataset=DATASET,
+            evaluation="dev",
+        )
+        self.demo = root is None and self.streamed is None
         self.root, self.prepared_dir = root, prepared_dir
         self.batch_size, self.max_duration, self.num_buckets = batch_size, max_duration, num_buckets
         self.vocab_size, self.tokenizer_model = vocab_size, tokenizer_model
@@ -133,6 +164,10 @@ class LibriSpeechDataModule(BenchmarkDataModule):
 
     def prepare_data(self) -> None:
         """Make vocabulary and shards; if they are there, only the manifest is read."""
+        if self.streamed:
+            self.streamed.check()
+            self.decode([])  # the vocabulary is there
+            return
         self._prepare(show_progress=not self.demo, replace=self.demo)
 
     def net_facts(self) -> dict[str, Any]:
@@ -146,6 +181,10 @@ class LibriSpeechDataModule(BenchmarkDataModule):
 
     def prepare(self) -> None:
         """Prepare with a progress bar and a verdict; what changed since is prepared again."""
+        if self.streamed:
+            self.streamed.prepare()
+            self.decode([])
+            return
         manifest = self._prepare(show_progress=True, replace=True, check_raw=True)
         name = "Own data" if self.differences() else f"LibriSpeech{' demo' if self.demo else ''}"
         print(
@@ -157,6 +196,8 @@ class LibriSpeechDataModule(BenchmarkDataModule):
 
     def problems(self) -> list[str]:
         """Return one line per problem of this root, without opening any recording."""
+        if self.streamed:
+            return self.streamed.problems() or self._vocabulary_problems()
         if self.root is None:
             return []
         try:
@@ -197,6 +238,10 @@ class LibriSpeechDataModule(BenchmarkDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return this rank's share of rows of similar length, from the resume position on."""
+        if self.streamed:
+            most = {"max_duration": self.max_duration, "num_buckets": self.num_buckets}
+            kind = self._kind(self.batch_size, **most)
+            return training_loader(self, self.streamed, kind, self.samples_per_epoch)
         numbers = self._train_numbers
         utterances = Utterances(
             self._prepared, "train", self._manifest, seed=run_seed(), numbers=numbers
@@ -214,6 +259,9 @@ class LibriSpeechDataModule(BenchmarkDataModule):
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Return all evaluation utterances, each exactly once over all ranks."""
+        if self.streamed:
+            size = self.validation_batch_size
+            return evaluation_loader(self, self.streamed, self._kind(size), size)
         utterances = Utterances(self._prepared, "dev", self._manifest, seed=run_seed())
         self._names = utterances.keys.tolist()
         batches = batches_by_length(
@@ -266,7 +314,9 @@ class LibriSpeechDataModule(BenchmarkDataModule):
         return f'"{text}"'
 
     def example_inputs(self) -> list[str]:
-        """Return three held-out recordings."""
+        """Return three held-out recordings; none of shards."""
+        if self.streamed:
+            return []
         folders = [self._folder / name for name in self._subsets.evaluation]
         paths = (path for folder in folders for path in sorted(folder.rglob("*.flac")))
         return [str(path) for path in islice(paths, 3)]
@@ -278,8 +328,10 @@ class LibriSpeechDataModule(BenchmarkDataModule):
             number: ``index`` of the batch.
 
         Returns:
-            ``SPEAKER-CHAPTER-NNNN``.
+            ``SPEAKER-CHAPTER-NNNN``; of streamed shards ``SHARD:POSITION``.
         """
+        if self.streamed:
+            return self.streamed.evaluation.name(number)
         return self._names[number]
 
     def synthetic_batch(self) -> Batch:
@@ -330,6 +382,8 @@ class LibriSpeechDataModule(BenchmarkDataModule):
 
     @cached_property
     def _manifest(self) -> Manifest:
+        if self.streamed:
+            return streamed_manifest(self.streamed, self.vocab_size, self.max_duration)
         manifest = read_manifest(self._prepared, self.vocab_size)
         if manifest is None:
             raise ValueError(f"{self._prepared} is not prepared; run the recipe's prepare command")
@@ -337,7 +391,24 @@ class LibriSpeechDataModule(BenchmarkDataModule):
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:
-        return Tokenizer(self._prepared / TOKENIZER, self.vocab_size)
+        return Tokenizer(self._tokenizer_path, self.vocab_size)
+
+    @property
+    def _tokenizer_path(self) -> Path:
+        if self.streamed:
+            return streamed_tokenizer(self.streamed, self.tokenizer_model)
+        return self._prepared / TOKENIZER
+
+    def _kind(self, batch_size: int, **settings: Any) -> UtteranceKind:
+        path, seed = self._tokenizer_path, run_seed()
+        return UtteranceKind(path, self.vocab_size, batch_size, seed, **settings)
+
+    def _vocabulary_problems(self) -> list[str]:
+        try:
+            self.decode([])
+            return []
+        except (FileNotFoundError, ValueError) as error:
+            return [str(error)]
 
     def _num_samples(self, split: str) -> np.ndarray:
         """Return the audio samples of every utterance of a split."""

@@ -1,6 +1,6 @@
 """LibriSpeech without its files, for ``speed --synthetic``: durations, labels and a vocabulary."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -16,17 +16,22 @@ LABELS_PER_SECOND = 4.5  # 2.7 words, each of 1 to 2 of the 1,023 pieces
 NUMBERS = 1000  # durations that stand for all
 
 
-def manifest(vocab_size: int) -> Manifest:
+def manifest(
+    vocab_size: int, totals: Mapping[str, int] | None = None, max_duration: float = 16.7
+) -> Manifest:
     """Return a manifest like that of the prepared LibriSpeech, each duration for many utterances.
 
-    The numbers of training utterances are the published ones; so are those of an epoch's steps.
+    The numbers of training utterances are the published ones, or ``totals`` by split; so are those
+    of an epoch's steps. No training utterance is longer than ``max_duration`` in seconds.
     """
     train = sum(UTTERANCES[name] for name in TRAIN_SUBSETS)
+    totals = totals or {"train": train, "dev": UTTERANCES["dev-clean"]}
+    train_seconds = {share: min(n, max_duration) for share, n in TRAIN_SECONDS.items()}
     num_samples = {
-        "train": _durations(TRAIN_SECONDS, train),
-        "dev": _durations(DEV_SECONDS, UTTERANCES["dev-clean"]),
+        "train": _durations(train_seconds, totals["train"]),
+        "dev": _durations(DEV_SECONDS, totals["dev"]),
     }
-    most_labels = round(LABELS_PER_SECOND * max(TRAIN_SECONDS.values()))
+    most_labels = round(LABELS_PER_SECOND * max(train_seconds.values()))
     return Manifest(vocab_size, num_samples, most_labels)
 
 

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from datamodules.common.base import BenchmarkDataModule
 from datamodules.common.cache import build_once, demo_folder
 from datamodules.common.memory import MemoryNeed
+from datamodules.common.progress import stage
 from datamodules.common.sampling import (
     EpochSampler,
     evaluation_indices,
@@ -206,7 +207,8 @@ class SelfPlayDataModule(PositionInputs, SpeedOfPlay, BenchmarkDataModule):
             FileNotFoundError: If the root lacks a file.
             ValueError: One line per problem.
         """
-        compile_search()  # one process does it here while the others wait
+        with stage("compiling the Go engine"):  # one process does it here while the others wait
+            compile_search()
         if self.demo:
             from datamodules.selfplay.demo import write_demo
 
@@ -367,10 +369,11 @@ class SelfPlayDataModule(PositionInputs, SpeedOfPlay, BenchmarkDataModule):
 
     def _given_generations(self) -> list[Generation]:
         """Read the checkpoint's games of the newest generations."""
-        return [
-            make_generation(model, [read_game(path, self.size) for path in games])
-            for model, games in self._files.newest(self.window).items()
-        ]
+        with stage("reading the given games"):
+            return [
+                make_generation(model, [read_game(path, self.size) for path in games])
+                for model, games in self._files.newest(self.window).items()
+            ]
 
     def begin_generation(self) -> None:
         """Play the next generation's games in the background with the current network."""

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from modules.common.transformers_models import build_transformers_model
+
 
 class MaskedLMAdapter(nn.Module):
     """A model of `transformers` that predicts words, on packed sequences.
@@ -40,26 +42,9 @@ class MaskedLMAdapter(nn.Module):
         vocab_size: int | None = None,
     ) -> None:
         super().__init__()
-        chosen = _model_class(model)
-        settings = dict(config or {})
-        if vocab_size is not None and pretrained is None:
-            settings.setdefault("vocab_size", vocab_size)
-        known = chosen.config_class()
-        if unknown := sorted(name for name in settings if not hasattr(known, name)):
-            raise ValueError(
-                f"model.net.config: {chosen.config_class.__name__} has no {', '.join(unknown)}"
-            )
-        if pretrained is None:
-            self.model = chosen(chosen.config_class(**(_special_words(known, settings) | settings)))
-        elif not (Path(pretrained) / "config.json").is_file():
-            raise FileNotFoundError(
-                f"{pretrained}: no config.json; model.net.pretrained must be a directory with one"
-            )
-        else:
-            # The library returns it in evaluation mode, in which it would train without dropout.
-            self.model = chosen.from_pretrained(
-                pretrained, local_files_only=True, **settings
-            ).train()
+        self.model = build_transformers_model(
+            model, config=config, pretrained=pretrained, vocab_size=vocab_size
+        )
         self.vocab_size = int(self.model.config.vocab_size)
         self._takes_segments = getattr(self.model.config, "type_vocab_size", 0) > 1
 
@@ -97,29 +82,3 @@ class MaskedLMAdapter(nn.Module):
             )
         words_MV = logits_BSV[row_T[masked_index_M], position_T[masked_index_M]]
         return words_MV, getattr(output, "seq_relationship_logits", None)
-
-
-def _special_words(known: Any, settings: dict[str, Any]) -> dict[str, int | None]:
-    """Override special words that lie beyond the vocabulary: the data has its own."""
-    usual = known.to_dict()
-    size = settings.get("vocab_size", usual.get("vocab_size"))
-    beyond = [
-        name
-        for name, value in usual.items()
-        if name.endswith("_token_id") and isinstance(value, int) and size and value >= size
-    ]
-    return {name: 0 if name == "pad_token_id" else None for name in beyond}
-
-
-def _model_class(name: str) -> Any:
-    """Import a class of the library here, as that takes seconds."""
-    try:
-        import transformers
-    except ImportError as error:
-        raise ValueError(
-            "model.net: MaskedLMAdapter needs the transformers library; pip install transformers"
-        ) from error
-    chosen = getattr(transformers, name, None)
-    if chosen is None or not hasattr(chosen, "config_class"):
-        raise ValueError(f"model.net.model is {name!r}, which is not a model of transformers")
-    return chosen

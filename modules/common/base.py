@@ -20,16 +20,22 @@ class BenchmarkModule(L.LightningModule):
     Attributes:
         metric_names: Metrics of an evaluation, each logged as ``val/<name>``.
         metric_words: Names of some of them in words, for pictures.
+        compiled_calls: Methods of ``net`` that a training step calls, for ``torch.compile``; none
+            if it calls ``net`` itself.
         net: The network that is trained.
         learning_rate: Rate that the schedule is built on; usually its peak.
         own_weights: Training starts from the user's weights: ``setup`` loads no others.
+        draws_after_sharding: The strategy shards a network that has no memory yet, and then calls
+            its ``draw_weights(seed)``: a large one need not be whole on each rank.
     """
 
     metric_names: ClassVar[tuple[str, ...]]
     metric_words: ClassVar[Mapping[str, str]] = {}
+    compiled_calls: ClassVar[tuple[str, ...]] = ()
     net: nn.Module
     learning_rate: float
     own_weights: bool = False
+    draws_after_sharding: bool = False
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning notes the hook in progress some 40 times a step; torch would search the

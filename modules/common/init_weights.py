@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from modules.common.torch_file import load_verified
+
 PREFIXES = ("", "net.", "module.", "model.", "net.module.", "module.net.", "model.net.")
 SHOWN = 6  # names in a message
 
@@ -16,8 +18,8 @@ def load_init_weights(net: nn.Module, path: Path | str) -> str:
 
     Args:
         net: The network.
-        path: safetensors, a state dict of ``torch.save``, or a checkpoint that holds one, such as
-            a run's ``checkpoints/last.ckpt``.
+        path: safetensors or a directory of them, a state dict of ``torch.save``, or a checkpoint
+            that holds one, such as a run's ``checkpoints/last.ckpt``, which may be a folder.
 
     Returns:
         One line: how many tensors were loaded, and by name what was not.
@@ -27,7 +29,10 @@ def load_init_weights(net: nn.Module, path: Path | str) -> str:
         ValueError: If it is not such a file, or no tensor fits.
     """
     path = Path(path)
-    saved, own = _best_names(read_state(path), net), net.state_dict()
+    saved, own = read_state(path), net.state_dict()
+    # A network whose published files have other names may translate them.
+    rename: Any = getattr(net, "own_names", None)
+    saved = _best_names(saved, net) if rename is None else rename(saved)
     for name, part in net.named_modules():
         key, share = f"{name}.weight", getattr(part, "share", None)
         if callable(share) and key in saved:  # a table of which each rank keeps some rows
@@ -57,9 +62,14 @@ def load_init_weights(net: nn.Module, path: Path | str) -> str:
 
 def read_state(path: Path) -> dict[str, Tensor]:
     """Read a file's tensors by name, without running code that it may contain."""
-    if not path.is_file():
+    shares = sorted(path.glob("*.safetensors"))  # as large published models have
+    if not (path.is_file() or (path / ".metadata").is_file() or shares):
         raise FileNotFoundError(f"no file {path}")
     try:
+        if shares:
+            return {name: x for share in shares for name, x in read_state(share).items()}
+        if path.is_dir():
+            return load_verified(path)["state_dict"]
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 

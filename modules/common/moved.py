@@ -11,6 +11,9 @@ from types import ModuleType
 
 # Old module -> new one. ``None``: an old folder that only held such modules.
 MOVED: dict[str, str | None] = {
+    "modules.dlrm.auc": "modules.recommendation.auc",
+    "modules.dlrm.fused_embedding": "modules.recommendation.fused_embedding",
+    "modules.dlrm.picture": "modules.recommendation.picture",
     "modules.nets": None,
     "modules.nets.bert": "modules.bert.net",
     "modules.nets.dlrm": "modules.dlrm.net",
@@ -25,7 +28,7 @@ MOVED: dict[str, str | None] = {
     "modules.nets.unet3d": "modules.unet3d.net",
     "modules.ops": None,
     "modules.ops.anchors": "modules.detection.maskrcnn.anchors",
-    "modules.ops.auc": "modules.dlrm.auc",
+    "modules.ops.auc": "modules.recommendation.auc",
     "modules.ops.audio_features": "modules.rnnt.audio_features",
     "modules.ops.batch_norm_sync": "modules.common.batch_norm_sync",
     "modules.ops.bert_checkpoint": "modules.bert.checkpoint",
@@ -39,7 +42,7 @@ MOVED: dict[str, str | None] = {
     "modules.ops.detector_contract": "modules.detection.contract",
     "modules.ops.dice": "modules.unet3d.dice",
     "modules.ops.ema": "modules.rnnt.ema",
-    "modules.ops.fused_embedding": "modules.dlrm.fused_embedding",
+    "modules.ops.fused_embedding": "modules.recommendation.fused_embedding",
     "modules.ops.greedy_decoding": "modules.rnnt.greedy_decoding",
     "modules.ops.instance_masks": "modules.detection.maskrcnn.instance_masks",
     "modules.ops.interaction": "modules.dlrm.interaction",

@@ -1,5 +1,6 @@
 """Learning-rate schedules of the closed references, as pure functions of the epoch or step."""
 
+import math
 from collections.abc import Sequence
 
 
@@ -254,3 +255,38 @@ def absolute_warmup_drops(
     """
     lacking = max(warmup_steps - step, 0) * warmup_deficit
     return (learning_rate - lacking) * decay_factor ** sum(s <= step for s in decay_steps)
+
+
+def warmup_cosine(
+    step: int,
+    *,
+    learning_rate: float,
+    end_learning_rate: float,
+    warmup_steps: int,
+    decay_end_step: int,
+    first_step_done: int = 0,
+) -> float:
+    """Compute the rate of a step: linear warm-up, then a half cosine down to the end rate.
+
+    Step ``warmup_steps`` has the full rate, and the cosine begins there.
+
+    Args:
+        step: Counted from 0.
+        learning_rate: Rate at the end of the warm-up.
+        end_learning_rate: Rate from ``decay_end_step`` on.
+        warmup_steps: W, length of the warm-up; 0 starts at the full rate.
+        decay_end_step: First step at the end rate; above ``warmup_steps``.
+        first_step_done: 0 starts the warm-up at a rate of 0; 1 at ``learning_rate / (W + 1)``.
+
+    Returns:
+        The rate.
+
+    Source:
+        0: NVIDIA/Megatron-LM @ 84778176, core/optimizer_param_scheduler.py; 1: NVIDIA/NeMo @
+        v2.1.0, core/optim/lr_scheduler.py, WarmupAnnealHoldPolicy.
+    """
+    if step < warmup_steps:
+        return learning_rate * (step + first_step_done) / (warmup_steps + first_step_done)
+    done = min((step - warmup_steps) / (decay_end_step - warmup_steps), 1.0)
+    share = (1 + math.cos(math.pi * done)) / 2
+    return end_learning_rate + (learning_rate - end_learning_rate) * share

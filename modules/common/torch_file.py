@@ -14,9 +14,10 @@ def load_verified(path: Path, *, mmap: bool = False) -> Any:
     """Load the tensors and plain values of a file on the CPU.
 
     Args:
-        path: A zip file, as torch has written since version 1.6, or an older file, which has no
-            checksums.
-        mmap: Read tensors only when they are used; not for older files.
+        path: A zip file, as torch has written since version 1.6, an older file, which has no
+            checksums, or a folder of torch's distributed checkpoint, without its optimizers.
+        mmap: Read tensors only when they are used; not for older files. Of a folder's tensors only
+            the shapes are read.
 
     Returns:
         The content.
@@ -24,6 +25,10 @@ def load_verified(path: Path, *, mmap: bool = False) -> Any:
     Raises:
         ValueError: If a checksum is wrong, the file is cut short or holds code; one line.
     """
+    if path.is_dir():
+        from modules.common.sharded_file import load_sharded  # its imports take a second
+
+        return load_sharded(path, lazy=mmap)
     check_sums(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)

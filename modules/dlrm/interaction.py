@@ -11,6 +11,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
+def interact(dense_BD: Tensor, vectors_BTD: Tensor) -> Tensor:
+    """Concatenate ``dense_BD``, the first feature, with the dot products of all pairs."""
+    features_BFD = torch.cat([dense_BD[:, None], vectors_BTD.to(dense_BD.dtype)], 1)
+    return torch.cat([dense_BD, dot_interaction(features_BFD)], 1)
+
+
 def dot_interaction(features_BFD: Tensor) -> Tensor:
     """Compute dot products of all pairs of features i > j, row by row of the lower triangle.
 

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from modules.dlrm.fused_embedding import FusedEmbedding
+from modules.dlrm.interaction import interact
+from modules.recommendation import NUM_DENSE
+from modules.recommendation.fused_embedding import FusedEmbedding
 
-NUM_DENSE = 13
 # Distinct categories of the 26 columns of Criteo 1TB at an index range of 40 million.
 TABLE_SIZES = (
     39884406, 39043, 17289, 7420, 20263, 3, 7120, 1543, 63, 38532951, 2953546, 403346, 10,
@@ -68,7 +69,7 @@ class DLRM(nn.Module):
             logits_B: float32 or autocast's type.
         """
         dense_BD = self.bottom(dense_BN)
-        return self.top(self.tables.interact(dense_BD, ids_BT)).squeeze(1)
+        return self.top(interact(dense_BD, self.tables(ids_BT))).squeeze(1)
 
 
 def _mlp(widths: Sequence[int]) -> nn.Sequential:

@@ -77,6 +77,7 @@ class RNNTModule(BenchmarkModule):
 
     metric_names: ClassVar[tuple[str, ...]] = ("word_error_rate",)
     metric_words: ClassVar[Mapping[str, str]] = {"word_error_rate": "word error rate"}
+    compiled_calls: ClassVar[tuple[str, ...]] = ("encode", "predict", "join")
 
     def __init__(
         self,

@@ -130,7 +130,8 @@ class RNNT(nn.Module):
         """
         hidden_BSE, _ = self.pre_rnn(features_BSF)
         B, S, E = hidden_BSE.shape
-        hidden_BSE = nn.functional.pad(hidden_BSE, (0, 0, 0, -S % self.stack))
+        if missing := -S % self.stack:  # a compiled pad by 0 frames may keep another layout
+            hidden_BSE = nn.functional.pad(hidden_BSE, (0, 0, 0, missing))
         stacked = hidden_BSE.reshape(B, -1, self.stack * E)
         encoded_BTE, _ = self.post_rnn(stacked)
         return self.joint_enc(encoded_BTE), (lengths_B + self.stack - 1) // self.stack

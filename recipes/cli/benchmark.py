@@ -12,6 +12,8 @@ from callbacks.target_text import target_text
 if TYPE_CHECKING:
     import lightning as L
 
+    from recipes.cli.training_memory import TrainingMemory
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -40,6 +42,8 @@ class Needs:
     in 10^9 bytes; ``None``: it also holds games, so not known."""
     device_gib: float | None = None
     """Memory of all GPUs together that the closed settings need, in GiB; ``None``: not known."""
+    training: TrainingMemory | None = None
+    """In its place: what a step of the closed settings takes on each device, by their number."""
     device_gib_of: Callable[[Mapping[str, Any]], float] | None = None
     """The same of own data, from its data module's ``net_facts()``."""
     published_minutes: float | None = None
@@ -76,8 +80,11 @@ class Benchmark:
     """Settings that the closed division fixes."""
     free_net_arguments: tuple[str, ...] = ()
     """Arguments of the reference network that are free in the closed division."""
-    progress_unit: Literal["epochs", "samples", "fraction"] = "epochs"
-    """What ``epoch_num`` of an evaluation counts in the log."""
+    progress_unit: Literal["epochs", "samples", "fraction", "fraction_from_zero"] = "epochs"
+    """What ``epoch_num`` of an evaluation counts in the log; the fraction of the epoch begins at 1,
+    or at 0."""
+    discloses: bool = False
+    """Whether the log tells precision, parallelism and settings, as rounds from v6.1 on demand."""
     needs: Needs
     quality_names: Mapping[str, str] = field(default_factory=dict)
     """Metric name -> name in the log, where one event holds several metrics."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from callbacks.checkpoint_files import LAST, PREVIOUS
+from callbacks.checkpoint_files import LAST, PREVIOUS, is_checkpoint
 from modules.common.torch_file import load_verified
 from recipes.cli.arguments import Arguments
 from recipes.cli.benchmark import Benchmark
@@ -77,14 +77,16 @@ def check_named_checkpoint(benchmark: Benchmark, arguments: Arguments) -> None:
 
 def check_checkpoint(benchmark: Benchmark, path: Path) -> None:
     """Raise if a checkpoint is missing, damaged or another benchmark's."""
-    if not path.is_file():
+    if not is_checkpoint(path):
         raise UsageError(f"--ckpt_path: no file {path}")
     try:
         content = load_verified(path, mmap=True)
     except ValueError as error:
         previous = path.with_name(PREVIOUS)
         hint = (
-            f" ({previous} is the one before)" if path.name == LAST and previous.is_file() else ""
+            f" ({previous} is the one before)"
+            if path.name == LAST and is_checkpoint(previous)
+            else ""
         )
         raise ValueError(f"{error}{hint}") from error
     writer = content.get("finishline_benchmark") if isinstance(content, dict) else None
@@ -96,8 +98,9 @@ def check_checkpoint(benchmark: Benchmark, path: Path) -> None:
 
 
 def check_weights(model: Any, path: Path) -> None:
-    """Raise if a checkpoint's tensors are not the network's. One that is built later is skipped."""
-    own = {name: tuple(x.shape) for name, x in model.state_dict().items() if name[:4] == "net."}
+    """Raise if a checkpoint's tensors are not the network's. One that is built later may tell."""
+    expected = getattr(model, "expected_state", model.state_dict)()
+    own = {name: tuple(x.shape) for name, x in expected.items() if name[:4] == "net."}
     content = load_verified(path, mmap=True)
     saved = {name: tuple(x.shape) for name, x in content["state_dict"].items()}
     differ = [name for name, shape in own.items() if saved.get(name) != shape]

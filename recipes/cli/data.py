@@ -19,6 +19,7 @@ from recipes.cli.jsonargparse_private import long_flags
 from recipes.cli.presets import demo_preset
 from recipes.cli.resume_line import script
 from recipes.cli.screen import visible, wrap_to_terminal
+from recipes.cli.shards import check_commands
 from recipes.cli.submission import Submission
 from recipes.cli.usage import UsageError, explain, unknown
 
@@ -84,6 +85,7 @@ def data_module(benchmark: Benchmark, command: str, arguments: Arguments) -> Any
         config = parser.parse_args(list(arguments.words))
     except ArgumentError as error:
         raise ArgumentError(None, explain(str(error), known, arguments)) from error
+    check_commands(config.data, arguments)
     return parser.instantiate(config)
 
 
@@ -105,7 +107,8 @@ def _parser(benchmark: Benchmark, command: str) -> ArgumentParser:
 
 
 def _configurations(benchmark: Benchmark, arguments: Arguments) -> list[str]:
-    if "--config" in arguments or "--data.root" in arguments:
+    own = ("--config", "--data.root", "--data.raw", "--data.shards")
+    if any(flag in arguments for flag in own):
         return arguments.values("--config")
     return [str(demo_preset(benchmark))]
 

@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
+from datamodules.common.stream.pattern import show
 from recipes.cli.benchmark import Benchmark
 from recipes.cli.usage import UsageError
 
@@ -58,5 +59,8 @@ class DataCheck(Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         check_data(self._benchmark, datamodule, self._division)
+        if streamed := getattr(datamodule, "streamed", None):
+            self.dataset = f"shards {show(streamed.patterns.train)}"
+            return
         if self._division == "open" and datamodule.differences():
             self.dataset = f"{OWN_DATA} in {Path(datamodule.root).resolve()}"

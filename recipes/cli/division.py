@@ -7,6 +7,7 @@ from typing import Any
 
 from modules.common.moved import new_path
 from recipes.cli.benchmark import Benchmark
+from recipes.cli.shards import UNORDERED
 
 # Settings that change what is trained or evaluated; the closed division fixes all of them.
 TRAINER_RULES = {
@@ -41,6 +42,8 @@ def violations(
     broken = []
     if demo:
         broken.append(f"data: generated demo data, but closed trains on {benchmark.dataset}")
+    if config.get("data.shards"):
+        broken.append(f"data.shards {UNORDERED}, but closed fixes the order")
     given = [key for key in OWN_RULES if config[key]]
     broken += [f"{key} is {config[key]}, but {OWN_RULES[key]}" for key in given]
     nets = config["model.net"], defaults["model.net"]

@@ -16,7 +16,7 @@ from datamodules.common.loaders import memory_note, socket_problem
 from recipes.cli.benchmark import Benchmark
 from recipes.cli.data_check import OPEN
 from recipes.cli.demo_times import demo_time
-from recipes.cli.doctor_memory import shortages
+from recipes.cli.doctor_memory import closed_memory, shortages
 from recipes.cli.environment import writable
 from recipes.cli.screen import wrap_to_terminal
 
@@ -49,7 +49,9 @@ def examine(benchmark: Benchmark, datamodule: Any, *, own_data: bool = False) ->
     yield from _devices()
     yield from _loaders(datamodule)
     root: Path | None = getattr(datamodule, "root", None)
-    if root is None:
+    if streamed := getattr(datamodule, "streamed", None):
+        yield from _shards(datamodule, streamed)
+    elif root is None:
         yield from _demo(benchmark)
     else:
         yield from _data(benchmark, datamodule, Path(root), own_data=own_data)
@@ -106,6 +108,15 @@ def _loaders(datamodule: Any) -> Iterator[Finding]:
         yield Finding("note", line)
 
 
+def _shards(datamodule: Any, streamed: Any) -> Iterator[Finding]:
+    """Every shard can be opened, and how many samples they hold is known."""
+    problems: list[str] = datamodule.problems()
+    for line in problems:
+        yield Finding("lacks", line)
+    if not problems:
+        yield Finding("has", f"{streamed.summary()}; a run on them is open division")
+
+
 def _demo(benchmark: Benchmark) -> Iterator[Finding]:
     folder = cache_dir()
     if not writable(folder):
@@ -145,6 +156,8 @@ def _data(
         yield Finding("lacks", f"{target} cannot be written: choose a writable directory{hint}")
     for line in shortages(benchmark, datamodule, own_data=own_data and bool(differences)):
         yield Finding("lacks", line)
+    if line := closed_memory(benchmark):
+        yield Finding("note", line)
     if prepared is None:
         yield _disk(benchmark, target, download=bool(problems))
     if problem := checkpoint_problem(benchmark):

@@ -46,10 +46,26 @@ def shortages(benchmark: Benchmark, datamodule: Any, *, own_data: bool) -> Itera
             )
 
 
+def closed_memory(benchmark: Benchmark) -> str | None:
+    """Say what each device takes at the closed settings: of this machine's, else of 1 and 8."""
+    if (training := benchmark.needs.training) is None:
+        return None
+    devices = device_bytes()
+    if devices:
+        count, has = len(devices), min(devices) / GIB
+        return f"memory of each GPU, of {count}: {training.text(count)}; it has {has:.1f} GiB"
+    texts = (f"{training.text(count)} of {count}" for count in (1, 8))
+    return f"memory of each GPU at the closed settings: {'; '.join(texts)}"
+
+
 def _model_line(
     benchmark: Benchmark, datamodule: Any, devices: Sequence[int], *, own_data: bool
 ) -> str | None:
-    """Compare what the reference's network needs on all devices together, or on the CPU."""
+    """Compare what the reference's network needs on all devices, or on the CPU."""
+    training = benchmark.needs.training
+    if training is not None and devices and not own_data:
+        line = training.shortage(min(devices), len(devices), kind="GPU")
+        return line and f"memory for the closed settings: {line}"
     needed = benchmark.needs.device_gib
     if own_data and benchmark.needs.device_gib_of is not None:
         try:

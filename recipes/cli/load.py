@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from callbacks.checkpoint_files import LAST, checkpoint_of
+from callbacks.checkpoint_files import LAST, checkpoint_of, is_checkpoint
 from recipes.cli.arguments import Arguments
 from recipes.cli.usage import UsageError
 
@@ -44,7 +44,7 @@ def load_run(run: Path | str) -> tuple[L.LightningModule, L.LightningDataModule]
     checkpoint = checkpoint_in(Path(run))
     folder = checkpoint.parent.parent
     name = json.loads((folder / "run.json").read_text())["benchmark"]
-    if not checkpoint.is_file():
+    if not is_checkpoint(checkpoint):
         raise FileNotFoundError(
             f"{checkpoint} is missing: the run ended before its first checkpoint"
         )
@@ -78,7 +78,7 @@ def with_checkpoint_of_run(arguments: Arguments) -> Arguments:
     Raises a UsageError if the run has none.
     """
     given = arguments.value("--ckpt_path")
-    if given is None or not Path(given).is_dir():
+    if given is None or not Path(given).is_dir() or is_checkpoint(Path(given)):
         return arguments
     checkpoint = checkpoint_in(Path(given))
     if checkpoint == Path(given) or not checkpoint.exists():

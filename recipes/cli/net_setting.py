@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,7 +76,12 @@ def net_setting(arguments: Arguments, reference: str) -> NetSetting:
 
 def net_value(value: Any) -> Any:
     """Read a name or a ``class_path`` mapping, as text or as a file has it."""
-    return yaml.safe_load(value) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)  # YAML would read JSON's 1e-05 as a text
+    except ValueError:
+        return yaml.safe_load(value)
 
 
 def net_options(arguments: Arguments) -> list[Option]:

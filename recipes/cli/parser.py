@@ -22,6 +22,7 @@ from callbacks.run_folder import fresh_seed
 from callbacks.warm_up import WarmUp
 from recipes.cli.arguments import Arguments
 from recipes.cli.benchmark import Benchmark
+from recipes.cli.checkpoint_io import CheckpointIO
 from recipes.cli.checks import (
     auto_takes_mac_gpu,
     check_budget,
@@ -33,12 +34,14 @@ from recipes.cli.config_file import read_config, tell_foreign_code
 from recipes.cli.division import violations
 from recipes.cli.environment import check_number
 from recipes.cli.find import find
+from recipes.cli.fsdp2 import FSDP2Strategy
 from recipes.cli.help import add_help_all, print_help_if_asked
 from recipes.cli.jsonargparse_private import long_flags
 from recipes.cli.loggers import give_default_directories, prepare_loggers
 from recipes.cli.net import Net, arguments_page, path_of
 from recipes.cli.net_setting import FLAG, NetSetting, net_options, net_setting, net_value
 from recipes.cli.own_module import module_class, reference_net
+from recipes.cli.shards import check_commands
 from recipes.cli.strategy import build_strategy
 from recipes.cli.submission import Submission
 from recipes.cli.usage import UsageError, explain
@@ -113,6 +116,7 @@ class RecipeCLI(LightningCLI):
         if self.config.seed_everything is None:
             # A launcher's children inherit the seed that rank 0 drew.
             self.config.seed_everything = int(os.environ.get("PL_GLOBAL_SEED", fresh_seed()))
+        check_commands(self.config.data, self.arguments)
         check_number(
             f"--seed_everything {self.config.seed_everything}", self.config.seed_everything
         )
@@ -224,7 +228,8 @@ class RecipeCLI(LightningCLI):
                 "themselves, so each rank would see a share of its share; leave the flag out"
             )
         synthetic = self.config.get("synthetic", False)
-        self.demo = self.config.data.get("root") is None and not synthetic
+        sources = (self.config.data.get(name) for name in ("root", "raw", "shards"))
+        self.demo = all(source is None for source in sources) and not synthetic
         self.spares_mac = self.demo and auto_takes_mac_gpu(self.config.trainer.accelerator)
         if self.spares_mac:
             self.config.trainer.accelerator = "cpu"
@@ -282,6 +287,8 @@ class RecipeCLI(LightningCLI):
         check_devices(given["accelerator"], given["devices"])
         chosen = given["strategy"]
         given["strategy"] = build_strategy(chosen, self.model)
+        if isinstance(given["strategy"], FSDP2Strategy):
+            given["inference_mode"] = False  # weights gathered there could not be trained on later
         try:
             trainer = Trainer(**given)
             if chosen == "auto" and isinstance(trainer.strategy, DDPStrategy):
@@ -289,6 +296,7 @@ class RecipeCLI(LightningCLI):
                 trainer = Trainer(**{**given, "strategy": build_strategy("ddp", self.model)})
         except (ValueError, MisconfigurationException) as error:
             raise UsageError(f"--trainer: {error}") from error
+        trainer.strategy.checkpoint_io = CheckpointIO(optimizers=self.command == "fit")
         return trainer
 
 

@@ -13,8 +13,8 @@ RECIPES = Path(__file__).resolve().parents[1]
 PRESETS = RECIPES / "presets"
 # One of these says what to run. `validate` needs a checkpoint, which brings its configuration.
 NO_DEMO = (
-    "--data.root", "--synthetic", "--config", "--ckpt_path", "--help", "--help-all",
-    "--print_config",
+    "--data.root", "--data.raw", "--data.shards", "--synthetic", "--config", "--ckpt_path",
+    "--help", "--help-all", "--print_config",
 )  # fmt: skip
 
 

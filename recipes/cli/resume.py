@@ -11,7 +11,7 @@ from typing import IO
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from callbacks.checkpoint_files import LAST, PREVIOUS
+from callbacks.checkpoint_files import LAST, PREVIOUS, is_checkpoint
 from callbacks.quality_target import RunState, StopReason
 from modules.common.torch_file import load_verified
 from recipes.cli.arguments import Arguments
@@ -116,7 +116,7 @@ def sound_checkpoint(folder: Path) -> Path:
         ValueError: If both are damaged; one line.
     """
     last, previous = (folder / "checkpoints" / name for name in (LAST, PREVIOUS))
-    if not previous.is_file():
+    if not is_checkpoint(previous):
         return last  # its own check names what is wrong
     try:
         load_verified(last, mmap=True)
@@ -136,7 +136,7 @@ def with_run_config(arguments: Arguments) -> Arguments:
         return arguments
     if folder := run_folder_of(Path(path)):
         return arguments.with_config(folder / "config.yaml")
-    if Path(path).is_file() and "--config" not in arguments:
+    if is_checkpoint(Path(path)) and "--config" not in arguments:
         rank_zero_only(print)(
             f"{path} is not in a run directory, so its run's settings are unknown; "
             "pass its config.yaml with --config FILE"

@@ -24,9 +24,10 @@ from recipes.cli.usage import UsageError
 
 # They change where data is, how fast or where something is computed, or what a run starts from.
 FREE = (
-    "root", "prepared_dir", "num_workers", "workers", "prepare_processes", "device_cache",
-    "games_at_once", "overlap", "bfloat16_play", "cuda_graph_play", "max_joint_nodes",
-    "checkpoint", "from_scratch", "backbone_weights", "starting_accuracy",
+    "root", "raw", "shards", "val_shards", "prepared_dir", "num_workers", "workers",
+    "prepare_processes", "device_cache", "games_at_once", "overlap", "bfloat16_play",
+    "cuda_graph_play", "max_joint_nodes", "checkpoint", "from_scratch", "backbone_weights",
+    "starting_accuracy",
 )  # fmt: skip
 
 
@@ -129,7 +130,14 @@ def _settings_of_folder(folder: Path) -> dict[str, Any]:
 def _data_facts(trainer: L.Trainer) -> dict[str, Any]:
     """Return what identifies prepared data, and the batch in which a position in it counts."""
     datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-    root = getattr(datamodule, "root", None)
+    root, streamed = getattr(datamodule, "root", None), getattr(datamodule, "streamed", None)
+    if streamed is not None:
+        return {
+            "global batch size": global_batch_size(trainer),
+            "ranks x data.num_workers": f"{trainer.world_size} x {datamodule.num_workers}",
+            "data_root": streamed.patterns.train,
+            "data_manifest": streamed.digest(),
+        }
     return {
         "global batch size": global_batch_size(trainer),
         "data_root": root and str(Path(root).resolve()),

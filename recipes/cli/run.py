@@ -27,6 +27,7 @@ from callbacks.quality_target import QualityTarget, RunState, StopReason, StopRu
 from callbacks.run_folder import RunFolder
 from callbacks.run_record import RunRecord, num_parameters
 from callbacks.signals import signals_as
+from callbacks.unprofiled import Unprofiled
 from callbacks.warm_up import WarmUp
 from callbacks.writing import told, writing
 from recipes.cli.benchmark import Benchmark
@@ -40,6 +41,7 @@ from recipes.cli.resume_check import ResumeCheck
 from recipes.cli.resume_line import resume_command, script
 from recipes.cli.saved_config import config_text
 from recipes.cli.screen import visible, wrap_to_terminal
+from recipes.cli.shards import open_note
 
 
 class Run:
@@ -67,6 +69,7 @@ class Run:
         return cli.build_trainer(
             callbacks=[*self._given("callbacks"), *self._ours],
             logger=[MetricsCSV(self.state, lambda: self.folder.path), *loggers],
+            profiler=cli.config_init.trainer.profiler or Unprofiled(),
         )
 
     def _callbacks(self) -> list[Callback]:
@@ -86,6 +89,7 @@ class Run:
             clear_cache=submission.clear_cache,
             unit=self.benchmark.progress_unit,
             quality_names=self.benchmark.quality_names,
+            discloses=self.benchmark.discloses,
         )
         self._data_check = data_check = DataCheck(self.benchmark, self.division)
         energy = Energy(state, cost_per_hour=cli.config.get("cost_per_hour"))
@@ -128,6 +132,8 @@ class Run:
         """Announce the run: nothing was wrong with its settings, data and directory."""
         LIVE.show("setting up the run")
         wandb_run.name_runs(trainer, self.folder.path, keep=self._users_wandb_run)
+        if line := open_note(self.cli.config.data):
+            rank_zero_only(print)(wrap_to_terminal(line), flush=True)
         if self.demo and self.cli.command == "fit":
             cli = self.cli
             announce_demo(self.benchmark, "fit", cli.arguments, spares_mac=cli.spares_mac)

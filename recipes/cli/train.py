@@ -21,7 +21,7 @@ from recipes.cli.checks import check_checkpoint, check_named_checkpoint, check_w
 from recipes.cli.data_check import check_data
 from recipes.cli.doing import doing
 from recipes.cli.load import with_checkpoint_of_run
-from recipes.cli.memory import explained_memory_errors
+from recipes.cli.memory import check_training_memory, explained_memory_errors
 from recipes.cli.nodes import prepare_on_every_node
 from recipes.cli.noise import quiet
 from recipes.cli.parser import RecipeCLI
@@ -54,6 +54,7 @@ def fit(benchmark: Benchmark, arguments: Arguments) -> int:
         if cli.config.trainer.enable_progress_bar is False:
             LIVE.stop()
         run = Run(benchmark, cli, state, resumed_from=resume.folder)
+        check_training_memory(cli.model, cli.datamodule, run.trainer)
     if ranks is not None:
         prepare_on_every_node(benchmark, cli, ranks)
     stopped: StopRun | None = None

@@ -82,6 +82,8 @@ def _wrong_value(flag: str, text: str) -> str:
 
 
 def _unexpected(word: str, known: Sequence[str], arguments: Arguments) -> str:
+    if word.endswith(".tar") and "--data.shards" in arguments:
+        return f"unexpected argument {word!r}: put the pattern of --data.shards in quotes"
     if word in arguments.words and not word.startswith("-"):
         return (
             f"unexpected argument {word!r}: options start with --; quote values that contain spaces"

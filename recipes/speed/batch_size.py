@@ -6,30 +6,42 @@ import gc
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
 
+from callbacks.live_line import LIVE
 from recipes.cli.benchmark import Benchmark
 from recipes.cli.memory import OUT_OF_MEMORY
 from recipes.cli.usage import UsageError
-from recipes.speed.flags import SpeedCLI
+from recipes.speed.flags import FEWEST_STEPS, SpeedCLI
 from recipes.speed.loops import lightning_round, plain_training, synchronize
 from recipes.speed.memory import SMALLER_NETWORK, check_fits, memory_limit, peak_memory
 
 USABLE = 0.9  # of the memory; the rest is for what a probe does not show
 
+TOO_LARGE = f"a training step on one sample does not fit into memory; {SMALLER_NETWORK}"
+
+
+class Fit(NamedTuple):
+    """A batch that fits, and the seconds of a step on it."""
+
+    size: int
+    seconds: float
+
 
 def fit_batch_size(benchmark: Benchmark, cli: SpeedCLI) -> list[str]:
     """Reduce the batch until a step fits into memory and time; return what was scaled.
 
+    Where even the smallest batch takes longer than a step may, there are fewer steps too.
+
     Args:
         benchmark: The data sheet.
-        cli: Its data module's ``batch_size`` is changed.
+        cli: Its data module's ``batch_size`` and its ``steps`` are changed.
 
     Returns:
-        A line with the factor, or none.
+        A line with the factor for each.
 
     Raises:
         UsageError: If not even the smallest batch fits.
@@ -40,13 +52,25 @@ def fit_batch_size(benchmark: Benchmark, cli: SpeedCLI) -> list[str]:
     trainer, smallest = _smallest_round(benchmark, cli)
     device = trainer.strategy.root_device
     if device.type == "cuda":
-        used = _halve(cli, trainer, closed, smallest)
+        used, seconds = _halve(cli, trainer, closed, smallest)
     else:
-        used = _double(cli, trainer, closed, smallest, base)
+        used, seconds = _double(cli, trainer, closed, smallest, base)
     data.batch_size = used
-    if used == closed:
+    factor = round(closed / used, 1)
+    lines = [f"batch size {closed} -> {used} (1/{factor:g})"] if used < closed else []
+    return lines + _fewer_steps(cli, seconds)
+
+
+def _fewer_steps(cli: SpeedCLI, seconds: float) -> list[str]:
+    """Keep a round to the time that its steps may take; return a line if it gets shorter."""
+    wanted, most = cli.config.steps, cli.config.step_seconds
+    steps = max(FEWEST_STEPS, int(wanted * most / seconds))
+    # Twice, as the time of a single step says no more than that.
+    if seconds <= 2 * most or steps >= wanted:
         return []
-    return [f"batch size {closed} -> {used} (1/{closed / used:.3g})"]
+    cli.config.steps = steps
+    cli.config_init.warmup.steps = min(cli.config_init.warmup.steps, 1)  # counts its FLOPs
+    return [f"steps of a round {wanted} -> {steps} (one takes {seconds:.3g} s)"]
 
 
 def _smallest_round(benchmark: Benchmark, cli: SpeedCLI) -> tuple[L.Trainer, int]:
@@ -63,9 +87,7 @@ def _smallest_round(benchmark: Benchmark, cli: SpeedCLI) -> tuple[L.Trainer, int
                 raise
         except (MemoryError, RuntimeError) as error:
             _check_memory_error(error)
-            raise UsageError(
-                f"a training step on one sample does not fit into memory; {SMALLER_NETWORK}"
-            ) from error
+            raise UsageError(TOO_LARGE) from error
     raise AssertionError
 
 
@@ -81,7 +103,7 @@ def _no_warm_up(cli: SpeedCLI) -> Iterator[None]:
         warm_up.compile, warm_up.steps = wanted
 
 
-def _double(cli: SpeedCLI, trainer: L.Trainer, closed: int, smallest: int, base: float) -> int:
+def _double(cli: SpeedCLI, trainer: L.Trainer, closed: int, smallest: int, base: float) -> Fit:
     """Return the largest batch by doubling, as a process that runs out of memory is killed."""
     size, limit = min(smallest, closed), USABLE * memory_limit(cli)
     seconds, device = cli.config.step_seconds, trainer.strategy.root_device
@@ -92,27 +114,29 @@ def _double(cli: SpeedCLI, trainer: L.Trainer, closed: int, smallest: int, base:
         factor = larger / size
         fits = base + factor * (peak - base) <= limit
         if larger == size or not fits or factor * passed > seconds:
-            return size
+            return Fit(size, passed)
         size = larger
 
 
-def _halve(cli: SpeedCLI, trainer: L.Trainer, closed: int, smallest: int) -> int:
+def _halve(cli: SpeedCLI, trainer: L.Trainer, closed: int, smallest: int) -> Fit:
     """Return the largest batch by halving, as a GPU only reports that memory is short."""
     if cli.config.memory_gib is not None:
         total = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, memory_limit(cli) / total))
     size = closed
-    while size > smallest:
+    while True:
         try:
             _step(cli, trainer, size)  # the first one also chooses algorithms
-            if _step(cli, trainer, size) <= cli.config.step_seconds:
-                return size
+            passed = _step(cli, trainer, size)
+            if size == smallest or passed <= cli.config.step_seconds:
+                return Fit(size, passed)
         except (MemoryError, RuntimeError) as error:
             _check_memory_error(error)
+            if size == smallest:
+                raise UsageError(TOO_LARGE) from error
         gc.collect()
         torch.cuda.empty_cache()
         size = max(smallest, size // 2)
-    return size
 
 
 def _step(cli: SpeedCLI, trainer: L.Trainer, size: int) -> float:
@@ -121,6 +145,7 @@ def _step(cli: SpeedCLI, trainer: L.Trainer, size: int) -> float:
     In fp32 where variants are wanted: all are measured on the same batch as eager fp32, which needs
     the most memory.
     """
+    LIVE.show(f"trying a batch of {size}")
     data: Any = cli.datamodule
     data.batch_size = size
     batch = data.synthetic_batch()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ from recipes.speed.loops import (
     pinned,
     plain_round,
     read_batches,
+    weights_held,
 )
 from recipes.speed.memory import forget_peak
 from recipes.speed.published import beside_published
@@ -71,15 +73,16 @@ def measure(benchmark: Benchmark, cli: SpeedCLI) -> dict[str, Any]:
     command = ["speed", *cli.arguments.words]
     facts = {"benchmark": benchmark.name, "command": command, "revision": git_revision()}
     report = Report(config.json, {**facts, "synthetic": config.synthetic})
-    sources = _sources(benchmark, cli)
-    report.add(scaled=cli.scaled)
-    show_lines([f"Scaled to this machine: {line}" for line in cli.scaled])
-    trainer = _measure_steps(benchmark, cli, sources, report)
-    _measure_evaluation(cli, trainer, sources.share, report)
-    _measure_own_work(cli, report)
-    _compare_with_limits(benchmark, cli, trainer, report)
-    if config.profile:
-        _profile(benchmark, cli, trainer, sources, report)
+    with weights_held(cli.model) if config.synthetic else nullcontext():
+        sources = _sources(benchmark, cli)
+        report.add(scaled=cli.scaled)
+        show_lines([f"Scaled to this machine: {line}" for line in cli.scaled])
+        trainer = _measure_steps(benchmark, cli, sources, report)
+        _measure_evaluation(cli, trainer, sources.share, report)
+        _measure_own_work(cli, report)
+        _compare_with_limits(benchmark, cli, trainer, report)
+        if config.profile:
+            _profile(benchmark, cli, trainer, sources, report)
     if cli.variants:
         _compare_variants(cli, trainer, sources, report)
     return report.content
@@ -110,10 +113,11 @@ def _measure_steps(
     forget_peak()  # of the search for a batch size
     while trainer is None or number < _rounds(cli, lightning_ms):
         number += 1
-        LIVE.show(f"measuring, round {number} of {ROUNDS}")
+        LIVE.show(f"measuring Lightning, round {number}")
         times = StepTimes()
         trainer = lightning_round(benchmark, cli, batches, steps, times)
         lightning_ms += milliseconds(times.moments)
+        LIVE.show(f"measuring a plain loop, round {number}")
         plain_ms += milliseconds(plain_round(cli, trainer, batches, steps))
         figures = step_figures(cli, trainer, lightning_ms, plain_ms, sources.wait)
         device = device_name(trainer.strategy.root_device)
@@ -182,6 +186,12 @@ def _profile(
 def _compare_variants(cli: SpeedCLI, trainer: L.Trainer, sources: Sources, report: Report) -> None:
     slow = report.content["figures"]["plain_ms_per_step_median"]
     rounds = _rounds(cli, [slow])
-    rows = comparison.compare_variants(cli, trainer, sources.batches, cli.config.steps, rounds)
-    report.add(variants=rows)
+    rows = comparison.compare_variants(
+        cli,
+        trainer,
+        sources.batches,
+        cli.config.steps,
+        rounds,
+        note=lambda known: report.add(variants=known),
+    )
     show_lines(comparison.table(rows))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from textwrap import shorten
 from typing import Any
 
@@ -11,8 +12,9 @@ import lightning as L
 from callbacks.live_line import LIVE
 from recipes.speed.flags import SpeedCLI
 from recipes.speed.gate import FULL, REDUCED, Gate
-from recipes.speed.loops import milliseconds, plain_training, synchronize
+from recipes.speed.loops import milliseconds, plain_training, synchronize, weights_held
 from recipes.speed.memory import GIB, forget_peak, peak_memory
+from recipes.speed.report import plain
 from recipes.speed.variants import Settings, Variant, summary
 
 MOST_CHARACTERS = 200  # torch lists dozens of backends in a sentence
@@ -20,7 +22,12 @@ COLUMNS = "variant", "samples/s", "ms/step", "loss error", "gradient error", "ri
 
 
 def compare_variants(
-    cli: SpeedCLI, trainer: L.Trainer, batches: list[Any], steps: int, rounds: int
+    cli: SpeedCLI,
+    trainer: L.Trainer,
+    batches: list[Any],
+    steps: int,
+    rounds: int,
+    note: Callable[[list[dict[str, Any]]], None],
 ) -> list[dict[str, Any]]:
     """Check and time all variants; a failing one has its error in place of figures.
 
@@ -30,6 +37,7 @@ def compare_variants(
         batches: Batches on the CPU.
         steps: Optimizer steps per round.
         rounds: Rounds in which all variants take turns.
+        note: Called with what is known so far, as compilation may take longer than a user waits.
 
     Returns:
         Per variant ``name``, ``samples_per_second``, ``ms_per_step_median``, ``loss_error``,
@@ -37,26 +45,29 @@ def compare_variants(
         rounding too much to tell), ``peak_memory_gib`` and ``error``.
     """
     all_settings = [Settings(cli, trainer, variant) for variant in cli.variants]
+    LIVE.show("computing the reference of the variants")
     gate = Gate(cli, trainer, batches, all_settings[0])
-    rows = []
+    rows: list[dict[str, Any]] = []
     for settings in all_settings:
         LIVE.show(f"checking variant {settings.variant.name}")
         rows.append(_checked(gate, settings, cli))
-    times: dict[str, list[float]] = {}
-    for number in range(rounds):
-        for settings, row in zip(all_settings, rows, strict=True):
-            name = settings.variant.name
-            if row["error"] is not None:
-                continue
-            LIVE.show(f"measuring variant {name}, round {number + 1} of {rounds}")
-            try:
-                times[name] = times.get(name, []) + _round(cli, settings, batches, steps, row)
-            except Exception as error:
-                row["error"] = _line(error)
+        note(rows)
     gate.restart()
-    for row in rows:
-        if row["error"] is None:
-            row.update(summary(times[row["name"]], cli.datamodule.batch_size))
+    times: list[list[float]] = [[] for _ in rows]
+    with weights_held(cli.model):
+        for number in range(rounds):
+            for settings, row, spent in zip(all_settings, rows, times, strict=True):
+                if row["error"] is not None:
+                    continue
+                LIVE.show(f"measuring variant {row['name']}, round {number + 1} of {rounds}")
+                try:
+                    spent += _round(cli, settings, batches, steps, row)
+                except Exception as error:
+                    row.update(error=_line(error), samples_per_second=None, ms_per_step_median=None)
+                else:
+                    row.update(summary(spent, cli.datamodule.batch_size))
+                note(rows)
+    gate.restart()
     return rows
 
 
@@ -114,11 +125,10 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
-    numbers = ("samples_per_second", "ms_per_step_median", "loss_error", "gradient_error")
-    formats = (".4g", ".4g", ".1e", ".1e")
-    texts = (
-        "-" if row[n] is None else format(row[n], f) for n, f in zip(numbers, formats, strict=True)
-    )
+    rates = (row["samples_per_second"], row["ms_per_step_median"])
+    errors = (row["loss_error"], row["gradient_error"])
+    texts = ["-" if rate is None else plain(rate) for rate in rates]
+    texts += ["-" if error is None else f"{error:.2e}" for error in errors]
     loss, gradient = row["tolerance"]
     verdicts = {True: "yes", None: "unclear: rounding weights to bf16 changes as much"}
     verdict = verdicts.get(row["right"], f"NO (allowed {loss:g}, {gradient:g})")

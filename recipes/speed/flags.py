@@ -77,8 +77,8 @@ class SpeedCLI(RecipeCLI):
         for name in ("step_seconds", "memory_gib"):
             if config[name] is not None and config[name] <= 0:
                 raise UsageError(f"--{name} must be above 0, got {config[name]:g}")
-        if config.synthetic and config.data.get("root") is not None:
-            raise UsageError("--synthetic reads no data; leave out --data.root")
+        if config.synthetic and (config.data.get("root") or config.data.get("shards")):
+            raise UsageError("--synthetic reads no data; leave out --data.root and --data.shards")
         if config.json is not None and not config.json.absolute().parent.is_dir():
             raise UsageError(f"--json {config.json}: {config.json.parent} is not a directory")
         self.variants = parse_variants(config.variants) if config.variants else []

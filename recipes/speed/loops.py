@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from callbacks.checkpoint import Checkpoint, LastCheckpoint
+from callbacks.fused_optimizer import changed_optimizers
 from callbacks.quality_target import RunState
 from callbacks.warm_up import without_logging
 from datamodules.common.base import BenchmarkDataModule
@@ -107,22 +108,45 @@ def lightning_round(
         trainer: Any = Run(benchmark, cli, RunState(), resumed_from=None).trainer
         # A checkpoint would hold the tables of DLRM, 89.5 GiB, and take longer than the steps.
         trainer.callbacks = [each for each in trainer.callbacks if not isinstance(each, NOT_TIMED)]
-        with _staying_on_device(cli.model):
+        with _training_only(cli.model):
             trainer.fit(cli.model, datamodule=Replay(cli.datamodule, batches, steps))
     return trainer
 
 
 @contextmanager
-def _staying_on_device(module: Any) -> Iterator[None]:
-    """Leave weights on the GPU when Lightning ends: the plain loop needs them there.
+def _training_only(module: Any) -> Iterator[None]:
+    """Warm up no evaluation, as there is none, and leave weights on the GPU for the plain loop.
 
-    Main memory may be smaller than DLRM's tables, 89.5 GiB, and copying them takes minutes.
+    An evaluation's batches are larger than training's. Main memory may be smaller than DLRM's
+    tables, 89.5 GiB, and copying them takes minutes.
     """
-    module.cpu = lambda: module
+    module.cpu, module.warm_up_evaluation = lambda: module, None
     try:
         yield
     finally:
-        del module.cpu
+        del module.cpu, module.warm_up_evaluation
+
+
+def weights_held(module: Any) -> AbstractContextManager[None]:
+    """Give the module optimizers whose steps cost what they always do and move no weight.
+
+    Random batches make some networks diverge in a few steps; a detector whose outputs are NaN
+    proposes nothing and cannot be evaluated.
+
+    Args:
+        module: Its ``configure_optimizers`` is replaced within the block.
+
+    Returns:
+        The block.
+    """
+    return changed_optimizers(
+        module, lambda optimizer: optimizer.register_step_pre_hook(_without_rate)
+    )
+
+
+def _without_rate(optimizer: Any, *args: Any) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
 
 
 def plain_round(cli: RecipeCLI, trainer: L.Trainer, batches: list[Any], steps: int) -> list[float]:
@@ -134,6 +158,7 @@ def plain_round(cli: RecipeCLI, trainer: L.Trainer, batches: list[Any], steps: i
             loss = forward(batches[index % len(batches)], index)
             (loss / accumulation).backward()
             if (index + 1) % accumulation == 0 or index + 1 == steps:
+                cli.model.configure_gradient_clipping(optimizer)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
             synchronize()

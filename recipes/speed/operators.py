@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ def profile_steps(
         those that an operator calls, ``share`` of all, and ``calls``.
     """
     on_gpu = trainer.strategy.root_device.type == "cuda"
+    if not on_gpu:
+        os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # it reports the lack of a GPU as an error
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     plain_round(cli, trainer, batches, STEPS - 1)
     with profile(activities=activities, acc_events=True) as profiler:

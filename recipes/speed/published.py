@@ -86,7 +86,7 @@ def beside_published(
         f"{limits['product_dtype']} products, {limits['copy_gb_per_second']:.3g} GB/s in copies"
     )
     if limit is not None:
-        line += f": {limit:.4g} {unit}/s, reached to {rate / limit:.1%}"
+        line += f": {limit:.4g} {unit}/s, reached to {percent(rate / limit)}"
     best = best_published(benchmark, device)
     if best is None:
         return parts, [line]
@@ -99,5 +99,10 @@ def beside_published(
     return parts, [
         line,
         f"published best: {best['best']:,.10g} {unit}/s per {best['accelerator']} "
-        f"({best['source']}); here {rate:,.4g}, {rate / best['best']:.2%} of it",
+        f"({best['source']}); here {rate:,.4g}, {percent(rate / best['best'])} of it",
     ]
+
+
+def percent(share: float) -> str:
+    """Write a share with three digits, however small, such as ``0.0136 %``."""
+    return f"{100 * share:.3g} %" if share < 10 else f"{100 * share:,.0f} %"

@@ -71,13 +71,18 @@ def show(figures: Mapping[str, Any]) -> None:
         if value is None and key not in UNKNOWN:
             continue
         text = value if isinstance(value, str) else UNKNOWN.get(key, "")
-        print(f"{label(key):32} {text or format(value, '.4g')}", flush=True)
+        print(f"{label(key):32} {text or plain(value)}", flush=True)
 
 
 def show_lines(lines: Sequence[str]) -> None:
     """Print lines as they are."""
     for line in lines:
         print(line, flush=True)
+
+
+def plain(value: float) -> str:
+    """Write a figure with four digits or, from 1000 to 10 millions, all of its whole ones."""
+    return f"{value:.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.4g}"
 
 
 def label(key: str) -> str:

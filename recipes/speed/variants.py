@@ -13,6 +13,7 @@ import lightning as L
 import torch
 from torch import nn
 
+from callbacks.compilation import compile_net, compiled_parts, put_back
 from callbacks.warm_up import LAYOUTS
 from recipes.cli.find import find
 from recipes.cli.usage import UsageError
@@ -110,7 +111,8 @@ class Settings:
         self._precision = warm_up.matmul_precision if preset else "highest"
         if variant.tf32:
             self._precision = "high"
-        self._compiled: Any = None
+        self._eager = [None for _ in compiled_parts(self.module)]
+        self._compiled: list[Any] = []
 
     def autocast(self) -> Any:
         """Return the context of a forward pass."""
@@ -125,17 +127,17 @@ class Settings:
         """Train as the variant within a block; the reference's settings hold after it."""
         net: Any = self.net
         _set(net, self._layout, self._precision)
-        if self._mode is not None and self._compiled is None:
-            net.compile(mode=self._mode)
-            self._compiled = net._compiled_call_impl
-        net._compiled_call_impl = self._compiled
+        put_back(self.module, self._compiled or self._eager)
+        if self._mode is not None and not self._compiled:
+            compile_net(self.module, self._mode)
+            self._compiled = compiled_parts(self.module)
         try:
             with ExitStack() as stack:
                 for change in self.variant.changes:
                     stack.enter_context(change(self.module))
                 yield
         finally:
-            net._compiled_call_impl = None
+            put_back(self.module, self._eager)
             _set(net, "contiguous", "highest")
 
 

@@ -11,9 +11,17 @@ from pathlib import Path
 from scoring.drawing.tables import print_json
 from scoring.official.accepted import round_of
 from scoring.official.checkers import Compliance, compliance
+from scoring.official.known_faults import without_known_faults
 from scoring.official.plain_words import explain
 from scoring.official.rounds_of_sets import find_rounds
-from scoring.rules.findings import OFFICIAL, Finding, own_findings, own_notes, repeated_seeds
+from scoring.rules.findings import (
+    INITIALISATION,
+    OFFICIAL,
+    Finding,
+    own_findings,
+    own_notes,
+    repeated_seeds,
+)
 from scoring.rules.rounds import Round, load_round
 from scoring.rules.rounds.names import all_benchmarks
 from scoring.rules.structure import fold
@@ -44,20 +52,21 @@ class CheckedRun:
     """Remarks that break no rule."""
     round: str
     round_reason: str
+    asked: bool = True
+    """The official checker saw the log; a file that cannot be read is not given to it."""
     not_judged: int = 0
     """Rules not judged because of the one finding that keeps the log from being judged."""
 
 
 def check_sets(sets: Sequence[ResultSet]) -> list[CheckedRun]:
     """Check every run of some result sets by their rounds; verdicts come set by set."""
-    verdicts: dict[Path, Compliance] = {}
-    for name in {round_of(result).name for result in sets}:
-        here = (result for result in sets if round_of(result).name == name)
-        logs = (run.log.path for result in here for run in result.runs)
-        files = [path for path in logs if path.is_file()]
-        ruleset = load_round(name).checker_ruleset
-        answers = compliance([(path, ruleset) for path in files])
-        verdicts.update(zip(files, answers, strict=True))
+    jobs = [
+        (run.log.path, load_round(round_of(result).name).checker_ruleset)
+        for result in sets
+        for run in result.runs
+        if run.log.path.is_file()
+    ]
+    verdicts = dict(zip((path for path, _ in jobs), compliance(jobs), strict=True))
     checked = []
     for result in sets:
         rules = load_round(round_of(result).name)
@@ -84,6 +93,12 @@ def _checked(
     if verdict is not None:
         lines = run.log.event_lines
         errors = [explain(message, lines) for message in verdict.errors]
+        if any(error.rule == "init_stop" for error in errors):  # the same limit in its words
+            findings = [finding for finding in findings if finding.rule != INITIALISATION]
+        bench = rules.benchmarks.get(result.benchmark)
+        errors, faults = without_known_faults(errors, bench, result.division)
+        notes += faults
+        counts = counts and (bool(errors) or verdict.crash is not None)
         notes += [explain(message, lines).sentence() for message in verdict.warnings]
         if counts:
             findings = errors + findings
@@ -105,6 +120,7 @@ def _checked(
         notes=tuple(notes),
         round=rules.name,
         round_reason=round_of(result).reason,
+        asked=verdict is not None,
         not_judged=not_judged,
     )
 
@@ -164,7 +180,7 @@ def _print(item: CheckedRun) -> None:
     verdict = "passes" if item.passed else "FAILS"
     if item.passed and not item.converged:
         verdict += " (did not converge)"
-    official = "accepted" if item.official else "rejected"
+    official = "accepted" if item.official else "rejected" if item.asked else "not seen"
     say(
         f"{_relative(item.path)} ({item.benchmark}, {item.division or 'no division'}): {verdict}; "
         f"{official} by the official checker"

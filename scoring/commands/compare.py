@@ -61,7 +61,7 @@ def _chosen(args: argparse.Namespace, names: list[str], filters: Filters) -> Com
     if len(names) > 2:
         raise ValueError(f"compare takes one or two results, got {len(names)}")
     if args.round:
-        return compare_with_round(paths, round_word(args.round), filters)
+        return compare_with_round(paths, round_word(args.round), filters, args.cost_per_hour)
     return compare_results(paths, filters, args.cost_per_hour)
 
 

@@ -166,14 +166,13 @@ def _faster(pair: dict[str, Any]) -> str:
 
 
 def _summary_table(name: str, results: Sequence[tuple[str, Side]]) -> Table:
-    columns = summary_columns()
-    fastest = results[0][1].shown_minutes
-    rows = [summary_cells(letter, side, fastest) for letter, side in results]
+    columns = summary_columns([side for _, side in results])
     if not any(letter for letter, _ in results):
-        columns, rows = columns[1:], [row[1:] for row in rows]
-    return Table(
-        f"{name}: {len(rows)} results", columns, rows, numeric=frozenset(columns[1:]) - {"result"}
-    )
+        columns = columns[1:]
+    fastest = results[0][1].shown_minutes
+    rows = [summary_cells(letter, side, fastest, columns) for letter, side in results]
+    numeric = frozenset(columns) - {"", "result"}
+    return Table(f"{name}: {len(rows)} results", columns, rows, numeric=numeric)
 
 
 def _summary_json(name: str, results: Sequence[tuple[str, Side]]) -> dict[str, Any]:

@@ -15,13 +15,19 @@ from scoring.drawing.plots import Bar, Bars
 from scoring.drawing.tables import Ratio, Table
 from scoring.published import published
 from scoring.published.ranking import rank
+from scoring.rules.expenses import expense_cells, expense_columns
 from scoring.rules.rounds.names import NETWORKS, name_in, task_of
 from scoring.rules.scores import VALID, Score
 
 ROW_FIELDS = ("name", "minutes", "accelerators", "accelerator", "status", "framework")
 
 
-def compare_with_round(paths: Sequence[Path], round_name: str, filters: Filters) -> Comparison:
+def compare_with_round(
+    paths: Sequence[Path],
+    round_name: str,
+    filters: Filters,
+    cost_per_hour: float | None = None,
+) -> Comparison:
     """Compare our results with a round's published systems, per benchmark and division."""
     published(round_name)
     data: dict[str, Any] = {"round": round_name, "results": [], "context": [], "notes": []}
@@ -33,21 +39,28 @@ def compare_with_round(paths: Sequence[Path], round_name: str, filters: Filters)
         for result, own in score_all(path):
             if filters.benchmark not in (None, *_names(own, round_name)):
                 continue
-            ranking = rank(own, round_name, others)
+            side = Side.of(result, own, cost_per_hour)
+            ranking = _ranking(side, round_name, others)
             data["results"].append(ranking)
             lines = _context_lines(ranking, round_name, others)
             data["context"] += [line for line in lines if line not in data["context"]]
-            side = Side.of(result, own)
-            ranking["why"] = side.parts.as_json() if side.parts else None
             data["notes"] += _rank_notes(own, ranking, others)
             data["notes"] += _judged_note(own, round_name)
-            data["notes"] += _why_note(side)
-            tables.append(_ranking_table(own, ranking, round_name))
+            data["notes"] += _why_notes(side)
+            tables.append(_ranking_table(side, ranking, round_name))
             bars.append((f"{own.benchmark}: minutes", _ranking_bars(own, ranking)))
     if not tables:
         where = ", ".join(str(path) for path in paths)
         raise ValueError(f"no result of {filters.benchmark} in {where}")
     return with_bars(data, tables, bars)
+
+
+def _ranking(side: Side, round_name: str, others: Filters) -> dict[str, Any]:
+    more = {
+        "why": side.parts.as_json() if side.parts else None,
+        "energy_and_cost": side.used.as_json(),
+    }
+    return rank(side.score, round_name, others) | more
 
 
 def _names(own: Score, round_name: str) -> tuple[str, str | None]:
@@ -111,32 +124,39 @@ def _judged_note(own: Score, round_name: str) -> list[str]:
     return [f"{own.benchmark}, {own.name}: judged by the rules of {own.found_round.words()}"]
 
 
-def _why_note(side: Side) -> list[str]:
-    sentence = equation(side)
-    return [f"{side.score.benchmark}, {side.name}: {sentence}"] if sentence else []
+def _why_notes(side: Side) -> list[str]:
+    head = f"{side.score.benchmark}, {side.name}: "
+    return [head + line for line in (equation(side), side.used.sentence()) if line]
 
 
-def _ranking_table(own: Score, ranking: dict[str, Any], round_name: str) -> Table:
-    columns = ["system", "minutes", "accel.", "accel. minutes", "ratio"]
+def _ranking_table(side: Side, ranking: dict[str, Any], round_name: str) -> Table:
+    """Return the ranking; energy and cost, which the published table lacks, of our own row."""
+    own, more = side.score, expense_columns([side.used])
+    columns = ["system", "minutes", *more, "accel.", "accel. minutes", "ratio"]
     title = f"{own.benchmark}, {ranking['shown_division']} division: published in {round_name}"
     table = Table(title, columns, numeric=frozenset(columns[1:]))
     for position, row in enumerate(ranking["rows"]):
+        used = expense_cells(side.used, more) if row["own"] else [None] * len(more)
         ratio = None if row["ratio"] is None else Ratio(row["ratio"])
-        name, minutes = row["name"], row["minutes"]
-        if row["own"]:
-            # The mark is part of the name, so that the minutes stay a number in CSV.
-            name = f"> {name} {_whose(row)} {row['provisional']}".rstrip()
-            minutes = row["provisional_minutes"] if minutes is None else minutes
-            minutes = "demo" if own.demo else minutes
-        elif row["availability"] != "available":
-            name = f"{name} ({row['availability']})"
-        cells = [name, minutes, row["accelerators"]]
-        table.rows.append([*cells, row["accelerator_minutes"], ratio])
+        cells = [row["accelerators"], row["accelerator_minutes"], ratio]
+        table.rows.append([*_name_and_minutes(row, own), *used, *cells])
         if row["own"]:
             table.marked.add(position)
             if position and not row["comparable"]:
                 table.ruled.add(position)
     return table
+
+
+def _name_and_minutes(row: dict[str, Any], own: Score) -> list[object]:
+    name, minutes = row["name"], row["minutes"]
+    if row["own"]:
+        # The mark is part of the name, so that the minutes stay a number in CSV.
+        name = f"> {name} {_whose(row)} {row['provisional']}".rstrip()
+        minutes = row["provisional_minutes"] if minutes is None else minutes
+        minutes = "demo" if own.demo else minutes
+    elif row["availability"] != "available":
+        name = f"{name} ({row['availability']})"
+    return [name, minutes]
 
 
 def list_round(round_name: str, filters: Filters) -> Comparison:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scoring.commands.side_figures import Side
+from scoring.commands.side_figures import Side, visible
 from scoring.drawing.tables import number
 from scoring.rules.gap import Gap, explain_gap
 
@@ -34,7 +34,9 @@ def _parts(gap: Gap) -> str:
     if gap.convergence is None:
         parts = {"training": gap.training}
     parts |= {"evaluation": gap.evaluation, "start": gap.start}
-    return ", ".join(f"{name} {value:+.3g}" for name, value in parts.items() if value is not None)
+    return ", ".join(
+        f"{name} {visible(value):+.3g}" for name, value in parts.items() if value is not None
+    )
 
 
 def _details(a: Side, b: Side, gap: Gap) -> str:

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from scoring.commands.side_figures import BATCH, Side, count, equation, shown_rate, why_figures
 from scoring.drawing.report_charts import minutes_by_part
 from scoring.drawing.tables import number, text
+from scoring.rules.expenses import COST, WATT_HOURS, expense_columns
 
+NAME = "result"
 # The first four fit into a phone's width.
-COLUMNS = ["benchmark", "minutes", "verdict", "accel.", "result", "batch", "to target"]
-COLUMNS += ["per accel.", "evaluation"]
-NUMERIC = frozenset({1, 3, 5, 6, 7, 8})
+FIRST, LAST = ("benchmark", "minutes"), ("batch", "to target", "per accel.", "evaluation")
+TEXT = frozenset({"benchmark", "verdict", NAME})
 
 
 def overview(sides: Sequence[Side]) -> str:
@@ -26,34 +27,37 @@ def overview(sides: Sequence[Side]) -> str:
     """
     if len(sides) < 2:
         return ""
-    head = "".join(f"<th{_kind(i)}>{html.escape(name)}</th>" for i, name in enumerate(COLUMNS))
-    rows = "".join(map(_row, sides))
+    used = expense_columns([side.used for side in sides])
+    columns = [*FIRST, *used, "verdict", "accel.", NAME, *LAST]
+    head = "".join(f"<th{_kind(name)}>{html.escape(name)}</th>" for name in columns)
+    rows = "".join(_row(side, columns) for side in sides)
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
     return f'<section><h2>Overview</h2><div class="wide">{table}</div>{_bars(sides)}</section>'
 
 
-def _kind(column: int) -> str:
-    if COLUMNS[column] == "result":
+def _kind(column: str) -> str:
+    if column == NAME:
         return ' class="name"'
-    return ' class="number"' if column in NUMERIC else ""
+    return "" if column in TEXT else ' class="number"'
 
 
-def _row(side: Side) -> str:
-    item, parts = side.score, side.parts
-    cells = [
-        item.benchmark,
-        f"{number(side.shown_minutes)}{' (demo)' if item.demo else ''}",
-        item.verdict,
-        text(item.accelerators) or "-",
-        side.name,
-        text(item.global_batch_size) or "-",
-        f"{count(parts.amount)} {parts.unit}" if parts and parts.amount else "-",
-        shown_rate(parts) or "-",
-        f"{parts.evaluation_share:.1%}" if parts and parts.evaluation_share is not None else "-",
-    ]
-    row = "".join(
-        f"<td{_kind(column)}>{html.escape(cell)}</td>" for column, cell in enumerate(cells)
-    )
+def _row(side: Side, columns: Sequence[str]) -> str:
+    item, parts, used = side.score, side.parts, side.used
+    share = parts.evaluation_share if parts else None
+    cells = {
+        "benchmark": item.benchmark,
+        "minutes": f"{number(side.shown_minutes)}{' (demo)' if item.demo else ''}",
+        WATT_HOURS: number(used.watt_hours),
+        COST: number(used.cost),
+        "verdict": item.verdict,
+        "accel.": text(item.accelerators),
+        NAME: side.name,
+        "batch": text(item.global_batch_size),
+        "to target": f"{count(parts.amount)} {parts.unit}" if parts and parts.amount else "",
+        "per accel.": shown_rate(parts),
+        "evaluation": "" if share is None else f"{share:.1%}",
+    }
+    row = "".join(f"<td{_kind(name)}>{html.escape(cells[name] or '-')}</td>" for name in columns)
     return f"<tr>{row}</tr>"
 
 

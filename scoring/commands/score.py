@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 
+from scoring.commands.run_notes import run_lines
 from scoring.drawing.tables import Table, interval, number, print_json
 from scoring.official.accepted import find_judged_sets
 from scoring.official.checkers import second_opinion
 from scoring.rules.convergence import FLAVOURS, Verdict
 from scoring.rules.expenses import Expense, expense_cells, expense_columns, expenses
-from scoring.rules.judged_runs import CONVERGED
 from scoring.rules.scores import CONSENT, VALID, Score, score
 from scoring.runs.found_round import summary
 from scoring.runs.plain_text import say
@@ -98,21 +99,21 @@ def _remarks(item: Score) -> list[str]:
     # Without minutes, only a factor that no round applies is worth a word.
     if item.scaling_reason and (item.raw_minutes is not None or item.scaling == 1):
         lines.append(_scaling_words(item))
-    for flavour in FLAVOURS:
-        verdict = item.rcp.get(flavour.name)
-        if verdict is not None:
-            lines.append(rcp_sentence(verdict, flavour.text, item))
+    lines += _rcp_sentences(item)
     if item.division == "open" and item.quality_mean:
         quality = ", ".join(f"{name} {value:.4g}" for name, value in item.quality_mean.items())
         lines.append(f"open division, geometric mean of the final quality: {quality}")
     if item.demo:
         lines.append("demo data: generated on this machine, not comparable with published results")
-    for run_ in item.runs:
-        if run_.outcome != CONVERGED or run_.notes:
-            lines.append(
-                f"{run_.name}: {run_.outcome}" + "".join(f"; {note}" for note in run_.notes)
-            )
-    return lines
+    return lines + run_lines(item.runs)
+
+
+def _rcp_sentences(item: Score) -> list[str]:
+    """Say the outcome of the test then and now, in one sentence where they are equal."""
+    both = {f.text: item.rcp[f.name] for f in FLAVOURS if f.name in item.rcp}
+    if len({replace(verdict, flavour="") for verdict in both.values()}) == 1:
+        both = {"then and now": next(iter(both.values()))}
+    return [rcp_sentence(verdict, when, item) for when, verdict in both.items()]
 
 
 def _scaling_words(item: Score) -> str:
@@ -124,13 +125,13 @@ def _scaling_words(item: Score) -> str:
 
 def rcp_sentence(verdict: Verdict, when: str, item: Score) -> str:
     """Return the convergence test's outcome as one sentence."""
-    if verdict.minimum is None or verdict.margin is None or verdict.mean is None:
-        return f"convergence test {when}: {rcp_word(verdict)}; {verdict.text}"
+    sentence = f"convergence test {when}: {rcp_word(verdict)}"
+    if verdict.minimum is None or verdict.mean is None:
+        return f"{sentence}; {verdict.text}"
+    sentence += "" if verdict.margin is None else f" by {abs(verdict.margin):.2%}"
     unit = item.progress_unit.replace("epochs_from_one", "epochs counted from 1")
-    sentence = (
-        f"convergence test {when}: {rcp_word(verdict)} by {abs(verdict.margin):.2%}: mean "
-        f"{number(verdict.mean)} {unit}, at least {number(verdict.minimum)} needed ({verdict.text})"
-    )
+    sentence += f": mean {number(verdict.mean)} {unit}, at least {number(verdict.minimum)} needed "
+    sentence += f"({verdict.text})"
     if verdict.scaling > 1 and item.minutes is not None and item.scaling == 1:
         scaled = item.minutes * verdict.scaling
         sentence += (

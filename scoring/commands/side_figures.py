@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from scoring.drawing.tables import Ratio, interval, number
-from scoring.rules.expenses import Expense, expense
+from scoring.rules.expenses import COST, WATT_HOURS, Expense, expense, expense_columns
 from scoring.rules.scores import Score
 from scoring.rules.time_parts import TimeParts, time_parts
 from scoring.runs.result_sets import ResultSet
@@ -64,6 +64,7 @@ class Side:
 # Label and text of one figure.
 Figure = tuple[str, object]
 BATCH = "global batch size"
+SMALLEST_MINUTES = 5e-4
 
 
 def figures(side: Side) -> list[Figure]:
@@ -119,10 +120,15 @@ def shown_rate(parts: TimeParts | None) -> str | None:
     return f"{number(parts.rate_per_accelerator * times)}/{per[0]}"
 
 
+def visible(minutes: float) -> float:
+    """Return minutes, or 0 for what no log could time."""
+    return 0.0 if abs(minutes) < SMALLEST_MINUTES else minutes
+
+
 def _share(minutes: float | None, share: float | None) -> str | None:
     if minutes is None:
         return None
-    return number(minutes) + ("" if share is None else f" ({share:.1%})")
+    return number(visible(minutes)) + ("" if share is None else f" ({share:.1%})")
 
 
 def _provisional(side: Side) -> str:
@@ -146,33 +152,36 @@ def equation(side: Side) -> str | None:
     text = f"{number(parts.minutes)} minutes = {count(parts.amount)} {parts.unit} / "
     text += f"{count(parts.rate * times)} per {per} ({number(parts.training)})"
     text += "" if parts.evaluation is None else f" + evaluation {number(parts.evaluation)}"
-    text += f" + start {number(parts.start)}"
+    text += f" + start {number(visible(parts.start))}"
     item = side.score
     scaled = item.scaling != 1 and item.minutes is not None
     return f"{text}; scaled by {item.scaling:.4f}: {number(item.minutes)}" if scaled else text
 
 
-def summary_columns() -> list[str]:
-    """Return the columns of a table with one row per result."""
-    columns = ["", "result", "accel.", "minutes", "batch", "to target", "per accel."]
-    return [*columns, "evaluation", "x fastest"]
+def summary_columns(sides: Sequence[Side]) -> list[str]:
+    """Return the columns of a table with one row per result; energy and cost where known."""
+    columns = ["", "result", "accel.", "minutes", *expense_columns([s.used for s in sides])]
+    return [*columns, "batch", "to target", "per accel.", "evaluation", "x fastest"]
 
 
-def summary_cells(label: str, side: Side, fastest: float | None) -> Sequence[object]:
-    """Return the row of one result."""
+def summary_cells(
+    label: str, side: Side, fastest: float | None, columns: Sequence[str]
+) -> Sequence[object]:
+    """Return the row of one result under ``columns``."""
     parts, shown = side.parts, side.shown_minutes
-    amount = (
-        None if parts is None or parts.amount is None else f"{count(parts.amount)} {parts.unit}"
-    )
+    amount = None if parts is None else parts.amount
     share = None if parts is None else parts.evaluation_share
-    return [
-        label,
-        f"{side.name} {side.score.provisional}".rstrip(),
-        side.score.accelerators,
-        shown,
-        side.score.global_batch_size,
-        amount,
-        shown_rate(parts),
-        None if share is None else f"{share:.1%}",
-        Ratio(shown / fastest) if shown and fastest else None,
-    ]
+    cells: dict[str, object] = {
+        "": label,
+        "result": f"{side.name} {side.score.provisional}".rstrip(),
+        "accel.": side.score.accelerators,
+        "minutes": shown,
+        WATT_HOURS: side.used.watt_hours,
+        COST: side.used.cost,
+        "batch": side.score.global_batch_size,
+        "to target": f"{count(amount)} {parts.unit}" if parts and amount else None,
+        "per accel.": shown_rate(parts),
+        "evaluation": None if share is None else f"{share:.1%}",
+        "x fastest": Ratio(shown / fastest) if shown and fastest else None,
+    }
+    return [cells[name] for name in columns]

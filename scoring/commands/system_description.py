@@ -93,7 +93,7 @@ def describe(
         "system_name": system,
     }
     for name, source in FIXED.items():
-        if name in overrides and overrides[name] != fixed[name]:
+        if name in overrides and not _is_same(name, overrides[name], fixed[name]):
             raise ValueError(
                 f"--system_json: {name} is {overrides[name]!r}, but {source} {fixed[name]!r} "
                 "counts; leave the field out"
@@ -107,6 +107,14 @@ def describe(
     # The checker joins some fields as text and crashes on a number.
     keep = {"other_software_stack"}
     return {n: known.get(n, "") if n in keep else str(known.get(n, "")) for n in names}
+
+
+def _is_same(name: str, given: Any, fixed: str) -> bool:
+    """Return whether two values mean the same: a status has a short and a long form."""
+    if name == "status" and isinstance(given, str):
+        short = {words.lower(): word for word, words in LONG_STATUS.items()}
+        given, fixed = (short.get(text.strip().lower(), text) for text in (given, fixed))
+    return bool(given == fixed)
 
 
 def status_words(availability: str, round_name: str) -> str:

@@ -16,6 +16,7 @@ from scoring.runs.plain_text import plain
 
 BETWEEN_COLUMNS = 2
 FIRST_COLUMN = 24
+FILE_WIDTH = 160
 # A table with this few columns is readable even where its cells wrap.
 FEW_COLUMNS = 4
 # Numbers and a lone dash are none.
@@ -107,11 +108,11 @@ class Table:
         """Print the table, or each row as a list where it is too wide for the terminal."""
         from rich.console import Console
 
-        console = Console()
-        if not console.is_terminal:
-            console = Console(width=int(os.environ.get("COLUMNS", 160)))
         first, *others = self._widths(str.split)
         least = min(first, FIRST_COLUMN) + sum(others)
+        console = Console()
+        if not console.is_terminal:  # a file is as wide as it needs to be
+            console = Console(width=int(os.environ.get("COLUMNS", max(FILE_WIDTH, least))))
         if least <= console.width or len(self.columns) <= FEW_COLUMNS:
             console.print(self.rich(console.width))
         else:

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from scoring.official.checkers import Compliance, compliance
+from scoring.official.known_faults import without_known_faults
 from scoring.official.plain_words import explain
 from scoring.official.rounds_of_sets import find_rounds
 from scoring.rules.judged_runs import CONVERGED, judge_run
-from scoring.rules.rounds import Round, load_round
+from scoring.rules.rounds import BenchmarkRules, Round, load_round
 from scoring.rules.rounds.names import all_benchmarks
 from scoring.runs.found_round import FoundRound
 from scoring.runs.result_sets import ResultSet, find_result_sets
@@ -35,11 +36,20 @@ def find_judged_sets(paths: Iterable[Path], wanted: str | None = None) -> list[R
     """
     sets = find_result_sets(paths, all_benchmarks())
     find_rounds(sets, wanted)
-    for name in sorted({round_of(result).name for result in sets}):
-        rules = load_round(name)
-        here = [result for result in sets if round_of(result).name == name]
-        _ask(_converged_runs(here, rules), rules)
+    _ask([pair for result in sets for pair in _converged_runs(result)])
+    for result in sets:
+        _keep_published(result)
     return sets
+
+
+def _keep_published(result: ResultSet) -> None:
+    """Let a published score stand where the checker rejects more of its runs than may fail."""
+    bench = load_round(round_of(result).name).benchmarks.get(result.benchmark)
+    rejected = [run for run in result.runs if run.rejected]
+    if result.published and bench is not None and len(rejected) > bench.drop:
+        for run in rejected:
+            run.log.warnings.append(f"{run.rejected}; no verdict, as the review published it")
+            run.rejected = None
 
 
 def round_of(result: ResultSet) -> FoundRound:
@@ -48,38 +58,46 @@ def round_of(result: ResultSet) -> FoundRound:
     return result.round
 
 
-def _converged_runs(sets: Iterable[ResultSet], rules: Round) -> list[Run]:
+def _converged_runs(result: ResultSet) -> list[tuple[Run, Round]]:
+    rules = load_round(round_of(result).name)
+    bench = rules.benchmarks.get(result.benchmark)
     return [
-        run
-        for result in sets
+        (run, rules)
         for run in result.runs
-        if not run.demo
-        and result.benchmark in rules.benchmarks
-        and judge_run(run, result, rules.benchmarks[result.benchmark]).outcome == CONVERGED
+        if bench is not None and not run.demo and judge_run(run, result, bench).outcome == CONVERGED
     ]
 
 
-def _ask(runs: Sequence[Run], rules: Round) -> None:
-    small = [run for run in runs if run.log.path.stat().st_size <= LARGEST_BYTES]
-    verdicts = compliance([(run.log.path, rules.checker_ruleset) for run in small])
-    for run, verdict in zip(small, verdicts, strict=True):
-        reason = _why(run, verdict)
+def _ask(runs: Sequence[tuple[Run, Round]]) -> None:
+    small = [(run, rules) for run, rules in runs if _size(run) <= LARGEST_BYTES]
+    verdicts = compliance([(run.log.path, rules.checker_ruleset) for run, rules in small])
+    for (run, rules), verdict in zip(small, verdicts, strict=True):
+        reason = _why(run, verdict, rules.benchmarks.get(run.log.benchmark or ""))
         if rules.checker_is_verdict:
             run.rejected = reason
         elif reason:
             run.log.warnings.append(f"{reason}; no verdict, as it rejects published results too")
-    for run in runs:
-        if run.log.path.stat().st_size > LARGEST_BYTES:
+    for run, _ in runs:
+        if _size(run) > LARGEST_BYTES:
             limit = f"over {LARGEST_BYTES >> 20} MiB"
             run.log.warnings.append(f"the official checker was not asked: the log is {limit}")
 
 
-def _why(run: Run, verdict: Compliance) -> str | None:
+def _size(run: Run) -> int:
+    return run.log.path.stat().st_size
+
+
+def _why(run: Run, verdict: Compliance, bench: BenchmarkRules | None) -> str | None:
     """Say in one line why the official checker rejects a log; None if it accepts it."""
     if verdict.valid:
         return None
-    reasons = [explain(message, run.log.event_lines).sentence() for message in verdict.errors]
+    errors = [explain(message, run.log.event_lines) for message in verdict.errors]
+    errors, faults = without_known_faults(errors, bench, run.division)
+    run.log.warnings += faults
+    reasons = [error.sentence() for error in errors]
     if verdict.crash:
         reasons.insert(0, f"the checker crashed on this log ({verdict.crash})")
+    if not reasons:
+        return None
     more = f" (and {len(reasons) - 1} more, see check)" if len(reasons) > 1 else ""
     return f"rejected by the official compliance checker: {reasons[0]}{more}"

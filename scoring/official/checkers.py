@@ -1,27 +1,25 @@
-"""Runs the official checkers in a subprocess.
+"""Asks the official checkers, which run in processes of their own.
 
 Their output is parsed because their exit codes are unreliable.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scoring.official.progress import Progress
+from scoring.official.processes import ask
 from scoring.rules.rounds import load_round
 from scoring.rules.scores import Score
 from scoring.runs.log_reader import read_log
+from scoring.runs.progress import Progress
 
-NO_ERRORS = "PACKAGE CHECKER FOUND NO ERRORS"
 LONGEST_SECONDS = 1800
+NO_ERRORS = "PACKAGE CHECKER FOUND NO ERRORS"
 # Checking a log takes 1/30 s; each checker process needs 100 MB.
 FILES_PER_PROCESS = 20
 MOST_PROCESSES = 2
@@ -40,33 +38,6 @@ class Compliance:
     """The checker's own exception; such a log is not valid."""
 
 
-def _ask(request: dict[str, Any]) -> tuple[Any, str]:
-    """Send one request to ``scoring.official.worker``; return its answer and all logged text."""
-    root = str(Path(__file__).resolve().parents[2])
-    inherited = os.environ.get("PYTHONPATH")
-    paths = os.pathsep.join([root, inherited] if inherited else [root])
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "scoring.official.worker"],
-            input=json.dumps(request),
-            capture_output=True,
-            text=True,
-            timeout=LONGEST_SECONDS,
-            env={**os.environ, "PYTHONPATH": paths},
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise ValueError(
-            f"the official checker took longer than {LONGEST_SECONDS} s; pass fewer logs"
-        ) from None
-    try:
-        reply = json.loads(done.stdout)
-    except ValueError:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise ValueError(f"the official checker failed to run: {last}") from None
-    return reply["answer"], reply["text"]
-
-
 def compliance(jobs: Sequence[tuple[Path, str]]) -> list[Compliance]:
     """Run the official compliance checker.
 
@@ -83,7 +54,7 @@ def compliance(jobs: Sequence[tuple[Path, str]]) -> list[Compliance]:
 
     def judge(part: list[tuple[str, str]]) -> list[dict[str, Any]]:
         answers: list[dict[str, Any]]
-        answers, _ = _ask({"action": "compliance", "jobs": part})
+        answers, _ = ask({"action": "compliance", "jobs": part}, LONGEST_SECONDS, keep=True)
         return answers
 
     verdicts: list[Compliance] = []
@@ -139,7 +110,7 @@ def second_opinion(item: Score) -> dict[str, Any]:
         "bert_train_samples": trains_by_samples(item),
     }
     with Progress(f"letting the official tools score {item.benchmark}"):
-        answer, _ = _ask(request)
+        answer, _ = ask(request, LONGEST_SECONDS)
     return {"minutes": answer["minutes"], "rcp": answer["rcp"]}
 
 
@@ -161,7 +132,7 @@ def package_verdict(folder: Path, round_name: str, *, by_samples: bool) -> tuple
         "bert_train_samples": by_samples,
     }
     with Progress("asking the official package checker"):
-        answer, text = _ask(request)
+        answer, text = ask(request, LONGEST_SECONDS)
     if answer["crash"]:
         return False, [f"the package checker crashed: {answer['crash']}"]
     messages = [

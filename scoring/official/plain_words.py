@@ -88,7 +88,9 @@ def explain(message: str, event_lines: Sequence[int]) -> Finding:
         if index < 0:  # of no line: what the checker collected from several
             return Finding(failed[1], None, _collected_value(message), test, OFFICIAL)
         line = event_lines[index] if index < len(event_lines) else None
-        return Finding(failed[1], line, _event_value(lines[1]), test, OFFICIAL)
+        late = _late_event(lines[1], message)
+        found, allowed = late or (_event_value(lines[1]), test)
+        return Finding(failed[1], line, found, allowed, OFFICIAL)
     if message.startswith("Failed executing CHECK code"):
         event = _event(lines[3]) if len(lines) > 3 else {}
         key = str(event.get("key", "a rule"))
@@ -143,6 +145,20 @@ def _after(text: str, start: str, end: str) -> str:
     return rest.partition(end)[0]
 
 
+def _late_event(line: str, message: str) -> tuple[str, str] | None:
+    """Return what was found and allowed for an event too long after the first init_start."""
+    test = _after(message, "failed test: ", "\ncurrent context")
+    limit = re.search(r"\['first_init_start'\] < \((?:(\d+)|s\['compile_time_mins'\])\*60", test)
+    try:
+        context = json.loads(_after(message, "\ncurrent context[s]=", "\ncurrent line[v]="))
+        minutes = (float(_event(line)["time_ms"]) - context["first_init_start"]) / 60_000
+        most = float((limit and limit[1]) or context["compile_time_mins"])
+    except (ValueError, KeyError, TypeError):
+        return None
+    since = "after the first init_start"
+    return (f"{minutes:.1f} minutes {since}", f"less than {most:g}") if limit else None
+
+
 def _event(line: str) -> dict[str, Any]:
     try:
         event = json.loads(line.partition(":::MLLOG ")[2])
@@ -166,6 +182,6 @@ def _event_value(line: str) -> str:
     if event.get("value") is None:
         metadata = event.get("metadata") or {}
         if isinstance(metadata, dict):
-            metadata = {key: item for key, item in metadata.items() if key != "file"}
-        value = json.dumps(metadata)
+            metadata = {k: item for k, item in metadata.items() if k not in ("file", "lineno")}
+        value = json.dumps(metadata) if metadata else "this line"
     return value if len(value) <= LONGEST_VALUE else value[:LONGEST_VALUE] + "..."

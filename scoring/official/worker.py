@@ -1,7 +1,7 @@
-"""Runs the official checkers in a separate process: one JSON request in, one answer out.
+"""Runs the official checkers in a separate process: a line of JSON in, a line out.
 
 The tools keep state between files, print anywhere, crash on odd input and exit 0 on failure, so
-they are isolated: only ``scoring.official.checkers`` starts this file.
+they are isolated: only ``scoring.official.processes`` starts this file.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import json
 import logging
 import sys
 import tempfile
+from functools import cache, partial
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 
@@ -42,17 +43,27 @@ def compliance(request: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _read_rules_once(checker: Any) -> None:
-    """Cache parsed rule files: the checker spends a quarter of its time on parsing them again."""
+    """Cache parsed and compiled rules: three quarters of the checker's time are spent on them."""
     import yaml
 
+    if not isinstance(checker.yaml, ModuleType):  # an earlier request has done it
+        return
+    loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
     parsed: dict[str, Any] = {}
 
     def load(file: Any, Loader: Any) -> Any:
         if file.name not in parsed:
-            parsed[file.name] = yaml.load(file, Loader=Loader)
+            parsed[file.name] = yaml.load(file, Loader=loader)
         return parsed[file.name]
 
     checker.yaml = SimpleNamespace(load=load, BaseLoader=yaml.BaseLoader)
+    compiled = cache(partial(compile, filename="<rule>"))
+
+    def run(source: str, *scopes: Any, mode: str) -> Any:
+        return eval(compiled(source, mode=mode), *scopes)
+
+    checker.eval = partial(run, mode="eval")
+    checker.exec = partial(run, mode="exec")
 
 
 def _read_long_lines_fast() -> None:
@@ -142,18 +153,23 @@ def package(request: dict[str, Any]) -> dict[str, Any]:
     return {"crash": None}
 
 
-def main() -> None:
-    """Answer the request on stdin with ``{"answer": ..., "text": ...}`` on stdout."""
-    request = json.load(sys.stdin)
+def _answer(request: dict[str, Any]) -> dict[str, Any]:
+    """Return ``answer`` and the ``text`` that the tools printed and logged."""
+    actions = {"compliance": compliance, "second_opinion": second_opinion, "package": package}
     text = io.StringIO()
     logging.basicConfig(
         stream=text, level=logging.INFO, format="%(levelname)s %(message)s", force=True
     )
-    actions = {"compliance": compliance, "second_opinion": second_opinion, "package": package}
     with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
         _read_long_lines_fast()
         answer = actions[request["action"]](request)
-    json.dump({"answer": answer, "text": text.getvalue()}, sys.stdout)
+    return {"answer": answer, "text": text.getvalue()}
+
+
+def main() -> None:
+    """Answer each request on stdin, a line of JSON, with a line of JSON on stdout."""
+    for line in sys.stdin:
+        print(json.dumps(_answer(json.loads(line))), flush=True)
 
 
 if __name__ == "__main__":

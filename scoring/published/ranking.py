@@ -46,23 +46,10 @@ def rank(
         for r in others
         if r is not itself
     ]
-    comparable = not own.demo and not own.runs_missing
-    position = None
-    if comparable and of > 0 and own.minutes is not None:
-        position = 1 + sum(row["minutes"] < own.minutes - SAME_MINUTES for row in rows)
-    figure = own.provisional_minutes if own.minutes is None else own.minutes
     rows.sort(key=lambda row: row["minutes"])
-    if figure is not None:
-        own_row = _row(own.name, own.minutes, own.accelerators, own, availability="")
-        above = sum(row["minutes"] <= figure for row in rows) if comparable else len(rows)
-        own_row |= {
-            "provisional": own.provisional,
-            "provisional_minutes": own.provisional_minutes,
-            "own": True,
-            "published": itself is not None,
-            "comparable": comparable,
-        }
-        rows.insert(above, own_row)
+    position = None
+    if _comparable(own) and of > 0 and own.minutes is not None:
+        position = 1 + sum(row["minutes"] < own.minutes - SAME_MINUTES for row in rows)
     return {
         "benchmark": own.benchmark,
         "judged_by": own.round,
@@ -74,8 +61,28 @@ def rank(
         "demo": own.demo,
         "rank": position,
         "of": of,
-        "rows": rows,
+        "rows": _with_own(rows, own, published=itself is not None),
     }
+
+
+def _comparable(own: Score) -> bool:
+    return not own.demo and not own.runs_missing
+
+
+def _with_own(rows: list[dict[str, Any]], own: Score, *, published: bool) -> list[dict[str, Any]]:
+    """Put our own row in its place among those of others; last where it cannot be ranked."""
+    figure = own.provisional_minutes if own.minutes is None else own.minutes
+    if figure is None:
+        return rows
+    place = sum(row["minutes"] <= figure for row in rows) if _comparable(own) else len(rows)
+    row = _row(own.name, own.minutes, own.accelerators, own, availability="") | {
+        "provisional": own.provisional,
+        "provisional_minutes": own.provisional_minutes,
+        "own": True,
+        "published": published,
+        "comparable": _comparable(own),
+    }
+    return [*rows[:place], row, *rows[place:]]
 
 
 def _is_same(row: PublishedResult, own: Score) -> bool:

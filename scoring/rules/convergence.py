@@ -16,7 +16,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from scoring.rules.olympic import olympic, standard_deviation
 from scoring.rules.rounds import BenchmarkRules, round_names
@@ -50,6 +50,8 @@ PRUNED_SINCE, SCALED_SINCE, SPREAD_OF_ALL_SINCE = "v2.0", "v2.1", "v3.1"
 # epochs. (The minimum may be far below the mean where the reference has few runs, as gpt3's.)
 LARGEST_RATIO = 2.0
 LARGEST_BELOW = 20.0
+# A larger share says nothing: the batch, and with it the steps, are far from the reference's.
+LARGEST_MARGIN = 1.0
 
 
 def flavours(round_name: str) -> tuple[Flavour, Flavour]:
@@ -93,7 +95,7 @@ class Verdict:
     minimum: float | None = None
     """Smallest olympic mean that passes."""
     margin: float | None = None
-    """mean / minimum - 1: by how much it passes (positive) or fails."""
+    """mean / minimum - 1: by how much it passes (positive) or fails; None beyond 1."""
     scaling: float = 1.0
     """Factor by which the rule multiplies the minutes."""
     other_unit: bool = False
@@ -190,42 +192,68 @@ def rcp_test(
         text = f"batch {batch} is above every reference point (largest: {points[-1].batch:g}); "
         text += "the reference has to be run at this batch"
         return Verdict(flavour.name, False, text, mean=own.mean)
-    reference, minimum, how, exact = match
-    minimum -= rules.rcp_allowance
-    ratio = own.mean / reference
+    return _against(own.mean, match, rules, flavour)
+
+
+def _against(mean: float, match: Match, rules: BenchmarkRules, flavour: Flavour) -> Verdict:
+    """Test a mean progress against the reference's; without a margin where none makes sense."""
+    minimum, how = match.minimum - rules.rcp_allowance, match.how
     # A batch far below the smallest reference point may take many times its epochs or steps.
-    if not 1 / LARGEST_RATIO <= ratio <= (LARGEST_RATIO if exact else LARGEST_BELOW):
+    largest = LARGEST_RATIO if match.exact else LARGEST_BELOW
+    if not 1 / LARGEST_RATIO <= mean / match.mean <= largest:
         text = (
-            f"the logs count in another unit than the reference points: {own.mean:g} where about "
-            f"{reference:g} {rules.progress} were expected"
+            f"the logs count in another unit than the reference points: {mean:g} where about "
+            f"{match.mean:g} {rules.progress} were expected"
         )
-        return Verdict(flavour.name, None, text, own.mean, reference, other_unit=True)
-    passed = own.mean >= minimum
-    if not passed and not exact:
+        if mean < LARGEST_BELOW * match.mean and mean > match.mean:
+            text += ", unless the runs trained that much longer"
+        return Verdict(flavour.name, None, text, mean, match.mean, other_unit=True)
+    passed = mean >= minimum
+    if not passed and not match.exact:
         how += "; the reference has to be run at this batch"
-    scaling = reference / own.mean if passed and flavour.scales and own.mean < reference else 1.0
-    margin = own.mean / minimum - 1
-    return Verdict(flavour.name, passed, how, own.mean, reference, minimum, margin, scaling)
+    scaling = match.mean / mean if passed and flavour.scales and mean < match.mean else 1.0
+    if minimum <= 0:  # gpt3 in v4.1: one value of a point is ten times the others
+        how += "; the values there lie too far apart to give a minimum"
+        return Verdict(flavour.name, passed, how, mean, match.mean, scaling=scaling)
+    margin = mean / minimum - 1
+    return Verdict(
+        flavour=flavour.name,
+        passed=passed,
+        text=how,
+        mean=mean,
+        reference_mean=match.mean,
+        minimum=minimum,
+        margin=margin if margin <= LARGEST_MARGIN else None,
+        scaling=scaling,
+    )
 
 
-def _match(
-    batch: int, points: Sequence[ReferencePoint], rules: BenchmarkRules
-) -> tuple[float, float, str, bool] | None:
-    """Return reference mean, minimum, how they were found, and whether missing it is a failure."""
+class Match(NamedTuple):
+    """What the reference needs at a batch size."""
+
+    mean: float
+    minimum: float
+    how: str
+    """How the two were found."""
+    exact: bool
+    """Whether to miss the minimum is a failure."""
+
+
+def _match(batch: int, points: Sequence[ReferencePoint], rules: BenchmarkRules) -> Match | None:
     for point in points:
         if point.batch == batch:
             minimum = minimum_mean(point.mean, point.std, point.count, rules.runs)
-            return point.mean, minimum, f"reference point at batch {batch}", True
+            return Match(point.mean, minimum, f"reference point at batch {batch}", True)
     below = [point for point in points if point.batch < batch]
     above = [point for point in points if point.batch > batch]
     if below and above:
         mean, std = _between(batch, below[-1], above[0])
         minimum = minimum_mean(mean, std, 2 * rules.runs, rules.runs)
         ends = f"{below[-1].batch:g} and {above[0].batch:g}"
-        return mean, minimum, f"interpolated between batches {ends}", True
+        return Match(mean, minimum, f"interpolated between batches {ends}", True)
     if above:
         point = above[0]
         minimum = minimum_mean(point.mean, point.std, point.count, rules.runs)
         how = f"compared with the smallest reference batch, {point.batch:g}"
-        return point.mean, minimum, how, False
+        return Match(point.mean, minimum, how, False)
     return None

@@ -14,6 +14,7 @@ from scoring.runs.result_sets import ResultSet
 from scoring.runs.run import Run
 
 OFFICIAL, OURS = "official", "finishline"
+INITIALISATION = "initialisation"
 SEEDS_SINCE = "v4.1"
 
 
@@ -92,7 +93,7 @@ def _init_time(log: RunLog, limit: float) -> list[Finding]:
     minutes = (log.init_stop_ms - log.init_start_ms) / 60_000
     if minutes < limit:
         return []
-    return [_finding("initialisation", f"{minutes:.1f} minutes", f"less than {limit:g} minutes")]
+    return [_finding(INITIALISATION, f"{minutes:.1f} minutes", f"less than {limit:g} minutes")]
 
 
 def _closed_findings(log: RunLog, bench: BenchmarkRules) -> list[Finding]:

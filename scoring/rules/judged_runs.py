@@ -80,7 +80,7 @@ def _outcome(
     run: Run, result: ResultSet, rules: BenchmarkRules | None
 ) -> tuple[str, tuple[str, ...]]:
     log = run.log
-    if reason := _left_out(run):
+    if reason := _left_out(run, result):
         return LEFT_OUT, (reason,)
     if run.record_problem or log.problems:
         return BROKEN, (*filter(None, [run.record_problem]), *log.problems)
@@ -100,15 +100,15 @@ def _outcome(
         return BROKEN, (_never_reached(run, rules),)
     if run.rejected:
         return REJECTED, (run.rejected,)
-    return CONVERGED, _record_notes(run)
+    return CONVERGED, (*([_copy_note(run)] if run.copy_of else []), *_record_notes(run))
 
 
-def _left_out(run: Run) -> str | None:
+def _left_out(run: Run, result: ResultSet) -> str | None:
     """Why a run is not a result at all; None if it is one."""
     if run.log.unreadable and not run.is_own:
         return f"cannot be read: {run.log.unreadable}"
-    if run.copy_of:
-        return f"a copy of {run.copy_of}: the same seed and the same start"
+    if run.copy_of and not result.published:  # the published minutes are also made of those
+        return _copy_note(run)
     if run.fact("resumed") or run.fact("status") == "RESUMED":
         return "resumed run: its clock was interrupted, so it is never a timed result"
     if run.is_own and not run.log.starts:
@@ -118,6 +118,10 @@ def _left_out(run: Run) -> str | None:
     if run.fact("stop_reason") == "INTERRUPTED":
         return "interrupted by hand, so neither a result nor a failure to converge"
     return run.log.encoding_problem
+
+
+def _copy_note(run: Run) -> str:
+    return f"a copy of {run.copy_of}: the same seed and the same start"
 
 
 def _why_not(run: Run, rules: BenchmarkRules | None) -> str:

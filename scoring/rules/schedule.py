@@ -7,11 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from scoring.rules.rounds import BenchmarkRules
-from scoring.runs.logs import Evaluation, RunLog
+from scoring.runs.logs import Evaluation, RunLog, is_number
 
 # Where samples are packed into batches an evaluation comes a few batches late: up to 2.7 % of the
 # interval in published logs of bert and llama2_70b_lora.
 LOOSE = 0.05
+# While the loss scale of half precision is found, batches are read whose step is skipped: up to 11
+# in published logs of bert, before the first evaluation.
+SKIPPED_STEPS = 11
 
 
 def schedule_fault(log: RunLog, rules: BenchmarkRules) -> str | None:
@@ -25,7 +28,8 @@ def schedule_fault(log: RunLog, rules: BenchmarkRules) -> str | None:
     if not rules.evaluation or not times:
         return None
     kind = str(rules.evaluation["kind"])
-    return _KINDS[kind](times, rules.evaluation, log.global_batch_size)
+    plan = {**rules.evaluation, "logged_epoch": log.facts.get("samples_per_epoch")}
+    return _KINDS[kind](times, plan, log.global_batch_size)
 
 
 def amount(evaluation: Evaluation, rules: BenchmarkRules) -> float | None:
@@ -64,14 +68,25 @@ def _padded_epochs(
     """Check intervals in reference epochs, which padding to whole batches makes longer."""
     if not batch:
         return None
-    padded = math.ceil(plan["samples"] / batch) * batch
+    epoch = _samples_per_epoch(plan, batch)
     unit = plan.get("counted", "epochs")
-    size = padded if unit == "samples" else 1
-    first = math.ceil(plan["first_epochs"] * plan["samples"] / padded) * size
-    every = math.ceil(plan["then_epochs"] * plan["samples"] / padded) * size
+    size = epoch if unit == "samples" else 1
+    first = math.ceil(plan["first_epochs"] * plan["samples"] / epoch) * size
+    every = math.ceil(plan["then_epochs"] * plan["samples"] / epoch) * size
     if times[0] > first:
-        return f"first evaluation at {times[0]:g} {unit}; due at {first}"
+        why = f"an epoch of batches of {batch} has {epoch} samples"
+        return f"first evaluation at {times[0]:g} {unit}; due at {first} ({why})"
     return _steps(times, every, unit)
+
+
+def _samples_per_epoch(plan: Mapping[str, Any], batch: int) -> int:
+    """Return the samples in the epochs of a run: the reference drops the last batch, others pad."""
+    whole, rest = divmod(plan["samples"], batch)
+    padded = (whole + bool(rest)) * batch
+    logged = plan["logged_epoch"]
+    return (
+        int(logged) if is_number(logged) and max(1, whole * batch) <= logged <= padded else padded
+    )
 
 
 def _bert_samples(times: Sequence[float], plan: Mapping[str, Any], batch: int | None) -> str | None:
@@ -81,8 +96,8 @@ def _bert_samples(times: Sequence[float], plan: Mapping[str, Any], batch: int | 
     exact = plan["share"] * (plan["per_batch"] * batch + plan["base"])
     every = math.floor(exact / plan["floor_to"]) * plan["floor_to"]
     slack = batch + LOOSE * every
-    if times[0] > every + slack:
-        return f"first evaluation at {times[0]:g} samples; due at {every}"
+    if times[0] > every + max(slack, SKIPPED_STEPS * batch):
+        return f"first evaluation at {times[0]:g} samples; due at {every} (batch {batch})"
     return _steps(times, every, "samples", slack=slack)
 
 

@@ -7,17 +7,17 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from scoring.rules.convergence import Verdict, flavours, rcp_test
-from scoring.rules.findings import SEEDS_SINCE, logged_seeds, repeated_seeds
-from scoring.rules.judged_runs import CONVERGED, REJECTED, JudgedRun, judge_run
+from scoring.rules.judged_runs import CONVERGED, JudgedRun, judge_run
 from scoring.rules.olympic import bootstrap_interval, olympic, standard_deviation
-from scoring.rules.rounds import BenchmarkRules, Round, load_round
+from scoring.rules.rounds import Round, load_round
+from scoring.rules.verdicts import CONSENT as CONSENT
+from scoring.rules.verdicts import VALID as VALID
+from scoring.rules.verdicts import JudgedResult, verdict_of
 from scoring.runs.found_round import FoundRound
 from scoring.runs.result_sets import ResultSet
 from scoring.runs.settings import differing_settings
 
 NONE = (None, None)
-VALID = "valid"
-CONSENT = "valid; convergence test failed: needs the review's consent"
 
 
 @dataclass(frozen=True)
@@ -145,23 +145,8 @@ def score(result: ResultSet, rules: Round | None = None) -> Score:
         rules = load_round(found.name)
     bench = rules.benchmarks.get(result.benchmark)
     runs = tuple(judge_run(run, result, bench) for run in result.runs)
-    counted = [run for run in runs if run.counts]
-    required, drop = (bench.runs, bench.drop) if bench else (len(counted), 1)
-    best = olympic([run.minutes for run in counted], drop)
-    failed = sum(run.outcome != CONVERGED for run in counted)
-    batches = {run.batch for run in counted if run.batch is not None}
-    batch = batches.pop() if len(batches) == 1 else None
-    rcp = _convergence(result, counted, batch, bench, rules)
-    mixed = len(batches) > 0 and batch is None
-    reasons = _reasons(counted, result, bench, failed, rcp, mixed, rules)
-    missing = max(0, required - len(counted))
-    consent = _needs_consent(result, rcp)
-    verdict = "invalid" if reasons else "incomplete" if missing else CONSENT if consent else VALID
-    factor, why = _scaling(result, rcp, rules)
-    converged = [run.minutes for run in counted if run.outcome == CONVERGED]
-    # More failures than may be dropped can never become a score, so there is no provisional one.
-    early = best is None and missing > 0 and bool(converged) and failed <= drop
-    progress = olympic([run.progress for run in counted], drop)
+    judged = JudgedResult(result, rules, bench, runs)
+    rcp = _convergence(judged)
     return Score(
         benchmark=result.benchmark,
         division=result.division,
@@ -173,112 +158,52 @@ def score(result: ResultSet, rules: Round | None = None) -> Score:
         round_reason=found.reason if found and found.name == rules.name else "given",
         accelerators=result.accelerators,
         configuration=result.configuration,
-        verdict=verdict,
-        reasons=(*reasons, *consent, *_missing(missing, runs), *_more(counted, bench, rules)),
-        minutes=best.mean * factor if best else None,
-        raw_minutes=best.mean if best else None,
-        scaling=factor,
-        scaling_reason=why,
-        provisional_minutes=math.fsum(converged) / len(converged) if early else None,
-        interval=bootstrap_interval([r.minutes * factor for r in counted], drop) if best else NONE,
-        fastest=min(converged, default=None),
-        slowest=max(converged, default=None),
-        spread=standard_deviation(best.kept) * factor if best and len(best.kept) > 1 else None,
-        runs_required=required,
-        runs_found=len(counted),
-        runs_missing=missing,
-        runs_extra=max(0, len(counted) - required),
-        not_converged=failed,
-        not_converged_allowed=drop,
-        dropped_fast=best.dropped_low if best else (),
-        dropped_slow=tuple(finite(list(best.dropped_high))) if best else (),
-        global_batch_size=batch,
+        runs_required=judged.required,
+        runs_found=len(judged.counted),
+        runs_missing=judged.missing,
+        runs_extra=max(0, len(judged.counted) - judged.required),
+        not_converged=judged.failed,
+        not_converged_allowed=judged.drop,
+        global_batch_size=judged.batch,
         progress_unit=bench.progress if bench else "epochs",
-        mean_progress=progress.mean if progress else None,
-        quality_mean=_quality_mean(counted),
+        quality_mean=_quality_mean(judged.counted),
         rcp=rcp,
-        settings=_differences(result, runs),
+        settings=_differences(judged),
         runs=runs,
         remarks=tuple(result.remarks),
+        **verdict_of(judged, rcp),
+        **_times(judged, *_scaling(result, rcp, rules)),
     )
 
 
-def _differences(result: ResultSet, runs: tuple[JudgedRun, ...]) -> tuple[str, ...]:
-    counted = [run for run, judged in zip(result.runs, runs, strict=True) if judged.counts]
-    return differing_settings(counted)
+def _times(judged: JudgedResult, factor: float, why: str) -> dict[str, Any]:
+    """Return the minutes of a score, with the factor on them, and the progress."""
+    counted, converged, drop = judged.counted, judged.converged, judged.drop
+    best = olympic([run.minutes for run in counted], drop)
+    # More failures than may be dropped can never become a score, so there is no provisional one.
+    early = best is None and judged.missing > 0 and bool(converged) and judged.failed <= drop
+    progress = olympic([run.progress for run in counted], drop)
+    return {
+        "minutes": best.mean * factor if best else None,
+        "raw_minutes": best.mean if best else None,
+        "scaling": factor,
+        "scaling_reason": why,
+        "provisional_minutes": math.fsum(converged) / len(converged) if early else None,
+        "interval": bootstrap_interval([r.minutes * factor for r in counted], drop)
+        if best
+        else NONE,
+        "fastest": min(converged, default=None),
+        "slowest": max(converged, default=None),
+        "spread": standard_deviation(best.kept) * factor if best and len(best.kept) > 1 else None,
+        "dropped_fast": best.dropped_low if best else (),
+        "dropped_slow": tuple(finite(list(best.dropped_high))) if best else (),
+        "mean_progress": progress.mean if progress else None,
+    }
 
 
-def _missing(missing: int, runs: tuple[JudgedRun, ...]) -> list[str]:
-    left_out = sum(not run.counts for run in runs)
-    reasons = [f"runs still needed: {missing}"] if missing else []
-    return reasons + ([f"runs left out: {left_out}"] if left_out and missing else [])
-
-
-def _reasons(
-    counted: list[JudgedRun],
-    result: ResultSet,
-    bench: BenchmarkRules | None,
-    failed: int,
-    rcp: dict[str, Verdict],
-    mixed: bool,
-    rules: Round,
-) -> list[str]:
-    if bench is None:
-        return [*result.problems, f"this round has no benchmark {result.benchmark!r}"]
-    reasons = [*result.problems, *result.unreadable, *_scaling_problem(result, rules)]
-    if failed > bench.drop:
-        rejected = sum(run.outcome == REJECTED for run in counted)
-        by_whom = f" ({rejected} of them rejected by the official checker)" if rejected else ""
-        reasons.append(f"runs that did not converge: {failed}{by_whom}; at most {bench.drop} may")
-    if len(counted) > bench.runs and not rules.more_runs:
-        reasons.append(f"{len(counted)} runs found; a result has exactly {bench.runs}")
-    dishonest = [run.clock for run in counted if run.clock]
-    if dishonest:
-        reasons.append(f"the clock of {len(dishonest)} runs cannot be right: {dishonest[0]}")
-    if mixed:
-        reasons.append("the runs have different global batch sizes")
-    if bench.rcp and not (rcp or mixed or result.demo) and counted and result.division == "closed":
-        reasons.append("the logs have no global batch size, so the convergence test cannot be made")
-    if result.division is None and counted:
-        reasons.append("the logs do not name the division (closed or open)")
-    then = rcp.get("then")
-    if then and then.other_unit and not result.published:
-        reasons.append(then.text)
-    if then and then.passed is False and len(counted) >= bench.runs and not result.published:
-        reasons.append(f"convergence test failed: {then.text}")
-    return [*reasons, *_seed_reasons(result, rules)]
-
-
-def _seed_reasons(result: ResultSet, rules: Round) -> list[str]:
-    """Say which runs lack or share a seed, as ``check`` does; copies are left out anyway."""
-    if not rules.unique_seeds or result.division != "closed" or result.demo:
-        return []
-    runs = [run for run in result.runs if run.copy_of is None]
-    found = repeated_seeds(runs)
-    reasons = [f"{run.name}: seed {found[id(run)][0].found}" for run in runs if id(run) in found]
-    without = sum(run.log.events > 0 and not logged_seeds(run) for run in runs)
-    # The review has passed a published one.
-    if rules.logged_seeds and without and not result.published:
-        reasons.append(f"runs without a logged seed: {without}; from {SEEDS_SINCE} on each has one")
-    return reasons
-
-
-def _scaling_problem(result: ResultSet, rules: Round) -> list[str]:
-    return [result.scaling_problem] if result.scaling_problem and rules.review_scales else []
-
-
-def _needs_consent(result: ResultSet, rcp: dict[str, Verdict]) -> list[str]:
-    """Say why a published result, which the review passed all the same, fails the test."""
-    then = rcp.get("then")
-    if not result.published or then is None or not (then.other_unit or then.passed is False):
-        return []
-    return [f"convergence test failed: {then.text}"]
-
-
-def _more(counted: list[JudgedRun], bench: BenchmarkRules | None, rules: Round) -> list[str]:
-    if bench is None or not rules.more_runs or len(counted) <= bench.runs:
-        return []
-    return [f"{len(counted)} runs; {rules.name} asks for at least {bench.runs}, and all count"]
+def _differences(judged: JudgedResult) -> tuple[str, ...]:
+    pairs = zip(judged.result.runs, judged.runs, strict=True)
+    return differing_settings([run for run, seen in pairs if seen.counts])
 
 
 def _scaling(result: ResultSet, rcp: dict[str, Verdict], rules: Round) -> tuple[float, str]:
@@ -295,17 +220,12 @@ def _scaling(result: ResultSet, rcp: dict[str, Verdict], rules: Round) -> tuple[
     return then.scaling, "convergence faster than the reference's mean"
 
 
-def _convergence(
-    result: ResultSet,
-    counted: list[JudgedRun],
-    batch: int | None,
-    bench: BenchmarkRules | None,
-    rules: Round,
-) -> dict[str, Verdict]:
+def _convergence(judged: JudgedResult) -> dict[str, Verdict]:
     """Make both variants of the test; open division and generated data have none."""
+    result, bench, rules, batch = judged.result, judged.bench, judged.rules, judged.batch
     if bench is None or not bench.rcp or batch is None or result.division == "open" or result.demo:
         return {}
-    values = [run.progress for run in counted]
+    values = [run.progress for run in judged.counted]
     return {
         f.name: rcp_test(values, batch, bench, rules.rcp_ruleset, f) for f in flavours(rules.name)
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from scoring.runs.found_round import FoundRound
 from scoring.runs.logs import is_number
 from scoring.runs.plain_text import plain, short
+from scoring.runs.progress import Progress
 from scoring.runs.run import ARCHIVES, Run, configuration_words, find_runs
 
 DIVISIONS = ("closed", "open")
@@ -77,8 +78,11 @@ def _product(facts: dict[str, Any], *keys: str) -> int | None:
     total = 1
     for key in keys:
         try:
-            total *= int(str(facts.get(key)).split()[0])
-        except (ValueError, IndexError):
+            count = float(str(facts.get(key)).split()[0])
+            total *= int(count)
+        except (ValueError, IndexError, OverflowError):
+            return None
+        if count != int(count) or count < 0:
             return None
     return total
 
@@ -103,15 +107,9 @@ def find_result_sets(paths: Iterable[Path], benchmarks: Container[str]) -> list[
             raise FileNotFoundError(f"{path} does not exist")
     paths = [_absolute_path(path) for path in paths]
     by_key: dict[tuple[Any, ...], ResultSet] = {}
-    seen: set[Path] = set()
-    for path in paths:
-        for run in find_runs(path):
-            # Paths may overlap, and links lead to one run in two ways: it is still one run.
-            file = run.folder.resolve() / run.log.path.name
-            if file not in seen:
-                key, new = _result_set_key(run, benchmarks)
-                by_key.setdefault(key, new).runs.append(run)
-            seen.add(file)
+    for run in _runs_once(paths):
+        key, new = _result_set_key(run, benchmarks)
+        by_key.setdefault(key, new).runs.append(run)
     if not by_key:
         where = ", ".join(str(path) for path in paths)
         raise ValueError(
@@ -124,6 +122,18 @@ def find_result_sets(paths: Iterable[Path], benchmarks: Container[str]) -> list[
     sets = sorted(by_key.values(), key=lambda s: (s.benchmark, s.submitter, s.system, str(s.path)))
     _number_namesakes(sets)
     return sets
+
+
+def _runs_once(paths: Iterable[Path]) -> Iterator[Run]:
+    """Read every run; paths may overlap, and links lead to one run in two ways."""
+    seen: set[Path] = set()
+    with Progress("reading logs") as progress:
+        for run in (run for path in paths for run in find_runs(path)):
+            file = run.folder.resolve() / run.log.path.name
+            if file not in seen:
+                seen.add(file)
+                yield run
+            progress.show(len(seen))
 
 
 def _archives_in(paths: Iterable[Path]) -> str:

@@ -11,7 +11,14 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from callbacks.checkpoint import Checkpoint, LastCheckpoint, _DirectIO, _is_writers
+from callbacks.checkpoint import (
+    Checkpoint,
+    DirectIO,
+    LastCheckpoint,
+    _is_writers,
+    moment_bytes,
+    num_bytes,
+)
 from callbacks.evaluation_schedule import EvaluationSchedule
 from callbacks.quality_target import QualityTarget, StopReason, StopRun
 from callbacks.random_states import random_states, set_random_states
@@ -420,7 +427,7 @@ def test_a_loader_that_hands_over_nothing_is_not_waited_for(tmp_path, monkeypatc
 def test_every_byte_at_which_a_disk_can_be_full_is_told(tmp_path):
     # torch reports a full disk in the archive's last bytes in other words than in the data.
     content, path = {str(n): torch.zeros(9) for n in range(60)}, tmp_path / "last.ckpt"
-    io, limits = _DirectIO(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    io, limits = DirectIO(), resource.getrlimit(resource.RLIMIT_FSIZE)
     io.save_checkpoint(content, path)
     for size in range(0, path.stat().st_size, 97):
         try:
@@ -430,3 +437,11 @@ def test_every_byte_at_which_a_disk_can_be_full_is_told(tmp_path):
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         assert isinstance(told.value, OSError) or _is_writers(told.value), (size, told.value)
+
+
+def test_disk_is_reckoned_for_weights_and_moments():
+    weights = [torch.nn.Parameter(torch.zeros(10, 10)), torch.nn.Parameter(torch.zeros(4))]
+    assert num_bytes(weights) == 416
+    assert moment_bytes(torch.optim.AdamW(weights)) == 2 * 416
+    assert moment_bytes(torch.optim.SGD(weights, lr=1.0, momentum=0.9)) == 416
+    assert moment_bytes(torch.optim.SGD(weights, lr=1.0)) == 0

@@ -68,7 +68,7 @@ def recorded(folder, *, kind=Burning, script=(0.1, 0.9), price=None, error=None,
     trainer = toy_trainer([target, energy, record])
     try:
         trainer.fit(module, ToyData())
-    except RuntimeError:
+    except (RuntimeError, StopRun):
         assert error is not None
     return json.loads((folder / "run.json").read_text())
 
@@ -135,6 +135,27 @@ def test_a_running_run_has_no_figures_yet():
     assert record["energy_wh"] == {"gpu": None, "cpu": None}
     assert record["energy_note"] == "gpu: the run has not ended; cpu: the run has not ended"
     assert record["cost_note"] == "the run has not ended"
+
+
+@pytest.mark.parametrize(
+    ("error", "used"),
+    [
+        (StopRun(StopReason.BUDGET_EXHAUSTED, "used up"), 2 * (50 + 2 + 1)),
+        (StopRun(StopReason.NON_FINITE, "nan"), 2 * (50 + 2 + 1)),
+        (StopRun(StopReason.INTERRUPTED, "a signal"), None),
+        (RuntimeError("broken"), None),
+    ],
+)
+def test_nodes_report_where_all_leave_the_training_together(tmp_path, monkeypatch, error, used):
+    """A reason that all ranks share; after any other, a node that is asked may be gone."""
+
+    def of_two_nodes(value):
+        return [value, value] if isinstance(value, dict) else [(0, None), (1, None)]
+
+    monkeypatch.setattr("callbacks.energy._from_all_ranks", of_two_nodes)
+    record = recorded(tmp_path, error=error)
+    assert record["energy_wh"]["cpu"] == (None if used is None else pytest.approx(used))
+    assert ("not every node reported" in record["energy_note"]) == (used is None)
 
 
 def test_nodes_are_added_up_and_one_that_does_not_know_spoils_the_figure():

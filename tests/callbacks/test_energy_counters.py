@@ -1,6 +1,7 @@
 """Counters of energy: every GPU and package once, through wrap-arounds, else a reason."""
 
 import pytest
+import torch
 
 from callbacks.energy_counters import EnergyUnknown, GpuCounter, ProcessorCounter
 from tests.callbacks.fake_energy import NVMLError, fake_nvml, package
@@ -109,9 +110,8 @@ def test_a_counter_that_is_no_number_is_named(tmp_path, content):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_real_gpu_uses_energy():
-    import torch
-
     gpus = GpuCounter([f"GPU-{torch.cuda.get_device_properties(0).uuid}"])
     x = torch.randn(4096, 4096, device="cuda")
     for _ in range(200):

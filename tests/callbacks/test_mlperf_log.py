@@ -13,7 +13,18 @@ from callbacks.quality_target import QualityTarget, StopRun
 from tests.toy import FakeTime, ToyData, ToyModule, fake_state, toy_trainer
 
 
-def train(folder, script, *, schedule=None, unit="epochs", module=None, data=None, **settings):
+def train(
+    folder,
+    script,
+    *,
+    schedule=None,
+    unit="epochs",
+    module=None,
+    data=None,
+    discloses=False,
+    **settings,
+):
+    folder.mkdir(exist_ok=True)
     time = FakeTime()
     state = fake_state(time)
     schedule = EvaluationSchedule(**(schedule or {"every": 2, "limit": 6}))
@@ -26,6 +37,7 @@ def train(folder, script, *, schedule=None, unit="epochs", module=None, data=Non
         division=lambda: "open",
         submission={"org": "o", "platform": "p", "status": "onprem"},
         unit=unit,
+        discloses=discloses,
     )
     module = module or ToyModule(script, time=time)
     trainer = toy_trainer([schedule, target, log], max_epochs=-1, **settings)
@@ -83,11 +95,41 @@ def test_samples_are_the_unit_and_train_samples_comes_last(tmp_path):
 
     schedule = {"every": 8, "limit": 100, "unit": "samples", "round_to": "step"}
     lines = train(tmp_path, [0.1, 0.2, 0.5], schedule=schedule, unit="samples", data=NoCount())
-    assert where(lines, "eval_accuracy") == [{"epoch_num": n} for n in (8, 16, 24)]
-    assert where(lines, "block_start")[0] == {"first_epoch_num": 0, "epoch_count": 8}
+    both = [{"epoch_num": n, "samples_count": n} for n in (8, 16, 24)]
+    assert where(lines, "eval_start") == where(lines, "eval_accuracy") == both
+    assert where(lines, "block_start") == [
+        {"first_epoch_num": n, "epoch_count": 8, "samples_count": n} for n in (0, 8, 16)
+    ]
+    assert where(lines, "block_stop")[0] == {"first_epoch_num": 0, "samples_count": 8}
     assert where(lines, "epoch_start") == []
     assert value(lines, "train_samples") == 24
     assert lines[-1]["key"] == "run_stop"
+
+
+@pytest.mark.parametrize(
+    ("precision", "word"),
+    [
+        ("32-true", "fp32"),
+        ("bf16-mixed", "bfloat16"),
+        ("bf16-true", "bfloat16"),
+        ("64-true", "fp64"),
+    ],
+)
+def test_precision_and_parallelism_are_disclosed_where_the_round_wants_it(
+    tmp_path, precision, word
+):
+    lines = train(tmp_path, [0.5], discloses=True, precision=precision)
+    for part in ("linear", "attn"):
+        assert value(lines, f"lowest_numerical_precision_in_{part}") == word
+    # Gradients are summed in the type of the weights.
+    sent = word if precision.endswith("-true") else "fp32"
+    assert value(lines, "lowest_numerical_precision_in_comm") == sent
+    for kind in ("tensor", "pipeline", "context", "expert"):
+        assert value(lines, f"{kind}_parallelism") == 1
+    assert value(lines, "micro_batch_size") == ToyData().batch_size
+    assert value(lines, "config_filename") == "config.yaml"
+    keys = [line["key"] for line in train(tmp_path / "plain", [0.5])]
+    assert "micro_batch_size" not in keys
 
 
 def test_fraction_counts_from_one(tmp_path):

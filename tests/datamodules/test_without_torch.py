@@ -12,6 +12,8 @@ import pytest
 @pytest.mark.parametrize(
     "module",
     [
+        "c4.prepare",
+        "c4.raw",
         "coco.store",
         "common.preparation",
         "criteo.prepare",

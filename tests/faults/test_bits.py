@@ -13,6 +13,7 @@ from datamodules.kits19.raw import read_case, scan_case
 from datamodules.librispeech.flac import decode_checked
 from datamodules.selfplay.demo import first_games
 from datamodules.selfplay.go.records import read_game, write_game
+from modules.common.sharded_file import save_sharded
 from modules.common.tensor_bundle import TensorBundle
 from modules.common.torch_file import load_verified
 from modules.minigo.net import DualNet
@@ -27,6 +28,21 @@ pytestmark = pytest.mark.fault
 def checkpoint(folder):
     torch.save({"weight": torch.randn(500), "step": 3}, folder / "last.ckpt")
     return folder / "last.ckpt", load_verified
+
+
+def sharded(folder, name):
+    path = folder / "last.ckpt"
+    content = {"state_dict": {"net.weight": torch.randn(500)}, "optimizer_states": [], "step": 3}
+    save_sharded(content, path, main=True)
+    return path / name, lambda _: load_verified(path)
+
+
+def checkpoint_share(folder):
+    return sharded(folder, "__0_0.distcp")
+
+
+def checkpoint_index(folder):
+    return sharded(folder, ".metadata")
 
 
 NAMES = ("conv2d/kernel", "global_step")
@@ -86,7 +102,17 @@ def same(a, b):
 
 @pytest.mark.parametrize(
     "make",
-    [checkpoint, bundle_index, bundle_data, game, criteo_day, kits_image, recording],
+    [
+        checkpoint,
+        checkpoint_share,
+        checkpoint_index,
+        bundle_index,
+        bundle_data,
+        game,
+        criteo_day,
+        kits_image,
+        recording,
+    ],  # fmt: skip
     ids=lambda f: f.__name__,
 )
 def test_flipped_bits_are_refused_or_change_nothing(make, tmp_path):

@@ -1,4 +1,4 @@
-"""Rates, weight decay and groups that all eight modules train with, against the references' loops.
+"""Rates, weight decay and groups that all modules train with, against the references' loops.
 
 Each loop is written as its reference writes it (mlcommons/training v1.0; facebookresearch/dlrm for
 DLRM). The loops of SSD and Mask R-CNN are in detection/test_schedules.py.
@@ -55,7 +55,7 @@ def make(module_class, **settings):
     )
     module._trainer = SimpleNamespace(datamodule=data, world_size=1, accumulate_grad_batches=1)
     if "net" not in module._modules:
-        module.net = Tiny()  # DLRM builds it later, and only with the reference's outputs
+        module.net = Tiny()  # built later, by DLRM only with the reference's outputs
     return module
 
 
@@ -200,6 +200,7 @@ def test_minigo_rates_equal_the_reference_loop(trained):
 
 SGD = {"momentum": 0.9, "dampening": 0, "nesterov": False}
 LAMB = {"betas": (0.9, 0.999)}
+ADAM = {"betas": (0.9, 0.95), "eps": 1e-5, "amsgrad": False, "maximize": False}
 # Stem -> class of the optimizer and, for each group, its parameters and settings.
 CLOSED = {
     "unet3d": ("SGD", [(ALL, {**SGD, "nesterov": True, "weight_decay": 0.0})]),
@@ -227,6 +228,17 @@ CLOSED = {
         ],
     ),
     "dlrm": ("SparseSGD", [(ALL, {})]),
+    "dlrm_dcnv2": ("SparseAdagrad", [(ALL, {"eps": 1e-8})]),
+    **dict.fromkeys(
+        ("llama31_8b", "gpt_oss_20b"),
+        (
+            "AdamW",
+            [
+                (KERNELS, {**ADAM, "weight_decay": 0.1}),
+                (BIASES | GAINS | SHIFTS, {**ADAM, "weight_decay": 0.0}),
+            ],
+        ),
+    ),
     "minigo": (
         "SGD",
         [
@@ -244,7 +256,10 @@ FIRST_RATES = {
     "maskrcnn": [[0.02 - 499 * 2.6667e-5, 0.04 - 499 * 2.6667e-5]],
     "bert": [[3.5e-4] * 2, [3.5e-4 * (1 - 1 / 13700)] * 2],
     "dlrm": [[24 / 2750], [48 / 2750]],
+    "dlrm_dcnv2": [[0.004]] * 2,
     "minigo": [[0.016, 0.016]] * 2,
+    "llama31_8b": [[4e-4 / 17] * 2, [8e-4 / 17] * 2],
+    "gpt_oss_20b": [[0.0] * 2, [4e-4 / 128] * 2],
 }
 
 

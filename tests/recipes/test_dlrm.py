@@ -13,11 +13,11 @@ import torch
 
 from datamodules.criteo import CriteoDataModule
 from datamodules.criteo import batches as criteo_batches
-from datamodules.criteo.datamodule import REFERENCE, REFERENCE_ROWS
+from datamodules.criteo.datamodule import REFERENCE
 from datamodules.criteo.demo import write_logs
-from datamodules.criteo.store import Manifest
+from datamodules.criteo.store import REFERENCE_ROWS, Manifest
 from modules.dlrm import DLRMModule
-from modules.dlrm.fused_embedding import FusedEmbedding
+from modules.recommendation.fused_embedding import FusedEmbedding
 from recipes.cli.main import run
 from recipes.dlrm import BENCHMARK
 from tests.closed_log import compliance, write_log

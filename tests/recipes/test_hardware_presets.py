@@ -12,7 +12,7 @@ from recipes.cli.division import global_batch, violations
 from recipes.cli.parser import RecipeCLI, flat
 
 PRESETS = Path(__file__).parents[2] / "recipes" / "presets"
-POINTS = Path(rcp_checker.__file__).parent / "training_1.0.0"
+ROUNDS = Path(rcp_checker.__file__).parent
 STEMS = sorted(path.stem for path in PRESETS.parent.glob("[a-z]*.py"))
 HARDWARE = sorted(
     path for path in PRESETS.rglob("*.yaml") if re.fullmatch(r"[a-z]+\d+x\d+", path.stem)
@@ -32,14 +32,30 @@ def header(path):
 
 
 def convergence_points(stem):
-    """Global batch sizes that the round has; none of Mini Go, whose batch is free."""
-    path = POINTS / f"rcps_{stem}.json"
-    return {point["BS"] for point in json.loads(path.read_text()).values()} if path.exists() else {}
+    """Global batch sizes of its first round here; none of Mini Go, whose batch is free."""
+    for name in ("training_1.0.0", "training_6.0.0"):
+        path = ROUNDS / name / f"rcps_{stem}.json"
+        if path.exists():
+            return {point["BS"] for point in json.loads(path.read_text()).values()}
+    return set()
 
 
-@pytest.mark.parametrize("name", ["h100x1", "h200x1"])
-@pytest.mark.parametrize("stem", STEMS)
-def test_every_recipe_has_a_preset_for_one_card(stem, name):
+def fits(stem, gigabytes):
+    """Whether the closed settings fit one card, or may be cut to it, as DLRM's tables are."""
+    needed = importlib.import_module(f"recipes.{stem}").BENCHMARK.needs.device_gib
+    return stem == "dlrm" or not needed or needed < gigabytes * 1e9 / 2**30
+
+
+ONE_CARD = [
+    (stem, name)
+    for stem in STEMS
+    for name, gigabytes in (("h100x1", 80), ("h200x1", 141))
+    if fits(stem, gigabytes)
+]
+
+
+@pytest.mark.parametrize(("stem", "name"), ONE_CARD)
+def test_every_recipe_that_fits_has_a_preset_for_one_card(stem, name):
     assert (PRESETS / stem / f"{name}.yaml").is_file()
 
 
@@ -62,7 +78,16 @@ def test_a_hardware_preset_is_for_its_cards_and_closed_or_says_that_it_is_open(p
     assert cli.config.warmup.steps > 0
 
 
-@pytest.mark.parametrize("stem", STEMS)
+def test_only_the_largest_need_more_than_a_card():
+    missing = {(stem, name) for stem in STEMS for name in ("h100x1", "h200x1")} - set(ONE_CARD)
+    assert missing == {("llama31_8b", "h100x1"), ("gpt_oss_20b", "h100x1"),
+                       ("gpt_oss_20b", "h200x1"), ("dlrm_dcnv2", "h100x1"),
+                       ("dlrm_dcnv2", "h200x1")}  # fmt: skip
+    for stem, name in missing:
+        assert not (PRESETS / stem / f"{name}.yaml").exists()
+
+
+@pytest.mark.parametrize("stem", [stem for stem, name in ONE_CARD if name == "h200x1"])
 def test_an_h200_preset_names_a_goal_and_what_is_published(stem):
     text = header(PRESETS / stem / "h200x1.yaml")
     for words in ("Goal: ", "published best", "Not measured"):

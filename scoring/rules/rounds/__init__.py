@@ -112,11 +112,14 @@ def load_round(name: str = "v1.0") -> Round:
     )
 
 
-def _facts(name: str) -> dict[str, Any]:
+@cache
+def _facts(name: str) -> Mapping[str, Any]:
     """Read a round file over the one that it builds on; a benchmark set to null has left."""
     import yaml
 
-    own: dict[str, Any] = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
+    # The loader in C takes a tenth of the time; libyaml may be missing.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    own: dict[str, Any] = yaml.load((FOLDER / f"{name}.yaml").read_text(), Loader=loader)
     if "like" not in own:
         return own
     base = _facts(own.pop("like"))

@@ -1,6 +1,7 @@
 """Decoding on a device, with torchvision's decoder in the place of the device's."""
 
 import io
+import re
 import sys
 from pathlib import Path
 
@@ -8,12 +9,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import functional
 
+from datamodules.coco import COCO300DataModule, COCOMaskDataModule, device_jitter
+from datamodules.coco.image_check import decode_rgb
+from datamodules.coco.ssd_images import JITTER, to_tensor
 from datamodules.common import device_jpeg
 from datamodules.common.device_jpeg import Encoded, decode_batch, nvimgcodec
+from datamodules.common.jpeg_header import jpeg_header
 from datamodules.imagenet import ImageNetDataModule
 from datamodules.imagenet.images import Box, cropped, decode
-from datamodules.imagenet.jpeg import jpeg_header
 from recipes.cli.main import run
 from recipes.resnet import BENCHMARK
 
@@ -85,6 +90,74 @@ def test_batches_hold_the_same_windows_in_the_same_order():
     difference = (device["image"].int() - cpu["image"].int()).abs().float()
     # Small windows may have been decoded at a fraction of their size.
     assert difference.mean() < 3
+
+
+@pytest.mark.parametrize("kind", [COCO300DataModule, COCOMaskDataModule])
+def test_detectors_batches_hold_the_same_draws_in_the_same_order(kind):
+    both = {}
+    for decoder in ("cpu", "nvimgcodec"):
+        data = kind(batch_size=6, decoder=decoder)
+        data.prepare_data()
+        data._decode = on_host
+        loader = iter(data.train_dataloader())
+        both[decoder] = data.transfer_batch_to_device(next(loader), torch.device("cpu"), 0)
+    cpu, device = both["cpu"], both["nvimgcodec"]
+    assert cpu.keys() == device.keys()
+    for name in ("boxes", "labels"):
+        torch.testing.assert_close(device[name], cpu[name], rtol=0, atol=0)
+    assert device["image"].shape == cpu["image"].shape
+    assert device["image"].stride() == cpu["image"].stride()
+    if "size" in cpu:
+        assert torch.equal(device["size"], cpu["size"])
+        for ours, theirs in zip(device["polygons"], cpu["polygons"], strict=True):
+            np.testing.assert_equal(ours, theirs)
+    difference = (device["image"].int() - cpu["image"].int()).abs().float()
+    assert difference.mean() < 2.5  # Pillow cuts fractions off after each of four changes
+    assert (difference > 8).float().mean() < 0.01  # Pillow knows 256 hues
+
+
+@pytest.mark.parametrize("kind", [COCO300DataModule, COCOMaskDataModule])
+def test_a_damaged_image_of_a_detector_is_named(kind):
+    data = kind(batch_size=6, decoder="nvimgcodec")
+    data.prepare_data()
+    batch = next(iter(data.train_dataloader()))
+    data._decode = lambda files: [None] * len(files)
+    path = batch["encoded"][1].name
+    batch["encoded"][1] = batch["encoded"][1]._replace(data=b"\xff\xd8 no image")
+    with pytest.raises(ValueError, match=rf"^{re.escape(path)} cannot be decoded .*archive again"):
+        data.transfer_batch_to_device(batch, torch.device("cpu"), 0)
+
+
+def test_other_kinds_of_files_never_reach_the_device():
+    """Decoders see CMYK differently, and PNG may have 16 bits."""
+    rows = np.zeros((8, 8, 4), np.uint8)
+    given, kinds = [], [("JPEG", "CMYK"), ("PNG", "RGB"), ("JPEG", "L"), ("JPEG", "RGB")]
+    for form, mode in kinds:
+        file = io.BytesIO()
+        Image.fromarray(rows, "RGBA").convert("RGB").convert(mode).save(file, form)
+        given.append(Encoded(mode, file.getvalue(), (0, 0, 8, 8), (8, 8), False))
+    reached = []
+
+    def device(files):
+        reached.extend(files)
+        return on_host(files)
+
+    assert len(decode_batch(given, device, lambda data: to_tensor(decode_rgb(data)))) == 4
+    assert reached == [given[2].data, given[3].data]
+
+
+@pytest.mark.parametrize("name", ["brightness", "contrast", "saturation", "hue"])
+def test_changes_of_a_batch_are_torchvisions(name):
+    images = torch.rand(5, 3, 16, 16)
+    images[0] = 0.25  # grey
+    spread = JITTER[name]
+    amounts = (0.0 if name == "hue" else 1.0) + spread * torch.linspace(-1, 1, 5)
+    found = device_jitter.CHANGES[name](images.clone(), amounts[:, None, None, None])
+    adjust = getattr(functional, f"adjust_{name}")
+    expected = torch.stack(
+        [adjust(image, float(x)) for image, x in zip(images, amounts, strict=True)]
+    )
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-4)  # its weights of grey differ
 
 
 def test_the_real_decoder_is_asked_for_rgb_on_the_current_stream(monkeypatch):

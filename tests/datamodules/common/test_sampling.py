@@ -121,6 +121,14 @@ def test_evaluation_indices_sharded_model_takes_all() -> None:
     assert evaluation_indices(5, trainer) == range(5)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("num_samples", "mine"), [(5, range(1, 5, 2)), (1, range(1))])
+def test_evaluation_indices_are_shared_where_the_strategy_gathers(num_samples, mine) -> None:
+    strategy = FSDPStrategy()
+    strategy.shares_evaluation = True  # type: ignore[attr-defined]
+    trainer = SimpleNamespace(global_rank=1, world_size=2, strategy=strategy)
+    assert evaluation_indices(num_samples, trainer) == mine  # type: ignore[arg-type]
+
+
 class _Keys(Dataset[torch.Tensor]):
     """Hands its keys back."""
 

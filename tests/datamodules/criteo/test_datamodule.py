@@ -75,20 +75,20 @@ def test_evaluation_holds_every_row_once_with_equally_many_batches(world):
 
 
 def test_batches_are_the_prepared_rows(data):
-    files = open_split(data._prepared, "train")
+    files = open_split(data.prepared, "train")
     batch = next(iter(data.train_dataloader()))
     blocks = list(data.train_dataloader().sampler)
     start = blocks[0].start
     for name in ("label", "dense", "sparse"):
         wanted = files[name][np.arange(start, start + 64) % 400]
         np.testing.assert_array_equal(batch[name].numpy(), wanted)
-    wrapped = CriteoBlocks(data._prepared, "train")[Block(390, 64)]
+    wrapped = CriteoBlocks(data.prepared, "train")[Block(390, 64)]
     np.testing.assert_array_equal(wrapped["sparse"][10:].numpy(), files["sparse"][:54])
 
 
 def test_evaluation_covers_the_test_half_in_order(data):
     labels = torch.cat([batch["label"] for batch in data.val_dataloader()])
-    np.testing.assert_array_equal(labels.numpy(), open_split(data._prepared, "test")["label"])
+    np.testing.assert_array_equal(labels.numpy(), open_split(data.prepared, "test")["label"])
 
 
 def test_worker_processes_give_the_same_batches(data):

@@ -71,28 +71,26 @@ def test_one_day_is_not_enough(root):
 
 
 def test_rows_of_24_days_are_compared_with_the_published_ones(ready, monkeypatch):
-    monkeypatch.setattr(
-        "datamodules.criteo.datamodule.REFERENCE", module(ready, num_days=3).settings
-    )
+    monkeypatch.setattr("datamodules.criteo.base.REFERENCE_DAYS", 3)
     assert sum(DAY_ROWS) == sum(REFERENCE_ROWS.values())
     assert sum(DAY_ROWS[:-1]) == REFERENCE_ROWS["train"]
     lines = module(ready).differences()
     assert lines[0] == "day_0 has 60 rows instead of 195,841,983"
     assert len(lines) == 3
-    monkeypatch.setattr("datamodules.criteo.datamodule.DAY_ROWS", (60, 60, 60))
+    monkeypatch.setattr("datamodules.criteo.base.DAY_ROWS", (60, 60, 60))
     assert module(ready).differences()[1] == "30 test rows instead of 89,137,319"
     published = {"train": 120, "test": 30, "validation": 30}
-    monkeypatch.setattr("datamodules.criteo.datamodule.REFERENCE_ROWS", published)
+    monkeypatch.setattr("datamodules.criteo.base.REFERENCE_ROWS", published)
     assert module(ready).differences() == []
 
 
 def test_days_too_small_for_the_published_rows_are_told_before_prepare(root, monkeypatch):
-    monkeypatch.setattr("datamodules.criteo.datamodule.REFERENCE", module(root).settings)
+    monkeypatch.setattr("datamodules.criteo.base.REFERENCE_DAYS", module(root).settings.num_days)
     size = (root / "day_0").stat().st_size
     lines = module(root).differences()
     assert lines[0] == f"day_0 has {size:,} bytes, too few for the published 195,841,983 rows"
     assert len(lines) == 3
-    monkeypatch.setattr("datamodules.criteo.datamodule.DAY_ROWS", (ROWS,) * 3)
+    monkeypatch.setattr("datamodules.criteo.base.DAY_ROWS", (ROWS,) * 3)
     assert module(root).differences() == []
 
 

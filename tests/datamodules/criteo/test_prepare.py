@@ -12,6 +12,7 @@ import pytest
 
 from datamodules.common.records import read_records
 from datamodules.criteo import prepare as preparation
+from datamodules.criteo import stages
 from datamodules.criteo.checksums import verify
 from datamodules.criteo.demo import write_logs
 from datamodules.criteo.store import Settings, open_split, read_manifest
@@ -32,9 +33,9 @@ def logs(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch):
     """Several chunks and buckets, so that their borders matter."""
-    monkeypatch.setattr(preparation, "CHUNK_ROWS", 128)
-    monkeypatch.setattr(preparation, "BUCKET_ROWS", 100)
-    monkeypatch.setattr(preparation, "SPLIT_CHUNKS", 1)
+    monkeypatch.setattr(stages, "CHUNK_ROWS", 128)
+    monkeypatch.setattr(stages, "BUCKET_ROWS", 100)
+    monkeypatch.setattr(stages, "SPLIT_CHUNKS", 1)
 
 
 def plain_rows(root, max_ind_range):
@@ -213,7 +214,7 @@ def test_folder_of_version_1_is_read_as_it_is(logs, tmp_path):
 
 def test_the_last_day_is_copied_in_parts_to_the_same_bytes(logs, tmp_path, monkeypatch):
     preparation.prepare(logs, tmp_path / "parts", SETTINGS)
-    monkeypatch.setattr(preparation, "SPLIT_CHUNKS", 1000)
+    monkeypatch.setattr(stages, "SPLIT_CHUNKS", 1000)
     preparation.prepare(logs, tmp_path / "whole", SETTINGS)
     assert digests(tmp_path / "parts") == digests(tmp_path / "whole")
     parts = [name for name in read_records(tmp_path / "parts") if name.startswith("split_")]
@@ -268,9 +269,9 @@ def peak_memory(root, out):
 
 def test_memory_does_not_grow_with_the_input(logs, tmp_path, monkeypatch):
     """Chunks take 9 MB here: large beside Python's own garbage, small beside the longer input."""
-    monkeypatch.setattr(preparation, "CHUNK_ROWS", 1 << 12)
-    monkeypatch.setattr(preparation, "BUCKET_ROWS", 1 << 12)
-    monkeypatch.setattr(preparation, "read_day", partial(read_day, block_bytes=1 << 20))
+    monkeypatch.setattr(stages, "CHUNK_ROWS", 1 << 12)
+    monkeypatch.setattr(stages, "BUCKET_ROWS", 1 << 12)
+    monkeypatch.setattr(stages, "read_day", partial(read_day, block_bytes=1 << 20))
     preparation.prepare(logs, tmp_path / "warm", SETTINGS)  # the compiler's memory is no part of it
     peaks, sizes = [], []
     for rows in (10_000, 40_000):
@@ -281,7 +282,7 @@ def test_memory_does_not_grow_with_the_input(logs, tmp_path, monkeypatch):
         peaks.append(peak_memory(root, tmp_path / f"out{rows}"))
     assert sizes[1] - sizes[0] > 2 * peaks[0], "the longer input must show if it is held"
     assert peaks[1] < 1.15 * peaks[0], peaks
-    assert preparation.choose_processes(10**13) * preparation.WORKER_BYTES < 4e9
+    assert stages.choose_processes(10**13) * stages.WORKER_BYTES < 4e9
 
 
 @pytest.mark.speed

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datamodules.common.jpeg_header import Header, jpeg_header
 from datamodules.imagenet import images as imagenet_images
 from datamodules.imagenet.images import (
     Box,
@@ -17,7 +18,7 @@ from datamodules.imagenet.images import (
     evaluation_image,
     training_image,
 )
-from datamodules.imagenet.jpeg import Header, jpeg_header, standard_jpeg
+from datamodules.imagenet.jpeg import standard_jpeg
 
 
 def photo(width: int, height: int, *, mode: str = "RGB", form: str = "JPEG") -> bytes:

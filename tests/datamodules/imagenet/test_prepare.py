@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from datamodules.common.jpeg_header import Header, jpeg_header
 from datamodules.imagenet import ImageNetDataModule
 from datamodules.imagenet import prepare as builder
 from datamodules.imagenet.files import Counts, scan
-from datamodules.imagenet.jpeg import Header, jpeg_header
 from tests.datamodules.imagenet.tiny_imagenet import COUNTS, SETTINGS, flatten_val, write_tiny
 
 SYNSETS = tuple(f"n{number:08d}" for number in range(1, 11))

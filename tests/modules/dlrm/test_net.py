@@ -13,10 +13,12 @@ from torch._dynamo.testing import CompileCounter
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from modules.dlrm import DLRMModule, fused_embedding
-from modules.dlrm.fused_embedding import FusedEmbedding
+from modules.dlrm import DLRMModule
+from modules.dlrm.interaction import interact
 from modules.dlrm.net import DLRM, TABLE_SIZES
 from modules.dlrm.sparse_sgd import SparseSGD
+from modules.recommendation import fused_embedding
+from modules.recommendation.fused_embedding import FusedEmbedding
 
 SIZES = (50, 3, 7, 20)
 SMALL = {"table_sizes": SIZES, "embedding_width": 8, "bottom_widths": (16,), "top_widths": (12, 5)}
@@ -121,9 +123,13 @@ def test_interaction_of_looked_up_rows_equals_its_formula_and_gradient(contiguou
     given = (dense, ids) if contiguous else (dense.T.contiguous().T, ids.T.contiguous().T)
     toward = torch.randn(40, 18)
     outputs, gradients = [], []
-    for interact in (tables.interact, lambda *given: interact_by_formula(tables, *given)):
+
+    def ours(dense, ids):
+        return interact(dense, tables(ids))
+
+    for features in (ours, lambda *given: interact_by_formula(tables, *given)):
         first = given[0].clone().requires_grad_()
-        outputs.append(interact(first, given[1]))
+        outputs.append(features(first, given[1]))
         grads = torch.autograd.grad(outputs[-1], (first, tables.weight), toward)
         gradients.append([grad.to_dense() for grad in grads])
     torch.testing.assert_close(*outputs)
@@ -134,13 +140,13 @@ def test_rows_outside_the_tables_are_rejected_and_nan_and_infinity_kept():
     tables, dense = FusedEmbedding((2, 3), 4), torch.randn(2, 4)
     for row in (-3, 3):
         with pytest.raises(IndexError):
-            tables.interact(dense, torch.tensor([[0, 1], [1, row]]))
+            tables(torch.tensor([[0, 1], [1, row]]))
     with torch.no_grad():
         tables.weight[3, 1] = float("nan")
-        out = tables.interact(dense, torch.tensor([[0, 1], [1, 2]]))
+        out = interact(dense, tables(torch.tensor([[0, 1], [1, 2]])))
         assert out.isnan().any(1).tolist() == [True, False]
         tables.weight[3, 1] = float("inf")
-        assert tables.interact(dense, torch.tensor([[0, 1], [0, 1]])).isinf().any()
+        assert interact(dense, tables(torch.tensor([[0, 1], [0, 1]]))).isinf().any()
 
 
 def test_net_runs_under_autocast_and_trains():

@@ -9,10 +9,10 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from modules.dlrm.auc import ExactAUC, auc_from_keys, auc_over_ranks, pack
-from modules.dlrm.fused_embedding import parameters_to_ignore
 from modules.dlrm.net import DLRM
 from modules.dlrm.sparse_sgd import SparseSGD
+from modules.recommendation.auc import ExactAUC, auc_from_keys, auc_over_ranks, pack
+from modules.recommendation.fused_embedding import parameters_to_ignore
 
 SIZES = (13, 2, 9)
 STEPS, ROWS = 4, 12
@@ -85,7 +85,7 @@ def worker(rank, world, folder):
 def results(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
     # A server that has imported torch once forks the ranks: five imports fewer than spawning.
-    mp.set_forkserver_preload(["torch", "modules.dlrm.net", "modules.dlrm.auc"])
+    mp.set_forkserver_preload(["torch", "modules.dlrm.net", "modules.recommendation.auc"])
     arguments = (request.param, str(folder))
     mp.start_processes(worker, arguments, nprocs=request.param, start_method="forkserver")
     return [torch.load(folder / f"{rank}.pt") for rank in range(request.param)]

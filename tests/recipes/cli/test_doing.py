@@ -14,6 +14,8 @@ from datamodules.criteo.demo import write_logs
 from datamodules.imagenet import ImageNetDataModule
 from datamodules.kits19 import KiTS19DataModule
 from datamodules.librispeech import LibriSpeechDataModule
+from datamodules.selfplay import SelfPlayDataModule
+from datamodules.selfplay.demo import write_demo
 from datamodules.wikipedia import WikipediaDataModule
 from recipes.cli.doing import doing, text
 from tests.datamodules.imagenet import tiny_imagenet
@@ -76,6 +78,12 @@ def librispeech(root):
     return LibriSpeechDataModule(root=root, vocab_size=tiny_librispeech.VOCABULARY)
 
 
+def minigo(root):
+    data = SelfPlayDataModule(root=root, size=5, games_per_generation=2, batch_size=2)
+    write_demo(root, data)
+    return data
+
+
 CASES = {
     lambda root: ImageNetDataModule(root=tiny_imagenet.write_tiny(root), prepare_processes=1): (
         "listing images", "planning train shards", "writing shards", "looking for changed files",
@@ -94,6 +102,7 @@ CASES = {
     ),
     kits19: ("preprocessing",),
     wikipedia: ("tokenising", "comparing articles"),
+    minigo: ("compiling the Go engine", "reading networks", "reading games"),
 }  # fmt: skip
 
 
@@ -119,6 +128,14 @@ def test_a_second_look_is_told_too(log, tmp_path, capsys):
     log.clear()
     datamodule.problems()
     assert dict(log)["looking for changed files"]
+
+
+def test_mini_gos_games_are_told_at_the_start_of_a_run(log, tmp_path):
+    datamodule = minigo(tmp_path)
+    datamodule.prepare_data()
+    datamodule.train_dataloader()
+    assert [title for title, _ in log] == ["compiling the Go engine", "reading the given games"]
+    assert all(line == f"{title} ... 10.0 s" for title, line in log)
 
 
 def test_the_line_names_the_stage_its_items_and_the_time_left(clock):

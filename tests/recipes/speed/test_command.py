@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from recipes.speed.variants import parse_variants
 
 ROOT = Path(__file__).parents[3]
 STEMS = sorted(path.stem for path in (ROOT / "recipes").glob("[a-z]*.py"))
+V1 = {"bert", "dlrm", "maskrcnn", "minigo", "resnet", "rnnt", "ssd", "unet3d"}
 CPU = ["--trainer.accelerator", "cpu"]
 TINY = [
     "--model.net.width", "8", "--model.net.blocks", "[1,1,1,1]", "--data.image_size", "64",
@@ -108,13 +110,37 @@ def test_a_batch_is_doubled_within_memory_and_time(monkeypatch):
     monkeypatch.setattr(batch_size, "_step", step)
     monkeypatch.setattr(batch_size, "peak_memory", lambda device: used["peak"])
     monkeypatch.setattr(batch_size, "memory_limit", lambda cli: 20.0)
-    assert batch_size._double(Cli, Trainer, closed=100, smallest=1, base=1.0) == 32
+    assert batch_size._double(Cli, Trainer, closed=100, smallest=1, base=1.0) == (
+        32,
+        pytest.approx(3.2),
+    )
     assert used["peak"] <= 0.9 * 20
     used.update(size=0, peak=1.0)
-    assert batch_size._double(Cli, Trainer, closed=12, smallest=1, base=1.0) == 12
+    assert batch_size._double(Cli, Trainer, closed=12, smallest=1, base=1.0) == (
+        12,
+        pytest.approx(1.2),
+    )
     used.update(size=0, peak=1.0)
     Cli.config.step_seconds = 1.0
-    assert batch_size._double(Cli, Trainer, closed=100, smallest=1, base=1.0) == 8
+    assert batch_size._double(Cli, Trainer, closed=100, smallest=1, base=1.0) == (
+        8,
+        pytest.approx(0.8),
+    )
+
+
+def test_a_slow_step_leaves_fewer_of_them_and_says_so():
+    """A round may take its steps times --step_seconds; at least two steps are needed."""
+    for steps, seconds, kept in ((50, 9.0, 50), (50, 25.0, 10), (4, 25.0, 2), (2, 25.0, 2)):
+        warm_up = SimpleNamespace(steps=3)
+        cli = SimpleNamespace(
+            config=SimpleNamespace(steps=steps, step_seconds=5.0),
+            config_init=SimpleNamespace(warmup=warm_up),
+        )
+        lines = batch_size._fewer_steps(cli, seconds)
+        assert cli.config.steps == kept
+        assert warm_up.steps == (3 if kept == steps else 1)
+        told = f"steps of a round {steps} -> {kept} (one takes 25 s)"
+        assert lines == ([] if kept == steps else [told])
 
 
 def test_a_probe_has_the_optimizers_state_and_moves_no_weight(monkeypatch):
@@ -136,8 +162,7 @@ def test_a_probe_has_the_optimizers_state_and_moves_no_weight(monkeypatch):
 
 
 @pytest.mark.slow
-# Mask R-CNN's is left to tests.gpu_check: on one core it had not ended when it was stopped.
-@pytest.mark.parametrize("stem", [stem for stem in STEMS if stem != "maskrcnn"])
+@pytest.mark.parametrize("stem", STEMS)
 def test_closed_networks_are_measured_without_data(stem, tmp_path):
     # In a process of its own, as the memory of one that has trained before counts too.
     path, cache = tmp_path / "speed.json", str(tmp_path / "cache")
@@ -147,6 +172,12 @@ def test_closed_networks_are_measured_without_data(stem, tmp_path):
     done = subprocess.run(
         [*command, *limits], cwd=ROOT, env=environment, capture_output=True, text=True
     )
+    if done.returncode == 2:  # of later rounds: 8 B parameters are 30 GiB
+        error = " ".join(done.stderr.split())
+        assert "the network's weights need" in error
+        assert "smaller network (--model.net.help lists its arguments)" in error
+        assert stem not in V1
+        return
     assert done.returncode == 0, done.stderr
     content = json.loads(path.read_text())
     assert content["figures"]["samples_per_second"] > 0

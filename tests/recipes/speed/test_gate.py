@@ -25,6 +25,10 @@ def config(precision="32-true", **warmup):
 
 @pytest.fixture
 def cli():
+    return toy_cli()
+
+
+def toy_cli():
     torch.manual_seed(0)
     module = ToyModule()
     module.net = nn.Sequential(

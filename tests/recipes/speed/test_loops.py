@@ -6,14 +6,18 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
+from callbacks.fused_optimizer import fused
 from recipes.cli.main import run
 from recipes.resnet import BENCHMARK as RESNET
 from recipes.speed import command, loops
 from recipes.speed.flags import SpeedCLI
 from recipes.unet3d import BENCHMARK
+from tests.callbacks.test_warm_up import WithStatistics
 from tests.recipes.speed.test_command import TINY
 from tests.recipes.test_unet3d import CPU, DEMO
+from tests.toy import ToyData, toy_trainer
 
 STEMS = sorted(path.stem for path in (Path(__file__).parents[3] / "recipes").glob("[a-z]*.py"))
 
@@ -48,6 +52,20 @@ def test_the_first_steps_are_not_counted_at_most_half(steps, counted):
     assert loops.milliseconds(moments) == durations[-counted:]
 
 
+def test_held_weights_stay_until_the_block_ends():
+    """Closed Mask R-CNN diverged on random batches, and could not be evaluated then."""
+    module = WithStatistics()
+    start = [weight.detach().clone() for weight in module.parameters()]
+    with loops.weights_held(module):
+        with fused(module):  # a variant that changes optimizers too leaves this in place
+            pass
+        toy_trainer([], max_epochs=1).fit(module, datamodule=ToyData())
+    assert all(map(torch.equal, start, module.parameters()))
+    assert int(module.net[0].num_batches_tracked) > 0
+    toy_trainer([], max_epochs=1).fit(module, datamodule=ToyData())
+    assert not any(map(torch.equal, start, module.parameters()))
+
+
 @pytest.mark.speed
 @pytest.mark.slow
 def test_lightning_step_costs_at_most_3_percent_more_than_a_plain_loop():
@@ -70,12 +88,15 @@ def test_a_round_trains_with_a_runs_callbacks_but_writes_no_checkpoint(monkeypat
     cli.datamodule.batch_size = 4
     times = loops.StepTimes()
     batch = cli.datamodule.synthetic_batch()
-    moved = []
+    moved, warmed = [], []
     monkeypatch.setattr(type(cli.model), "cpu", lambda self: moved.append(self))
+    monkeypatch.setattr(type(cli.model), "warm_up_evaluation", lambda self: warmed.append(self))
     trainer = loops.lightning_round(RESNET, cli, [batch], 2, times)
     assert not moved  # a GPU's weights, which may be more than main memory holds
+    assert not warmed  # of an evaluation, which a round has not
     cli.model.cpu()
-    assert moved == [cli.model]
+    cli.model.warm_up_evaluation()
+    assert moved == warmed == [cli.model]
     names = {type(each).__name__ for each in trainer.callbacks}
     assert len(times.moments) == 2
     assert {"QualityTarget", "MLPerfLog", "RunRecord", "WarmUp"} <= names

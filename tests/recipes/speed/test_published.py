@@ -15,9 +15,13 @@ H200 = {"product_tflops": 790, "product_dtype": "bfloat16", "copy_gb_per_second"
 @pytest.mark.parametrize("stem", STEMS)
 def test_every_recipe_has_a_published_best_and_a_limit(stem):
     name = importlib.import_module(f"recipes.{stem}").BENCHMARK.name
-    best = best_published(name, "CPU, 2 threads")
-    assert best["source"].startswith("v")
+    best = best_published(name, "NVIDIA H200")  # its own where it has one, else the best of all
     assert unit_of(name) != "samples"
+    if stem == "gpt_oss_20b":  # new in v6.0, whose results are not out
+        assert best is None
+        assert limit_of(name, H200) == pytest.approx(790e12 / 187_400_391_229_440, rel=1e-4)
+        return
+    assert best["source"].startswith("v")
     # Nobody is faster than the device allows: a wrong power of ten in either file shows here.
     assert 0.05 < best["best"] / limit_of(name, H200) < 1.1
 
@@ -53,7 +57,7 @@ def test_games_are_compared_as_games_and_the_share_is_of_the_best():
     parts, lines = beside_published("minigo", "NVIDIA H100 80GB HBM3", rates, H200)
     assert parts["published"]["share_of_best"] == pytest.approx(0.5)
     assert parts["published"]["unit"] == "games/s"
-    assert lines[1].endswith("here 2.015, 50.00% of it")
+    assert lines[1].endswith("here 2.015, 50 % of it")
     _, lines = beside_published("dlrm", "NVIDIA H100 80GB HBM3", rates, H200)
     assert lines[1].startswith("published best: 7,400,000 rows/s per H100")
     parts, lines = beside_published("toy", "CPU, 1 threads", rates, H200)

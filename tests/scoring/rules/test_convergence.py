@@ -121,3 +121,20 @@ def test_too_few_runs_neither_pass_nor_fail():
     ):
         verdict = rcp_test(values, 1024, rules, "1.0.0", THEN)
         assert verdict.passed is passed
+
+
+@pytest.mark.parametrize("batch", [3072, 2560])
+def test_a_reference_point_with_one_value_in_another_unit_gives_no_margin(batch):
+    """gpt3's at 3072 in v4.1: 13790871552 among values of 1.2e9, so its minimum is negative."""
+    bench = load_round("v4.1").benchmarks["gpt3"]
+    verdict = rcp_test([1207959552.0] * 3, batch, bench, "4.1.0", NOW)
+    assert (verdict.passed, verdict.minimum, verdict.margin) == (True, None, None)
+    assert "too far apart to give a minimum" in verdict.text
+
+
+def test_steps_of_a_batch_far_below_the_reference_have_no_margin():
+    """Published in v3.1: 5,000 steps of 512 beside 1,955 of 2048."""
+    bench = load_round("v3.1").benchmarks["stable_diffusion"]
+    verdict = rcp_test([5000.0] * 10, 512, bench, "3.1.0", NOW)
+    assert (verdict.passed, verdict.margin) == (True, None)
+    assert verdict.minimum == pytest.approx(1820.8, abs=0.1)

@@ -91,3 +91,27 @@ def test_compare_shows_both_sides_and_says_where_they_measured_different_things(
     assert re.search(r"energy of +GPUs +processors", out)
     assert re.search(r"cost +6\.000 +6\.000", out)
     assert "the energy cannot be compared: GPUs against processors" in out
+
+
+def test_a_ranking_a_summary_and_the_overview_have_energy_and_cost(tmp_path, make, cli):
+    five_runs(tmp_path / "a", make)
+    for number in range(1, 6):
+        make.run(tmp_path / "b", number=number, global_batch_size=512)
+    price = ["--cost_per_hour", "30"]
+    _, out, _ = cli("compare", tmp_path / "a", "--round", "v1.0", "--csv", *price)
+    heading, *rows = out.splitlines()
+    assert heading.startswith("table,system,minutes,Wh,cost,accel.")
+    (own,) = [row for row in rows if "(yours)" in row]
+    assert re.search(r"12\.0\d*,12\.0\d*,6\.0\d*,", own)
+    (ranking,) = json.loads(cli("compare", tmp_path / "a", "--round", "v1.0", "--json", *price)[1])[
+        "results"
+    ]
+    assert ranking["energy_and_cost"]["watt_hours"] == pytest.approx(12.0)
+    _, out, _ = cli("compare", tmp_path, "--csv", *price)
+    assert out.startswith("table,result,accel.,minutes,Wh,cost,batch")
+    cli("report", tmp_path, "--out", tmp_path / "r.html", *price)
+    page = (tmp_path / "r.html").read_text()
+    assert re.search(r"minutes</th><th[^>]*>Wh</th><th[^>]*>cost</th><th>verdict", page)
+    assert re.search(r"12\.00</td><td[^>]*>12\.00</td><td[^>]*>6\.000</td>", page)
+    cli("report", tmp_path / "b", "--out", tmp_path / "r.html")
+    assert ">Wh</th>" not in (tmp_path / "r.html").read_text()

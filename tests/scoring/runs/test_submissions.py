@@ -165,6 +165,16 @@ def test_what_a_description_lacks_is_told(tmp_path, make, cli, sheet, words):
     assert words in cli("check", tmp_path)[1]
 
 
+@pytest.mark.parametrize(
+    ("nodes", "count"), [(2, 16), ("2", 16), (2.0, 16), ("2 nodes", 16), (1.5, None), ("inf", None)]
+)
+def test_nodes_are_counted_as_they_are_written(tmp_path, make, nodes, count):
+    """MosaicML's v2.1 sheets have 1.0 nodes."""
+    org = tree(tmp_path, make, sheet={**SHEET, "number_of_nodes": nodes})
+    (found,) = find_result_sets([org], load_round("v1.0").benchmarks)
+    assert found.accelerators == count
+
+
 def test_escapes_in_a_description_do_not_reach_the_terminal(tmp_path, make):
     org = tree(tmp_path, make, sheet={**SHEET, "system_name": "\x1b[31mred"})
     (found,) = find_result_sets([org], load_round("v1.0").benchmarks)

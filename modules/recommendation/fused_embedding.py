@@ -14,8 +14,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modules.dlrm.interaction import dot_interaction
-
 INIT_BLOCK_ROWS = 1 << 18
 DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
 
@@ -34,13 +32,16 @@ class FusedEmbedding(nn.Module):
 
     offsets: Tensor
 
-    def __init__(self, table_sizes: Sequence[int], width: int, *, dtype: str = "float32") -> None:
+    def __init__(
+        self, table_sizes: Sequence[int], width: int, *, dtype: str = "float32", copies: int = 1
+    ) -> None:
         """Allocate this rank's rows and fill them with U(-1/sqrt(n), 1/sqrt(n)), n a table's rows.
 
         Args:
             table_sizes: Rows of each table.
             width: Elements of a row.
             dtype: ``float32``, ``bfloat16`` or ``float16``.
+            copies: What the memory plan counts: 1 for the weight, 2 for an optimizer's sums too.
 
         Raises:
             ValueError: If the type is unknown, or this rank's share does not fit in memory; the
@@ -49,7 +50,7 @@ class FusedEmbedding(nn.Module):
         super().__init__()
         if dtype not in DTYPES:
             raise ValueError(f"table_dtype is {dtype!r}; allowed: {', '.join(DTYPES)}")
-        self.table_sizes, self.width = tuple(table_sizes), width
+        self.table_sizes, self.width, self.copies = tuple(table_sizes), width, copies
         self.rank, self.world_size = _rank_and_world()
         self.num_rows = sum(self.table_sizes)
         self.dtype = DTYPES[dtype]
@@ -78,12 +79,6 @@ class FusedEmbedding(nn.Module):
         else:
             vectors_ND = self._own_rows(rows_N)
         return vectors_ND.view(*ids_BT.shape, self.width)
-
-    def interact(self, dense_BD: Tensor, ids_BT: Tensor) -> Tensor:
-        """Look up and concatenate ``dense_BD``, the first feature, with all pairs' dot products."""
-        vectors_BTD = self(ids_BT).to(dense_BD.dtype)
-        pairs_BP = dot_interaction(torch.cat([dense_BD[:, None], vectors_BTD], 1))
-        return torch.cat([dense_BD, pairs_BP], 1)
 
     # The number of rows per rank differs in each step: torch.compile would recompile each time.
     @torch.compiler.disable
@@ -129,6 +124,9 @@ class FusedEmbedding(nn.Module):
         size = self.num_rows * self.width * self.dtype.itemsize
         dtype = str(self.dtype).removeprefix("torch.")
         plan = f"embedding tables: {self.num_rows:,} rows x {self.width} {dtype} = {_human(size)}"
+        if self.copies > 1:
+            size *= self.copies
+            plan += f", {_human(size)} with the optimizer's sums"
         if self.world_size == 1:
             return plan
         return f"{plan}, {_human(size / self.world_size)} on each of {self.world_size} devices"
@@ -136,14 +134,19 @@ class FusedEmbedding(nn.Module):
     @torch.no_grad()
     def whole_weight(self) -> Tensor | None:
         """Gather all rows in order on rank 0's CPU (None elsewhere); every rank has to call it."""
+        return self.whole(self.weight.detach())
+
+    @torch.no_grad()
+    def whole(self, share_SD: Tensor) -> Tensor | None:
+        """Do the same for anything that is shared out as the weight is, such as its sums."""
         if self.world_size == 1:
-            return self.weight.detach().cpu()
-        whole = torch.empty(self.num_rows, self.width, dtype=self.dtype, device="cpu")
+            return share_SD.cpu()
+        whole = torch.empty(self.num_rows, self.width, dtype=share_SD.dtype, device="cpu")
         largest = -(-self.num_rows // self.world_size)
         for start in range(0, largest, INIT_BLOCK_ROWS):
             stop = min(start + INIT_BLOCK_ROWS, largest)
-            part = self.weight.new_zeros(stop - start, self.width)
-            mine = self.weight[start:stop]
+            part = share_SD.new_zeros(stop - start, self.width)
+            mine = share_SD[start:stop]
             part[: len(mine)] = mine
             parts = [torch.empty_like(part) for _ in range(self.world_size)]
             dist.all_gather(parts, part)
@@ -218,15 +221,15 @@ def _check_memory(tables: FusedEmbedding, device: torch.device) -> None:
     if device.type == "meta":
         return
     ranks_here = tables.world_size if device.type == "cpu" else 1
-    needed = tables.num_rows * tables.width * tables.dtype.itemsize * ranks_here
-    needed //= tables.world_size
+    row_bytes = tables.width * tables.dtype.itemsize * tables.copies
+    needed = tables.num_rows * row_bytes * ranks_here // tables.world_size
     available = _free_bytes(device)
     if needed > available:
         raise ValueError(
             f"{tables.memory_plan()}; {device.type} has {_human(available)} free: use more devices "
-            "(--trainer.devices N --trainer.strategy ddp shards the rows), or in the open "
-            "division --model.net.table_dtype bfloat16, or smaller --model.net.table_sizes (the "
-            "prepare command prints those that the data needs)"
+            "(--trainer.devices N --trainer.strategy ddp shards the rows), or in the open division "
+            f"{'' if tables.copies > 1 else '--model.net.table_dtype bfloat16, or '}smaller "
+            "--model.net.table_sizes (the prepare command prints those that the data needs)"
         )
 
 

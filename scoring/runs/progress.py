@@ -8,6 +8,7 @@ import time
 from types import TracebackType
 
 SECONDS_BETWEEN_LINES = 20.0
+SECONDS_BETWEEN_FRAMES = 0.1
 
 
 class Progress:
@@ -16,6 +17,7 @@ class Progress:
     def __init__(self, text: str, total: int = 0) -> None:
         self.text, self.total = text, total
         self.on_terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self.pause = SECONDS_BETWEEN_FRAMES if self.on_terminal else SECONDS_BETWEEN_LINES
         self.last = time.monotonic()
 
     def __enter__(self) -> Progress:
@@ -25,12 +27,14 @@ class Progress:
 
     def show(self, done: int) -> None:
         """Say how many of the total are done."""
-        counted = f": {done} of {self.total}" if self.total else ""
         now = time.monotonic()
+        if done and now - self.last < self.pause:
+            return
+        self.last = now
+        counted = f": {done} of {self.total}" if self.total else f": {done}" if done else ""
         if self.on_terminal:
             print(f"\r{self.text}{counted} ...", end="", file=sys.stderr, flush=True)
-        elif now - self.last >= SECONDS_BETWEEN_LINES:
-            self.last = now
+        else:
             print(f"{self.text}{counted}", file=sys.stderr, flush=True)
 
     def __exit__(

@@ -9,7 +9,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from modules.dlrm import auc as auc_ops
-from modules.dlrm.auc import ExactAUC, auc_from_keys, chance_margin, pack
+from modules.recommendation.auc import ExactAUC, auc_from_keys, chance_margin, pack
 
 
 def scores_and_labels(num, *, levels=None, seed=0):

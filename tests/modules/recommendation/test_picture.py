@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn import metrics
 
-from modules.dlrm.picture import calibration, roc_curve, save_plots
+from modules.recommendation.picture import calibration, roc_curve, save_plots
 
 
 def rows(count=4000):

@@ -1,0 +1,241 @@
+"""Multi-hot batches: fixed order, bags as prepared, and the published files read as they are."""
+
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+from datamodules.criteo.demo import write_logs
+from datamodules.criteo.multi_hot import MultiHotDataModule, published
+from datamodules.criteo.multi_hot.bags import BAG_SIZES, Bags
+from datamodules.criteo.multi_hot.batches import logarithm
+from datamodules.criteo.store import open_split
+
+DAYS, ROWS = 3, 301
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("logs")
+    write_logs(root, DAYS, ROWS)
+    module = MultiHotDataModule(root=root, batch_size=64, evaluation_batch_size=100)
+    module.prepare_data()
+    module.setup("fit")
+    return module
+
+
+def batches(loader):
+    return list(loader)
+
+
+def whole(parts, name):
+    return torch.cat([part[name] for part in parts]).numpy()
+
+
+def test_batches_come_in_the_prepared_order_whatever_seed_and_epoch(data):
+    files = open_split(data.prepared, "train")
+    loader = data.train_dataloader()
+    order = list(loader.batch_sampler or loader.sampler)
+    assert [block.start for block in order] == list(range(0, 640, 64))
+    loader.sampler.seed = 7
+    loader.sampler.set_epoch(1)
+    assert list(loader.sampler) == order
+    parts = batches(loader)
+    np.testing.assert_array_equal(whole(parts, "dense")[:602], logarithm(files["dense"]))
+    np.testing.assert_array_equal(whole(parts, "label")[:602], files["label"])
+    ids = whole(parts, "bags")
+    assert ids.shape == (640, 214)
+    first = np.cumsum([0, *BAG_SIZES])[:-1]
+    np.testing.assert_array_equal(ids[:602][:, first], files["sparse"])
+    np.testing.assert_array_equal(ids[602:], ids[:38])  # the last batch is filled from the start
+    assert (ids < np.repeat(data.table_sizes, BAG_SIZES)).all()
+
+
+def test_equal_rows_of_a_table_have_equal_bags(data):
+    ids = whole(batches(data.train_dataloader()), "bags")
+    start = sum(BAG_SIZES[:20])
+    bag_of = {}
+    for bag in ids[:, start : start + 100].tolist():
+        assert bag_of.setdefault(bag[0], bag) == bag
+    assert len(bag_of) > 20
+
+
+def test_a_device_expands_the_same_bags(data):
+    other = MultiHotDataModule(root=data.root, batch_size=64, expand_on_device=True)
+    other.prepare_data()
+    narrow, wide = next(iter(other.train_dataloader())), next(iter(data.train_dataloader()))
+    assert narrow["bags"].shape == (64, 26)
+    got = other.on_after_batch_transfer(narrow, 0)
+    assert torch.equal(got["bags"], wide["bags"])
+    assert got["bags"].dtype == torch.int32
+    assert data.on_after_batch_transfer(wide, 0) is wide
+    (need,) = other.memory_needs()
+    assert need.on_device
+    assert data.memory_needs() == []
+
+
+def test_evaluation_reads_the_first_half_of_the_last_day_once(data):
+    parts = batches(data.val_dataloader())
+    files = open_split(data.prepared, "test")
+    np.testing.assert_array_equal(whole(parts, "label"), files["label"])
+    assert len(files["label"]) == data.mllog_facts()["eval_samples"] == 151
+
+
+def test_loaders_can_be_sent_to_another_process(data):
+    loader = data.train_dataloader()
+    first = next(iter(loader))
+    again = pickle.loads(pickle.dumps(loader.dataset))
+    assert torch.equal(again[next(iter(loader.sampler))]["bags"], first["bags"])
+
+
+def write_published(folder, data):
+    """The prepared rows in the published layout, two training days and an evaluation day."""
+    files, test = open_split(data.prepared, "train"), open_split(data.prepared, "test")
+    rest = open_split(data.prepared, "validation")
+    last = {name: np.concatenate([test[name], rest[name]]) for name in test}
+    bags = Bags.open(data.prepared / "bags.npy", data.table_sizes)
+    parts = [{k: v[a:b] for k, v in files.items()} for a, b in ((0, 250), (250, 602))]
+    for day, part in enumerate([*parts, last]):
+        np.save(folder / f"day_{day}_dense.npy", logarithm(np.asarray(part["dense"])))
+        np.save(folder / f"day_{day}_labels.npy", part["label"].astype(np.int32)[:, None])
+        ids = bags.expand(part["sparse"])
+        members = np.split(ids, np.cumsum(BAG_SIZES)[:-1], 1)
+        named = {str(t): np.ascontiguousarray(m) for t, m in enumerate(members)}
+        np.savez(folder / f"day_{day}_sparse_multi_hot.npz", **named)
+
+
+@pytest.fixture
+def files(tmp_path, data, monkeypatch):
+    root = tmp_path / "published"
+    root.mkdir()
+    write_published(root, data)
+    monkeypatch.setattr(
+        "datamodules.criteo.multi_hot.synthetic.TABLE_SIZES", tuple(data.table_sizes)
+    )
+    return root
+
+
+def of(root):
+    return MultiHotDataModule(root=root, batch_size=64, evaluation_batch_size=100)
+
+
+def test_published_files_give_the_batches_that_are_made_on_the_fly(files, data, capsys):
+    read = of(files)
+    assert read.problems() == []
+    read.prepare()
+    assert "602 training and 151 test rows, all ids in range" in capsys.readouterr().out
+    for theirs, ours in (
+        (read.train_dataloader(), data.train_dataloader()),
+        (read.val_dataloader(), data.val_dataloader()),
+    ):
+        for a, b in zip(theirs, ours, strict=True):
+            assert a.keys() == b.keys()
+            for name in a:
+                assert torch.equal(a[name], b[name]), name
+    assert read.differences() == ["3 days instead of 24"]
+
+
+def bags_of(root, **changed):
+    """Write the bags of day 1 again, with some members changed, or dropped if None."""
+    path = root / "day_1_sparse_multi_hot.npz"
+    with np.load(path) as archive:
+        members = {name: archive[name].copy() for name in archive.files}
+    for name, change in changed.items():
+        members[name[1:]] = None if change is None else change(members[name[1:]])
+    np.savez(path, **{name: member for name, member in members.items() if member is not None})
+
+
+def with_value(array, where, value):
+    array[where] = value
+    return array
+
+
+def cut(path, count):
+    path.write_bytes(path.read_bytes()[:-count])
+
+
+def labels(root, change):
+    path = root / "day_1_labels.npy"
+    np.save(path, change(np.load(path)))
+
+
+def compressed(root):
+    path = root / "day_1_sparse_multi_hot.npz"
+    with np.load(path) as archive:
+        members = {name: archive[name].copy() for name in archive.files}
+    np.savez_compressed(path, **members)
+
+
+def widened(root):
+    path = root / "day_1_dense.npy"
+    np.save(path, np.load(path).astype(np.float64))
+
+
+DAMAGE = {
+    "missing": lambda root: (root / "day_1_dense.npy").unlink(),
+    "cut npy": lambda root: cut(root / "day_1_dense.npy", 5),
+    "cut zip": lambda root: cut(root / "day_1_sparse_multi_hot.npz", 300),
+    "compressed": compressed,
+    "rows": lambda root: labels(root, lambda values: values[:-1]),
+    "type": widened,
+    "width": lambda root: bags_of(root, m20=lambda ids: ids[:, :99]),
+    "member": lambda root: bags_of(root, m25=None),
+    "id": lambda root: bags_of(root, m20=lambda ids: with_value(ids, (17, 3), 10**6)),
+    "negative id": lambda root: bags_of(root, m0=lambda ids: with_value(ids, (17, 0), -1)),
+    "label": lambda root: labels(root, lambda values: with_value(values, 9, 2)),
+}
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("missing", "day_1_dense.npy missing"),
+        ("cut npy", "day_1_dense.npy is no whole .npy file"),
+        ("cut zip", "day_1_sparse_multi_hot.npz is no whole zip"),
+        ("compressed", "0.npy is compressed"),
+        ("rows", "day_1_labels.npy holds int32 (351, 1) instead of int32 (352, 1)"),
+        ("type", "day_1_dense.npy holds float64"),
+        ("width", "20.npy holds int32 (352, 99) instead of int32 (352, 100)"),
+        ("member", "no whole zip of 0.npy to 25.npy"),
+        ("id", "day_1_sparse_multi_hot.npz, 20.npy, row 17: ids"),
+        ("negative id", "0.npy, row 17: ids"),
+        ("label", "day_1_labels.npy, row 9: label"),
+    ],
+)
+def test_damaged_published_files_are_named_in_one_line(files, what, words):
+    DAMAGE[what](files)
+    read = of(files)
+    with pytest.raises(ValueError, match="day_1") as error:
+        read.prepare()
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+    if what in ("id", "negative id", "label"):  # what only reading finds, training finds too
+        with pytest.raises(ValueError, match="day_1"):
+            list(of(files).blocks("train")[block] for block in read.train_sampler())
+    else:
+        assert words in read.problems()[0]
+
+
+def test_too_little_memory_for_the_order_is_told_before_prepare(data, monkeypatch, tmp_path):
+    root = tmp_path / "logs"
+    root.mkdir()
+    write_logs(root, 2, 20)
+    read = MultiHotDataModule(root=root)
+    assert read.problems() == []
+    monkeypatch.setattr("datamodules.criteo.multi_hot.datamodule.machine_bytes", lambda: 10**9)
+    (line,) = read.problems()
+    assert "drawing the order of its rows needs about 1.0 GB of memory" in line
+    monkeypatch.setattr("datamodules.criteo.stages.TEXT_BYTES_PER_ROW", 1)
+    assert data.problems() == []  # prepared already
+
+
+def test_a_member_beyond_the_zips_start_is_mapped_where_it_lies(tmp_path):
+    path = tmp_path / "day_0_sparse_multi_hot.npz"
+    rows = np.arange(12, dtype=np.int32).reshape(4, 3)
+    np.savez(path, **{str(table): rows + table for table in range(26)})
+    for table, member in enumerate(published._members(path)):
+        np.testing.assert_array_equal(member, rows + table)
+    with zipfile.ZipFile(path) as archive:
+        assert archive.infolist()[0].compress_type == zipfile.ZIP_STORED
