@@ -12,8 +12,8 @@ _NOTHING: AbstractContextManager[None] = nullcontext()
 class Unprofiled(PassThroughProfiler):
     """Lightning's default without its cost.
 
-    Lightning enters some 40 profiler contexts per step. Those of its default are generators that
-    call two empty methods: together about a tenth of a millisecond.
+    Lightning enters some 25 profiler contexts per step. Those of its default are generators that
+    call two empty methods: together 60 to 80 microseconds.
     """
 
     def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]

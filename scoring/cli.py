@@ -95,11 +95,15 @@ def _collect(commands: Any) -> None:
         "--runs", type=int, required=True, metavar="N", help="total number of runs"
     )
     command.add_argument(
-        "--parallel", type=int, default=1, metavar="P", help="runs at a time (default: 1)"
+        "--parallel", type=int, metavar="P", help="runs at a time (default: 1; --slurm: all)"
     )
     command.add_argument(
         "--output_root", type=Path, help="output directory (default: runs/collect-<recipe>)"
     )
+    command.add_argument(
+        "--slurm", action="store_true", help="print an sbatch script: an array of the missing runs"
+    )
+    command.add_argument("--submit", action="store_true", help="with --slurm: submit it as well")
     _round(command)
 
 

@@ -32,7 +32,6 @@ from tests.gpu_table import table
 
 ROOT = Path(__file__).resolve().parents[1]
 # By how far the published best is from the limit of the card: the furthest first.
-# Without the large language models, whose weights alone take minutes to build.
 RECIPES = ("minigo", "dlrm", "rnnt", "unet3d", "maskrcnn", "ssd", "resnet", "bert")
 # Those furthest away, on top of eager fp32; "preset" means the preset's own settings.
 VARIANTS = {

@@ -31,6 +31,7 @@ BATCH_SIZES = {
     "dlrm": 256,
     "gpt_oss_20b": 16,
     "llama31_8b": 16,
+    "dlrm_dcnv2": 512,
     "maskrcnn": 4,
 }
 # Mini Go is evaluated between generations only: small ones, played in turn with the training, so

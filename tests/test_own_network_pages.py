@@ -53,8 +53,14 @@ def clicks():
     return {"dense": zeros[:, :13] + 3, "sparse": zeros, "label": torch.tensor([0, 1, 1, 0]).byte()}
 
 
+def bags():
+    zeros = torch.zeros(4, 214, dtype=torch.int32)
+    label = torch.tensor([0, 1, 1, 0]).byte()
+    return {"dense": torch.ones(4, 13), "bags": zeros, "label": label}
+
+
 # Where the data module's synthetic batch needs prepared data.
-BATCHES = {"bert": packed_text, "rnnt": noise_with_labels, "dlrm": clicks}
+BATCHES = {"bert": packed_text, "rnnt": noise_with_labels, "dlrm": clicks, "dlrm_dcnv2": bags}
 
 
 @pytest.fixture
@@ -82,8 +88,10 @@ def built(stem, flags):
     """Build a demo with these flags, and the network, which DLRM does later."""
     benchmark = importlib.import_module(f"recipes.{stem}").BENCHMARK
     cli = RecipeCLI(benchmark, "fit", ["--config", str(demo_preset(benchmark)), *flags])
-    if stem == "dlrm":  # its tables' sizes are known once the data is prepared
-        cli.net.facts = lambda: {"table_sizes": [5] * 26, "num_dense": 13}
+    if stem.startswith("dlrm"):  # its tables' sizes are known once the data is prepared
+        facts = {"table_sizes": [5] * 26, "num_dense": 13}
+        bags = getattr(cli.datamodule, "bag_sizes", None)
+        cli.net.facts = lambda: facts | ({"bag_sizes": list(bags)} if bags else {})
         cli.model.configure_model()
     elif hasattr(cli.model, "build"):
         cli.model.build()

@@ -44,9 +44,9 @@ PRELOADED = (
 class WarmProcess:
     """The parent of all forks; started on the first call."""
 
-    def __init__(self, folder: Path) -> None:
-        """Keep output in ``folder``."""
-        self._folder = folder
+    def __init__(self, folder: Path, preloaded: Sequence[str] = PRELOADED) -> None:
+        """Keep output in ``folder``; fork what has imported ``preloaded``."""
+        self._folder, self._preloaded = folder, preloaded
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection
 
@@ -57,6 +57,7 @@ class WarmProcess:
         env: Mapping[str, str] | None = None,
         cwd: str | Path = ROOT,
         timeout: float = 300,
+        input: str = "",
     ) -> subprocess.CompletedProcess[str]:
         """Run ``python *args`` as ``subprocess.run`` does with ``capture_output`` and ``text``.
 
@@ -65,7 +66,9 @@ class WarmProcess:
             env: The environment; this process's by default.
             cwd: The directory to run in.
             timeout: Seconds after which the fork is killed.
+            input: What it reads from standard input.
         """
+        (self._folder / "in").write_text(input)
         request = {"args": list(args), "env": dict(env or os.environ), "cwd": str(cwd)}
         if self._process is None:
             self._start()
@@ -93,7 +96,7 @@ class WarmProcess:
     def _start(self) -> None:
         self._pipe, theirs = Pipe()
         number = theirs.fileno()
-        command = [sys.executable, "-m", "tests.warm", str(number)]
+        command = [sys.executable, "-m", "tests.warm", str(number), *self._preloaded]
         with (self._folder / "imports").open("w") as file:
             self._process = subprocess.Popen(
                 command, cwd=ROOT, stdout=file, stderr=file, pass_fds=[number]
@@ -128,8 +131,9 @@ def become(args: Sequence[str], env: Mapping[str, str], cwd: str, folder: str) -
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
-    for descriptor, name in ((1, "out"), (2, "err")):
-        file = os.open(Path(folder, name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for descriptor, name in enumerate(("in", "out", "err")):
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC if descriptor else os.O_RDONLY
+        file = os.open(Path(folder, name), flags)
         os.dup2(file, descriptor)
         os.close(file)
     status: Any = None
@@ -169,7 +173,7 @@ def _leave(status: Any) -> NoReturn:
 
 
 if __name__ == "__main__":
-    for module in PRELOADED:
+    for module in sys.argv[2:]:
         importlib.import_module(module)
     # A fork keeps one thread only: a lock that another one held would stay closed in it.
     threads = Path("/proc/self/task")

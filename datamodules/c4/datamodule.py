@@ -7,6 +7,7 @@ file. Facts: mlcommons/training @ aa344c7, small_llm_pretraining/nemo.
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from datamodules.common.sampling import (
 )
 from datamodules.common.verification import size_lines
 
-GB_OF_AN_ORDER, GB_TO_MAKE_IT = 0.2, 1.3
+BYTES_TO_ORDER = 28  # of memory per document, while the order is made
 
 
 class C4DataModule(BenchmarkDataModule):
@@ -91,6 +92,8 @@ class C4DataModule(BenchmarkDataModule):
         lines = [f"{name} must be at least 1, got {n}" for name, n in counts.items() if n < 1]
         at_least_0 = {"num_workers": num_workers, "prepare_processes": prepare_processes}
         lines += [f"{name} must be at least 0, got {n}" for name, n in at_least_0.items() if n < 0]
+        if num_shards > text_route.MOST_SHARDS:
+            lines.append(f"num_shards must be at most {text_route.MOST_SHARDS}, got {num_shards}")
         if lines:
             raise ValueError("\n".join(lines))
         self.raw = None if raw is None else Path(raw)
@@ -116,7 +119,8 @@ class C4DataModule(BenchmarkDataModule):
             ValueError: One line per problem in the data.
         """
         self._prepare(command=False)
-        if self.trainer is None or self.trainer.state.fn == "fit":
+        trains = self.trainer is None or self.trainer.state.fn == "fit"
+        if trains and self._num_sequences("train"):  # else ``setup`` says so
             self._sequences("train").order(0)
 
     def prepare(self) -> None:
@@ -185,9 +189,14 @@ class C4DataModule(BenchmarkDataModule):
         """Say what the order costs, and whether documents are marked."""
         if self.root is None:
             return []
+        documents, tokens = SPLITS["train"].documents, SPLITS["train"].tokens
+        with suppress(OSError, ValueError):  # told by ``problems``
+            documents, tokens = self._counts("train")
+        kept = 4 * documents + 12 * num_samples(tokens, self.seq_length)
         lines = [
-            f"the order of documents takes {GB_TO_MAKE_IT} GB of memory while it is made, once per "
-            f"machine and run, and {GB_OF_AN_ORDER} GB in {self._orders}"
+            f"the order of {documents:,} documents takes {BYTES_TO_ORDER * documents / 1e9:.1f} GB "
+            f"of memory while it is made, once per machine and run, and {kept / 1e9:.1f} GB in "
+            f"{self._orders}"
         ]
         try:
             manifest = preparation.read_manifest(self._prepared, self.vocab_size)
@@ -197,7 +206,7 @@ class C4DataModule(BenchmarkDataModule):
             facts = manifest["splits"]["train"]
             lines.append(
                 f"{facts['starts_marked']:.1%} of the first documents start with the id 128000 and "
-                f"{facts['ends_marked']:.1%} end with 128001 (the published ones have no marks)"
+                f"{facts['ends_marked']:.1%} end with 128001 (the reference adds no marks)"
             )
         return lines
 
@@ -248,7 +257,7 @@ class C4DataModule(BenchmarkDataModule):
         """
         size, total = self.evaluation_batch_size, self.eval_sequences
         batches = [range(a, min(a + size, total)) for a in range(0, total, size)]
-        own = [batches[number] for number in evaluation_indices(len(batches), self.trainer)]
+        own: Any = [batches[number] for number in evaluation_indices(len(batches), self.trainer)]
         data = SequencesInOrder(self._stream("validation"), self.seq_length)
         return DataLoader(data, batch_sampler=own, collate_fn=torch.stack, **self.loader_options)
 
@@ -289,7 +298,8 @@ class C4DataModule(BenchmarkDataModule):
             return self.root
         from datamodules.c4.demo import NUM_SHARDS, VERSION
 
-        return demo_folder("c4", VERSION, {"shards": NUM_SHARDS})
+        params = {"shards": NUM_SHARDS, "vocab_size": self.vocab_size}
+        return demo_folder("c4", VERSION, params)
 
     @property
     def _prepared(self) -> Path:

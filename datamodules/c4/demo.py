@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -86,7 +87,7 @@ def _permutation() -> np.ndarray:
     return np.random.default_rng([STREAM, 3]).permutation(NUM_WORDS)
 
 
-def _train_tokenizer(texts: Iterator[str]) -> "tokenizers.Tokenizer":  # noqa: F821
+def _train_tokenizer(texts: Iterator[str]) -> Any:
     """Train byte-level pair encoding, as Llama 3's is."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 

@@ -14,11 +14,13 @@ PRIME = np.uint64(1_099_511_628_211)
 def leak_line(train: Pair, held_out: Pair) -> str | None:
     """Return a line if held-out documents of some length are in the training file; else None."""
     theirs = _Documents(held_out)
-    wanted = {theirs.digest(i): i for i in np.flatnonzero(theirs.long)}
+    wanted = {theirs.digest(i): i for i in np.flatnonzero(theirs.long).tolist()}
     ours = _Documents(train)
     likely = ours.long & np.isin(ours.keys(), theirs.keys()[theirs.long])
     found = [
-        (i, j) for i in np.flatnonzero(likely) if (j := wanted.get(ours.digest(i))) is not None
+        (i, j)
+        for i in np.flatnonzero(likely).tolist()
+        if (j := wanted.get(ours.digest(i))) is not None
     ]
     if not found:
         return None

@@ -5,8 +5,8 @@ so neighbours share one token and the remainder is dropped; then the samples are
 shows each document once: Megatron, asked for many epochs, shuffles them jointly, so that some
 documents come twice within a run.
 
-The arrays are built once per machine, in a folder, and mapped into memory: they take 1.3 GB to
-build and 0.2 GB on disk for C4's 45.6 million documents.
+The arrays are built once per machine, in a folder, and mapped into memory. For C4's 45.6 million
+documents they take 5.6 s of processor time and 1.3 GB to build, and 0.21 GB on disk.
 
 Source: NVIDIA/Megatron-LM @ 59055868, megatron/core/datasets/gpt_dataset.py and helpers.cpp.
 """
@@ -20,7 +20,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datamodules.common.cache import build_once
+from datamodules.common.atomic import atomic_folder, locked
+from datamodules.common.progress import stage
 
 KEPT = 8  # orders in a folder: those of the newest runs
 
@@ -82,16 +83,39 @@ def map_order(folder: Path, name: str, make: Callable[[], Order]) -> Order:
         The order, in memory that all processes of the machine share.
     """
     target = folder / name
-    if not target.is_dir():
-        build_once(target, lambda partial: _write(partial, make()))
-        _remove_oldest(folder, target)
-    return Order(*(np.load(target / f"{field}.npy", mmap_mode="r") for field in Order._fields))
+    for _ in range(2):
+        _make_once(target, make)
+        with suppress(OSError, ValueError, EOFError):  # cut off by a crash of the machine
+            fields = [np.load(target / f"{field}.npy", mmap_mode="r") for field in Order._fields]
+            return Order(*fields)
+        shutil.rmtree(target, ignore_errors=True)
+    raise ValueError(f"{target}: cannot be read; delete it")
 
 
 def order_name(index_hash: str, seq_length: int, seed: int, epoch: int) -> str:
     """Return an order's name in a folder of orders, another one for each set of arguments."""
     digest = hashlib.sha256(f"{index_hash} {seq_length}".encode()).hexdigest()[:8]
     return f"{digest}-seed{seed}-epoch{epoch}"
+
+
+def _make_once(target: Path, make: Callable[[], Order]) -> None:
+    folder = target.parent
+    if target.is_dir():
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder / f".{target.name}.lock"):
+            for stale in folder.glob(f".{target.name}.partial-*"):  # of a killed process
+                shutil.rmtree(stale, ignore_errors=True)
+            if not target.is_dir():
+                with stage("ordering the documents"), atomic_folder(target) as partial:
+                    _write(partial, make())
+                _remove_oldest(folder, target)
+    except OSError as error:
+        raise ValueError(
+            f"{folder}: the order of documents cannot be written ({error.strerror or error}); free "
+            "some space or give another directory with --data.prepared_dir"
+        ) from error
 
 
 def _write(folder: Path, order: Order) -> None:

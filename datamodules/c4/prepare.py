@@ -4,6 +4,7 @@ Nothing is written but a manifest with what was found; training then reads no mo
 """
 
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +28,7 @@ from datamodules.common import records
 from datamodules.common.preparation import Done, Unit, preparing, units_to_redo
 from datamodules.common.progress import stage
 from datamodules.common.reading import reading
-from datamodules.common.records import file_hash, raw_file
+from datamodules.common.records import file_hash
 
 DATASET, VERSION = "c4", 1
 BLOCK = 2**26  # bytes read at a time
@@ -43,6 +44,8 @@ class Job(NamedTuple):
     vocab_size: int
     tokenizer: Path
     md5s: dict[str, str]
+    names: tuple[str, str]
+    """Of the two files, from the prepared folder."""
 
 
 def read_manifest(folder: Path, vocab_size: int, *, replace: bool = False) -> dict[str, Any] | None:
@@ -64,7 +67,7 @@ def check_files(
         root: Folder of the token files.
         out: Prepared folder.
         vocab_size: Ids must be below.
-        redo: Look for files that have changed since.
+        redo: Read all bytes again, for files that have changed since.
         show_progress: Draw a progress bar.
 
     Returns:
@@ -84,7 +87,7 @@ def check_files(
         redo=again,
         show_progress=show_progress,
     ) as preparation:
-        units = _units(root, vocab_size)
+        units = _units(root, out, vocab_size)
         if preparation.manifest is not None and not preparation.unfinished(units):
             return preparation.manifest
         # In this process: one file is nearly all there is to read, and its progress shows here.
@@ -97,15 +100,17 @@ def check_files(
         return preparation.finish({"splits": splits})
 
 
-def _units(root: Path, vocab_size: int) -> list[Unit]:
+def _units(root: Path, out: Path, vocab_size: int) -> list[Unit]:
     tokenizer, md5s = root / "tokenizer.json", read_md5s(root)
     units = []
     for split in ("train", "validation"):
         pair = find_pair(root, split)
-        sizes = " ".join(f"{path.name} {path.stat().st_size}" for path in pair)
+        # They lie beside the prepared folder: it may move with them.
+        names = (os.path.relpath(pair.bin, out), os.path.relpath(pair.idx, out))
         wanted = " ".join(md5s.get(path.name, "") for path in pair)
-        stamp = f"{sizes} {fingerprint(tokenizer)} {wanted}"
-        units.append(Unit(split, Job(pair, vocab_size, tokenizer, md5s), fingerprint=stamp))
+        stamp = f"{fingerprint(tokenizer)} {wanted}"
+        job = Job(pair, vocab_size, tokenizer, md5s, names)
+        units.append(Unit(split, job, names, stamp))
     return units
 
 
@@ -117,7 +122,8 @@ def check_pair(job: Job) -> Done:
     if job.tokenizer.is_file():
         check_tokenizer(job, index)
     first, last = _marked(job.pair, index, lengths)
-    idx_hash = _check_md5(job.pair.idx, job.md5s) or file_hash(job.pair.idx)
+    _check_md5(job.pair.idx, job.md5s)
+    idx_hash = file_hash(job.pair.idx)
     facts = {
         "file": job.pair.bin.name,
         "dtype": index.dtype,
@@ -128,7 +134,7 @@ def check_pair(job: Job) -> Done:
         "starts_marked": first,
         "ends_marked": last,
     }
-    return Done(facts, [raw_file(job.pair.idx, idx_hash), raw_file(job.pair.bin, bin_hash)])
+    return Done(facts, sha256=dict(zip(job.names, (bin_hash, idx_hash), strict=True)))
 
 
 def check_index(pair: Pair) -> Index:

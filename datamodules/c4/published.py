@@ -33,7 +33,6 @@ SPLITS = {
     "train": Split("c4-train.en_6_text_document", 45_608_611, 20_994_193_570),
     "validation": Split("c4-validation-91205-samples.en_text_document", 91_205, 41_642_091),
 }
-_OWN = {"train": "train", "validation": "val"}  # in the names of own files
 
 
 def find_pair(root: Path, split: str) -> Pair:
@@ -68,7 +67,14 @@ def find_pair(root: Path, split: str) -> Pair:
 
 
 def _is_own(path: Path, split: str) -> bool:
-    return path.suffix in (".bin", ".idx") and _OWN[split] in path.name and path.name[0] != "."
+    return path.suffix in (".bin", ".idx") and path.name[0] != "." and split_of(path.name) == split
+
+
+def split_of(name: str) -> str | None:
+    """Return which split an own file is of, by its name; None if of none."""
+    if "train" in name:
+        return "train"
+    return "validation" if "val" in name else None
 
 
 def count_lines(split: str, documents: int, tokens: int) -> list[str]:

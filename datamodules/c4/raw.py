@@ -4,24 +4,23 @@ Each shard becomes a part, by several processes and restartable; then the parts 
 joined and removed. The joined files are Megatron's, equal to what its own script makes.
 """
 
-import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from datamodules.c4.indexed import Pair, token_type, write_index
-from datamodules.c4.published import SPLITS
+from datamodules.c4.published import SPLITS, split_of
 from datamodules.c4.tokenise import Shard, fingerprint, lengths_of, read_tokenizer, tokenise
 from datamodules.common.atomic import atomic_file
 from datamodules.common.preparation import Preparation, Unit, preparing, shorten, space_problem
-from datamodules.common.progress import stage
+from datamodules.common.progress import Stage, stage
 from datamodules.common.reading import entries
 from datamodules.common.records import changed_units
 
 DATASET, VERSION = "c4-text", 1
-FIRST_SHARD, NUM_SHARDS = 768, 128
+FIRST_SHARD, NUM_SHARDS, MOST_SHARDS = 768, 128, 256  # C4 has 1,024
 HELD_OUT = SPLITS["validation"].documents
 HELD_OUT_SHARDS = 3  # the first ones have as many
 WORKER_BYTES = 10**9
@@ -88,10 +87,8 @@ def text_files(folder: Path, num_shards: int) -> dict[str, list[Path]]:
     least = HELD_OUT_SHARDS if num_shards >= NUM_SHARDS else 1
     held_out = [f"c4-validation.{i:05d}-of-00008.json.gz" for i in range(least)]
     files = {
-        "train": _named(folder, found, r"c4-train\.\d{5}-of-\d{5}\.json\.gz", named, "train"),
-        "validation": _named(
-            folder, found, r"c4-validation\.\d{5}-of-\d{5}\.json\.gz", held_out, "val"
-        ),
+        split: _named(folder, names, [path for path in found if split_of(path.name) == split])
+        for split, names in (("train", named), ("validation", held_out))
     }
     missing = [path for paths in files.values() for path in paths if not path.is_file()]
     if missing:
@@ -101,14 +98,10 @@ def text_files(folder: Path, num_shards: int) -> dict[str, list[Path]]:
     return files
 
 
-def _named(
-    folder: Path, found: Iterable[Path], pattern: str, named: Sequence[str], own: str
-) -> list[Path]:
-    """Return C4's own files by name if there is one of them or none at all, else own files."""
-    paths = [path for path in found if own in path.name]
-    if paths and not any(re.fullmatch(pattern, path.name) for path in paths):
-        return paths
-    return [folder / name for name in named]
+def _named(folder: Path, names: Sequence[str], found: Sequence[Path]) -> list[Path]:
+    """Return the wanted files if one of them is there, or nothing else is; else what was found."""
+    wanted = [folder / name for name in names]
+    return wanted if not found or any(path in found for path in wanted) else list(found)
 
 
 def make_token_files(
@@ -144,13 +137,15 @@ def make_token_files(
 
 def missing_text(text: Text) -> list[str]:
     """Return one line per thing that is missing or too small to begin with."""
+    if _are_there(text):
+        return []
     try:
         files = text_files(text.folder, text.num_shards)
         read_tokenizer(text.tokenizer, text.vocab_size)
     except (FileNotFoundError, ValueError) as error:
         return str(error).splitlines()
     needed = sum(unit.num_bytes for units in _units(text, files).values() for unit in units)
-    line = None if _are_there(text) else space_problem(text.parts, needed)
+    line = space_problem(text.parts, needed)
     return [line] if line else []
 
 
@@ -178,7 +173,7 @@ def _make(preparation: Preparation, text: Text, processes: int) -> None:
     for split, pair in text.pairs.items():
         names = [unit.name for unit in units[split]]
         with stage(f"joining the {split} tokens", len(names)) as now:
-            _join(text, names, pair, done=lambda now=now: setattr(now, "done", now.done + 1))
+            _join(text, names, pair, now)
         counts[split] = {
             key: sum(results[name][key] for name in names)
             for key in ("documents", "tokens", "empty")
@@ -222,12 +217,12 @@ def _unit(text: Text, name: str, paths: tuple[Path, ...], most: int | None) -> U
     return Unit(name, shard, (f"{name}.bin", f"{name}.npy"), fingerprint, size)
 
 
-def _join(text: Text, names: Sequence[str], pair: Pair, *, done: Callable[[], None]) -> None:
+def _join(text: Text, names: Sequence[str], pair: Pair, now: Stage) -> None:
     """Write a split's two files from its parts."""
     with atomic_file(pair.bin) as out:
         for name in names:
             with (text.parts / f"{name}.bin").open("rb") as part:
                 shutil.copyfileobj(part, out, COPIED)
-            done()
+            now.done += 1
     lengths = lengths_of([text.parts / f"{name}.npy" for name in names])
     write_index(pair.idx, token_type(text.vocab_size), lengths)

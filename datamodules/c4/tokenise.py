@@ -54,7 +54,8 @@ def tokenise(shard: Shard) -> Done:
     seen, tokens, digest = 0, 0, hashlib.sha256()
     with atomic_file(shard.folder / f"{shard.name}.bin") as out, one_thread():
         for texts in _batches(_texts(shard), BATCH):
-            ids = [each.ids for each in tokenizer.encode_batch(texts, add_special_tokens=False)]
+            found = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+            ids = [each.ids for each in found]
             part = np.array([i for document in ids for i in document], shard.dtype)
             lengths += [len(document) for document in ids if document]
             seen, tokens = seen + len(texts), tokens + part.size
@@ -99,6 +100,8 @@ def read_tokenizer(path: Path, vocab_size: int) -> Any:
         content = path.read_bytes()
     try:
         tokenizer = Tokenizer.from_buffer(content)
+        tokenizer.no_truncation()  # a file may ask for both
+        tokenizer.no_padding()
     except Exception as error:  # the library has no class for it
         raise ValueError(f"{path}: is no tokenizer of the library tokenizers ({error})") from error
     highest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)

@@ -56,10 +56,11 @@ def hue(x_B3SS: Tensor, amount_B111: Tensor) -> Tensor:
     high_B1SS = x_B3SS.amax(1, keepdim=True)
     chroma_B1SS = high_B1SS - x_B3SS.amin(1, keepdim=True)
     red, green, blue = x_B3SS.split(1, 1)
-    is_red, is_green = red == high_B1SS, green == high_B1SS
-    sixths = torch.where(is_green, blue - red, red - green)
-    sixths = torch.where(is_red, green - blue, sixths) / chroma_B1SS.clamp_min(1e-9)
-    sixths = sixths + torch.where(is_red, 0, torch.where(is_green, 2, 4))
+    of_red, of_green, of_blue = green - blue, blue - red, red - green
+    sixths = torch.where(green == high_B1SS, of_green, of_blue)
+    sixths = torch.where(red == high_B1SS, of_red, sixths)
+    sixths = sixths / chroma_B1SS.clamp_min(1e-9)
+    sixths = sixths + torch.where(red == high_B1SS, 0, torch.where(green == high_B1SS, 2, 4))
     offsets_3 = torch.tensor([5.0, 3.0, 1.0], device=x_B3SS.device)[:, None, None]
     k_B3SS = (offsets_3 + sixths + 6 * amount_B111) % 6
     return high_B1SS - chroma_B1SS * torch.minimum(k_B3SS, 4 - k_B3SS).clamp_(0, 1)

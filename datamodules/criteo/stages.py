@@ -278,6 +278,9 @@ def scatter_rows(
         day: The day.
         read: First and last row -> int32 (N, fields).
         bucket_of: Number of the chunk, its first row and its rows -> (N,) bucket of each.
+
+    Returns:
+        The day's rows, as the result.
     """
     counts_DK = _bucket_counts(work)
     # Within a bucket the days follow one another: this day's rows come after those before it.

@@ -49,7 +49,7 @@ def load_sharded(path: Path, *, lazy: bool = False, optimizers: bool = False) ->
     content = torch.load(path / REST, map_location="cpu", weights_only=True)
     if lazy:
         items = index.state_dict_metadata.items()
-        shapes = {name: getattr(item, "size", None) for name, item in items}
+        shapes: dict[str, Any] = {name: getattr(item, "size", None) for name, item in items}
         names = {name.removeprefix(f"{WEIGHTS}."): name for name in shapes}
         tensors = {short: shapes[name] for short, name in names.items() if short != name}
         content[WEIGHTS] = {k: torch.empty(size, device="meta") for k, size in tensors.items()}

@@ -8,15 +8,15 @@ from collections.abc import Callable
 from typing import Any, TypedDict
 
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from modules.dlrm_dcnv2.net import BAG_SIZES, DCNv2
+from modules.common.base import scheduled
+from modules.dlrm_dcnv2.fbgemm import FbgemmTables
+from modules.dlrm_dcnv2.net import BAG_SIZES, EPSILON, DCNv2
 from modules.recommendation.base import ClickModule
 from modules.recommendation.fused_embedding import fused_embeddings
 from modules.recommendation.sparse_adagrad import SparseAdagrad
-
-EPSILON = 1e-8
 
 
 class Batch(TypedDict):
@@ -51,8 +51,26 @@ class DCNv2Module(ClickModule):
             raise ValueError(f"learning_rate must be at least 0, got {learning_rate}")
         self.learning_rate = learning_rate
 
-    def configure_optimizers(self) -> Optimizer:
-        return SparseAdagrad(self.net.parameters(), lr=self.learning_rate, eps=EPSILON)
+    def setup(self, stage: str) -> None:
+        """Reject strategies that would shard the tables again, and what FBGEMM cannot do."""
+        super().setup(stage)
+        tables = [m for m in self.modules() if isinstance(m, FbgemmTables)]
+        trainer: Any = self._trainer
+        several = max(
+            getattr(trainer, "world_size", 1), getattr(trainer, "accumulate_grad_batches", 1)
+        )
+        if tables and several > 1:
+            raise ValueError(
+                "--model.net.kernels fbgemm steps its tables in each backward pass of one device; "
+                "use one device without --trainer.accumulate_grad_batches, or kernels torch"
+            )
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        for tables in self.modules():
+            if isinstance(tables, FbgemmTables):
+                tables.set_learning_rate(self.learning_rate)
+        optimizer = SparseAdagrad(self.net.parameters(), lr=1.0, eps=EPSILON)
+        return scheduled(optimizer, lambda steps_done: self.learning_rate)
 
     def logits(self, batch: Batch) -> Tensor:
         """Compute log-odds in fp32."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.dlrm_dcnv2.cross_net import LowRankCrossNet
+from modules.dlrm_dcnv2.fbgemm import FbgemmTables
 from modules.recommendation import NUM_DENSE
 from modules.recommendation.pooled_embedding import PooledEmbedding
 
@@ -17,6 +18,8 @@ TABLE_SIZES = (
     40_000_000, 39060, 17295, 7424, 20265, 3, 7122, 1543, 63, 40_000_000, 3067956, 405282, 10,
     2209, 11938, 155, 4, 976, 14, 40_000_000, 40_000_000, 40_000_000, 590152, 12973, 108, 36,
 )  # fmt: skip
+KERNELS = ("torch", "fbgemm")
+EPSILON = 1e-8  # Adagrad's
 BAG_SIZES = (3, 2, 1, 2, 6, 1, 1, 1, 1, 7, 3, 8, 1, 6, 9, 5, 1, 1, 1, 12, 100, 27, 10, 3, 1, 1)
 
 
@@ -38,6 +41,7 @@ class DCNv2(nn.Module):
         top_widths: Sequence[int] = (1024, 1024, 512, 256),
         cross_layers: int = 3,
         cross_rank: int = 512,
+        kernels: str = "torch",
     ) -> None:
         """Defaults are the closed reference: 26,151,671,809 parameters, 97.4 GiB of tables.
 
@@ -49,10 +53,12 @@ class DCNv2(nn.Module):
             top_widths: Widths of the top MLP's layers before the single log-odds.
             cross_layers: Cross layers.
             cross_rank: Rank of their weights.
+            kernels: ``torch``, or ``fbgemm`` (one device, extra ``[fbgemm]``): the same step by
+                FBGEMM's kernels.
 
         Raises:
-            ValueError: If the tables and Adagrad's sums do not fit in memory, or if there is not
-                one bag size per table.
+            ValueError: If the tables and Adagrad's sums do not fit in memory, if there is not one
+                bag size per table, or if the kernels are unknown or not installed.
         """
         super().__init__()
         self.table_sizes, self.bag_sizes = tuple(table_sizes), tuple(bag_sizes)
@@ -62,7 +68,12 @@ class DCNv2(nn.Module):
         self.bottom.append(nn.ReLU(inplace=True))
         self.cross = LowRankCrossNet(interacted, cross_layers, cross_rank)
         self.top = _mlp([interacted, *top_widths, 1])
-        self.tables = PooledEmbedding(self.table_sizes, self.bag_sizes, embedding_width)
+        if kernels not in KERNELS:
+            raise ValueError(f"kernels is {kernels!r}; allowed: {', '.join(KERNELS)}")
+        tables = self.table_sizes, self.bag_sizes, embedding_width
+        self.tables = (
+            PooledEmbedding(*tables) if kernels == "torch" else FbgemmTables(*tables, eps=EPSILON)
+        )
 
     def forward(self, dense_BN: Tensor, ids_BL: Tensor) -> Tensor:
         """Compute the log-odds of a click.

@@ -28,8 +28,8 @@ class Attention(nn.Module):
     Args:
         hidden_size: C.
         heads: H and K.
-        rotary: Rotates queries and keys; its tables tell D.
         head_size: D.
+        rotary: Rotates queries and keys.
         norm_eps: Epsilon of the norms of queries and keys; None leaves both norms out.
         window: Past tokens that a token sees besides itself; None for all of them.
     """

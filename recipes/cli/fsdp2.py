@@ -159,6 +159,9 @@ def precision_policy(net: nn.Module, precision: str) -> MixedPrecisionPolicy:
         net: The network. With batch norm it computes with fp32 weights under autocast, as torch's
             kernels want a norm's weights in the type of its statistics.
         precision: The trainer's precision.
+
+    Returns:
+        The policy for every block.
     """
     if precision != "bf16-mixed" or any(isinstance(part, _BatchNorm) for part in net.modules()):
         return MixedPrecisionPolicy()

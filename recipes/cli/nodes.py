@@ -10,7 +10,7 @@ from recipes.cli.benchmark import Benchmark
 from recipes.cli.data_check import check_data
 from recipes.cli.doing import doing
 from recipes.cli.parser import RecipeCLI
-from recipes.cli.ranks import Ranks, ending_together, node
+from recipes.cli.ranks import PREPARE_SECONDS, Ranks, ending_together, node
 from recipes.cli.resume_line import script
 
 
@@ -28,7 +28,8 @@ def prepare_on_every_node(benchmark: Benchmark, cli: RecipeCLI, ranks: Ranks) ->
         ValueError: On rank 0, a line per node whose data cannot be prepared or differs.
     """
     first = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0"
-    with ending_together(ranks, f"; on that node: {_prepare_command(benchmark, cli)}"):
+    advice = f"; on that node: {_prepare_command(benchmark, cli)}"
+    with ending_together(ranks, advice, PREPARE_SECONDS):
         if first:
             with doing(f"preparing the {'demo ' * cli.demo}data"):
                 cli.datamodule.prepare_data()

@@ -228,7 +228,7 @@ class RecipeCLI(LightningCLI):
                 "themselves, so each rank would see a share of its share; leave the flag out"
             )
         synthetic = self.config.get("synthetic", False)
-        sources = (self.config.data.get(name) for name in ("root", "shards"))
+        sources = (self.config.data.get(name) for name in ("root", "raw", "shards"))
         self.demo = all(source is None for source in sources) and not synthetic
         self.spares_mac = self.demo and auto_takes_mac_gpu(self.config.trainer.accelerator)
         if self.spares_mac:

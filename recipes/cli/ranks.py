@@ -20,8 +20,8 @@ from recipes.cli.usage import UsageError
 # Lightning's own launcher starts the other ranks with rank 0's variables.
 VARIABLE = "FINISHLINE_DECIDED"
 CONNECT_SECONDS = 300.0
-# As long as torch itself waits for a rank: others may prepare their data.
-WAIT_SECONDS = 24 * 3600.0
+WAIT_SECONDS = 1800.0  # as long as torch itself waits for a rank
+PREPARE_SECONDS = 24 * 3600.0
 LINGER_SECONDS = 10.0
 
 
@@ -53,12 +53,15 @@ class Ranks:
         self.check(error)
         return self._from_rank_zero(value)
 
-    def check(self, error: Exception | None, advice: str = "") -> None:
+    def check(
+        self, error: Exception | None, advice: str = "", seconds: float = WAIT_SECONDS
+    ) -> None:
         """Wait for every rank; if any has an error, end all.
 
         Args:
             error: This rank's.
             advice: What to do where only some nodes have one.
+            seconds: How long to wait.
 
         Raises:
             ValueError: On rank 0, where only other ranks have one: a line per node.
@@ -71,9 +74,7 @@ class Ranks:
         self._store.set(f"{name}{self.rank}", json.dumps(told))
         verdict = ""
         if self.rank == 0:
-            names = [f"{name}{rank}" for rank in range(self.size)]
-            self._store.wait(names, timedelta(seconds=WAIT_SECONDS))
-            all_told = [json.loads(each) for each in self._store.multi_get(names)]
+            all_told = self._gather([f"{name}{rank}" for rank in range(self.size)], seconds)
             status = max((each["status"] or 0 for each in all_told), default=0)
             verdict = "\n".join(_per_node(all_told, advice)) if status else ""
         status, verdict = self._from_rank_zero([status, verdict])
@@ -84,6 +85,15 @@ class Ranks:
             self._linger()
             raise error if error is not None and "\n" not in verdict else ValueError(verdict)
         raise SystemExit(status)
+
+    def _gather(self, names: list[str], seconds: float) -> list[dict[str, Any]]:
+        try:
+            self._store.wait(names, timedelta(seconds=seconds))
+        except DistError as error:
+            self.ended = True
+            text = f"not all ranks have answered within {seconds / 60:.0f} min"
+            raise ValueError(f"{text}; their own lines say why") from error
+        return [json.loads(each) for each in self._store.multi_get(names)]
 
     def _from_rank_zero(self, value: Any) -> Any:
         name = self._next()
@@ -129,7 +139,7 @@ def launched_ranks() -> Ranks | None:
         )  # fmt: skip
     except DistError as error:
         raise ValueError(f"{node()} cannot reach rank 0 at {address}:{port}: {error}") from error
-    store.set_timeout(timedelta(seconds=WAIT_SECONDS))
+    store.set_timeout(timedelta(seconds=PREPARE_SECONDS))
     return Ranks(store, rank, size)
 
 
@@ -145,12 +155,15 @@ def decided_once(ranks: Ranks | None, decide: Callable[[], Any]) -> Any:
 
 
 @contextmanager
-def ending_together(ranks: Ranks | None, advice: str = "") -> Iterator[None]:
+def ending_together(
+    ranks: Ranks | None, advice: str = "", seconds: float = WAIT_SECONDS
+) -> Iterator[None]:
     """End all ranks if one of them raises in here, with its line and its node.
 
     Args:
         ranks: All of them; ``None`` for a process alone.
         advice: What to do where only some nodes fail.
+        seconds: How long to wait for the last one.
 
     Yields:
         Once, for what may raise.
@@ -163,7 +176,7 @@ def ending_together(ranks: Ranks | None, advice: str = "") -> Iterator[None]:
             raise
         error = problem
     if ranks is not None:
-        ranks.check(error, advice)
+        ranks.check(error, advice, seconds)
 
 
 def node() -> str:

@@ -24,9 +24,10 @@ from recipes.cli.usage import UsageError
 
 # They change where data is, how fast or where something is computed, or what a run starts from.
 FREE = (
-    "root", "shards", "val_shards", "prepared_dir", "num_workers", "workers", "prepare_processes",
-    "device_cache", "games_at_once", "overlap", "bfloat16_play", "cuda_graph_play",
-    "max_joint_nodes", "checkpoint", "from_scratch", "backbone_weights", "starting_accuracy",
+    "root", "raw", "shards", "val_shards", "prepared_dir", "num_workers", "workers",
+    "prepare_processes", "device_cache", "games_at_once", "overlap", "bfloat16_play",
+    "cuda_graph_play", "max_joint_nodes", "checkpoint", "from_scratch", "backbone_weights",
+    "starting_accuracy",
 )  # fmt: skip
 
 
@@ -114,7 +115,7 @@ def _training_settings(content: Mapping[str, Any]) -> dict[str, Any]:
 def _batch(content: Mapping[str, Any]) -> int | None:
     """Return the samples of a step; ``None`` if the number of devices is found only later."""
     trainer = content.get("trainer") or {}
-    factors = [(content.get("data") or {}).get("batch_size")]
+    factors: list[Any] = [(content.get("data") or {}).get("batch_size")]
     factors += [trainer.get(key) for key in ("devices", "num_nodes", "accumulate_grad_batches")]
     numbers = [int(factor) for factor in factors if str(factor).isdigit()]
     return math.prod(numbers) if len(numbers) == len(factors) else None

@@ -61,6 +61,9 @@ class TrainingMemory:
             ranks: Devices that take part.
             sharded: The state is divided among them, as FSDP2 does.
             kind: What a device is called.
+
+        Returns:
+            The line; None if there is enough.
         """
         if self.on_each(ranks, sharded=sharded) <= available:
             return None

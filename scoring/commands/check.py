@@ -11,6 +11,7 @@ from pathlib import Path
 from scoring.drawing.tables import print_json
 from scoring.official.accepted import round_of
 from scoring.official.checkers import Compliance, compliance
+from scoring.official.known_faults import without_known_faults
 from scoring.official.plain_words import explain
 from scoring.official.rounds_of_sets import find_rounds
 from scoring.rules.findings import (
@@ -94,6 +95,10 @@ def _checked(
         errors = [explain(message, lines) for message in verdict.errors]
         if any(error.rule == "init_stop" for error in errors):  # the same limit in its words
             findings = [finding for finding in findings if finding.rule != INITIALISATION]
+        bench = rules.benchmarks.get(result.benchmark)
+        errors, faults = without_known_faults(errors, bench, result.division)
+        notes += faults
+        counts = counts and (bool(errors) or verdict.crash is not None)
         notes += [explain(message, lines).sentence() for message in verdict.warnings]
         if counts:
             findings = errors + findings

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from scoring.commands import collect_slurm
 from scoring.commands.score import print_scores
 from scoring.drawing.tables import Table, print_json
 from scoring.official.accepted import find_judged_sets
@@ -39,6 +40,10 @@ def run(args: argparse.Namespace) -> int:
         0 if all runs that were asked for converged or make a valid result, 1 if not, 130 if
         interrupted.
     """
+    if args.slurm:
+        return collect_slurm.run(args)
+    if args.submit:
+        raise ValueError("--submit belongs to --slurm: give both")
     printer = _Printer(quiet=args.json)
     collection = open_collection(args, printer)
     previous = signal.signal(signal.SIGTERM, _as_interrupt)

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from scoring.official.checkers import Compliance, compliance
+from scoring.official.known_faults import without_known_faults
 from scoring.official.plain_words import explain
 from scoring.official.rounds_of_sets import find_rounds
 from scoring.rules.judged_runs import CONVERGED, judge_run
-from scoring.rules.rounds import Round, load_round
+from scoring.rules.rounds import BenchmarkRules, Round, load_round
 from scoring.rules.rounds.names import all_benchmarks
 from scoring.runs.found_round import FoundRound
 from scoring.runs.result_sets import ResultSet, find_result_sets
@@ -71,7 +72,7 @@ def _ask(runs: Sequence[tuple[Run, Round]]) -> None:
     small = [(run, rules) for run, rules in runs if _size(run) <= LARGEST_BYTES]
     verdicts = compliance([(run.log.path, rules.checker_ruleset) for run, rules in small])
     for (run, rules), verdict in zip(small, verdicts, strict=True):
-        reason = _why(run, verdict)
+        reason = _why(run, verdict, rules.benchmarks.get(run.log.benchmark or ""))
         if rules.checker_is_verdict:
             run.rejected = reason
         elif reason:
@@ -86,12 +87,17 @@ def _size(run: Run) -> int:
     return run.log.path.stat().st_size
 
 
-def _why(run: Run, verdict: Compliance) -> str | None:
+def _why(run: Run, verdict: Compliance, bench: BenchmarkRules | None) -> str | None:
     """Say in one line why the official checker rejects a log; None if it accepts it."""
     if verdict.valid:
         return None
-    reasons = [explain(message, run.log.event_lines).sentence() for message in verdict.errors]
+    errors = [explain(message, run.log.event_lines) for message in verdict.errors]
+    errors, faults = without_known_faults(errors, bench, run.division)
+    run.log.warnings += faults
+    reasons = [error.sentence() for error in errors]
     if verdict.crash:
         reasons.insert(0, f"the checker crashed on this log ({verdict.crash})")
+    if not reasons:
+        return None
     more = f" (and {len(reasons) - 1} more, see check)" if len(reasons) > 1 else ""
     return f"rejected by the official compliance checker: {reasons[0]}{more}"

@@ -104,6 +104,8 @@ class Collection:
     report: Callable[[Collection], None]
     lock: Any
     """Held while this collection runs, so that no other fills the same slots."""
+    job: str | None = None
+    """Number of the array of batch jobs that was submitted last."""
 
     def save(self) -> None:
         """Write the manifest atomically."""
@@ -117,7 +119,12 @@ class Collection:
             }
             for slot in self.slots
         ]
-        facts = {"recipe": str(self.recipe), "arguments": self.arguments, "slots": slots}
+        facts = {
+            "recipe": str(self.recipe),
+            "arguments": self.arguments,
+            "slots": slots,
+            "job": self.job,
+        }
         temporary = self.folder / f".{MANIFEST}.{os.getpid()}"
         temporary.write_text(json.dumps(facts, indent=2))
         temporary.replace(self.folder / MANIFEST)
@@ -234,7 +241,8 @@ def open_collection(args: argparse.Namespace, report: Callable[[Collection], Non
     _check_arguments(args.fit_arguments)
     if not args.recipe.is_file():
         raise FileNotFoundError(f"{args.recipe} does not exist")
-    if args.runs < 1 or args.parallel < 1:
+    parallel = 1 if args.parallel is None else args.parallel
+    if args.runs < 1 or parallel < 1:
         raise ValueError("--runs and --parallel must be at least 1")
     folder = (args.output_root or Path("runs", f"collect-{args.recipe.stem}")).resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -248,7 +256,11 @@ def open_collection(args: argparse.Namespace, report: Callable[[Collection], Non
     for slot, facts in zip(slots, manifest.get("slots", []), strict=False):
         slot.began, slot.took = facts["began"], facts["took"]
         slot.exit_code, slot.pid = facts["exit_code"], facts["pid"]
-    return Collection(folder, recipe, arguments, slots, args.parallel, report, lock)
+    job = manifest.get("job")
+    if job and _is_queued(job):
+        lock.release()
+        raise ValueError(f"job {job} still fills {folder}; wait for it, or scancel {job}")
+    return Collection(folder, recipe, arguments, slots, parallel, report, lock, job)
 
 
 def _check_arguments(arguments: Sequence[str]) -> None:
@@ -298,6 +310,15 @@ def _is_alive(pid: int, root: Path) -> bool:
     except OSError:
         return False
     return str(root).encode() in command.split(b"\0")
+
+
+def _is_queued(job: str) -> bool:
+    """Whether Slurm still has a job that waits or runs."""
+    try:
+        done = subprocess.run(["squeue", "-h", "-j", job], capture_output=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0 and bool(done.stdout.strip())
 
 
 def _last_line(path: Path) -> str:

@@ -48,7 +48,12 @@ def test_batches_have_the_wanted_number_of_samples(stem, make):
     data, _ = make(stem)
     assert data.synthetic
     training = data.synthetic_batch()
-    counted = {"bert": "random_next", "dlrm": "label", "minigo": "outcome"}.get(stem, "image")
+    counted = {
+        "bert": "random_next",
+        "dlrm": "label",
+        "dlrm_dcnv2": "label",
+        "minigo": "outcome",
+    }.get(stem, "image")
     counted = {"rnnt": "audio"}.get(stem, counted)
     tokens = isinstance(training, torch.Tensor)  # language models: a batch is one tensor
     assert len(training if tokens else training[counted]) == 2

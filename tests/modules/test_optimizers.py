@@ -228,6 +228,7 @@ CLOSED = {
         ],
     ),
     "dlrm": ("SparseSGD", [(ALL, {})]),
+    "dlrm_dcnv2": ("SparseAdagrad", [(ALL, {"eps": 1e-8})]),
     **dict.fromkeys(
         ("llama31_8b", "gpt_oss_20b"),
         (
@@ -255,6 +256,7 @@ FIRST_RATES = {
     "maskrcnn": [[0.02 - 499 * 2.6667e-5, 0.04 - 499 * 2.6667e-5]],
     "bert": [[3.5e-4] * 2, [3.5e-4 * (1 - 1 / 13700)] * 2],
     "dlrm": [[24 / 2750], [48 / 2750]],
+    "dlrm_dcnv2": [[0.004]] * 2,
     "minigo": [[0.016, 0.016]] * 2,
     "llama31_8b": [[4e-4 / 17] * 2, [8e-4 / 17] * 2],
     "gpt_oss_20b": [[0.0] * 2, [4e-4 / 128] * 2],

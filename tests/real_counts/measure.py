@@ -16,6 +16,7 @@ DATA_MODULES = {
     "librispeech": "datamodules.librispeech.LibriSpeechDataModule",
     "coco": "datamodules.coco.COCOMaskDataModule",
     "criteo": "datamodules.criteo.CriteoDataModule",
+    "c4": "datamodules.c4.C4DataModule",
 }
 BATCH_SIZE = 8
 

@@ -12,6 +12,8 @@ import numpy as np
 import soundfile
 from PIL import Image
 
+from datamodules.c4.indexed import Pair, write_index
+from datamodules.c4.published import SPLITS, VOCABULARY
 from datamodules.coco.published import CATEGORY_IDS, COUNTS
 from datamodules.criteo.demo import category_words, generate_day, write_day
 from datamodules.criteo.store import DAY_ROWS
@@ -162,9 +164,26 @@ def write_criteo(folder: Path, share: float) -> int:
     return total
 
 
+def write_c4(folder: Path, share: float) -> int:
+    """Write token files of documents of a few tokens each; return the number of documents."""
+    rng, total = np.random.default_rng(1), 0
+    for split in SPLITS.values():
+        pair, documents = Pair.of(folder / split.stem), max(30_000, round(split.documents * share))
+        lengths = rng.integers(1, 8, documents).astype(np.int32)
+        ids = rng.integers(0, VOCABULARY, int(lengths.sum()), dtype=np.int32)
+        if split.documents == SPLITS["validation"].documents:  # enough for an evaluation
+            ids = np.resize(ids, 1025 * 8192)
+            lengths[-1] += ids.size - lengths.sum()
+        pair.bin.write_bytes(ids.data)
+        write_index(pair.idx, "int32", lengths)
+        total += documents
+    return total
+
+
 WORLDS: dict[str, tuple[str, Callable[[Path, float], int]]] = {
     "imagenet": ("images", write_imagenet),
     "librispeech": ("utterances", write_librispeech),
     "coco": ("annotations", write_coco),
     "criteo": ("rows", write_criteo),
+    "c4": ("documents", write_c4),
 }

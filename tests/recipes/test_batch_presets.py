@@ -18,7 +18,7 @@ from recipes.cli.parser import RecipeCLI, flat
 
 PRESETS = Path(__file__).parents[2] / "recipes" / "presets"
 POINTS = Path(rcp_checker.__file__).parent / "training_1.0.0"
-LATER = {"llama31_8b": "v6.0", "gpt_oss_20b": "v6.0"}  # not in round v1.0
+LATER = dict.fromkeys(("llama31_8b", "gpt_oss_20b", "dlrm_dcnv2"), "v6.0")  # not in round v1.0
 
 
 def points_of(stem: str) -> dict[str, Any]:
@@ -96,6 +96,7 @@ NAMES = {
         LATER,
         {"opt_base_learning_rate": "model.learning_rate", "warmup_steps": "model.warmup_steps"},
     ),
+    "dlrm_dcnv2": {"opt_base_learning_rate": "model.learning_rate"},
 }
 # Errors of the published points, as each preset's header says.
 CORRECTED: dict[tuple[str, int, str], Any] = {

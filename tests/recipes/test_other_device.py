@@ -15,7 +15,8 @@ def train(run_python, tmp_path):
     def run(stem, *args):
         preset = f"recipes/presets/{stem}/demo.yaml"
         command = ["-m", "tests.pretend_device", stem, "--config", preset, *ONCE]
-        command += ["--trainer.limit_train_batches", "3", "--output_root", str(tmp_path)]
+        command += ["--trainer.limit_train_batches", "3", "--trainer.limit_val_batches", "2"]
+        command += ["--output_root", str(tmp_path)]
         return run_python([*command, *args])
 
     return run

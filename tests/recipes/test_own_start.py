@@ -24,7 +24,7 @@ def sheet(stem):
 
 def demo(stem, *flags):
     cli = RecipeCLI(sheet(stem), "fit", ["--config", str(demo_preset(sheet(stem))), *flags])
-    if stem == "dlrm":
+    if stem.startswith("dlrm"):
         cli.model.configure_model()
     elif hasattr(cli.model, "build"):
         cli.model.build()

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -86,8 +88,18 @@ def test_closed_log_below_the_target_is_rejected(tmp_path):
     assert '"status": "aborted"' in path.read_text()
 
 
-def test_short_run_leaves_every_file_and_says_why_it_ended(tmp_path, capsys):
-    status, folder = fit(tmp_path, "--evaluation.first", "1", "--evaluation.limit", "1")
+@pytest.fixture(scope="module")
+def short_run(tmp_path_factory):
+    """A run of one epoch: its status, its folder and what it printed."""
+    root, out = tmp_path_factory.mktemp("a folder"), StringIO()
+    every = ["--evaluation.limit", "1", "--evaluation.first", "1", "--trainer.log_every_n_steps"]
+    with redirect_stdout(out):
+        status, folder = fit(root, *every, "1")
+    return status, folder, out.getvalue()
+
+
+def test_short_run_leaves_every_file_and_says_why_it_ended(short_run, tmp_path, capsys):
+    status, folder, printed = short_run
     assert status == 3
     found = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
     names = "config.yaml result.txt run.json metrics.csv curve.png checkpoints/last.ckpt"
@@ -102,7 +114,7 @@ def test_short_run_leaves_every_file_and_says_why_it_ended(tmp_path, capsys):
         facts["seconds"]["train"] + facts["seconds"]["eval"]
     )
     assert facts["flops_per_sample"] > 1e8
-    last = capsys.readouterr().out.strip().splitlines()[-1]
+    last = printed.strip().splitlines()[-1]
     assert "target not reached" in last
     assert str(folder) in last
     assert all(line.startswith(":::MLLOG") for line in (folder / "result.txt").open())
@@ -130,9 +142,8 @@ def test_reached_target_gives_status_0_and_a_log_that_passes_as_open(tmp_path, c
     assert "target reached" in capsys.readouterr().out
 
 
-def test_config_of_a_run_runs_again_with_the_same_losses(tmp_path):
-    short = ["--evaluation.limit", "1", "--evaluation.first", "1", "--trainer.log_every_n_steps"]
-    _, first = fit(tmp_path / "a folder", *short, "1")
+def test_config_of_a_run_runs_again_with_the_same_losses(short_run, tmp_path):
+    first = short_run[1]
     header = (first / "config.yaml").read_text().splitlines()[0]
     again = shlex.split(header.partition("recipes/unet3d.py ")[2])
     assert run(BENCHMARK, [*again, "--output_root", str(tmp_path / "b")]) == 3

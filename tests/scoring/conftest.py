@@ -1,14 +1,43 @@
 """Makers of logs and run folders, and the command line as a function."""
 
 import json
+import os
+import subprocess
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from scoring.cli import main
+from scoring.official import checkers
+from tests.warm import WarmProcess
 
 DATA = Path(__file__).parent / "data"
 START_MS = 1_620_000_000_000
+OFFICIAL = (
+    "mlperf_logging.compliance_checker.mlp_compliance",
+    "mlperf_logging.rcp_checker.rcp_checker",
+    "mlperf_logging.result_summarizer.result_summarizer",
+    "mlperf_logging.package_checker.package_checker",
+    "scoring.official",
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def warm_checkers(tmp_path_factory):
+    """Ask the official code in forks of one process, as its imports take a second."""
+    warm, alone = WarmProcess(tmp_path_factory.mktemp("official"), OFFICIAL), threading.Lock()
+
+    def run(command, *, input, timeout, env, **_):
+        with alone:
+            return warm.run(command[1:], env=env, cwd=os.getcwd(), timeout=timeout, input=input)
+
+    ways = SimpleNamespace(run=run, TimeoutExpired=subprocess.TimeoutExpired)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkers, "subprocess", ways)
+        yield
+    warm.close()
 
 
 def mllog(key, value=None, ms=0, **metadata):

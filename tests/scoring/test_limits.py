@@ -34,6 +34,7 @@ def scored(folder):
     return int(told[1]), float(told[2]), float(told[3]), done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="reads Linux's /proc")
 def test_1500_logs_are_scored_in_a_minute_and_500_mb(tmp_path, published):
     logs = sorted(published.rglob("result_*.txt"))

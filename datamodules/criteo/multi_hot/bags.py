@@ -77,6 +77,13 @@ class Bags:
     def open(cls, path: Path, table_sizes: Sequence[int]) -> "Bags":
         """Map a file of ``write_bags`` into memory.
 
+        Args:
+            path: The file.
+            table_sizes: Rows of each table.
+
+        Returns:
+            The bags, in numpy.
+
         Raises:
             ValueError: If it has other bags than these tables need.
         """

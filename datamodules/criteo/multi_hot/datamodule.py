@@ -255,11 +255,7 @@ class MultiHotDataModule(ClickLogs):
         return torch.cat(parts, 1)
 
     def _published_manifest(self) -> Manifest:
-        """Count the published files' rows.
-
-        Raises:
-            ValueError: If a file is missing or damaged; a line each.
-        """
+        """Count the published files' rows; ValueError with a line per missing or damaged file."""
         assert self.root is not None
         days = self.settings.num_days
         if lines := published.problems(self.root, days):

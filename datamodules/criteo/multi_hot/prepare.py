@@ -40,7 +40,7 @@ def prepare(root: Path, out: Path, settings: MultiHotSettings, **options: Any) -
         root: Directory with ``day_0`` ... or ``day_0.gz`` ...
         out: The prepared directory.
         settings: Number of days and most rows of a table.
-        options: ``replace``, ``processes`` and ``show_progress`` of ``stages.run_stages``.
+        **options: ``replace``, ``processes`` and ``show_progress`` of ``stages.run_stages``.
 
     Returns:
         Its manifest.

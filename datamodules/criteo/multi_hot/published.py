@@ -150,6 +150,9 @@ class PublishedRows:
     def __call__(self, block: Block) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Read a block, wrapped around at the split's end.
 
+        Args:
+            block: First row and number of rows.
+
         Returns:
             dense_NF float32, ids_NL int32, label_N uint8.
 

@@ -45,6 +45,8 @@ class BenchmarkRules:
     """Longest closed initialisation, where it differs from the round's."""
     rcp_allowance: float = 0.0
     """Progress by which a result may lie below the convergence test's minimum."""
+    open_faults: Mapping[str, str] = field(default_factory=dict)
+    """Log keys (a regular expression) -> what the official open file wrongly demands of them."""
 
     def targets(self, batch: int | None = None) -> Mapping[str, float]:
         """Return the target at one global batch size.

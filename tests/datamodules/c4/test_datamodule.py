@@ -1,5 +1,6 @@
 """Batches of C4: which tokens they hold, on any number of ranks, and what fit and doctor say."""
 
+import os
 import pickle
 import sys
 from types import SimpleNamespace
@@ -13,6 +14,8 @@ from datamodules.c4.indexed import Pair, map_lengths, map_tokens, token_type, wr
 from datamodules.c4.order import make_order
 from datamodules.c4.published import SPLITS, Split, find_pair
 from datamodules.common.sampling import SampleKey
+from recipes.cli.arguments import Arguments
+from recipes.cli.data import data_module
 from recipes.cli.data_check import check_data
 from recipes.cli.usage import UsageError
 from tests.datamodules.c4.corpus import texts, train_tokenizer, write_corpus
@@ -256,6 +259,30 @@ def test_files_that_changed_since_they_were_checked_are_told(root):
     assert module(root).problems() == []
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_bytes_that_changed_are_noticed_by_prepare(root, tmp_path, capsys, elsewhere):
+    settings = {"prepared_dir": tmp_path / "prepared"} if elsewhere else {}
+    module(root, **settings).prepare()
+    pair = find_pair(root, "train")
+    before = pair.bin.stat()
+    tokens = map_tokens(pair.bin, "uint16").copy()
+    tokens[100] ^= 1
+    pair.bin.write_bytes(tokens.tobytes())
+    os.utime(pair.bin, ns=(before.st_atime_ns, before.st_mtime_ns))
+    module(root, **settings).prepare()
+    assert (
+        f"{pair.bin.name} changed since it was written; preparing it again"
+        in capsys.readouterr().out
+    )
+    module(root, **settings).prepare()
+    assert "changed since" not in capsys.readouterr().out
+    tokens[100] = V
+    pair.bin.write_bytes(tokens.tobytes())
+    with pytest.raises(ValueError, match=f"has the id {V}"):
+        module(root, **settings).prepare()
+    assert not list(tmp_path.rglob("manifest.json"))
+
+
 def test_another_vocabulary_is_not_taken_for_checked(root):
     module(root).prepare()
     with pytest.raises(ValueError, match="was prepared with vocab_size 500, this run needs 400"):
@@ -304,16 +331,46 @@ def test_a_tokenizer_of_other_text_beside_the_data_is_told(tmp_path):
 def test_notes_tell_the_cost_and_the_marks(root):
     first = module(root).notes()
     assert len(first) == 1
-    assert "1.3 GB of memory" in first[0]
+    assert "order of 60 documents takes 0.0 GB of memory" in first[0]
+    (published,) = module(root / "nothing", seq_length=8192).notes()
+    assert "order of 45,608,611 documents takes 1.3 GB" in published
+    assert "0.2 GB in" in published
     module(root).prepare()
     assert "0.0% of the first documents start with the id 128000" in module(root).notes()[1]
 
 
+def test_demos_with_other_vocabularies_live_side_by_side(monkeypatch, tmp_path):
+    from datamodules.c4 import demo
+
+    monkeypatch.setenv("FINISHLINE_CACHE", str(tmp_path))
+    monkeypatch.setattr(demo, "DOCUMENTS_PER_SHARD", 60)
+    for vocab_size in (900, 70_000, 900):
+        data = C4DataModule(seq_length=32, vocab_size=vocab_size, eval_sequences=9)
+        data.prepare()
+        assert next(iter(data.train_dataloader())).max() < 900
+    assert len(list((tmp_path / "demo").glob("c4-*"))) == 2
+
+
+def test_a_training_file_without_a_sequence_is_told(root):
+    write_pair(root / SPLITS["train"].stem, 0, documents=1)
+    data = module(root, seq_length=100)
+    data.prepare_data()
+    with pytest.raises(ValueError, match="training split of 0"):
+        data.setup("fit")
+
+
+def test_text_without_a_root_is_not_taken_for_the_demo(tmp_path):
+    sheet = SimpleNamespace(name="x", dataset="C4", datamodule_class=lambda: C4DataModule)
+    config = data_module(sheet, "prepare", Arguments(["--data.raw", str(tmp_path)]))
+    assert (config.data.root, config.data.demo, config.data.seq_length) == (tmp_path, False, 8192)
+
+
 def test_numbers_out_of_range_are_named():
     with pytest.raises(ValueError, match="must be at least") as error:
-        C4DataModule(batch_size=0, seq_length=-1, num_workers=-2)
+        C4DataModule(batch_size=0, seq_length=-1, num_workers=-2, num_shards=300)
     assert str(error.value).splitlines() == [
         "batch_size must be at least 1, got 0",
         "seq_length must be at least 1, got -1",
         "num_workers must be at least 0, got -2",
+        "num_shards must be at most 256, got 300",
     ]

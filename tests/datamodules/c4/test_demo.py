@@ -16,7 +16,7 @@ MARGIN = 2.0
 @pytest.fixture(scope="module")
 def ids(shared_cache):
     """The tokens that the demo trains on, as many as the counts below need, and is judged by."""
-    data = C4DataModule(seq_length=128, vocab_size=1024)
+    data = C4DataModule(seq_length=128, vocab_size=demo.VOCABULARY)
     data.prepare_data()
     train, held_out = (map_tokens(find_pair(data._source, s).bin, "uint16") for s in SPLITS)
     return {"train": train[:250_000].astype(int), "held_out": held_out[: 64 * 128].astype(int)}
@@ -76,7 +76,7 @@ def ngram(train, held_out, size, lags):
 
 
 def test_short_memories_stay_far_above_the_targets(ids):
-    train, held_out, size = ids["train"], ids["held_out"], 1024
+    train, held_out, size = ids["train"], ids["held_out"], demo.VOCABULARY
     losses = {
         "uniform": math.log(size),
         "unigram": unigram(train, held_out, size),
@@ -92,4 +92,4 @@ def test_short_memories_stay_far_above_the_targets(ids):
 def test_shuffled_tokens_cannot_be_learned(ids):
     rng = np.random.default_rng(0)
     train, held_out = (rng.permutation(ids[split]) for split in ("train", "held_out"))
-    assert ngram(train, held_out, 1024, (6,)) > TARGET + MARGIN
+    assert ngram(train, held_out, demo.VOCABULARY, (6,)) > TARGET + MARGIN

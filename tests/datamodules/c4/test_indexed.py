@@ -108,7 +108,9 @@ def test_an_index_of_several_sequences_a_document_is_refused(pair):
 
 def job(pair, **settings):
     tokenizer = pair.bin.with_name("tokenizer.json")
-    return Job(**{"pair": pair, "vocab_size": 12, "tokenizer": tokenizer, "md5s": {}} | settings)
+    names = pair.bin.name, pair.idx.name
+    defaults = {"pair": pair, "vocab_size": 12, "tokenizer": tokenizer, "md5s": {}, "names": names}
+    return Job(**defaults | settings)
 
 
 def test_an_id_past_the_vocabulary_is_named_with_its_document(pair):

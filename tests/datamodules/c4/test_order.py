@@ -79,6 +79,20 @@ def test_an_order_is_made_once_and_the_newest_are_kept(tmp_path):
     assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == KEPT
 
 
+def test_an_order_that_was_cut_off_is_made_again(tmp_path):
+    make = lambda: make_order(np.array([5, 3, 9], np.int32), 4, 0)  # noqa: E731
+    first = map_order(tmp_path, "a", make).samples.tolist()
+    for content in (b"", (tmp_path / "a/samples.npy").read_bytes()[:-2]):
+        (tmp_path / "a/samples.npy").write_bytes(content)
+        assert map_order(tmp_path, "a", make).samples.tolist() == first
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="file/orders: the order of documents cannot be written"):
+        map_order(tmp_path / "file" / "orders", "a", lambda: None)
+
+
 def _map(arguments):
     folder, number = arguments
     return map_order(

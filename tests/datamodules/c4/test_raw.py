@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -140,6 +141,15 @@ def test_ready_files_are_not_made_again_unless_text_or_files_changed(tmp_path, d
     assert len(documents(tmp_path, "validation")) == 20
 
 
+def test_text_may_be_removed_once_its_tokens_are_there(tmp_path):
+    write_corpus(tmp_path / "text")
+    module(tmp_path / "text", root=tmp_path / "out").prepare()
+    shutil.rmtree(tmp_path / "text")
+    again = module(tmp_path / "text", root=tmp_path / "out")
+    assert again.problems() == []
+    again.prepare()
+
+
 def flipped(path, place):
     content = bytearray(path.read_bytes())
     content[place] ^= 0xFF
@@ -228,6 +238,31 @@ def test_own_text_is_found_by_its_names(tmp_path):
     assert "20 train documents instead of 45,608,611" in data.differences()
 
 
+def test_own_choice_of_c4s_shards_is_taken_as_own_text(tmp_path):
+    write_corpus(tmp_path)
+    for i in (768, 769):
+        old = tmp_path / f"c4-train.{i:05d}-of-01024.json.gz"
+        old.rename(tmp_path / f"c4-train.{i - 700:05d}-of-01024.json.gz")
+    module(tmp_path).prepare()
+    assert len(documents(tmp_path, "train")) == 80
+
+
+def test_what_a_tokenizer_adds_and_cuts_off_is_left_out(tmp_path):
+    from tokenizers.processors import TemplateProcessing
+
+    write_corpus(tmp_path / "plain")
+    write_corpus(tmp_path / "odd")
+    path = tmp_path / "odd/tokenizer.json"
+    tokenizer = train_tokenizer(texts(0))
+    tokenizer.enable_truncation(7)
+    tokenizer.enable_padding(length=40)
+    tokenizer.post_processor = TemplateProcessing("!:0 $A:0", special_tokens=[("!", 0)])
+    tokenizer.save(str(path))
+    for name in ("plain", "odd"):
+        module(tmp_path / name).prepare()
+    assert documents(tmp_path / "odd", "train") == documents(tmp_path / "plain", "train")
+
+
 # What is done to the tokenizer, and words of the error.
 TOKENIZERS = {
     "missing": (lambda p: p.unlink(), "tokenizer.json is missing: text needs the tokenizer"),
@@ -261,8 +296,6 @@ def test_another_tokenizer_cannot_mix_with_finished_shards(tmp_path):
 
 
 def test_a_full_disk_is_told_before_anything_is_written(tmp_path, monkeypatch):
-    import shutil
-
     write_corpus(tmp_path)
     usage = shutil.disk_usage(tmp_path)._replace(free=100)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)

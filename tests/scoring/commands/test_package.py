@@ -129,7 +129,10 @@ assert "recipes" in names and not strangers, strangers
 
 @pytest.mark.parametrize(
     ("arguments", "printed"),
-    [(["--help"], "box AP >= 0.23"), (["fit", "--print_config"], "trainer:")],
+    [
+        (["--help"], "box AP >= 0.23"),
+        pytest.param(["fit", "--print_config"], "trainer:", marks=pytest.mark.slow),
+    ],
 )
 def test_a_packaged_recipe_runs_from_its_tree_alone(tmp_path, five, cli, arguments, printed):
     package(cli, tmp_path, five, ROOT)
