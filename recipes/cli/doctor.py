@@ -158,8 +158,8 @@ def _data(
         yield Finding("lacks", f"{target} cannot be written: choose a writable directory{hint}")
     for line in shortages(benchmark, datamodule, own_data=own_data and bool(differences)):
         yield Finding("lacks", line)
-    if line := closed_memory(benchmark):
-        yield Finding("note", line)
+    if memory := closed_memory(benchmark):
+        yield Finding("note", memory)
     if prepared is None:
         yield _disk(benchmark, target, download=bool(problems))
     if problem := checkpoint_problem(benchmark):
