@@ -29,8 +29,7 @@ class ToolProcess:
     def ask(self, request: dict[str, Any], seconds: float) -> tuple[Any, str]:
         """Send one request; return its answer and all logged text.
 
-        Raises:
-            ValueError: If the process ended before it answered, or had to after ``seconds``.
+        ValueError if the process ended before it answered, or had to after ``seconds``.
         """
         timer = Timer(seconds, self._give_up)
         timer.start()
