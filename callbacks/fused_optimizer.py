@@ -33,7 +33,7 @@ def fused(module: Any) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def changed_optimizers(module: Any, change: Callable[[Optimizer], None]) -> Iterator[None]:
+def changed_optimizers(module: Any, change: Callable[[Optimizer], object]) -> Iterator[None]:
     """Change within a block every optimizer that a module configures; blocks may nest."""
     configure = module.configure_optimizers
     own = vars(module).get("configure_optimizers")

@@ -77,7 +77,7 @@ class WarmUp(Callback):
                 f"gradients that are accumulated over {trainer.accumulate_grad_batches} batches; "
                 "use --warmup.compile_mode default or --trainer.accumulate_grad_batches 1"
             )
-        if graphs and getattr(pl_module, "compiled_calls", ()):
+        if graphs and hasattr(pl_module, "compiled_calls") and pl_module.compiled_calls:
             raise ValueError(
                 f"--warmup.compile_mode {self.compile_mode} replays CUDA graphs, which overwrite "
                 f"gradients that a step of {type(pl_module).__name__} adds up over several calls "

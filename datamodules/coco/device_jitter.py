@@ -56,8 +56,9 @@ def hue(x_B3SS: Tensor, amount_B111: Tensor) -> Tensor:
     high_B1SS = x_B3SS.amax(1, keepdim=True)
     chroma_B1SS = high_B1SS - x_B3SS.amin(1, keepdim=True)
     red, green, blue = x_B3SS.split(1, 1)
-    ratio = [a - b for a, b in ((green, blue), (blue, red), (red, green))]
-    sixths = torch.where(red == high_B1SS, ratio[0], torch.where(green == high_B1SS, *ratio[1:]))
+    of_red, of_green, of_blue = green - blue, blue - red, red - green
+    sixths = torch.where(green == high_B1SS, of_green, of_blue)
+    sixths = torch.where(red == high_B1SS, of_red, sixths)
     sixths = sixths / chroma_B1SS.clamp_min(1e-9)
     sixths = sixths + torch.where(red == high_B1SS, 0, torch.where(green == high_B1SS, 2, 4))
     offsets_3 = torch.tensor([5.0, 3.0, 1.0], device=x_B3SS.device)[:, None, None]

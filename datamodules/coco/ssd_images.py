@@ -45,7 +45,7 @@ class Batch(TypedDict):
 class Draw(NamedTuple):
     """What happens to a training image, and its boxes and labels after that."""
 
-    index: int
+    number: int
     path: Path
     window: Window | None
     flip: bool
@@ -114,7 +114,7 @@ class EncodedTrainingImages(TrainingImages):
 
     def __getitem__(self, key: SampleKey) -> dict[str, Any]:
         drawn = self.draw(key)
-        annotated = self.annotations.size[drawn.index].tolist()
+        annotated = self.annotations.size[drawn.number].tolist()
         data, height, width = read_encoded(drawn.path, annotated)
         window = pixel_window(drawn.window or (0.0, 0.0, 1.0, 1.0), width, height)
         image = Encoded(str(drawn.path), data, window, (SIDE, SIDE), drawn.flip)

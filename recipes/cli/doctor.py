@@ -115,6 +115,8 @@ def _shards(datamodule: Any, streamed: Any) -> Iterator[Finding]:
         yield Finding("lacks", line)
     if not problems:
         yield Finding("has", f"{streamed.summary()}; a run on them is open division")
+        for line in streamed.notes():
+            yield Finding("note", line)
 
 
 def _demo(benchmark: Benchmark) -> Iterator[Finding]:
@@ -156,8 +158,8 @@ def _data(
         yield Finding("lacks", f"{target} cannot be written: choose a writable directory{hint}")
     for line in shortages(benchmark, datamodule, own_data=own_data and bool(differences)):
         yield Finding("lacks", line)
-    if line := closed_memory(benchmark):
-        yield Finding("note", line)
+    if memory := closed_memory(benchmark):
+        yield Finding("note", memory)
     if prepared is None:
         yield _disk(benchmark, target, download=bool(problems))
     if problem := checkpoint_problem(benchmark):

@@ -115,7 +115,7 @@ def _training_settings(content: Mapping[str, Any]) -> dict[str, Any]:
 def _batch(content: Mapping[str, Any]) -> int | None:
     """Return the samples of a step; ``None`` if the number of devices is found only later."""
     trainer = content.get("trainer") or {}
-    factors = [(content.get("data") or {}).get("batch_size")]
+    factors: list[Any] = [(content.get("data") or {}).get("batch_size")]
     factors += [trainer.get(key) for key in ("devices", "num_nodes", "accumulate_grad_batches")]
     numbers = [int(factor) for factor in factors if str(factor).isdigit()]
     return math.prod(numbers) if len(numbers) == len(factors) else None
@@ -134,7 +134,7 @@ def _data_facts(trainer: L.Trainer) -> dict[str, Any]:
     if streamed is not None:
         return {
             "global batch size": global_batch_size(trainer),
-            "ranks x data.num_workers": f"{trainer.world_size} x {datamodule.num_workers}",
+            "ranks x loader processes": f"{trainer.world_size} x {max(1, datamodule.num_workers)}",
             "data_root": streamed.patterns.train,
             "data_manifest": streamed.digest(),
         }

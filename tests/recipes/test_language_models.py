@@ -231,10 +231,43 @@ def test_transformers_model_by_dotted_path_runs_in_the_open_division(tmp_path, m
     assert "likeliest: " in (folder / "sample.txt").read_text()
 
 
-def test_a_foreign_net_that_looks_ahead_is_refused_before_training(tmp_path, capsys):
-    status, folder = fit(tmp_path, "llama31_8b", "--model.net", f"{__name__}.LooksAhead", *SHORT)
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("LooksAhead", "LooksAhead looks ahead"),
+        ("Short", "Short fails on 2 sequences of 128 tokens in training: IndexError"),
+    ],
+)
+def test_a_foreign_net_that_does_not_fit_is_refused_before_training(name, words, tmp_path, capsys):
+    status, folder = fit(tmp_path, "llama31_8b", "--model.net", f"{__name__}.{name}", *SHORT)
     assert (status, folder) == (1, None)
-    assert "LooksAhead looks ahead" in capsys.readouterr().err
+    assert words in capsys.readouterr().err
+
+
+def test_a_foreign_net_gets_the_length_of_the_sequences_under_its_own_name(tmp_path):
+    net = ["--model.net", f"{__name__}.Positions"]
+    status, folder = fit(tmp_path, "llama31_8b", *net, *SHORT)
+    assert status == 3
+    assert record(folder)["net"]["arguments"] == {"vocab_size": 900, "block_size": 128}
+
+
+class Positions(torch.nn.Module):
+    def __init__(self, vocab_size=7, block_size=64):
+        super().__init__()
+        self.table = torch.nn.Embedding(vocab_size, 8)
+        self.position = torch.nn.Embedding(block_size, 8)
+        self.out = torch.nn.Linear(8, vocab_size)
+
+    def forward(self, ids):
+        places = torch.arange(ids.shape[1], device=ids.device)
+        return self.out(self.table(ids) + self.position(places))
+
+
+class Short(Positions):
+    """Has fewer positions than the data, and no argument for them."""
+
+    def __init__(self, vocab_size=7):
+        super().__init__(vocab_size, 64)
 
 
 class LooksAhead(torch.nn.Module):
