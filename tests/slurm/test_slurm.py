@@ -116,7 +116,7 @@ def test_a_node_without_the_data_ends_the_run_with_one_line(slurm, tmp_path):
     errors = [each for each in log.splitlines() if each.startswith("error")]
     assert len(errors) == 1, log
     assert errors[0].startswith("error: on n1: "), log
-    assert f"prepare --data.root {tmp_path}/n0" in errors[0], log
+    assert f"; on that node: python {RECIPE} prepare --data." in errors[0], log
     assert "Traceback" not in log
 
 
