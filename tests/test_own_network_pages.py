@@ -89,7 +89,9 @@ def built(stem, flags):
     benchmark = importlib.import_module(f"recipes.{stem}").BENCHMARK
     cli = RecipeCLI(benchmark, "fit", ["--config", str(demo_preset(benchmark)), *flags])
     if stem.startswith("dlrm"):  # its tables' sizes are known once the data is prepared
-        cli.net.facts = lambda: {"table_sizes": [5] * 26, "num_dense": 13}
+        facts = {"table_sizes": [5] * 26, "num_dense": 13}
+        bags = getattr(cli.datamodule, "bag_sizes", None)
+        cli.net.facts = lambda: facts | ({"bag_sizes": list(bags)} if bags else {})
         cli.model.configure_model()
     elif hasattr(cli.model, "build"):
         cli.model.build()

@@ -183,7 +183,8 @@ class C4DataModule(BenchmarkDataModule):
             manifest = preparation.read_manifest(self._prepared, self.vocab_size)
         except ValueError as error:
             return [*lines, str(error)]
-        return lines or (self._changed(manifest) if manifest else [])
+        lines = lines or (self._changed(manifest) if manifest else [])
+        return list(dict.fromkeys(lines))
 
     def notes(self) -> list[str]:
         """Say what the order costs, and whether documents are marked."""
@@ -309,7 +310,8 @@ class C4DataModule(BenchmarkDataModule):
     def _orders(self) -> Path:
         """Where orders are kept: beside the manifest, or in the cache if that is read-only."""
         prepared = self._prepared
-        return (prepared if os.access(prepared, os.W_OK) else cache_dir() / "c4") / "orders"
+        read_only = prepared.exists() and not os.access(prepared, os.W_OK)
+        return (cache_dir() / "c4" if read_only else prepared) / "orders"
 
     @property
     def _text(self) -> text_route.Text:

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from typing import Any, TypedDict
 
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
+from modules.common.base import scheduled
 from modules.dlrm_dcnv2.fbgemm import FbgemmTables
 from modules.dlrm_dcnv2.net import BAG_SIZES, EPSILON, DCNv2
 from modules.recommendation.base import ClickModule
@@ -64,11 +65,12 @@ class DCNv2Module(ClickModule):
                 "use one device without --trainer.accumulate_grad_batches, or kernels torch"
             )
 
-    def configure_optimizers(self) -> Optimizer:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         for tables in self.modules():
             if isinstance(tables, FbgemmTables):
                 tables.set_learning_rate(self.learning_rate)
-        return SparseAdagrad(self.net.parameters(), lr=self.learning_rate, eps=EPSILON)
+        optimizer = SparseAdagrad(self.net.parameters(), lr=1.0, eps=EPSILON)
+        return scheduled(optimizer, lambda steps_done: self.learning_rate)
 
     def logits(self, batch: Batch) -> Tensor:
         """Compute log-odds in fp32."""

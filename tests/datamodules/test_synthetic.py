@@ -48,8 +48,8 @@ def test_batches_have_the_wanted_number_of_samples(stem, make):
     data, _ = make(stem)
     assert data.synthetic
     training = data.synthetic_batch()
-    counted = {"bert": "random_next", "dlrm": "label", "minigo": "outcome"}.get(stem, "image")
-    counted = {"rnnt": "audio"}.get(stem, counted)
+    counted = {"bert": "random_next", "rnnt": "audio", "minigo": "outcome"}.get(stem, "image")
+    counted = "label" if stem.startswith("dlrm") else counted
     tokens = isinstance(training, torch.Tensor)  # language models: a batch is one tensor
     assert len(training if tokens else training[counted]) == 2
     for size in (1, 3):

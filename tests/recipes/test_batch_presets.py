@@ -86,7 +86,6 @@ NAMES = {
         "start_warmup_step": "model.start_warmup_step",
         "opt_lamb_weight_decay_rate": "model.weight_decay",
     },
-    "dlrm_dcnv2": {"opt_base_learning_rate": "model.learning_rate"},
     "dlrm": {
         "opt_base_learning_rate": "model.learning_rate",
         "opt_learning_rate_warmup_steps": "model.warmup_steps",
@@ -97,6 +96,7 @@ NAMES = {
         LATER,
         {"opt_base_learning_rate": "model.learning_rate", "warmup_steps": "model.warmup_steps"},
     ),
+    "dlrm_dcnv2": {"opt_base_learning_rate": "model.learning_rate"},
 }
 # Errors of the published points, as each preset's header says.
 CORRECTED: dict[tuple[str, int, str], Any] = {

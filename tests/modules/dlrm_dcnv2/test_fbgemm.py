@@ -41,7 +41,7 @@ def test_steps_equal_those_of_our_own_tables():
     optimizers = []
     for module in modules:
         module.configure_model()
-        optimizers.append(module.configure_optimizers())
+        optimizers.append(module.configure_optimizers()["optimizer"])
     for seed in range(4):
         losses = []
         for module, optimizer in zip(modules, optimizers, strict=True):

@@ -97,7 +97,7 @@ def test_a_step_of_the_module_equals_torchs_modules_and_optimizer():
     names = [n for n, _ in ours.named_parameters() if "tables" not in n]
     module = DCNv2Module(net=lambda: ours, learning_rate=0.1)
     module.configure_model()
-    optimizer = module.configure_optimizers()
+    optimizer = module.configure_optimizers()["optimizer"]
     theirs = torch.optim.Adagrad([*tables, *rest], 0.1, eps=1e-8)
     for seed in range(3):
         dense, ids = inputs(seed=seed)
