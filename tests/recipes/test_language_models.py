@@ -140,13 +140,15 @@ def test_short_run_counts_samples_and_leaves_a_sample_of_text(stem, tmp_path):
 
 @pytest.mark.parametrize("stem", STEMS)
 def test_the_official_open_file_refuses_a_demos_log_for_known_keys_only(stem, tmp_path):
-    goal = sheet(stem).metrics["log_perplexity"]
-    loose = ["--target.metrics", '{"log_perplexity": 9}']  # met at once
-    status, folder = fit(tmp_path, stem, *SHORT, *loose)
-    assert status == 0
-    path = folder / "result.txt"
-    path.write_text(re.sub(r'("key": "eval_accuracy", "value": )[\d.]+', rf"\g<1>{goal}",
-                           path.read_text()))  # fmt: skip
+    data = C4DataModule(seq_length=128, eval_sequences=64, vocab_size=900)
+    data.use_synthetic_data(1e9)
+    path = write_log(
+        tmp_path,
+        sheet(stem),
+        module_facts=MODULES[stem](learning_rate=0.01, warmup_steps=40).mllog_facts(),
+        data_facts=data.mllog_facts(),
+        division="open",
+    )
     for ruleset in ("6.0.0", "6.1.0"):
         valid, messages = compliance(path, ruleset)
         assert not valid
@@ -158,7 +160,9 @@ def test_the_official_open_file_refuses_a_demos_log_for_known_keys_only(stem, tm
 # Training.
 
 
-@pytest.mark.parametrize("stem", STEMS)
+@pytest.mark.parametrize(
+    "stem", ["llama31_8b", pytest.param("gpt_oss_20b", marks=pytest.mark.slow)]
+)
 def test_resumed_run_equals_an_uninterrupted_one(stem, tmp_path):
     every = ["--trainer.log_every_n_steps", "1"]
     _, whole = fit(tmp_path / "whole", stem, *SHORT, *every)
@@ -208,9 +212,9 @@ def test_two_ranks_train_and_evaluate_as_one(stem, tmp_path):
 @pytest.mark.parametrize(
     ("model", "more"),
     [
-        ("LlamaForCausalLM", {}),
+        pytest.param("LlamaForCausalLM", {}, marks=pytest.mark.slow),
         ("GptOssForCausalLM", {"num_local_experts": 4, "head_dim": 16}),
-        ("GPT2LMHeadModel", {}),
+        pytest.param("GPT2LMHeadModel", {}, marks=pytest.mark.slow),
     ],
 )
 def test_transformers_model_by_dotted_path_runs_in_the_open_division(tmp_path, model, more):
