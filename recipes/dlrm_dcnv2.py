@@ -42,7 +42,8 @@ BENCHMARK = Benchmark(
         "unit": "samples",
         "round_to": "step",
         "every": evaluation_every(55_296),
-        "limit": EVALUATIONS * evaluation_every(55_296),
+        # One epoch: the twentieth evaluation comes at most 20 steps before its end.
+        "limit": REFERENCE_ROWS["train"],
     },
     evaluation_every=evaluation_every,
     closed=(

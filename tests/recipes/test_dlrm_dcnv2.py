@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import subprocess
 import sys
@@ -88,6 +89,13 @@ def test_closed_log_below_the_target_is_rejected(tmp_path, monkeypatch):
 def test_an_evaluation_comes_each_whole_number_of_steps_in_a_twentieth(batch, steps):
     assert evaluation_every(batch) == steps * batch
     assert 20 * steps * batch <= REFERENCE_ROWS["train"]
+
+
+@pytest.mark.parametrize("batch", [8192, 32_768, 55_296, 65_536, 102_400, 135_168, 160_000])
+def test_a_run_ends_after_its_twentieth_evaluation_at_any_batch(batch):
+    steps = math.ceil(BENCHMARK.evaluation["limit"] / batch)  # as the schedule rounds it
+    assert steps == math.ceil(REFERENCE_ROWS["train"] / batch)
+    assert steps // (evaluation_every(batch) // batch) == 20
 
 
 def test_batches_and_rates_of_the_reference_points_are_the_packages():
