@@ -15,6 +15,7 @@ import numpy as np
 
 from datamodules.common import records
 from datamodules.common.records import MANIFEST
+from datamodules.criteo.multi_hot import bags
 from datamodules.criteo.text import NUM_DENSE, NUM_TABLES
 
 COLUMNS = {
@@ -119,11 +120,14 @@ def upgrade(content: dict[str, Any]) -> dict[str, Any] | None:
 
 def file_sizes(folder: Path, manifest: Manifest) -> dict[Path, int]:
     """Return the size in bytes that each data file must have."""
-    return {
+    sizes = {
         folder / f"{split}_{name}.npy": _file_size(name, rows)
         for split, rows in manifest.rows.items()
         for name in COLUMNS
     }
+    if isinstance(manifest.settings, MultiHotSettings):
+        sizes[folder / bags.FILE] = bags.file_bytes(manifest.table_sizes)
+    return sizes
 
 
 def _file_size(column: str, num_rows: int) -> int:

@@ -51,20 +51,6 @@ class DCNv2Module(ClickModule):
             raise ValueError(f"learning_rate must be at least 0, got {learning_rate}")
         self.learning_rate = learning_rate
 
-    def setup(self, stage: str) -> None:
-        """Reject strategies that would shard the tables again, and what FBGEMM cannot do."""
-        super().setup(stage)
-        tables = [m for m in self.modules() if isinstance(m, FbgemmTables)]
-        trainer: Any = self._trainer
-        several = max(
-            getattr(trainer, "world_size", 1), getattr(trainer, "accumulate_grad_batches", 1)
-        )
-        if tables and several > 1:
-            raise ValueError(
-                "--model.net.kernels fbgemm steps its tables in each backward pass of one device; "
-                "use one device without --trainer.accumulate_grad_batches, or kernels torch"
-            )
-
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         for tables in self.modules():
             if isinstance(tables, FbgemmTables):
@@ -95,7 +81,8 @@ class DCNv2Module(ClickModule):
             states[number]["sum"] = table.share(states[number]["sum"])
 
     def check_tables(self) -> None:
-        """Check that tables and bags are those of the data."""
+        """Check that tables and bags are those of the data, and that the kernels fit the run."""
+        self._check_kernels()
         super().check_tables()
         wanted, got = self._data_bags(), getattr(self.net, "bag_sizes", None)
         if wanted and got and tuple(wanted) != tuple(got):
@@ -117,6 +104,25 @@ class DCNv2Module(ClickModule):
             "opt_learning_rate_decay_start_step": 0,
             "opt_learning_rate_decay_steps": 0,
         }
+
+    def _check_kernels(self) -> None:
+        """Reject what FBGEMM's kernels cannot do, as they step inside each backward pass."""
+        if not any(isinstance(module, FbgemmTables) for module in self.modules()):
+            return
+        trainer: Any = self._trainer
+        wrong = {
+            "several devices": getattr(trainer, "world_size", 1) > 1,
+            "--trainer.accumulate_grad_batches": getattr(trainer, "accumulate_grad_batches", 1) > 1,
+            "--trainer.gradient_clip_val": getattr(trainer, "gradient_clip_val", None) is not None,
+            "a scaled loss (--trainer.precision 16-mixed)": (
+                getattr(trainer, "precision", None) == "16-mixed"
+            ),
+        }
+        if found := [what for what, is_so in wrong.items() if is_so]:
+            raise ValueError(
+                "--model.net.kernels fbgemm steps its tables in each backward pass of one device "
+                f"and cannot have {', '.join(found)}; leave that out, or take kernels torch"
+            )
 
     def _shared_states(self, checkpoint: dict[str, Any]) -> list[tuple[dict[int, Any], int, Any]]:
         """Return each shared table with a checkpoint's optimizer states and its number in them."""

@@ -3,13 +3,14 @@
 Letters: B rows of a batch, L ids of all bags of a row.
 """
 
-import math
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from datamodules.common.records import MANIFEST
 
 # Ids per bag, the row itself included. Source: mlcommons/training @ aa344c7,
 # recommendation_v2/torchrec_dlrm, README (multi_hot_sizes).
@@ -85,14 +86,17 @@ class Bags:
             The bags, in numpy.
 
         Raises:
-            ValueError: If it has other bags than these tables need.
+            ValueError: If it has other bags than these tables need, or is damaged.
         """
-        drawn = np.load(path, mmap_mode="r")
+        try:
+            drawn = np.load(path, mmap_mode="r")
+        except (ValueError, EOFError, OSError) as error:
+            raise ValueError(f"{path}: its header is damaged; {_again(path)}") from error
         counts = _further(table_sizes)
         if drawn.dtype != np.int32 or drawn.shape != (sum(counts),):
             raise ValueError(
                 f"{path} has {drawn.dtype} {drawn.shape}, but these tables need int32 "
-                f"({sum(counts)},); run prepare again"
+                f"({sum(counts)},); {_again(path)}"
             )
         parts = np.split(drawn, np.cumsum(counts)[:-1])
         shapes = zip(parts, table_sizes, BAG_SIZES, strict=True)
@@ -118,6 +122,5 @@ class Bags:
         return ids_BL
 
 
-def bag_gib(table_sizes: Sequence[int]) -> float:
-    """Return the size of all bags in GiB."""
-    return math.ceil(file_bytes(table_sizes)) / 2**30
+def _again(path: Path) -> str:
+    return f"delete {path.parent / MANIFEST} and run prepare"

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from datamodules.common.records import MANIFEST
 from datamodules.criteo.batches import Block, rows
-from datamodules.criteo.multi_hot.bags import FILE, Bags
+from datamodules.criteo.multi_hot.bags import BAG_SIZES, FILE, Bags
 from datamodules.criteo.multi_hot.published import PublishedRows
 from datamodules.criteo.store import open_split
 
@@ -31,7 +32,8 @@ class Batch(TypedDict):
 
 def logarithm(dense_BN: np.ndarray) -> np.ndarray:
     """Return ``log(x + 3)`` of int32 that are at least -2, as float32."""
-    return np.log((dense_BN + np.int32(3)).astype(np.float32))
+    # As unsigned, since the three largest int32 plus 3 are beyond it.
+    return np.log((dense_BN + np.int32(3)).view(np.uint32).astype(np.float32))
 
 
 class MultiHotBlocks(Dataset[Batch]):
@@ -53,11 +55,26 @@ class MultiHotBlocks(Dataset[Batch]):
             self._files = open_split(self._folder, self._split), bags
         (files, bags) = self._files
         ids = rows(files["sparse"], block)
+        self._check("sparse", block, ids, self._table_sizes)
+        if bags is not None:
+            ids = bags.expand(ids)
+            self._check("bags", block, ids, np.repeat(self._table_sizes, BAG_SIZES))
         return {
             "dense": torch.from_numpy(logarithm(rows(files["dense"], block))),
-            "bags": torch.from_numpy(ids if bags is None else bags.expand(ids)),
+            "bags": torch.from_numpy(ids),
             "label": torch.from_numpy(rows(files["label"], block)),
         }
+
+    def _check(self, what: str, block: Block, ids: np.ndarray, sizes: Any) -> None:
+        """Raise if a damaged file has an id that would read another table's rows."""
+        if len(ids) and (ids.min() < 0 or (ids.max(0) >= sizes).any()):
+            found = int(((ids < 0) | (ids >= sizes)).any(1).argmax())
+            row = (block.start + found) % len(self._files[0]["sparse"])
+            path = self._folder / (FILE if what == "bags" else f"{self._split}_{what}.npy")
+            raise ValueError(
+                f"{path}: an id of {self._split} row {row:,} is not in its table, so the file is "
+                f"not what was written; delete {self._folder / MANIFEST} and run prepare"
+            )
 
 
 class PublishedBlocks(Dataset[Batch]):

@@ -246,8 +246,15 @@ class MultiHotDataModule(ClickLogs):
         """Look up the bags on the rows' device, which keeps them from the first batch on."""
         if self._device_bags is None:
             bags = Bags.open(self.prepared / FILE, self.table_sizes)
-            tables = [torch.from_numpy(np.array(table)) for table in bags.tables]
-            self._device_bags = Bags([table.to(rows_BT.device) for table in tables])
+            # One after the other: the host holds a single table's bags, not all of them.
+            tables = [torch.from_numpy(np.array(t)).to(rows_BT.device) for t in bags.tables]
+            for table, size in zip(tables, self.table_sizes, strict=True):
+                if table.numel() and not 0 <= int(table.min()) <= int(table.max()) < size:
+                    raise ValueError(
+                        f"{self.prepared / FILE}: an id is not in its table, so the file is not "
+                        f"what was written; delete {self.prepared / MANIFEST} and run prepare"
+                    )
+            self._device_bags = Bags(tables)
         parts = [
             torch.cat([rows[:, None], table[rows.long()]], 1)
             for rows, table in zip(rows_BT.unbind(1), self._device_bags.tables, strict=True)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from modules.dlrm_dcnv2 import DCNv2Module, fbgemm
+from modules.dlrm_dcnv2.fbgemm import FbgemmTables
 from modules.dlrm_dcnv2.net import DCNv2
 
 SIZES, BAGS = (50, 3, 7), (4, 1, 2)
@@ -55,14 +56,30 @@ def test_steps_equal_those_of_our_own_tables():
     torch.testing.assert_close(torch.cat(theirs.tables.sums()), sums)
 
 
-@pytest.mark.skipif(not INSTALLED, reason="needs the extra [fbgemm]")
-@pytest.mark.parametrize("given", [{"world_size": 2}, {"accumulate_grad_batches": 2}])
-def test_several_devices_and_accumulation_are_refused(given):
-    module = DCNv2Module(net=lambda: DCNv2(**SMALL, kernels="fbgemm"))
-    module.configure_model()
+class Kernels(FbgemmTables):
+    """Stands for FBGEMM's tables where they are not installed."""
+
+    def __init__(self):
+        torch.nn.Module.__init__(self)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"world_size": 2}, "several devices"),
+        ({"accumulate_grad_batches": 2}, "--trainer.accumulate_grad_batches"),
+        ({"gradient_clip_val": 1.0}, "--trainer.gradient_clip_val"),
+        ({"precision": "16-mixed"}, "a scaled loss"),
+    ],
+)
+def test_what_the_kernels_cannot_do_is_refused(given, words):
+    """In Lightning's order: the network does not exist before configure_model."""
+    module = DCNv2Module(net=lambda: torch.nn.Sequential(Kernels()))
     module._trainer = SimpleNamespace(strategy=None, **given)
-    with pytest.raises(ValueError, match="one device"):
-        module.setup("fit")
+    module.setup("fit")
+    with pytest.raises(ValueError, match="one device") as error:
+        module.configure_model()
+    assert words in str(error.value)
 
 
 def test_without_fbgemm_one_line_says_what_to_install(monkeypatch):

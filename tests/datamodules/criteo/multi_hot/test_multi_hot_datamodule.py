@@ -1,6 +1,7 @@
 """Multi-hot batches: fixed order, bags as prepared, and the published files read as they are."""
 
 import pickle
+import shutil
 import zipfile
 
 import numpy as np
@@ -74,6 +75,41 @@ def test_a_device_expands_the_same_bags(data):
     (need,) = other.memory_needs()
     assert need.on_device
     assert data.memory_needs() == []
+
+
+def with_int(path, offset, value):
+    content = bytearray(path.read_bytes())
+    content[offset : offset + 4] = value.to_bytes(4, "little", signed=True)
+    path.write_bytes(bytes(content))
+
+
+def read_all(read):
+    return [read.on_after_batch_transfer(batch, 0) for batch in read.train_dataloader()]
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("train_sparse.npy", lambda p: with_int(p, 128 + 104 * 10, 10**6), "train row 10 is not"),
+        ("train_sparse.npy", lambda p: with_int(p, 128 + 104 * 10, -1), "train row 10 is not"),
+        ("bags.npy", lambda p: with_int(p, 128 + 4 * 5, 10**6), "is not in its table"),
+        ("bags.npy", lambda p: p.write_bytes(b"x" * 128 + p.read_bytes()[128:]), "its header"),
+        ("bags.npy", lambda p: p.write_bytes(p.read_bytes()[:-400]), "should have"),
+        ("bags.npy", lambda p: p.unlink(), "is missing"),
+    ],
+)
+def test_a_damaged_prepared_file_is_named_and_no_other_row_is_read(
+    data, tmp_path, name, change, words, on_device
+):
+    folder = tmp_path / "prepared"
+    shutil.copytree(data.prepared, folder)
+    change(folder / name)
+    settings = {"root": data.root, "prepared_dir": folder, "batch_size": 64}
+    with pytest.raises(ValueError, match=name) as error:
+        read_all(MultiHotDataModule(**settings, expand_on_device=on_device))
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_evaluation_reads_the_first_half_of_the_last_day_once(data):

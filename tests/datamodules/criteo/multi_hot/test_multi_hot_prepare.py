@@ -101,7 +101,7 @@ def test_bags_drawn_in_chunks_are_those_of_one_stream(tmp_path, monkeypatch):
     monkeypatch.setattr("datamodules.criteo.multi_hot.bags.CHUNK_IDS", 50)
     write_bags(tmp_path / "parts.npy", sizes)
     assert (tmp_path / "whole.npy").read_bytes() == (tmp_path / "parts.npy").read_bytes()
-    with pytest.raises(ValueError, match="run prepare again"):
+    with pytest.raises(ValueError, match="manifest.json and run prepare"):
         Bags.open(tmp_path / "whole.npy", (5, *sizes[1:]))
 
 
@@ -139,7 +139,7 @@ def test_training_numbers_pass_through_float32_and_evaluation_numbers_do_not(tmp
 
 
 def test_logarithm_is_that_of_the_number_plus_three():
-    dense = np.array([[-2, -1, 0, 5, 2**31 - 4]], np.int32)
+    dense = np.array([[-2, -1, 0, 5, 2**31 - 4, 2**31 - 1]], np.int32)  # + 3 is beyond int32
     got = logarithm(dense)
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, np.log(dense.astype(np.float64) + 3), rtol=1e-6, atol=1e-7)
