@@ -183,6 +183,41 @@ def test_resumed_run_sees_the_rest_of_the_epoch_and_ends_equal(tmp_path, logs):
     assert column(resumed, "val/auc")[-1] == column(whole, "val/auc")[-1]
 
 
+class Stopping(DCNv2Module):
+    """Ends its run in the middle of the epoch, where the environment says so."""
+
+    def training_step(self, batch, batch_idx):
+        if os.environ.get("STOP_AT") == str(self.global_step) and self.global_rank == 0:
+            os.kill(os.getpid(), 15)
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_run_resumes_on_another_number_of_ranks(tmp_path, logs, before, after):
+    """Rows and Adagrad's sums are shared out anew: the end is that of a run that never stopped."""
+
+    def fit(ranks, *args, **environment):
+        command = [sys.executable, "recipes/dlrm_dcnv2.py", *args]
+        command += ["--data.batch_size", str(128 // ranks), "--trainer.devices", str(ranks)]
+        command += ["--trainer.strategy", "ddp" if ranks > 1 else "auto"]
+        environment = {**os.environ, **environment}
+        return subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+        )
+
+    assert run(BENCHMARK, arguments(logs, tmp_path / "whole")) == 3
+    out, module = tmp_path / "cut", ["--module", "tests.recipes.test_dlrm_dcnv2.Stopping"]
+    done = fit(before, *arguments(logs, out), *module, STOP_AT="20")
+    assert done.returncode == 130, done.stderr
+    done = fit(after, "fit", "--ckpt_path", "last", "--output_root", str(out))
+    assert done.returncode == 3, done.stderr
+    whole, resumed = folder_of(tmp_path / "whole"), folder_of(out)
+    assert record(resumed)["devices"] == after
+    areas = column(resumed, "val/auc")
+    assert areas == pytest.approx(column(whole, "val/auc")[-len(areas) :], abs=1e-3)
+
+
 class Bags(torch.nn.Module):
     """A foreign net with tables of its own."""
 

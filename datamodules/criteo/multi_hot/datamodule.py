@@ -68,7 +68,8 @@ class MultiHotDataModule(ClickLogs):
             evaluation_batch_size: Rows per device in one forward pass of the evaluation.
             num_days: Days to use, at least 2; the last one is split into test and validation. None
                 uses those that are there.
-            max_rows: Most rows of a table; categories beyond it share rows.
+            max_rows: Most rows of a table; categories beyond it share rows. Fixed in published
+                files.
             expand_on_device: Keep the bags (22 GiB) on the device and look them up there; else the
                 loader does.
             num_workers: Loader processes per device; 0 loads in the training process.
@@ -103,9 +104,8 @@ class MultiHotDataModule(ClickLogs):
         if not self.published:
             return super().settings  # type: ignore[return-value]
         assert self.root is not None
-        names = [path.name.split("_")[1] for path in self.root.glob("day_*_sparse_multi_hot.npz")]
-        there = max((int(name) + 1 for name in names if name.isdigit()), default=REFERENCE_DAYS)
-        return self.make_settings(self._wanted_days or there)
+        last = max(published.days_there(self.root), default=REFERENCE_DAYS - 1)
+        return self.make_settings(self._wanted_days or last + 1)
 
     def make_settings(self, num_days: int) -> MultiHotSettings:
         return MultiHotSettings(num_days, self._limit)
@@ -126,8 +126,7 @@ class MultiHotDataModule(ClickLogs):
             One line per problem: what, where, what to do; empty if there is none.
         """
         if self.published:
-            assert self.root is not None
-            return published.problems(self.root, self.settings.num_days)
+            return self._published_problems()
         return [*super().problems(), *self._memory_problem()]
 
     def prepare(self) -> None:
@@ -164,7 +163,7 @@ class MultiHotDataModule(ClickLogs):
         assert self.root is not None
         if (days := self.settings.num_days) != REFERENCE_DAYS:
             return [f"{days} days instead of {REFERENCE_DAYS}"]
-        if published.problems(self.root, days):
+        if self._published_problems():
             return []  # told by ``problems``
         rows = [published.day_rows(self.root, day) for day in range(days)]
         return [
@@ -261,11 +260,21 @@ class MultiHotDataModule(ClickLogs):
         ]
         return torch.cat(parts, 1)
 
+    def _published_problems(self) -> list[str]:
+        """Return a line per missing or damaged published file, or for a limit of other tables."""
+        assert self.root is not None
+        if self._limit != MAX_ROWS:
+            return [
+                f"max_rows is {self._limit:,}, but the ids of the published files in {self.root} "
+                f"are those of tables of at most {MAX_ROWS:,} rows; leave out --data.max_rows"
+            ]
+        return published.problems(self.root, self.settings.num_days)
+
     def _published_manifest(self) -> Manifest:
         """Count the published files' rows; ValueError with a line per missing or damaged file."""
         assert self.root is not None
         days = self.settings.num_days
-        if lines := published.problems(self.root, days):
+        if lines := self._published_problems():
             raise ValueError("\n".join(lines))
         *train, last = (published.day_rows(self.root, day) for day in range(days))
         half = -(-last // 2)

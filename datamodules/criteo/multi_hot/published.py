@@ -9,6 +9,7 @@ Letters: N rows.
 """
 
 import math
+import re
 import struct
 import zipfile
 from pathlib import Path
@@ -22,6 +23,7 @@ from datamodules.criteo.text import NUM_DENSE
 
 CHECK_ROWS = 1 << 18
 _LOCAL_HEADER = 30  # bytes of a member's header in a zip, before its name
+MOST_DENSE = 21.5  # log(x + 3) of the largest int32
 AGAIN = "download this file again"
 
 
@@ -35,6 +37,12 @@ def day_paths(root: Path, day: int) -> tuple[Path, Path, Path]:
 def is_published(root: Path) -> bool:
     """Whether a directory has multi-hot files rather than text."""
     return any(root.glob("day_*_sparse_multi_hot.npz"))
+
+
+def days_there(root: Path) -> list[int]:
+    """Return the numbers of the days of which a directory has any file."""
+    pattern = re.compile(r"day_(\d{1,3})_(dense\.npy|labels\.npy|sparse_multi_hot\.npz)")
+    return [int(match[1]) for path in root.glob("day_*") if (match := pattern.fullmatch(path.name))]
 
 
 def problems(root: Path, num_days: int) -> list[str]:
@@ -68,11 +76,12 @@ def open_day(root: Path, day: int) -> tuple[np.ndarray, list[np.ndarray], np.nda
     """
     dense_path, bags_path, labels_path = day_paths(root, day)
     dense, labels = _mapped(dense_path), _mapped(labels_path)
-    _check(dense_path, dense, np.float32, (len(dense), NUM_DENSE))
-    _check(labels_path, labels, np.int32, (len(dense), 1))
+    rows = dense.shape[0] if dense.ndim else 0
+    _check(dense_path, dense, np.float32, (rows, NUM_DENSE))
+    _check(labels_path, labels, np.int32, (rows, 1))
     bags = []
     for table, member in enumerate(_members(bags_path)):
-        _check(f"{bags_path}, {table}.npy", member, np.int32, (len(dense), BAG_SIZES[table]))
+        _check(f"{bags_path}, {table}.npy", member, np.int32, (rows, BAG_SIZES[table]))
         bags.append(member)
     return dense, bags, labels[:, 0]
 
@@ -115,11 +124,14 @@ def _member(path: Path, file: BinaryIO, info: zipfile.ZipInfo) -> np.ndarray:
     header = file.read(_LOCAL_HEADER)
     name_bytes, extra_bytes = struct.unpack("<HH", header[26:30])
     file.seek(info.header_offset + _LOCAL_HEADER + name_bytes + extra_bytes)
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0
-    if version == (2, 0):
-        read = np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(file)
+    try:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0
+        if version == (2, 0):
+            read = np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read(file)
+    except ValueError as error:
+        raise ValueError(f"{path}: {info.filename} is no .npy file; {AGAIN}") from error
     start = file.tell()
     end = info.header_offset + _LOCAL_HEADER + name_bytes + extra_bytes + info.file_size
     if fortran or end - start != math.prod(shape) * dtype.itemsize:
@@ -157,7 +169,7 @@ class PublishedRows:
             dense_NF float32, ids_NL int32, label_N uint8.
 
         Raises:
-            ValueError: If an id or a label is out of range; the line names file and row.
+            ValueError: If a number, an id or a label is out of range; the line names file and row.
         """
         dense = np.empty((block.num_rows, NUM_DENSE), np.float32)
         ids = np.empty((block.num_rows, sum(BAG_SIZES)), np.int32)
@@ -182,11 +194,22 @@ class PublishedRows:
             ids[:, start : start + size] = own = bag[part]
             self._check_ids(day, table, part.start, own)
             start += size
+        self._check_dense(day, part.start, dense)
         if len(labels) and (labels.min() < 0 or labels.max() > 1):
             row = part.start + int(((labels < 0) | (labels > 1)).argmax())
             path = day_paths(self._root, day)[2]
             raise ValueError(f"{path}, row {row:,}: label {labels[row - part.start]}; {AGAIN}")
         label[:] = labels
+
+    def _check_dense(self, day: int, first: int, dense: np.ndarray) -> None:
+        good = (dense >= 0) & (dense <= MOST_DENSE)  # False for NaN
+        if good.all():
+            return
+        row, column = np.argwhere(~good)[0]
+        raise ValueError(
+            f"{day_paths(self._root, day)[0]}, row {first + row:,}: {dense[row, column]} is no "
+            f"log(x + 3) of an integer x from -2 to 2^31 - 1; {AGAIN}"
+        )
 
     def _check_ids(self, day: int, table: int, first: int, ids: np.ndarray) -> None:
         if not len(ids) or (ids.min() >= 0 and ids.max() < self._sizes[table]):

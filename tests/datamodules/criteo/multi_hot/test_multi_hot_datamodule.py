@@ -209,6 +209,21 @@ def widened(root):
     np.save(path, np.load(path).astype(np.float64))
 
 
+def saved(root, array):
+    np.save(root / "day_1_dense.npy", array)
+
+
+def dense(root, value):
+    path = root / "day_1_dense.npy"
+    np.save(path, with_value(np.load(path), (17, 3), value))
+
+
+def junk_member(root):
+    bags_of(root, m4=None)
+    with zipfile.ZipFile(root / "day_1_sparse_multi_hot.npz", "a") as archive:
+        archive.writestr("4.npy", b"not an array")
+
+
 DAMAGE = {
     "missing": lambda root: (root / "day_1_dense.npy").unlink(),
     "cut npy": lambda root: cut(root / "day_1_dense.npy", 5),
@@ -220,6 +235,12 @@ DAMAGE = {
     "member": lambda root: bags_of(root, m25=None),
     "id": lambda root: bags_of(root, m20=lambda ids: with_value(ids, (17, 3), 10**6)),
     "negative id": lambda root: bags_of(root, m0=lambda ids: with_value(ids, (17, 0), -1)),
+    "number": lambda root: saved(root, np.float32(3)),
+    "order": lambda root: bags_of(root, m3=lambda ids: ids.astype(">i4")),
+    "junk": junk_member,
+    "no logarithm": lambda root: dense(root, 1e9),
+    "no number": lambda root: dense(root, np.nan),
+    "last": lambda root: (root / "day_2_sparse_multi_hot.npz").unlink(),
     "label": lambda root: labels(root, lambda values: with_value(values, 9, 2)),
 }
 
@@ -237,21 +258,51 @@ DAMAGE = {
         ("member", "no whole zip of 0.npy to 25.npy"),
         ("id", "day_1_sparse_multi_hot.npz, 20.npy, row 17: ids"),
         ("negative id", "0.npy, row 17: ids"),
+        ("number", "day_1_dense.npy holds float32 () instead of"),
+        ("order", "3.npy holds >i4"),
+        ("junk", "day_1_sparse_multi_hot.npz: 4.npy is no .npy file"),
+        ("no logarithm", "day_1_dense.npy, row 17: 1000000000.0 is no log(x + 3)"),
+        ("no number", "day_1_dense.npy, row 17: nan is no log(x + 3)"),
+        ("last", "day_2_sparse_multi_hot.npz missing"),
         ("label", "day_1_labels.npy, row 9: label"),
     ],
 )
 def test_damaged_published_files_are_named_in_one_line(files, what, words):
     DAMAGE[what](files)
     read = of(files)
-    with pytest.raises(ValueError, match="day_1") as error:
+    with pytest.raises(ValueError, match="day_") as error:
         read.prepare()
     assert words in str(error.value)
     assert "\n" not in str(error.value)
-    if what in ("id", "negative id", "label"):  # what only reading finds, training finds too
+    if what in (
+        "id",
+        "negative id",
+        "label",
+        "no logarithm",
+        "no number",
+    ):  # what only reading finds, training finds too
         with pytest.raises(ValueError, match="day_1"):
             list(of(files).blocks("train")[block] for block in read.train_sampler())
     else:
         assert words in read.problems()[0]
+
+
+def test_members_of_a_zip_may_come_in_any_order(files):
+    expected = [batch["bags"] for batch in of(files).train_dataloader()]
+    path = files / "day_1_sparse_multi_hot.npz"
+    with np.load(path) as archive:
+        members = {name: archive[name].copy() for name in reversed(archive.files)}
+    np.savez(path, **members)
+    for got, wanted in zip(of(files).train_dataloader(), expected, strict=True):
+        assert torch.equal(got["bags"], wanted)
+
+
+def test_other_tables_than_the_published_ones_are_refused(files):
+    read = MultiHotDataModule(root=files, max_rows=1000)
+    (line,) = read.problems()
+    assert "leave out --data.max_rows" in line
+    with pytest.raises(ValueError, match="leave out"):
+        read.prepare_data()
 
 
 def test_too_little_memory_for_the_order_is_told_before_prepare(data, monkeypatch, tmp_path):
