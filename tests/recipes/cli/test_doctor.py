@@ -56,6 +56,15 @@ def test_the_next_command_keeps_all_flags(capsys, tmp_path):
     assert lines[-1].endswith(f"then run python recipes/dlrm.py {again}")
 
 
+def test_a_benchmark_whose_demo_was_not_measured_has_a_report(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(
+        doctor_command, "demo_time", lambda stem: demo_time(stem, tmp_path / "none.csv")
+    )
+    _, lines = doctor("llama31_8b", capsys)
+    text = " ".join(" ".join(lines).split())
+    assert "demo not measured; real data as docs/llama31_8b.md expects, and 10 runs make" in text
+
+
 @pytest.mark.parametrize("stem", STEMS)
 def test_times_are_the_readmes_and_the_published_rounds(stem):
     needs = importlib.import_module(f"recipes.{stem}").BENCHMARK.needs
