@@ -34,8 +34,8 @@ class WarmUp(Callback):
 
     Args:
         steps: Forward and backward passes. With 0 there is no warm-up and no FLOP count.
-        compile: Compile what training calls in place with ``torch.compile``: ``net``, or those of
-            its methods that the module names in ``compiled_calls``.
+        compile: Compile what training calls with ``torch.compile``. That is ``net``, or those of
+            its methods that the module names in ``compiled_calls``; in place.
         compile_mode: All but ``default`` use CUDA graphs. They help on GPUs where a step is so
             short that launching its kernels takes a large part of it. Not with accumulation, or
             where a step calls the network several times: replays overwrite earlier gradients.

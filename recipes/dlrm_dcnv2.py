@@ -5,7 +5,7 @@ Data      Criteo 1TB Click Logs, 4.2 billion training rows, 350 GB compressed (C
           the bags of 214 ids a row are made on the fly, or read from the published 3.8 TB
 Network   bottom MLP, 26 tables with 204,184,588 rows of 128, three low-rank cross layers, top MLP:
           26 billion parameters, 97.4 GiB in fp32, 194.7 with Adagrad's sums
-Expect    demo: 0.5 min (worst 0.6); closed division: 0.7 to 1 epoch
+Expect    demo: 0.2 min (worst 0.3); closed division: 0.7 to 1 epoch
 
     python recipes/dlrm_dcnv2.py fit                                  demo, no download
     python recipes/dlrm_dcnv2.py prepare --data.root DIR              text to training columns

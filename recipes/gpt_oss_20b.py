@@ -3,7 +3,7 @@
 Target    log perplexity (cross-entropy per token) <= 3.34 on the first 1,024 held-out sequences
 Data      C4 (English web text) as tokens, 85 GB (MLCommons, ODC-BY, no login)
 Network   24 layers of 32 experts, 20,488,418,112 parameters, sequences of 8,192 tokens
-Expect    demo: 0.0 min (worst 0.0); closed division: 184,000 to 209,000 sequences
+Expect    demo: 0.1 min (worst 0.1); closed division: 184,000 to 209,000 sequences
 
     python recipes/gpt_oss_20b.py fit                                 demo, no download
     python recipes/gpt_oss_20b.py prepare --data.root DIR             check the token files

@@ -75,6 +75,11 @@ def _cost(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _formats(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--markdown", action="store_true", help="print Markdown")
+    command.add_argument("--csv", action="store_true", help="print CSV")
+
+
 def _paths(command: argparse.ArgumentParser, name: str, metavar: str, text: str) -> None:
     command.add_argument(name, nargs="+", type=Path, metavar=metavar, help=text)
 
@@ -130,6 +135,7 @@ def _score(commands: Any) -> None:
     command.add_argument(
         "--official", action="store_true", help="also score with the official tools"
     )
+    _formats(command)
     _round(command)
     _cost(command)
 
@@ -153,8 +159,7 @@ def _compare(commands: Any) -> None:
     command.add_argument("--round", help="compare with this published round")
     command.add_argument("--scaling", action="store_true", help="efficiency over system sizes")
     _cost(command)
-    command.add_argument("--markdown", action="store_true", help="print Markdown")
-    command.add_argument("--csv", action="store_true", help="print CSV")
+    _formats(command)
     command.add_argument("--plot", type=Path, metavar="FILE", help="also draw it: .png or .svg")
     add_filters(command)
 

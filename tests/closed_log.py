@@ -17,6 +17,48 @@ from recipes.cli.benchmark import Benchmark
 from tests.toy import FakeTime, ToyData, ToyModule, fake_state, toy_trainer
 
 
+class Scripted(ToyModule):
+    """A toy with the benchmark's facts, whose evaluations follow a script."""
+
+    late_metrics: Future[dict[str, float]] | None = None
+
+    def __init__(
+        self,
+        script: dict[str, list[float]],
+        facts: dict[str, object],
+        tensors: tuple[str, ...],
+        late: bool,
+    ) -> None:
+        super().__init__()
+        self.values, self.facts, self.tensors, self.late = script, facts, tensors, late
+        self.metric_names = tuple(script)
+
+    def on_validation_epoch_end(self) -> None:
+        now = {k: v[min(self.evaluations, len(v) - 1)] for k, v in self.values.items()}
+        self.evaluations += 1
+        if self.late:
+            self.late_metrics = Future()
+            self.late_metrics.set_result(now)
+            return
+        for name, value in now.items():
+            self.log(f"val/{name}", _double(value))
+
+    def mllog_facts(self) -> dict[str, object]:
+        return self.facts
+
+    def mllog_tensors(self) -> tuple[str, ...]:
+        return self.tensors
+
+
+class FactsData(ToyData):
+    def __init__(self, facts: dict[str, object]) -> None:
+        super().__init__()
+        self.facts = facts
+
+    def mllog_facts(self) -> dict[str, object]:
+        return self.facts
+
+
 def write_log(
     folder: Path,
     benchmark: Benchmark,
@@ -37,32 +79,16 @@ def write_log(
     """
     worse = -0.1 if benchmark.mode == "max" else 0.1
     script = quality or {k: [v + worse, v] for k, v in benchmark.metrics.items()}
+    module = Scripted(script, module_facts, tensors, late)
+    callbacks = _callbacks(folder, benchmark, division)
+    with contextlib.suppress(StopRun):
+        toy_trainer(callbacks, max_epochs=-1, **(trainer or {})).fit(
+            module, datamodule=FactsData(data_facts)
+        )
+    return folder / "result.txt"
 
-    class Module(ToyModule):
-        metric_names = tuple(script)
 
-        late_metrics: Future[dict[str, float]] | None = None
-
-        def on_validation_epoch_end(self) -> None:
-            now = {k: v[min(self.evaluations, len(v) - 1)] for k, v in script.items()}
-            self.evaluations += 1
-            if late:
-                self.late_metrics = Future()
-                self.late_metrics.set_result(now)
-                return
-            for name, value in now.items():
-                self.log(f"val/{name}", _double(value))
-
-        def mllog_facts(self) -> dict[str, object]:
-            return module_facts
-
-        def mllog_tensors(self) -> tuple[str, ...]:
-            return tensors
-
-    class Data(ToyData):
-        def mllog_facts(self) -> dict[str, object]:
-            return data_facts
-
+def _callbacks(folder: Path, benchmark: Benchmark, division: str) -> list[Any]:
     state = fake_state(FakeTime())
     schedule = EvaluationSchedule(every=1, limit=4)
     target = QualityTarget(benchmark.metrics, benchmark.mode, state=state)
@@ -77,10 +103,7 @@ def write_log(
         quality_names=benchmark.quality_names,
         discloses=benchmark.discloses,
     )
-    callbacks = [schedule, target, log]
-    with contextlib.suppress(StopRun):
-        toy_trainer(callbacks, max_epochs=-1, **(trainer or {})).fit(Module(), datamodule=Data())
-    return folder / "result.txt"
+    return [schedule, target, log]
 
 
 def _double(value: float) -> Any:

@@ -189,10 +189,15 @@ def run_step(step: Step, logs: Path) -> Outcome:
         except subprocess.TimeoutExpired:
             status = f"stopped after {step.limit_s:.0f} s"
         finally:
+            last = last_line(path)  # before it is told that it was interrupted
             end_session(process)
-    lines = [line for line in path.read_text(errors="replace").splitlines()[1:] if line.strip()]
-    last = lines[-1].strip() if lines else "no output"
     return Outcome(step, status, time.monotonic() - start, last)
+
+
+def last_line(path: Path) -> str:
+    """Return the last line of a log that has any text; the first is the command."""
+    lines = [line for line in path.read_text(errors="replace").splitlines()[1:] if line.strip()]
+    return lines[-1].strip() if lines else "no output"
 
 
 def end_session(process: subprocess.Popen[bytes]) -> None:

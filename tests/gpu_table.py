@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from recipes.speed.published import percent
+
 HEADER = (
     "recipe", "device", "precision", "samples/s", "ms/step", "p90", "of best", "of limit", "MFU",
     "GiB", "scaled",
@@ -103,7 +105,7 @@ def number(value: Any) -> str:
 
 
 def share(value: Any) -> str:
-    return "-" if value is None else f"{value:.1%}"
+    return "-" if value is None else percent(value)
 
 
 def columns(rows: Iterable[Sequence[str]]) -> str:

@@ -117,6 +117,7 @@ def install() -> None:
     torch.nn.modules.rnn._VF = _Loops()  # type: ignore[attr-defined]
     embedding = F.embedding
     F.embedding = lambda *args, sparse=False, **kwargs: embedding(*args, **kwargs)
+    torch.sparse_coo_tensor = _dense_rows  # type: ignore[assignment]
 
 
 def _from_data(build: Any) -> Any:
@@ -129,6 +130,11 @@ def _from_data(build: Any) -> Any:
         return made.to(device)
 
     return make
+
+
+def _dense_rows(index: Tensor, rows: Tensor, size: tuple[int, ...], **kwargs: Any) -> Tensor:
+    """Rows of a table's gradient, as a tensor that is no sparse one."""
+    return torch.zeros(size, dtype=rows.dtype, device=rows.device).index_add(0, index[0], rows)
 
 
 def _new_tensor(self: Tensor, data: Any, *, device: Any = None, **kwargs: Any) -> Tensor:

@@ -183,7 +183,8 @@ class C4DataModule(BenchmarkDataModule):
             manifest = preparation.read_manifest(self._prepared, self.vocab_size)
         except ValueError as error:
             return [*lines, str(error)]
-        return lines or (self._changed(manifest) if manifest else [])
+        lines = lines or (self._changed(manifest) if manifest else [])
+        return list(dict.fromkeys(lines))
 
     def notes(self) -> list[str]:
         """Say what the order costs, and whether documents are marked."""
@@ -223,8 +224,8 @@ class C4DataModule(BenchmarkDataModule):
         return lines
 
     def net_facts(self) -> dict[str, Any]:
-        """Return the number of ids."""
-        return {"vocab_size": self.vocab_size}
+        """Return the number of ids and of a sequence's tokens."""
+        return {"vocab_size": self.vocab_size, "seq_length": self.seq_length}
 
     def mllog_facts(self) -> dict[str, object]:
         """Return the log's data keys."""
@@ -309,7 +310,8 @@ class C4DataModule(BenchmarkDataModule):
     def _orders(self) -> Path:
         """Where orders are kept: beside the manifest, or in the cache if that is read-only."""
         prepared = self._prepared
-        return (prepared if os.access(prepared, os.W_OK) else cache_dir() / "c4") / "orders"
+        read_only = prepared.exists() and not os.access(prepared, os.W_OK)
+        return (cache_dir() / "c4" if read_only else prepared) / "orders"
 
     @property
     def _text(self) -> text_route.Text:

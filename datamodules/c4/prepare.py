@@ -77,6 +77,7 @@ def check_files(
         FileNotFoundError: If a file is missing; one line.
         ValueError: If one is damaged or does not belong to the others; one line each.
     """
+    units = _units(root, out, vocab_size)  # before any directory is made
     again = units_to_redo(out, root) if redo else set()
     with preparing(
         out,
@@ -87,7 +88,6 @@ def check_files(
         redo=again,
         show_progress=show_progress,
     ) as preparation:
-        units = _units(root, out, vocab_size)
         if preparation.manifest is not None and not preparation.unfinished(units):
             return preparation.manifest
         # In this process: one file is nearly all there is to read, and its progress shows here.

@@ -119,6 +119,8 @@ def make_token_files(
         FileNotFoundError: If text or tokenizer is missing; one line each.
         ValueError: If either is damaged, or the disk too small; one line each.
     """
+    if not _are_there(text):  # before any directory is made
+        text_files(text.folder, text.num_shards)
     changed = changed_units(text.parts, text.folder) if redo else {}
     for line in changed.values():
         print(f"{line}; preparing it again")

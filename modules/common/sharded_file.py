@@ -21,7 +21,7 @@ import torch
 from torch.distributed.checkpoint import FileSystemReader, Metadata, save
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.format_utils import _EmptyStateDictLoadPlanner
-from torch.distributed.checkpoint.metadata import BytesStorageMetadata
+from torch.distributed.checkpoint.metadata import BytesStorageMetadata, TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
 INDEX, REST, INDEX_SUM = ".metadata", "meta.pt", "finishline_index"
@@ -48,11 +48,11 @@ def load_sharded(path: Path, *, lazy: bool = False, optimizers: bool = False) ->
     index = check_folder(path)
     content = torch.load(path / REST, map_location="cpu", weights_only=True)
     if lazy:
-        items = index.state_dict_metadata.items()
-        shapes: dict[str, Any] = {name: getattr(item, "size", None) for name, item in items}
-        names = {name.removeprefix(f"{WEIGHTS}."): name for name in shapes}
-        tensors = {short: shapes[name] for short, name in names.items() if short != name}
-        content[WEIGHTS] = {k: torch.empty(size, device="meta") for k, size in tensors.items()}
+        content[WEIGHTS] = {
+            index.planner_data[name][1]: torch.empty(item.size, device="meta")
+            for name, item in index.state_dict_metadata.items()
+            if isinstance(item, TensorStorageMetadata) and index.planner_data[name][0] == WEIGHTS
+        }
         return content
     numbers = sorted({part[0] for part in index.planner_data.values()} - {WEIGHTS})
     planner = _EmptyStateDictLoadPlanner({WEIGHTS, *(numbers if optimizers else ())})

@@ -25,6 +25,7 @@ from modules.llm.step_memory import step_bytes
 
 # The part of an evaluation that is kept for ``sample.txt``.
 NUM_PROMPTS, PROMPT_TOKENS, NEW_TOKENS = 3, 32, 48
+CHECKED_PRODUCTS = 10**10  # weights times tokens that a foreign network is checked with
 
 
 class Llama31Module(BenchmarkModule):
@@ -227,10 +228,13 @@ class Llama31Module(BenchmarkModule):
 
         Args:
             vocab_size: Words of the data; the network may have more.
-            seq_length: Tokens of the data's sequences.
+            seq_length: Tokens of the data's sequences; a large network is checked on fewer.
         """
         self.build()
-        check_causal(self.net, vocab_size=vocab_size, length=seq_length)
+        count = sum(parameter.numel() for parameter in self.net.parameters())
+        # A large network is not run on thousands of tokens on a CPU.
+        length = min(seq_length, max(16, CHECKED_PRODUCTS // max(count, 1)))
+        check_causal(self.net, vocab_size=vocab_size, length=length)
 
     def train_flops(self, batch: Tensor) -> int:
         """Count the operations of a training step; 0 for a foreign network."""

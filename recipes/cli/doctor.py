@@ -115,6 +115,8 @@ def _shards(datamodule: Any, streamed: Any) -> Iterator[Finding]:
         yield Finding("lacks", line)
     if not problems:
         yield Finding("has", f"{streamed.summary()}; a run on them is open division")
+        for line in streamed.notes():
+            yield Finding("note", line)
 
 
 def _demo(benchmark: Benchmark) -> Iterator[Finding]:

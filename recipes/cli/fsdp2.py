@@ -161,7 +161,7 @@ def precision_policy(net: nn.Module, precision: str) -> MixedPrecisionPolicy:
         precision: The trainer's precision.
 
     Returns:
-        The policy for every block.
+        The policy of every sharded part.
     """
     if precision != "bf16-mixed" or any(isinstance(part, _BatchNorm) for part in net.modules()):
         return MixedPrecisionPolicy()

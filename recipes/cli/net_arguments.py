@@ -21,6 +21,10 @@ NAMES: dict[str, tuple[str, ...]] = {
     "image_size": ("image_size", "img_size", "input_size", "input_resolution", "image_shape"),
     "spatial_dims": ("spatial_dims", "dimensions", "ndim"),
     "vocab_size": ("vocab_size", "vocabulary_size", "num_words", "n_words", "n_vocab", "ntoken"),
+    "seq_length": (
+        "seq_length", "seq_len", "max_seq_len", "max_seq_length", "max_positions", "block_size",
+        "context_length", "n_positions", "n_ctx", "max_len",
+    ),
     "num_labels": ("num_labels", "n_labels", "label_count"),
     "table_sizes": ("table_sizes", "cardinalities", "field_dims", "num_embeddings_per_feature"),
     "num_dense": ("num_dense", "n_dense", "dense_in_features", "num_dense_features"),

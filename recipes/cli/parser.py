@@ -139,7 +139,8 @@ class RecipeCLI(LightningCLI):
             "--ckpt_path",
             type=str | None,
             default=None,
-            help="Checkpoint to resume from. 'last': newest unfinished run; 'auto': or anew."
+            help="Checkpoint to resume from. With 'last' the newest unfinished run's; 'auto' takes "
+            "that of the same command, or starts anew."
             if self.command == "fit"
             else "A run's directory, or a checkpoint.",
         )

@@ -68,7 +68,7 @@ def find_resume(
     checkpoint = decided_once(ranks, choose)
     if checkpoint is None:
         return Resume(rest, None)
-    if not Path(checkpoint).is_file():
+    if not is_checkpoint(Path(checkpoint)):
         raise UsageError(f"--ckpt_path {path}: no file {checkpoint}; every node must read the runs")
     folder = Path(checkpoint).parent.parent
     words = (*rest.words, "--ckpt_path", checkpoint)

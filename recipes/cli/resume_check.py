@@ -134,7 +134,7 @@ def _data_facts(trainer: L.Trainer) -> dict[str, Any]:
     if streamed is not None:
         return {
             "global batch size": global_batch_size(trainer),
-            "ranks x data.num_workers": f"{trainer.world_size} x {datamodule.num_workers}",
+            "ranks x loader processes": f"{trainer.world_size} x {max(1, datamodule.num_workers)}",
             "data_root": streamed.patterns.train,
             "data_manifest": streamed.digest(),
         }

@@ -132,7 +132,8 @@ class Run:
         """Announce the run: nothing was wrong with its settings, data and directory."""
         LIVE.show("setting up the run")
         wandb_run.name_runs(trainer, self.folder.path, keep=self._users_wandb_run)
-        if line := open_note(self.cli.config.data):
+        line = open_note(self.cli.config.data)
+        if line and self.cli.command == "fit":  # `speed` has several runs
             rank_zero_only(print)(wrap_to_terminal(line), flush=True)
         if self.demo and self.cli.command == "fit":
             cli = self.cli

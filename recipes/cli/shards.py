@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from datamodules.common.stream.pattern import PIPE, has_command, show
+from datamodules.common.stream.pattern import has_command, show
 from recipes.cli.arguments import Arguments
 from recipes.cli.usage import UsageError
 
@@ -26,8 +26,8 @@ def check_commands(data: Any, arguments: Arguments) -> None:
         text = data.get(name)
         if has_command(text) and text not in arguments.values(f"--data.{name}"):
             raise UsageError(
-                f"data.{name} in a file of settings is a command, {show(text)}: {PIPE} is run only "
-                f"if typed; add --data.{name} '{PIPE}COMMAND' to the command line, also to resume"
+                f"data.{name} in a file of settings is a command, {show(text)}: pipe: is run only "
+                f"if typed; add --data.{name} 'pipe:COMMAND' to the command line, also to resume"
             )
 
 

@@ -84,14 +84,19 @@ def validate(benchmark: Benchmark, arguments: Arguments) -> int:
     the status is 0 if they are right, else 1.
     """
     quiet()
-    arguments = with_checkpoint_of_run(arguments)
-    check_named_checkpoint(benchmark, arguments)
-    cli = RecipeCLI(benchmark, "validate", with_run_config(arguments))
-    _check_resumed_checkpoint(benchmark, cli)
-    if not cli.config.ckpt_path and starting_checkpoint(cli) is None:
-        raise UsageError("validate needs --ckpt_path RUN (runs/<benchmark>/<run>, or a checkpoint)")
-    target: QualityTarget = cli.config_init.target
-    trainer = cli.build_trainer(logger=False, callbacks=[target, Progress(target)])
+    ranks = launched_ranks()
+    with ending_together(ranks):
+        arguments = with_checkpoint_of_run(arguments)
+        check_named_checkpoint(benchmark, arguments)
+        cli = RecipeCLI(benchmark, "validate", with_run_config(arguments))
+        _check_resumed_checkpoint(benchmark, cli)
+        if not cli.config.ckpt_path and starting_checkpoint(cli) is None:
+            line = "validate needs --ckpt_path RUN (runs/<benchmark>/<run>, or a checkpoint)"
+            raise UsageError(line)
+        target: QualityTarget = cli.config_init.target
+        trainer = cli.build_trainer(logger=False, callbacks=[target, Progress(target)])
+    if ranks is not None:
+        prepare_on_every_node(benchmark, cli, ranks)
     trainer.strategy.strict_loading = True  # type: ignore[attr-defined]
     trainer.ckpt_path = cli.config.ckpt_path
     with (

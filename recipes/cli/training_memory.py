@@ -63,7 +63,7 @@ class TrainingMemory:
             kind: What a device is called.
 
         Returns:
-            The line; None if there is enough.
+            The arithmetic and a way out; ``None`` if there is enough.
         """
         if self.on_each(ranks, sharded=sharded) <= available:
             return None

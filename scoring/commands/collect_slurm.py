@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from scoring.drawing.tables import print_json
 from scoring.runs.collection import ENDED, SEED_VARIABLES, Collection, open_collection
@@ -61,12 +62,13 @@ def script_of(collection: Collection, numbers: Sequence[int], at_once: int | Non
         A script for ``sbatch``.
     """
     folder, devices = collection.folder, _flag(collection.arguments, "--trainer.devices")
+    log = Path(str(folder).replace("%", "%%"), "slurm-%A_%a.log")
     options = {
         "job-name": f"collect-{collection.recipe.stem}",
         "array": _ranges(numbers) + (f"%{at_once}" if at_once else ""),
         "nodes": _flag(collection.arguments, "--trainer.num_nodes"),
         "ntasks-per-node": devices,
-        "output": shlex.quote(str(folder / "slurm-%A_%a.log")),
+        "output": shlex.quote(str(log)),
     }
     if _flag(collection.arguments, "--trainer.accelerator") != "cpu":
         options["gpus-per-node"] = devices

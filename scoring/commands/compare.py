@@ -16,6 +16,7 @@ from scoring.commands.filters import Filters, filters_of
 from scoring.drawing.tables import as_csv, print_json
 from scoring.published import published_rounds, round_word
 from scoring.published.tasks import task_names
+from scoring.rules.find_round import candidates
 from scoring.rules.rounds import round_names
 
 
@@ -52,10 +53,7 @@ def _chosen(args: argparse.Namespace, names: list[str], filters: Filters) -> Com
     paths = [Path(name) for name in names]
     for path in paths:
         if not path.exists():
-            raise FileNotFoundError(
-                f"{path} does not exist, and is neither a round (v0.7 to {round_names()[-1]}) nor "
-                f"a benchmark ({', '.join(sorted(task_names()))})"
-            )
+            raise FileNotFoundError(_unknown(str(path)))
     if args.scaling:
         return compare_scaling(paths, filters)
     if len(names) > 2:
@@ -63,6 +61,15 @@ def _chosen(args: argparse.Namespace, names: list[str], filters: Filters) -> Com
     if args.round:
         return compare_with_round(paths, round_word(args.round), filters, args.cost_per_hour)
     return compare_results(paths, filters, args.cost_per_hour)
+
+
+def _unknown(name: str) -> str:
+    if rounds := candidates(name):
+        return f"no published results of {name} are included; it is in {rounds[0]} to {rounds[-1]}"
+    return (
+        f"{name} does not exist, and is neither a round (v0.7 to {round_names()[-1]}) nor a "
+        f"benchmark ({', '.join(sorted(task_names()))})"
+    )
 
 
 def _of_rounds(

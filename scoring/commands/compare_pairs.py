@@ -20,6 +20,7 @@ from scoring.rules.gap import SIGNIFICANT, explain_gap
 from scoring.rules.olympic import faster_p_value
 from scoring.rules.rounds.names import task_of
 from scoring.rules.scores import Score
+from scoring.rules.verdicts import INVALID
 
 LEAST_SHOWN_P = 0.001
 
@@ -39,6 +40,9 @@ def compare_results(
             "nothing to compare: pass two directories with results of one benchmark, one with "
             "several networks, or --round v1.0"
         )
+        text += "".join(
+            f"; {path} has {_benchmarks(found)}" for path, found in zip(paths, sides, strict=True)
+        )
         if filters:
             text += f"; only results that pass the filters ({filters.words()}) count"
         raise ValueError("; ".join([text, *left_out]))
@@ -57,6 +61,10 @@ def compare_results(
         "notes": notes,
     }
     return with_bars(data, tables, _bars(entries, summaries))
+
+
+def _benchmarks(sides: Sequence[Side]) -> str:
+    return ", ".join(_by_task(sides)) or "none that pass the filters"
 
 
 # Benchmark, and its results of every side with the side's letter.
@@ -148,6 +156,11 @@ def _pair_table(first: Side, second: Side, pair: Mapping[str, Any]) -> Table:
 def _pair_notes(pair: dict[str, Any]) -> list[str]:
     names = f"{pair['benchmark']}, A {pair['a']['name']}, B {pair['b']['name']}: "
     more = [pair[key] for key in ("why", "energy") if pair[key]]
+    more += [
+        f"{side.upper()} is invalid: {'; '.join(pair[side]['reasons'])}"
+        for side in "ab"
+        if pair[side]["verdict"] == INVALID
+    ]
     return [names + _faster(pair), *(f"{pair['benchmark']}: {line}" for line in more)]
 
 
@@ -155,6 +168,8 @@ def _faster(pair: dict[str, Any]) -> str:
     runs = f"{pair['a']['runs']} run(s) against {pair['b']['runs']}"
     if not pair["comparable"]:
         return "one side is demo data, the other is not; the times cannot be compared"
+    if all(pair[side]["runs"] == pair[side]["not_converged"] for side in "ab"):
+        return f"no run of either side converged ({runs})"
     faster = {"A": pair["p_value_a_faster"], "B": pair["p_value_b_faster"]}
     if pair["least_p_value"] is None or pair["least_p_value"] >= SIGNIFICANT:
         return f"too few runs to decide which is faster ({runs})"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from scoring.commands.run_notes import run_lines
-from scoring.drawing.tables import Table, interval, number, print_json
+from scoring.drawing.tables import Table, as_csv, interval, number, print_json
 from scoring.official.accepted import find_judged_sets
 from scoring.official.checkers import second_opinion
 from scoring.rules.convergence import FLAVOURS, Verdict
@@ -21,7 +23,8 @@ def run(args: argparse.Namespace) -> int:
     """Score ``args.folder`` and print it.
 
     Args:
-        args: ``folder``, ``round``, ``json``, ``official`` and ``cost_per_hour``.
+        args: ``folder``, ``round``, ``json``, ``csv``, ``markdown``, ``official`` and
+            ``cost_per_hour``.
 
     Returns:
         0 if every result is valid, else 1.
@@ -31,18 +34,34 @@ def run(args: argparse.Namespace) -> int:
     used = expenses(list(zip(sets, scores, strict=True)), args.cost_per_hour)
     second = [second_opinion(item) for item in scores] if args.official else []
     if args.json:
-        results = [
-            {**item.as_json(), "energy_and_cost": each.as_json()}
-            for item, each in zip(scores, used, strict=True)
-        ]
-        for result, opinion in zip(results, second, strict=False):
-            result["official"] = opinion
-        print_json({**summary(item.found_round for item in scores), "results": results})
+        print_json(_as_json(scores, used, second))
+    elif args.csv:
+        print(as_csv([_table(scores, used)]), end="")
+        for line in _below(scores, used):
+            say(f"score: {line.strip()}", file=sys.stderr)
+    elif args.markdown:
+        print(_table(scores, used).markdown())
+        for line in _below(scores, used):
+            say(f"- {line.strip()}")
     else:
         print_scores(scores, used)
+    if not args.json:
         for item, opinion in zip(scores, second, strict=False):
-            print(f"official tools on {item.benchmark}, {item.name}: {_words(opinion)}")
+            words = f"official tools on {item.benchmark}, {item.name}: {_words(opinion)}"
+            print(words, file=sys.stderr if args.csv else None)
     return 0 if all(item.verdict in (VALID, CONSENT) for item in scores) else 1
+
+
+def _as_json(
+    scores: Sequence[Score], used: Sequence[Expense], second: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    results = [
+        {**item.as_json(), "energy_and_cost": each.as_json()}
+        for item, each in zip(scores, used, strict=True)
+    ]
+    for result, opinion in zip(results, second, strict=False):
+        result["official"] = opinion
+    return {**summary(item.found_round for item in scores), "results": results}
 
 
 def _words(opinion: dict[str, object]) -> str:
@@ -53,23 +72,33 @@ def _words(opinion: dict[str, object]) -> str:
 
 def print_scores(scores: Sequence[Score], used: Sequence[Expense] = ()) -> None:
     """Print a table of the scores, with what they used, and below it the remarks on each."""
+    _table(scores, used).show()
+    for line in _below(scores, used):
+        say(line)
+
+
+def _table(scores: Sequence[Score], used: Sequence[Expense]) -> Table:
     more = expense_columns(used)
     columns = ["benchmark", "result", "division", "minutes", *more, "95 % interval", "std", "runs"]
     columns += ["failed", "RCP then/now", "verdict"]
     table = Table("Scores", columns, numeric=frozenset({"minutes", "std", "runs", *more}))
-    sentences: list[str | None] = [None] * len(scores)
-    for number_, item in enumerate(scores):
+    for position, item in enumerate(scores):
         row = _row(item)
         if used:
-            row[4:4] = expense_cells(used[number_], more)
-            sentences[number_] = used[number_].sentence()
+            row[4:4] = expense_cells(used[position], more)
         table.rows.append(row)
-    table.show()
-    for found in dict.fromkeys(item.found_round for item in scores):
-        print(f"judged by the rules of {found.words()}")
-    for item, sentence in zip(scores, sentences, strict=True):
-        for line in [*_remarks(item), *filter(None, [sentence])]:
-            say(f"  {item.benchmark}, {item.name}: {line}")
+    return table
+
+
+def _below(scores: Sequence[Score], used: Sequence[Expense]) -> list[str]:
+    """List the rounds, and the remarks on each score."""
+    found = dict.fromkeys(item.found_round for item in scores)
+    lines = [f"judged by the rules of {each.words()}" for each in found]
+    for position, item in enumerate(scores):
+        energy = used[position].sentence() if used else None
+        remarks = [*_remarks(item), *filter(None, [energy])]
+        lines += [f"  {item.benchmark}, {item.name}: {line}" for line in remarks]
+    return lines
 
 
 def _row(item: Score) -> list[object]:
@@ -78,9 +107,11 @@ def _row(item: Score) -> list[object]:
     runs = f"{item.runs_found}/{item.runs_required}"
     failed = f"{item.not_converged} of {item.not_converged_allowed} allowed"
     shown = item.provisional_minutes if item.minutes is None else item.minutes
-    minutes = f"{number(shown)} {item.provisional}".rstrip()
-    row = [item.benchmark, item.name, division, minutes, interval(*item.interval)]
-    row += [number(item.spread), runs]
+    minutes: object = "-" if shown is None else shown
+    if item.provisional:
+        minutes = f"{number(shown)} {item.provisional}"
+    row: list[object] = [item.benchmark, item.name, division, minutes, interval(*item.interval)]
+    row += ["-" if item.spread is None else item.spread, runs]
     return [*row, failed, rcp, item.verdict]
 
 

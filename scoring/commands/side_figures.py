@@ -47,6 +47,8 @@ class Side:
             "round": item.round,
             "division": item.division,
             "demo": item.demo,
+            "verdict": item.verdict,
+            "reasons": list(item.reasons),
             "minutes": item.minutes,
             "provisional_minutes": item.provisional_minutes,
             "provisional": item.provisional,
@@ -70,10 +72,11 @@ SMALLEST_MINUTES = 5e-4
 def figures(side: Side) -> list[Figure]:
     """Return the figures of one side, in the order of the rows; None where there is none."""
     facts = side.as_json()
+    scaled = facts["minutes"] is not None and side.score.scaling != 1
     return [
         ("result", side.name),
         ("minutes", facts["minutes"] if facts["minutes"] is not None else _provisional(side)),
-        ("scaled by", None if side.score.scaling == 1 else f"{side.score.scaling:.4f}"),
+        ("scaled by", f"{side.score.scaling:.4f}" if scaled else None),
         ("watt-hours", side.used.watt_hours),
         ("energy of", side.used.covers),
         ("cost", side.used.cost),

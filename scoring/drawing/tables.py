@@ -94,6 +94,7 @@ class Table:
                 "\n".join(column.split()) if broken else column,
                 justify="right" if column in self.numeric else "left",
                 max_width=max(FIRST_COLUMN, first) if position == 0 else None,
+                overflow="fold",
                 no_wrap=position > 0 and len(self.columns) > FEW_COLUMNS,
                 vertical="bottom" if len(self.columns) > FEW_COLUMNS else "top",
             )
@@ -112,7 +113,8 @@ class Table:
         least = min(first, FIRST_COLUMN) + sum(others)
         console = Console()
         if not console.is_terminal:  # a file is as wide as it needs to be
-            console = Console(width=int(os.environ.get("COLUMNS", max(FILE_WIDTH, least))))
+            whole = max(FILE_WIDTH, first + sum(others))
+            console = Console(width=int(os.environ.get("COLUMNS", whole)))
         if least <= console.width or len(self.columns) <= FEW_COLUMNS:
             console.print(self.rich(console.width))
         else:

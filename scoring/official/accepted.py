@@ -43,12 +43,13 @@ def find_judged_sets(paths: Iterable[Path], wanted: str | None = None) -> list[R
 
 
 def _keep_published(result: ResultSet) -> None:
-    """Let a published score stand where the checker rejects more of its runs than may fail."""
+    """Let published minutes stand where the checker rejects more of the runs than may fail."""
     bench = load_round(round_of(result).name).benchmarks.get(result.benchmark)
     rejected = [run for run in result.runs if run.rejected]
     if result.published and bench is not None and len(rejected) > bench.drop:
+        result.rejected = len(rejected)
         for run in rejected:
-            run.log.warnings.append(f"{run.rejected}; no verdict, as the review published it")
+            run.log.warnings.append(f"{run.rejected}; it counts as published")
             run.rejected = None
 
 

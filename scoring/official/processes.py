@@ -1,4 +1,4 @@
-"""Processes that run the official tools: started when needed, and used again for further logs."""
+"""Processes that run the official tools: one per request, or used again for further logs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from subprocess import PIPE, Popen
 from threading import Timer
 from typing import Any
+
+COMMAND = (sys.executable, "-m", "scoring.official.worker")
 
 
 class ToolProcess:
@@ -18,17 +21,9 @@ class ToolProcess:
 
     def __init__(self) -> None:
         self.late = False
-        root = str(Path(__file__).resolve().parents[2])
-        inherited = os.environ.get("PYTHONPATH")
-        paths = os.pathsep.join([root, inherited] if inherited else [root])
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  (lives as long as the process)
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "scoring.official.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.errors,
-            text=True,
-            env={**os.environ, "PYTHONPATH": paths},
+        self.process = Popen(
+            COMMAND, stdin=PIPE, stdout=PIPE, stderr=self.errors, text=True, env=_environment()
         )
 
     def ask(self, request: dict[str, Any], seconds: float) -> tuple[Any, str]:
@@ -39,17 +34,13 @@ class ToolProcess:
         timer = Timer(seconds, self._give_up)
         timer.start()
         try:
-            reply = json.loads(self._exchange(json.dumps(request)))
-        except ValueError:
-            self.close()
-            raise ValueError(
-                f"the official checker took longer than {seconds} s; pass fewer logs"
-                if self.late
-                else f"the official checker failed to run: {self._last_words()}"
-            ) from None
+            text = self._exchange(json.dumps(request))
         finally:
             timer.cancel()
-        return reply["answer"], reply["text"]
+        if not text:
+            self.close()
+            self.errors.seek(0)
+        return _reply(text, "" if text else self.errors.read(), seconds if self.late else None)
 
     def _give_up(self) -> None:
         self.late = True
@@ -65,11 +56,6 @@ class ToolProcess:
             return ""
         return self.process.stdout.readline()
 
-    def _last_words(self) -> str:
-        self.errors.seek(0)
-        lines = self.errors.read().strip().splitlines()
-        return lines[-1] if lines else "no message"
-
     def close(self) -> None:
         """End the process, which stops at the end of its input."""
         for pipe in (self.process.stdin, self.process.stdout):
@@ -79,6 +65,23 @@ class ToolProcess:
             except OSError:  # what it never read cannot be flushed
                 pass
         self.process.wait()
+
+
+def _environment() -> dict[str, str]:
+    root = str(Path(__file__).resolve().parents[2])
+    inherited = os.environ.get("PYTHONPATH")
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([root, *filter(None, [inherited])])}
+
+
+def _reply(text: str, errors: str, too_long: float | None) -> tuple[Any, str]:
+    if too_long is not None:
+        raise ValueError(f"the official checker took longer than {too_long} s; pass fewer logs")
+    try:
+        reply = json.loads(text)
+    except ValueError:
+        last = (errors.strip().splitlines() or ["no message"])[-1]
+        raise ValueError(f"the official checker failed to run: {last}") from None
+    return reply["answer"], reply["text"]
 
 
 _idle: list[ToolProcess] = []
@@ -98,13 +101,28 @@ def ask(request: dict[str, Any], seconds: float, *, keep: bool = False) -> tuple
     Raises:
         ValueError: If the tool could not be run, or took too long.
     """
-    process = _waiting() if keep else ToolProcess()
+    if not keep:
+        return _ask_once(json.dumps(request), seconds)
+    process = _waiting()
     answer = process.ask(request, seconds)
-    if keep:
-        _idle.append(process)
-    else:
-        process.close()
+    _idle.append(process)
     return answer
+
+
+def _ask_once(line: str, seconds: float) -> tuple[Any, str]:
+    try:
+        done = subprocess.run(
+            COMMAND,
+            input=line,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            env=_environment(),
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return _reply("", "", seconds)
+    return _reply(done.stdout, done.stderr, None)
 
 
 def _waiting() -> ToolProcess:

@@ -11,7 +11,7 @@ from scoring.rules.judged_runs import CONVERGED, REJECTED, JudgedRun
 from scoring.rules.rounds import BenchmarkRules, Round
 from scoring.runs.result_sets import ResultSet
 
-VALID = "valid"
+VALID, INVALID = "valid", "invalid"
 CONSENT = "valid; convergence test failed: needs the review's consent"
 
 
@@ -61,7 +61,7 @@ def verdict_of(judged: JudgedResult, rcp: dict[str, Verdict]) -> dict[str, Any]:
     """Return ``verdict`` and ``reasons`` of a score."""
     invalid, consent = _reasons(judged, rcp), _needs_consent(judged.result, rcp)
     verdict = CONSENT if consent else VALID
-    verdict = "invalid" if invalid else "incomplete" if judged.missing else verdict
+    verdict = INVALID if invalid else "incomplete" if judged.missing else verdict
     return {
         "verdict": verdict,
         "reasons": (*invalid, *consent, *_missing(judged), *_more(judged)),
@@ -115,7 +115,10 @@ def _reasons_of_facts(
         reasons.append("the logs have no global batch size, so the convergence test cannot be made")
     copies = sum(run.copy_of is not None for run in result.runs)
     if result.published and copies:
-        reasons.append(f"runs that are copies of others, and count as published: {copies}")
+        reasons.append(f"runs that are copies of others, and that count as published: {copies}")
+    if result.rejected:
+        words = "runs that the official checker rejects, and that count as published"
+        reasons.append(f"{words}: {result.rejected}")
     if result.division is None and counted:
         reasons.append("the logs do not name the division (closed or open)")
     return reasons

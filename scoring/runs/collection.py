@@ -119,12 +119,8 @@ class Collection:
             }
             for slot in self.slots
         ]
-        facts = {
-            "recipe": str(self.recipe),
-            "arguments": self.arguments,
-            "slots": slots,
-            "job": self.job,
-        }
+        facts: dict[str, Any] = {"recipe": str(self.recipe), "arguments": self.arguments}
+        facts |= {"slots": slots, "job": self.job}
         temporary = self.folder / f".{MANIFEST}.{os.getpid()}"
         temporary.write_text(json.dumps(facts, indent=2))
         temporary.replace(self.folder / MANIFEST)

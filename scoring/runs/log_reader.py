@@ -6,31 +6,16 @@ the JSON, never guessed from a substring.
 
 from __future__ import annotations
 
-import codecs
-import io
 import json
 import math
-import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
+from scoring.runs.log_files import TOKEN, decode, lines, unreadable, wide_encoding
 from scoring.runs.logs import Evaluation, Mark, RunLog, is_number
 from scoring.runs.plain_text import CONTROL, plain, short
 
-TOKEN = b":::MLLOG "
-# First bytes of compressed files and archives.
-PACKED = {
-    b"\x1f\x8b": "gzip",
-    b"PK\x03\x04": "zip",
-    b"PK\x05\x06": "zip",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ\0": "xz",
-    b"\x28\xb5\x2f\xfd": "zstd",
-    b"7z\xbc\xaf\x27\x1c": "7z",
-}
-# No log has longer lines than this; the rest of one is skipped in pieces of this size.
-LONGEST_LINE = 1 << 20
 MOST_FACTS = 500
 # How far an evaluation is into training, by the first that its metadata has.
 COUNTS = ("epoch_num", "samples_count", "step_num")
@@ -50,11 +35,11 @@ def has_events(path: Path) -> bool:
     Returns:
         True also for a file that cannot be read, so that ``read_log`` can say why.
     """
-    if _unreadable(path):
+    if unreadable(path):
         return True
     try:
         with open(path, "rb") as file:
-            return any(TOKEN in line for line in _lines(file))
+            return any(TOKEN in line for line in lines(file))
     except OSError:
         return True
 
@@ -71,15 +56,15 @@ def read_log(path: Path) -> RunLog:
     """
     log = RunLog(Path(path))
     reader = _Reader(log)
-    if reason := _unreadable(Path(path)):
+    if reason := unreadable(Path(path)):
         log.unreadable = reason
         log.problems.append(f"cannot be read: {reason}")
         return log
     try:
         with open(path, "rb") as file:
-            log.wide = _wide_encoding(file.read(4096)) is not None
+            log.wide = wide_encoding(file.read(4096)) is not None
             file.seek(0)
-            for number, line in enumerate(_lines(file), start=1):
+            for number, line in enumerate(lines(file), start=1):
                 log.lines = number
                 at = line.rfind(TOKEN)
                 if at >= 0:
@@ -90,53 +75,6 @@ def read_log(path: Path) -> RunLog:
         return log
     reader.finish()
     return log
-
-
-def _unreadable(path: Path) -> str | None:
-    """Say why a path is no text file that ends; None if it is one, or opening it will tell."""
-    try:
-        kind = path.stat().st_mode
-        if stat.S_ISDIR(kind):
-            return "it is a directory"
-        if not stat.S_ISREG(kind):
-            return "it is no regular file (a pipe, socket or device)"
-        with open(path, "rb") as file:
-            head = file.read(512)
-    except OSError:
-        return None
-    if head[257:262] == b"ustar":
-        return "it is an archive (tar); unpack it"
-    name = next((name for start, name in PACKED.items() if head.startswith(start)), None)
-    return None if name is None else f"it is compressed ({name}); unpack it"
-
-
-def _lines(file: BinaryIO) -> Iterator[bytes]:
-    """Yield lines as bytes, UTF-16 recoded to UTF-8 and overlong lines cut."""
-    head = file.read(4096)
-    file.seek(0)
-    encoding = _wide_encoding(head)
-    if encoding is None:
-        while line := file.readline(LONGEST_LINE):
-            yield line
-        return
-    for line_text in io.TextIOWrapper(file, encoding=encoding, errors="replace"):
-        yield line_text.encode()
-
-
-def _wide_encoding(head: bytes) -> str | None:
-    """Return the UTF-16 variant of a file that begins with ``head``; None for other encodings."""
-    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "utf-16"
-    if head.count(0) > len(head) // 3:
-        return "utf-16-le" if head[1:2] == b"\0" else "utf-16-be"
-    return None
-
-
-def _decode(raw: bytes) -> str:
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        return raw.decode("latin-1")
 
 
 class _Event(NamedTuple):
@@ -185,7 +123,7 @@ class _Reader:
         self.log.events += 1
         self.log.event_lines.append(number)
         try:
-            text = _decode(raw).strip()
+            text = decode(raw).strip()
             content = json.loads(text)
             # Most lines have no control character, as such or written as JSON does.
             event = _parse(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from scoring.runs.log_reader import LONGEST_LINE, TOKEN
+from scoring.runs.log_files import LONGEST_LINE, TOKEN
 from scoring.runs.run import Run
 
 JOULES_PER_WH = 3600.0

@@ -38,6 +38,8 @@ class ResultSet:
     """Why the ``scaling.json`` next to the logs holds no factor."""
     published: bool = False
     """It lies in a round's own tree, so that the review has passed it; set with ``round``."""
+    rejected: int = 0
+    """Runs of a published result that count although the official checker rejects them."""
     round: FoundRound | None = None
     """The round that it is judged by, and why; set by ``scoring.official.rounds_of_sets``."""
     problems: list[str] = field(default_factory=list)

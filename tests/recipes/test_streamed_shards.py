@@ -98,7 +98,7 @@ def test_another_number_of_loader_processes_is_another_order_and_refused(
     again += ["--trainer.max_steps", "12"]
     assert run(BENCHMARK, [*again, "--data.num_workers", "2"]) == 2
     said = " ".join(capsys.readouterr().err.split())
-    assert "ranks x data.num_workers 1 x 2 instead of 1 x 0" in said
+    assert "ranks x loader processes 1 x 2 instead of 1 x 1" in said
 
 
 def test_two_ranks_with_loader_processes_evaluate_each_image_once(

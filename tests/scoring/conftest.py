@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from scoring.cli import main
-from scoring.official import checkers
+from scoring.official import processes
 from tests.warm import WarmProcess
 
 DATA = Path(__file__).parent / "data"
@@ -26,7 +26,7 @@ OFFICIAL = (
 
 @pytest.fixture(scope="session", autouse=True)
 def warm_checkers(tmp_path_factory):
-    """Ask the official code in forks of one process, as its imports take a second."""
+    """Ask the package checker in forks of one process, as its imports take a second."""
     warm, alone = WarmProcess(tmp_path_factory.mktemp("official"), OFFICIAL), threading.Lock()
 
     def run(command, *, input, timeout, env, **_):
@@ -35,7 +35,7 @@ def warm_checkers(tmp_path_factory):
 
     ways = SimpleNamespace(run=run, TimeoutExpired=subprocess.TimeoutExpired)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkers, "subprocess", ways)
+        patch.setattr(processes, "subprocess", ways)
         yield
     warm.close()
 

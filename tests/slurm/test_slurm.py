@@ -73,7 +73,9 @@ def test_a_job_cut_by_its_limit_requeues_itself_and_reaches_the_target(
     job = submit(slurm, log, *SMALL, "--time=30", f"examples/slurm/{script}", RECIPE, *DEMO,
                  "--output_root", str(tmp_path))  # fmt: skip
     wait_for_training(tmp_path, log)
-    slurm.run("scontrol", "update", f"JobId={job}", "TimeLimit=1")  # the signal is due at once
+    hours, minutes, _ = map(int, slurm.fact(job, "RunTime").split(":"))
+    limit = 60 * hours + minutes + 2  # the scripts' signal, 180 s before it, is due at once
+    slurm.run("scontrol", "update", f"JobId={job}", f"TimeLimit={limit}")
     slurm.wait(job, "PENDING")
     (cut,) = records(tmp_path)
     assert cut["stop_reason"] == "INTERRUPTED", log.read_text()
@@ -114,7 +116,7 @@ def test_a_node_without_the_data_ends_the_run_with_one_line(slurm, tmp_path):
     errors = [each for each in log.splitlines() if each.startswith("error")]
     assert len(errors) == 1, log
     assert errors[0].startswith("error: on n1: "), log
-    assert f"prepare --data.root {tmp_path}/n0" in errors[0], log
+    assert f"; on that node: python {RECIPE} prepare --data." in errors[0], log
     assert "Traceback" not in log
 
 

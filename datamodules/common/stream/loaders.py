@@ -42,6 +42,8 @@ def training_loader(
         batches=samples_per_epoch // (datamodule.batch_size * world_size),
         seed=run_seed(),
     )
+    for line in streamed.notes():
+        rank_zero_only(print)(f"Note: {line}", flush=True)
     options = datamodule.sampler_options
     start = {name: options[name] for name in ("start_batch", "start_epoch")}
     if done := start["start_batch"]:

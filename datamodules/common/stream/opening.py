@@ -16,7 +16,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import IO, Any
 
-from datamodules.common.stream.pattern import PIPE, is_local, show
+from datamodules.common.stream.pattern import PIPE, is_local, is_web, show
 
 STALL_SECONDS = 30.0  # without data, or with less than LEAST_BYTES
 RECONNECT_SECONDS = 10.0  # for the first data of a connection after one that stalled
@@ -39,11 +39,13 @@ class MissingShardError(ShardError):
     """There is no such file or page."""
 
 
-def open_shard(address: str) -> Any:
-    """Open a shard for reading from its beginning to its end.
+def open_shard(address: str, start: int = 0, stop: int | None = None) -> Any:
+    """Open a shard, or a part of one that is no command, for reading from beginning to end.
 
     Args:
         address: Local path, http(s) address, or ``pipe:`` with a shell command.
+        start: Byte to begin with.
+        stop: Byte to end before; None is the end of the file.
 
     Returns:
         A context manager with ``read(size)``.
@@ -53,7 +55,19 @@ def open_shard(address: str) -> Any:
     """
     if address.startswith(PIPE):
         return CommandStream(address)
-    return LocalStream(address) if is_local(address) else WebStream(address)
+    return (LocalStream if is_local(address) else WebStream)(address, start, stop)
+
+
+def serves_parts(address: str) -> bool:
+    """Return whether a part of a shard can be read without what is in front of it."""
+    if not is_web(address):
+        return is_local(address)
+    request = urllib.request.Request(address, headers={"Range": "bytes=0-0"})
+    try:
+        with urllib.request.urlopen(request, timeout=STALL_SECONDS) as response:
+            return response.status == 206
+    except (OSError, ValueError, http.client.HTTPException):
+        return False  # said when it is opened
 
 
 def read_small(address: str) -> bytes | None:
@@ -99,8 +113,8 @@ class _Stream:
 class LocalStream(_Stream):
     """A file of this machine."""
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    def __init__(self, path: str, start: int = 0, stop: int | None = None) -> None:
+        self._path, self._offset, self._stop = path, start, stop
         if os.path.lexists(path) and not os.path.isfile(path):
             raise ShardError(f"{path}: is not a file")
         try:
@@ -109,10 +123,15 @@ class LocalStream(_Stream):
             raise MissingShardError(f"{path}: {error.strerror}") from error
         except OSError as error:
             raise ShardError(f"{path}: cannot be read ({error.strerror})") from error
+        self._file.seek(start)
 
     def read(self, size: int) -> bytes:
+        if self._stop is not None:
+            size = min(size, self._stop - self._offset)
         try:
-            return self._file.read(size)
+            data = self._file.read(size)
+            self._offset += len(data)
+            return data
         except OSError as error:
             raise ShardError(f"{self._path}: cannot be read ({error.strerror})") from error
 
@@ -155,8 +174,10 @@ class CommandStream(_Stream):
 class WebStream(_Stream):
     """An http(s) address; a connection that breaks is made again from where it broke."""
 
-    def __init__(self, address: str) -> None:
-        self._address, self._offset, self._failures = address, 0, 0
+    def __init__(self, address: str, start: int = 0, stop: int | None = None) -> None:
+        self._address, self._failures = address, 0
+        self._start = self._offset = start
+        self._stop = stop
         self._size: int | None = None
         self._tag: str | None = None
         self._response: Any = None
@@ -165,7 +186,9 @@ class WebStream(_Stream):
 
     def read(self, size: int) -> bytes:
         """Return at most ``size`` bytes; none at the end."""
-        while True:
+        if self._stop is not None:
+            size = min(size, self._stop - self._offset)
+        while size:
             try:
                 if self._response is None:
                     self._connect()
@@ -183,6 +206,7 @@ class WebStream(_Stream):
             if self._size is None or self._offset >= self._size:
                 return b""
             self._after_failure(f"the connection ended after {self._so_far()}")
+        return b""
 
     def close(self) -> None:
         if self._response is not None:
@@ -191,8 +215,9 @@ class WebStream(_Stream):
 
     def _connect(self) -> None:
         headers = {"User-Agent": "finishline", "Accept-Encoding": "identity"}
-        if self._offset:
-            headers["Range"] = f"bytes={self._offset}-"
+        if self._offset or self._stop is not None:
+            last = "" if self._stop is None else self._stop - 1
+            headers["Range"] = f"bytes={self._offset}-{last}"
         request = urllib.request.Request(self._address, headers=headers)
         try:
             self._response = urllib.request.urlopen(request, timeout=self._patience)
@@ -229,7 +254,7 @@ class WebStream(_Stream):
         if self._response.status == 206 and size is not None:
             size += self._offset
         tag = headers.get("ETag")
-        if self._offset and (size, tag) != (self._size, self._tag):
+        if self._offset > self._start and (size, tag) != (self._size, self._tag):
             raise ShardError(f"{show(self._address)}: was changed while it was read")
         self._size, self._tag = size, tag
 

@@ -44,7 +44,7 @@ def is_directory(text: str) -> bool:
     """Return whether a pattern names a directory of prepared shards: local, or http(s)."""
     if has_command(text) or "{" in text:
         return False
-    if not _is_web(text):
+    if not is_web(text):
         return os.path.isdir(local_path(text))
     last = urlsplit(text).path.rpartition("/")[2]
     return not last.endswith(TAR_ENDINGS) and "*" not in last
@@ -92,21 +92,21 @@ def check_disjoint(training: tuple[str, ...], evaluation: tuple[str, ...]) -> No
 
 def is_local(address: str) -> bool:
     """Return whether an address is a path of this machine."""
-    return not (address.startswith(PIPE) or _is_web(address))
+    return not (address.startswith(PIPE) or is_web(address))
 
 
 def show(address: str) -> str:
     """Return an address for messages: without the query, which may hold a signature."""
     if address.startswith(PIPE):
         return address if len(address) <= _SHOWN else f"{address[:_SHOWN]} ..."
-    return address.partition("?")[0] if _is_web(address) else address
+    return address.partition("?")[0] if is_web(address) else address
 
 
 def base_name(address: str) -> str:
     """Return a shard's file name, by which lists of sizes name it; empty for a command."""
     if address.startswith(PIPE):
         return ""
-    path = unquote(urlsplit(address).path) if _is_web(address) else address
+    path = unquote(urlsplit(address).path) if is_web(address) else address
     return PurePosixPath(path).name
 
 
@@ -114,7 +114,7 @@ def beside(address: str, name: str) -> str:
     """Return the address of another file in a shard's directory; empty for a command."""
     if address.startswith(PIPE):
         return ""
-    if not _is_web(address):
+    if not is_web(address):
         return os.path.join(os.path.dirname(address), name)
     parts = urlsplit(address)
     return urlunsplit(parts._replace(path=f"{parts.path.rpartition('/')[0]}/{name}"))
@@ -149,7 +149,7 @@ def _expanded(part: str, flag: str) -> Iterator[str]:
         raise ValueError(f"{flag} {part}: {number:,} shards; at most {MOST_SHARDS:,} are read")
     try:
         for address in braceexpand.braceexpand(part, escape=False):
-            yield address if part.startswith(PIPE) or _is_web(part) else local_path(address)
+            yield address if part.startswith(PIPE) or is_web(part) else local_path(address)
     except ValueError as error:
         raise ValueError(f"{flag} {part}: {error}") from error
 
@@ -174,5 +174,6 @@ def _check_scheme(part: str, flag: str) -> None:
         )
 
 
-def _is_web(address: str) -> bool:
+def is_web(address: str) -> bool:
+    """Return whether an address is an http(s) one."""
     return address.startswith(tuple(f"{scheme}://" for scheme in WEB))

@@ -34,11 +34,15 @@ class Raw(NamedTuple):
         raise ValueError(f"has no {' or '.join(endings)}, only {', '.join(sorted(self.fields))}")
 
 
-def shard_samples(address: str) -> Generator[tuple[str, dict[str, bytes]]]:
+def shard_samples(
+    address: str, start: int = 0, stop: int | None = None
+) -> Generator[tuple[str, dict[str, bytes]]]:
     """Yield the samples of a shard: key, and ending -> bytes.
 
     Args:
         address: From ``pattern.expand``.
+        start: Byte at which a sample begins, the first one.
+        stop: Byte at which a later one begins, which is not read; None reads to the end.
 
     Yields:
         Key and fields; a shard holds at least one sample.
@@ -48,7 +52,7 @@ def shard_samples(address: str) -> Generator[tuple[str, dict[str, bytes]]]:
     """
     from webdataset.tariterators import group_by_keys, tar_file_expander
 
-    with open_shard(address) as stream:
+    with open_shard(address, start, stop) as stream:
         watched, key, last = _Watched(stream), None, None
         try:
             files = tar_file_expander(iter([{"url": address, "stream": watched}]))
@@ -64,7 +68,7 @@ def shard_samples(address: str) -> Generator[tuple[str, dict[str, bytes]]]:
             raise ShardError(f"{show(address)}: {_what(error)}{after}") from error
         if last is None:
             raise ShardError(f"{show(address)}: holds no samples (files named KEY.ENDING in a tar)")
-        if not watched.has_end:
+        if stop is None and not watched.has_end:
             raise ShardError(f"{show(address)}: is cut short, after {key}")
     yield last
 

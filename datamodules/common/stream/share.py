@@ -2,11 +2,13 @@
 
 The shards of an epoch, in its order, are one long sequence. Where every shard's size is known, it
 is cut into one stretch per loader process, in the middle of shards too: each sample is taken once,
-and no two stretches differ by more than a batch. Where only the total is known, training gives each
-loader process whole shards, and in an evaluation each reads everything and keeps every n-th sample.
+and no two stretches differ by more than a batch. Prepared shards are sorted by class or speaker,
+so for training the sequence is one of small pieces in random order. Where only the total is known,
+training gives each loader process whole shards, and in an evaluation each reads everything and
+keeps every n-th sample.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import accumulate, chain
@@ -17,19 +19,26 @@ import numpy as np
 from datamodules.common.stream.opening import ShardError
 from datamodules.common.stream.pattern import show
 from datamodules.common.stream.samples import Raw, sample_name, shard_samples
-from datamodules.common.stream.sizes import ShardList
+from datamodules.common.stream.sizes import PIECE, ShardList
 
 _ORDER_STREAM = 6  # keeps the order of shards apart from all other random numbers
 PASSES = 1000  # repeats of one pass stay below
 
 
 class Part(NamedTuple):
-    """Samples of one shard: ``first`` to ``stop``, which is None at an unknown end."""
+    """Samples of one shard: ``first`` to ``stop``, which is None at an unknown end.
+
+    It is read from the sample ``begin`` on, which starts at the byte ``start``, to the byte
+    ``end``; without an index that is the whole shard.
+    """
 
     shard: int
     first: int
     stop: int | None
     repeat: int
+    begin: int = 0
+    start: int = 0
+    end: int | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +113,13 @@ class Share:
         if self.shards.samples is None:
             mine = order if self.batches is None else order[self._stream(worker) :: self._streams]
             return [Part(shard, 0, None, 0) for shard in mine]
-        return _cut(order, self.shards.samples, *self._stretch(worker))
+        stretch = self._stretch(worker)
+        if self.shards.starts is None or self.batches is None:
+            return _cut(order, self.shards.samples, *stretch)
+        pieces = _pieces(self.shards.samples, self.shards.starts)
+        order = self._shuffled(len(pieces), epoch)
+        parts = _cut(order, [piece.stop - piece.first for piece in pieces], *stretch)
+        return [_of_piece(pieces[part.shard], part) for part in parts]
 
     def _every_nth(self, samples: Iterator[Raw], worker: int) -> Iterator[Raw]:
         number, total = 0, self.shards.total
@@ -118,9 +133,10 @@ class Share:
             )
 
     def _read(self, part: Part) -> Iterator[Raw]:
-        address, size, number = self.shards.addresses[part.shard], self._size(part.shard), 0
-        with closing(shard_samples(address)) as samples:
-            for number, (key, fields) in enumerate(samples, 1):
+        address, size = self.shards.addresses[part.shard], self._size(part.shard)
+        number = part.begin
+        with closing(shard_samples(address, part.start, part.end)) as samples:
+            for number, (key, fields) in enumerate(samples, part.begin + 1):
                 # Looked at before the last one is handed over: nobody may ask for one more.
                 if part.stop == number == size and next(samples, None) is not None:
                     raise self._other_size(part.shard, "more")
@@ -145,6 +161,9 @@ class Share:
         number = len(self.shards.addresses)
         if self.batches is None:
             return list(range(number))
+        return self._shuffled(number, epoch)
+
+    def _shuffled(self, number: int, epoch: int) -> list[int]:
         rng = np.random.default_rng([_ORDER_STREAM, self.seed, epoch])
         return rng.permutation(number).tolist()
 
@@ -171,7 +190,32 @@ class Share:
         return start, start + mine * self.batch_size - (short if worker == last else 0)
 
 
-def _cut(order: list[int], sizes: tuple[int, ...], start: int, stop: int) -> list[Part]:
+class _Piece(NamedTuple):
+    """Samples ``first`` to ``stop`` of a shard, which are the bytes ``start`` to ``end``."""
+
+    shard: int
+    first: int
+    stop: int
+    start: int
+    end: int | None
+
+
+def _pieces(sizes: Sequence[int], starts: Sequence[Sequence[int]]) -> list[_Piece]:
+    pieces = []
+    for shard, (size, begins) in enumerate(zip(sizes, starts, strict=True)):
+        ends = [*begins[1:], None]
+        for first, start, end in zip(range(0, size, PIECE), begins, ends, strict=True):
+            pieces.append(_Piece(shard, first, min(first + PIECE, size), start, end))
+    return pieces
+
+
+def _of_piece(piece: _Piece, part: Part) -> Part:
+    """Return a part of a piece as one of its shard."""
+    first, stop = piece.first + part.first, piece.first + (part.stop or 0)
+    return Part(piece.shard, first, stop, part.repeat, piece.first, piece.start, piece.end)
+
+
+def _cut(order: Sequence[int], sizes: Sequence[int], start: int, stop: int) -> list[Part]:
     """Return the parts of an endlessly repeated sequence of shards between two positions."""
     ends = [0, *accumulate(sizes[shard] for shard in order)]
     total, parts = ends[-1], []

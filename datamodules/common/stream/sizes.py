@@ -19,6 +19,7 @@ from datamodules.common.stream.samples import shard_samples
 
 # open_clip's, webdataset's own (wids) and timm's; prepared shards have <split>.json.
 INDEXES = ("sizes.json", "index.json", "_info.json")
+PIECE = 16  # samples that are read together; 1.8 MB of ImageNet
 _UNKNOWN_SIZE_BITS = 32  # positions in a shard whose size is not known
 
 
@@ -35,12 +36,15 @@ class ShardList:
         samples: Samples in each; None where only the total is known.
         total: Samples in all of them.
         source: Where the numbers are from, for messages.
+        starts: By shard, the byte at which every ``PIECE``-th sample begins, so that pieces can be
+            read in any order; None where that is not known, or the server reads no parts.
     """
 
     addresses: tuple[str, ...]
     samples: tuple[int, ...] | None
     total: int
     source: str
+    starts: tuple[tuple[int, ...], ...] | None = None
 
     def number(self, shard: int, position: int) -> int:
         """Return a sample's number: its place in the whole list, if that is known."""
@@ -63,8 +67,9 @@ class ShardList:
         return [0, *accumulate(self.samples)]
 
     def digest(self) -> str:
-        """Return a hash of names and sizes, which stay when shards are moved."""
-        facts = [[base_name(a) or a for a in self.addresses], self.samples, self.total]
+        """Return a hash of what the order depends on, which stays when shards are moved."""
+        names = [base_name(a) or a for a in self.addresses]
+        facts = [names, self.samples, self.total, self.starts is not None]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 

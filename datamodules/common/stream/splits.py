@@ -1,28 +1,34 @@
 """The training and evaluation shards that a data module streams, and what is known of them."""
 
+import io
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from datamodules.common.progress import stage
 from datamodules.common.shards import FORMAT
 from datamodules.common.stream import sizes
-from datamodules.common.stream.opening import ShardError, open_shard, read_small
+from datamodules.common.stream.opening import ShardError, open_shard, read_small, serves_parts
 from datamodules.common.stream.pattern import (
+    base_name,
     beside,
     check_disjoint,
     check_pattern,
     expand,
     is_directory,
     is_local,
+    is_web,
     local_path,
     show,
 )
-from datamodules.common.stream.sizes import ShardList
+from datamodules.common.stream.samples import BLOCK
+from datamodules.common.stream.sizes import PIECE, ShardList
 
 TRAIN_FLAG, EVALUATION_FLAG = "data.shards", "data.val_shards"
 CONNECTIONS = 16
@@ -91,7 +97,7 @@ def streamed_splits(
                 raise ValueError(f"data.{name} goes with --{TRAIN_FLAG} PATTERN, which is missing")
         return None
     if root is not None:
-        raise ValueError(f"give --data.root or --{TRAIN_FLAG}, not both")
+        raise ValueError("give --data.root or --data.shards, not both")
     if shuffle_buffer < 0:
         raise ValueError(f"data.shuffle_buffer must be at least 0, got {shuffle_buffer}")
     patterns = Patterns(
@@ -130,7 +136,8 @@ class StreamedSplits:
     @cached_property
     def train(self) -> ShardList:
         """The training shards; a ``ValueError`` of one line if anything is missing."""
-        return self._sized(0, self.patterns.num_train, "data.num_train_samples")
+        shards = self._sized(0, self.patterns.num_train, "data.num_train_samples")
+        return replace(shards, starts=self._starts(shards))
 
     @cached_property
     def evaluation(self) -> ShardList:
@@ -160,15 +167,27 @@ class StreamedSplits:
         return self._manifest(address) if address else None
 
     def check(self) -> None:
-        """Find all shards and their sizes, and open the first and the last one of each split.
+        """Find all shards and their sizes; on a server, ask for the first and last of each split.
+
+        Local files are not opened, nor commands run: that is for the clock to count.
 
         Raises:
             ValueError: One line on what is missing.
         """
         for shards in (self.train, self.evaluation):
             for address in dict.fromkeys((shards.addresses[0], shards.addresses[-1])):
-                if line := _problem(address):
+                if is_web(address) and (line := _problem(address)):
                     raise ShardError(line)
+
+    def notes(self) -> list[str]:
+        """Return one line if prepared shards can only be read in the order they were written."""
+        if self.train.starts is not None or self.manifest(0) is None:
+            return []
+        return [
+            f"{show(self.train.addresses[0])} is served whole only (no HTTP ranges), and prepared "
+            "shards are sorted: batches are of few classes or speakers unless "
+            "--data.shuffle_buffer is large"
+        ]
 
     def problems(self) -> list[str]:
         """Return one line per shard that cannot be opened, or the first other problem."""
@@ -240,9 +259,8 @@ class StreamedSplits:
         share, size = samples / samples_per_epoch, self.num_bytes()
         volume = "" if size is None else f" (about {share * size / 1e9:,.2f} GB)"
         return (
-            f"Resuming in epoch {start[0] + 1} after {start[1]:,} batches: streamed shards have no "
-            f"index, so {samples:,} samples, {share:.0%} of the epoch{volume}, are read again and "
-            "skipped; they are not decoded"
+            f"Resuming in epoch {start[0] + 1} after {start[1]:,} batches: {samples:,} samples, "
+            f"{share:.0%} of the epoch{volume}, are read again and skipped; they are not decoded"
         )
 
     def _addresses(self, split: int) -> tuple[str, ...]:
@@ -263,6 +281,22 @@ class StreamedSplits:
     def _sized(self, split: int, given: int | None, flag: str) -> ShardList:
         where = self.patterns.prepared_dir
         return sizes.sized(self._addresses(split), given, flag=flag, prepared_dir=where)
+
+    def _starts(self, shards: ShardList) -> tuple[tuple[int, ...], ...] | None:
+        """Return where pieces of prepared shards begin, from their index."""
+        manifest = self.manifest(0) if serves_parts(shards.addresses[0]) else None
+        _, content = self.file_beside("train.index.npy") if manifest else ("", None)
+        if manifest is None or content is None:
+            return None
+        number = {shard["name"]: n for n, shard in enumerate(manifest["shards"])}
+        index = np.load(io.BytesIO(content))
+        fields = 1 + 2 * len(manifest["fields"])
+        # A sample begins with the header block in front of its first file.
+        begins = index[:, 1:fields:2].min(1) - BLOCK
+        rows = [begins[index[:, 0] == number.get(base_name(a), -1)] for a in shards.addresses]
+        if tuple(len(row) for row in rows) != shards.samples:
+            return None
+        return tuple(tuple(row[::PIECE].tolist()) for row in rows)
 
     @staticmethod
     def _folder(text: str) -> str:

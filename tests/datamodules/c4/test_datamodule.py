@@ -229,7 +229,11 @@ def test_own_files_are_found_by_their_names(root):
 
 
 def test_what_is_missing_is_named_with_where_to_get_it(tmp_path, root):
-    line = module(tmp_path / "nothing").problems()[0]
+    (line,) = module(tmp_path / "nothing").problems()
+    for settings in ({"root": tmp_path / "nothing"}, {"root": None, "raw": tmp_path / "nothing"}):
+        with pytest.raises(FileNotFoundError, match="nothing is not a directory"):
+            module(**settings).prepare()
+    assert not (tmp_path / "nothing").exists()
     assert line.startswith(f"data root {tmp_path / 'nothing'} is not a directory; get MLCommons'")
     for words in ("85 GB", "ODC-BY", "docs/llama31_8b.md", ".uri"):
         assert words in line
@@ -334,7 +338,7 @@ def test_notes_tell_the_cost_and_the_marks(root):
     assert "order of 60 documents takes 0.0 GB of memory" in first[0]
     (published,) = module(root / "nothing", seq_length=8192).notes()
     assert "order of 45,608,611 documents takes 1.3 GB" in published
-    assert "0.2 GB in" in published
+    assert f"0.2 GB in {root / 'nothing'}/finishline-c4/orders" in published
     module(root).prepare()
     assert "0.0% of the first documents start with the id 128000" in module(root).notes()[1]
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from datamodules.common.stream import share, splits
 from datamodules.imagenet import ImageNetDataModule
 from datamodules.imagenet import prepare as builder
 from tests.datamodules.common.stream.shard_server import ShardServer, serving, tar_bytes
@@ -79,6 +80,39 @@ def test_prepared_shards_behind_http_give_the_same_images(
     # Those that pad the epoch are other ones, with draws of their own.
     assert len(pictures(ours)) == 144
     assert len(pictures(ours) & pictures(theirs)) >= 130
+
+
+def test_prepared_shards_are_read_in_pieces_from_all_over(
+    server: ShardServer, prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (share, splits):
+        monkeypatch.setattr(module, "PIECE", 5)
+    there, here = (streamed(s, shuffle_buffer=20) for s in (f"{server.url}/", str(prepared)))
+    server.requests.clear()
+    batches, local = list(there.train_dataloader()), list(here.train_dataloader())
+    assert all(torch.equal(a["image"], b["image"]) for a, b in zip(batches, local, strict=True))
+    assert {int(n) for batch in batches for n in batch["index"]} == set(range(130))
+    # The shards are sorted by class; 13 images of each would fill the buffer.
+    assert min(len(batch["label"].unique()) for batch in batches) >= 3
+    ranges = [wanted for name, wanted in server.requests if name.startswith("train-000")]
+    assert len(ranges) >= 11 * 3 - 1
+    assert sum(wanted.endswith("-") for wanted in ranges) <= 11 + 3  # the last of a shard
+
+
+def test_a_server_that_sends_whole_files_only_is_used_with_a_note(
+    server: ShardServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "ranges", False)
+    module = streamed(f"{server.url}/")
+    batches = list(module.train_dataloader())
+    assert {int(n) for batch in batches for n in batch["index"]} == set(range(130))
+    assert "train-00000.tar is served whole only (no HTTP ranges)" in capsys.readouterr().out
+    whole = module.streamed.digest()  # type: ignore[union-attr]
+    monkeypatch.setattr(server, "ranges", True)
+    pieces = streamed(f"{server.url}/").streamed
+    assert pieces is not None
+    assert pieces.notes() == []
+    assert pieces.digest() != whole  # another order, in which no run can be resumed
 
 
 def test_two_ranks_share_the_images_and_differ_in_none(server: ShardServer) -> None:
@@ -178,6 +212,25 @@ def test_what_is_missing_is_one_line(server: ShardServer, tmp_path: Path, prepar
     (tmp_path / "finishline-imagenet").symlink_to(prepared)
     (problem,) = streamed(str(tmp_path)).problems()
     assert problem.endswith("finishline-imagenet is one")
+
+
+def test_no_local_shard_is_opened_and_no_command_run_before_training(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(splits, "open_shard", lambda address: opened.append(address))
+    streamed(str(prepared)).prepare_data()
+    command = f"pipe:touch {tmp_path}/ran; cat {prepared}/train-0000{{0..9}}.tar"
+    module = streamed(
+        command, val_shards=f"pipe:cat {prepared}/val-00000.tar", num_classes=10,
+        num_train_samples=120, num_val_samples=12, shuffle_buffer=0,
+    )  # fmt: skip
+    module.prepare_data()
+    assert module.samples_per_epoch == 128
+    assert not opened
+    assert not (tmp_path / "ran").exists()
+    assert len({int(n) for batch in module.train_dataloader() for n in batch["index"]}) == 120
+    assert (tmp_path / "ran").exists()
 
 
 def test_prepare_counts_shards_without_an_index(

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from modules.llm.attention import causal_attention
@@ -116,23 +117,37 @@ def test_a_window_is_that_many_past_tokens_and_the_token_itself(window):
     assert (net(ids) - wider).abs().max() > 1e-3
 
 
-def test_alternating_windows_are_those_of_openais_network_without_its_extras():
+@pytest.mark.parametrize("length", [1, 6, 7, 41])
+def test_alternating_windows_are_those_of_openais_network_without_its_extras(length):
     net = small(GptOss, window=5, qk_norm=False, norm_eps=1e-5)
-    ids = ids_of(net)
-    expected = gpt_oss_of_transformers(net)(input_ids=ids, use_cache=False).logits
-    torch.testing.assert_close(net(ids), expected, rtol=1e-5, atol=1e-5)
+    other = gpt_oss_of_transformers(net)
+    ids = ids_of(net, length=length)
+    expected, found = other(input_ids=ids, use_cache=False).logits, net(ids)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     assert [layer.self_attn.window for layer in net.layers] == [5, None, 5]
+    mine, theirs = (gradients(logits.square().mean(), model)
+                    for logits, model in ((found, net), (expected, other)))  # fmt: skip
+    for name, value in mine.items():
+        if "experts" not in name:  # stored otherwise there
+            key = name if name == "lm_head.weight" else f"model.{name}"
+            key = key.replace("mlp.gate.", "mlp.router.")
+            torch.testing.assert_close(value, theirs[key], rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("length", [1, 5, 6, 15, 16, 33])
-def test_windowed_attention_is_full_attention_with_a_mask(length):
+@pytest.mark.parametrize("length", [1, 5, 6, 7, 15, 16, 33])
+def test_windowed_attention_and_its_gradient_are_those_of_full_attention_with_a_mask(length):
     torch.manual_seed(length)
-    query, key = torch.randn(2, 6, length, 8), torch.randn(2, 2, length, 8)
-    value = torch.randn(2, 2, length, 8)
+    heads = [torch.randn(2, count, length, 8, requires_grad=True) for count in (6, 2, 2)]
     place = torch.arange(length)
     seen = (place[:, None] >= place) & (place[:, None] - place <= 5)
-    expected = F.scaled_dot_product_attention(query, key, value, attn_mask=seen, enable_gqa=True)
-    torch.testing.assert_close(causal_attention(query, key, value, 5), expected)
+    whole = F.scaled_dot_product_attention(*heads, attn_mask=seen, enable_gqa=True)
+    found = causal_attention(*heads, 5)
+    torch.testing.assert_close(found, whole)
+    expected = torch.autograd.grad(whole.square().sum(), heads)
+    for mine, theirs in zip(
+        torch.autograd.grad(found.square().sum(), heads), expected, strict=True
+    ):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_windowed_attention_holds_no_square_of_the_length(monkeypatch):
@@ -166,7 +181,21 @@ def test_loss_in_parts_is_the_loss_of_all_logits_and_so_is_its_gradient():
             torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-4)
 
 
-def test_loss_in_parts_keeps_few_logits():
+class Sizes(TorchDispatchMode):
+    """Notes how many numbers each operation returns, those of the backward pass too."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        result = operation(*args, **(kwargs or {}))
+        tensors = result if isinstance(result, tuple | list) else (result,)
+        for tensor in tensors:
+            if isinstance(tensor, torch.Tensor):
+                self.largest = max(self.largest, tensor.numel())
+        return result
+
+
+def test_loss_in_parts_keeps_few_logits_and_never_makes_more():
     kept = []
 
     def pack(tensor):
@@ -174,9 +203,15 @@ def test_loss_in_parts_keeps_few_logits():
         return tensor
 
     hidden, weight = torch.randn(64, 4, requires_grad=True), torch.randn(100, 4, requires_grad=True)
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        token_losses(hidden, weight, torch.zeros(64, dtype=torch.long), most_logits=800)
-    assert max(kept) < 800
+    with Sizes() as sizes, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        losses = token_losses(hidden, weight, torch.zeros(64, dtype=torch.long), most_logits=800)
+        losses.sum().backward()
+    # The backward pass keeps one part's logits again, and no operation makes more.
+    assert max(kept) <= 800
+    assert sizes.largest == 800
+    with Sizes() as sizes:
+        token_losses(hidden, weight, torch.zeros(64, dtype=torch.long)).sum().backward()
+    assert sizes.largest == 64 * 100
 
 
 @pytest.mark.parametrize("every", [1, 2])

@@ -127,19 +127,18 @@ def test_each_sample_is_evaluated_once_on_one_of_the_ranks(alone, together):
         assert total == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_more_ranks_than_samples_still_evaluate(tmp_path, alone):
     results = on_ranks(2, tmp_path, train, "fsdp2", 2, 4, 1, "32-true", 1)
     assert results[0]["values"] == results[1]["values"]
     assert results[0]["values"][0][1] == 2  # both took it: the mean is the same
 
 
-def test_bf16_gathers_bf16_weights_and_keeps_fp32_ones(tmp_path):
-    bf16 = ("bf16-mixed",)
-    (alone,) = on_ranks(1, tmp_path, train, "fsdp2", 1, 8, 1, *bf16)
-    plain = train("auto", 1, 8, 1, *bf16)
+@pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.slow), 2])
+def test_bf16_gathers_bf16_weights_and_keeps_fp32_ones(ranks, tmp_path):
+    plain = train("auto", 1, 8, 1, "bf16-mixed")
     assert plain["computed_in"] is torch.float32
-    (tmp_path / "meet").unlink(missing_ok=True)
-    for result in (alone, *on_ranks(2, tmp_path, train, "fsdp2", 2, 2, 2, *bf16)):
+    for result in on_ranks(ranks, tmp_path, train, "fsdp2", ranks, 2, 4 // ranks, "bf16-mixed"):
         assert result["computed_in"] is torch.bfloat16
         assert result["moments"] is torch.float32
         assert all(weight.dtype == "float32" for weight in result["weights"].values())

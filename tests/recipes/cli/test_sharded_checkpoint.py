@@ -1,11 +1,15 @@
 """Checkpoints of FSDP2, a file or a folder: resumed on the same ranks, on others and on none."""
 
+import os
+import signal
+
+import lightning as L
 import pytest
 import torch
 from lightning.pytorch import seed_everything
 
 from callbacks.checkpoint import Checkpoint, LastCheckpoint
-from callbacks.quality_target import RunState
+from callbacks.quality_target import RunState, StopRun
 from modules.common.sharded_file import load_sharded
 from modules.common.torch_file import load_verified
 from recipes.cli.checkpoint_io import CheckpointIO
@@ -19,19 +23,19 @@ GLOBAL_BATCH, CUT, END = 12, 3, 5  # steps; an epoch has two
 assert SAMPLES // GLOBAL_BATCH == 2
 
 
-def train(folder, strategy, devices, batch_size, steps, start=None):
+def train(folder, strategy, devices, batch_size, steps, start=None, *, more=()):
     """Train to a step, leave a checkpoint in a folder, and return losses per batch and weights."""
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     seed_everything(11, verbose=False)
     module = DecoderModule()
     checkpoint = Checkpoint(1e9, folder=lambda: folder, state=RunState(), benchmark="toy")
     trainer = toy_trainer(
-        [LastCheckpoint(checkpoint), checkpoint], strategy=build_strategy(strategy, module),
+        [LastCheckpoint(checkpoint), checkpoint, *more], strategy=build_strategy(strategy, module),
         devices=devices, max_steps=steps, inference_mode=False,
         accumulate_grad_batches=GLOBAL_BATCH // batch_size // devices, gradient_clip_val=0.1,
     )  # fmt: skip
     trainer.strategy.checkpoint_io = CheckpointIO(optimizers=True)
-    data = TokenData(batch_size, evaluated=2 * devices)
+    data = TokenData(batch_size, evaluated=6 * devices)
     trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
     return module.losses
 
@@ -110,3 +114,33 @@ def test_both_kinds_resume_on_more_ranks_on_fewer_and_on_none(sharded, tmp_path)
         torch.testing.assert_close(per_step, torch.tensor(whole), rtol=1e-4, atol=0)
         for name, value in weights(again).items():
             torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5)
+
+
+class Interrupted(L.Callback):
+    """Sends a signal in the second evaluation, while all weights are gathered."""
+
+    def on_validation_batch_start(self, trainer, module, *_):
+        if trainer.global_step == CUT:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def interrupt_and_resume(folder, sharded):
+    strategy = lambda: FSDP2Strategy(shards_checkpoint=sharded)  # noqa: E731
+    whole = train(folder / "whole", strategy(), 2, 3, END)
+    with pytest.raises(StopRun):
+        train(folder / "cut", strategy(), 2, 3, END, more=[EveryStep(), Interrupted()])
+    rest = train(folder / "rest", strategy(), 2, 3, END, folder / "cut" / "checkpoints/last.ckpt")
+    return whole, rest
+
+
+class EveryStep(L.Callback):
+    """Evaluates after each step."""
+
+    def on_train_start(self, trainer, module):
+        trainer.val_check_batch = trainer.accumulate_grad_batches
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharded", [True, False])
+def test_a_signal_in_an_evaluation_leaves_a_checkpoint_of_gathered_weights(sharded, tmp_path):
+    resumed_equals_whole(tmp_path, on_ranks(2, tmp_path, interrupt_and_resume, tmp_path, sharded))

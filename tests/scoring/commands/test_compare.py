@@ -279,3 +279,15 @@ def test_runs_to_another_target_have_a_board_of_their_own(tmp_path, make, cli):
     assert [[row["runs"] for row in board["rows"]] for board in boards] == [[1, 1], [1, 1]]
     _, out, _ = cli("compare", tmp_path)
     assert out.count("(real data), target mAP 0.1") == 1
+
+
+def test_a_side_without_minutes_says_why(tmp_path, make, cli):
+    spoilt = [line for line in make.ssd() if '"opt_weight_decay"' not in line]
+    for side in "ab":
+        for number in range(5):
+            lines = [*spoilt, make.line("seed", 10 * number)]
+            make.write(tmp_path / side / f"result_{number}.txt", [*lines, number * "#"])
+    _, out, _ = cli("compare", tmp_path / "a", tmp_path / "b")
+    assert "no run of either side converged (" in out
+    assert "ssd: A is invalid: runs that did not converge: " in out
+    assert "rejected by the official checker" in out

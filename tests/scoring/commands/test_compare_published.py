@@ -186,3 +186,20 @@ def test_several_results_get_a_summary_and_the_best_two_a_reason(tmp_path, make,
     assert [row["accelerators"] for row in one["summaries"][0]["results"]] == [32, 8]
     narrow = of(cli, tmp_path / "a", tmp_path / "b", "--count", "8")
     assert (narrow["summaries"], len(narrow["pairs"])) == ([], 1)
+
+
+def test_a_long_name_is_never_cut(cli, monkeypatch):
+    chosen = ["v5.1", "--submitter", "Dell", "--count", "8", "--benchmark", "dlrm_dcnv2"]
+    for width in (None, "160", "110", "80"):
+        monkeypatch.delenv("COLUMNS", raising=False)
+        if width:
+            monkeypatch.setenv("COLUMNS", width)
+        out = cli("compare", *chosen)[1]
+        assert "…" not in out
+        assert ("Dell 1xXE9680Lx8B200-SXM-180GB" in out) or width
+
+
+def test_a_benchmark_without_published_results_is_named(cli):
+    status, _, err = cli("compare", "gpt_oss_20b")
+    words = "no published results of gpt_oss_20b are included; it is in v6.0 to v6.1"
+    assert (status, err) == (2, f"scoring compare: {words}\n")

@@ -419,3 +419,17 @@ def test_networks_of_one_class_name_in_other_packages_stay_apart(tmp_path, make)
     for number, net in enumerate(("my.modules.ssd.SSD", "my.SSD", "modules.nets.ssd.SSD"), 1):
         make.run(tmp_path, number=number, division="open", net=net)
     assert len(scores_of(tmp_path)) == 3
+
+
+def test_scores_as_csv_and_markdown(tmp_path, make, cli):
+    for number in range(5):
+        lines = make.ssd(seed=number, seconds=601 + number, evals=((40, 0.1), (50, 0.24)))
+        make.write(tmp_path / f"result_{number}.txt", lines)
+    status, out, err = cli("score", tmp_path, "--csv")
+    (row,) = csv.DictReader(out.splitlines())
+    assert (status, row["benchmark"], row["verdict"]) == (0, "ssd", "valid")
+    assert float(row["minutes"]) == pytest.approx(603 / 60, abs=1e-9), "unrounded"
+    assert "score: judged by the rules of v1.0" in err
+    _, out, _ = cli("score", tmp_path, "--markdown")
+    assert "| ssd | org box | closed | 10.05 |" in out
+    assert "- judged by the rules of v1.0" in out

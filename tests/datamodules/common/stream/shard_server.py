@@ -81,14 +81,15 @@ class _Handler(BaseHTTPRequestHandler):
         if kind == "status" or content is None:
             self.send_error(int(number or 404))
             return
-        first = 0
-        if wanted and self.server.ranges:
-            first = int(wanted.removeprefix("bytes=").rstrip("-"))
-        self.send_response(206 if first else 200)
-        self.send_header("Content-Length", str(len(content) - first))
-        self.send_header("ETag", f'"{len(content)}"')
+        size, first, stop = len(content), 0, len(content)
+        if ranged := bool(wanted) and self.server.ranges:
+            begin, _, last = wanted.removeprefix("bytes=").partition("-")
+            first, stop = int(begin), int(last) + 1 if last else size
+        self.send_response(206 if ranged else 200)
+        self.send_header("Content-Length", str(min(stop, size) - first))
+        self.send_header("ETag", f'"{size}"')
         self.end_headers()
-        self._send(content[first:], kind, int(number or 0))
+        self._send(content[first:stop], kind, int(number or 0))
 
     def _send(self, body: bytes, kind: str, number: int) -> None:
         if not kind:
