@@ -162,6 +162,7 @@ def test_a_probe_has_the_optimizers_state_and_moves_no_weight(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)  # U-Net's takes minutes of one core
 @pytest.mark.parametrize("stem", STEMS)
 def test_closed_networks_are_measured_without_data(stem, tmp_path):
     # In a process of its own, as the memory of one that has trained before counts too.
