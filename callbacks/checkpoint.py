@@ -244,8 +244,8 @@ class Checkpoint(Callback):
         self._waiting_for_data = False
         try:
             path.parent.mkdir(exist_ok=True)
-            if trainer.is_global_zero:
-                remove(fresh)  # of a save that failed; the other ranks wait for the path
+            if trainer.is_global_zero and fresh.is_dir():
+                remove(fresh)  # of a save that failed; a file is overwritten
             trainer.save_checkpoint(fresh)
             if trainer.is_global_zero:
                 keep(fresh)
