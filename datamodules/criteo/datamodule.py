@@ -12,6 +12,7 @@ from datamodules.criteo import synthetic
 from datamodules.criteo.base import REFERENCE_DAYS, ClickLogs
 from datamodules.criteo.batches import Batch, BlockSampler, CriteoBlocks
 from datamodules.criteo.store import Manifest, Settings
+from datamodules.criteo.synthetic import cut_manifest
 from datamodules.criteo.text import NUM_DENSE
 
 REFERENCE = Settings(num_days=REFERENCE_DAYS, max_ind_range=40_000_000)
@@ -95,8 +96,9 @@ class CriteoDataModule(ClickLogs):
     def use_synthetic_data(self, memory: float) -> list[str]:
         """Take the rows of all 24 days, and their tables as far as they fit."""
         self.synthetic = True
-        self._manifest = synthetic.manifest(self.settings, memory)
-        return synthetic.scaled_line(self.table_sizes)
+        tables = synthetic.TABLE_SIZES, synthetic.ROW_BYTES
+        self._manifest, lines = cut_manifest(self.settings, memory, *tables)
+        return lines
 
     def synthetic_evaluation_batch(self, size: int) -> tuple[Batch, int]:
         """Return random rows on the CPU."""

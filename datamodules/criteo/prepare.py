@@ -12,6 +12,7 @@ import zlib
 from dataclasses import replace as changed_copy
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -41,24 +42,14 @@ SHUFFLE_SEED = 20210630
 _BUCKET_STREAM, _PERMUTE_STREAM = 1, 2
 
 
-def prepare(
-    root: Path,
-    out: Path,
-    settings: Settings,
-    *,
-    replace: bool = False,
-    processes: int = 0,
-    show_progress: bool = False,
-) -> Manifest:
-    """Prepare a directory, or finish one that a killed run left.
+def prepare(root: Path, out: Path, settings: Settings, **options: Any) -> Manifest:
+    """Prepare a directory, or finish one that a killed run left; see ``stages.run_stages``.
 
     Args:
         root: Directory with ``day_0`` ... or ``day_0.gz`` ...
         out: The prepared directory.
         settings: Number of days and index range.
-        replace: Prepare a directory of another version again instead of raising.
-        processes: Worker processes; 0 chooses by cores and memory.
-        show_progress: Draw progress bars.
+        **options: ``replace``, ``processes`` and ``show_progress`` of ``stages.run_stages``.
 
     Returns:
         Its manifest.
@@ -68,13 +59,7 @@ def prepare(
         ValueError: If a day's text has another format, or the directory other settings or
             another version.
     """
-    return run_stages(
-        Work(root, out, settings),
-        _build,
-        replace=replace,
-        processes=processes,
-        show_progress=show_progress,
-    )
+    return run_stages(Work(root, out, settings), _build, **options)
 
 
 def _build(work: Work, preparation: Preparation, processes: int) -> None:

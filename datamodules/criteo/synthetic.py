@@ -13,17 +13,22 @@ TABLE_SIZES = (
 ROW_BYTES = 4 * 128  # of the closed tables: fp32, width 128
 
 
-def manifest(settings: AnySettings, memory: float) -> Manifest:
-    """Return the manifest of the whole data, its tables cut to ``memory`` bytes where needed."""
-    share = min(1.0, memory / (ROW_BYTES * sum(TABLE_SIZES)))
-    return Manifest(
-        settings, dict(REFERENCE_ROWS), tuple(math.ceil(share * rows) for rows in TABLE_SIZES)
-    )
+def cut_manifest(
+    settings: AnySettings, memory: float, closed: tuple[int, ...], row_bytes: int
+) -> tuple[Manifest, list[str]]:
+    """Return the manifest of the whole data, its tables cut to fit, and a line if they were.
 
+    Args:
+        settings: Of either preparation.
+        memory: Bytes that the tables may take.
+        closed: Rows of the closed tables.
+        row_bytes: Bytes that the network and its optimizer keep per row.
 
-def scaled_line(sizes: tuple[int, ...]) -> list[str]:
-    """Say by how much the tables were cut; empty if they were not."""
-    closed, used = (ROW_BYTES * sum(rows) / 2**30 for rows in (TABLE_SIZES, sizes))
-    if sizes == TABLE_SIZES:
-        return []
-    return [f"tables {closed:.1f} -> {used:.1f} GiB (1/{closed / used:.3g} of the rows)"]
+    Returns:
+        The manifest, and how much was cut in one line, or none.
+    """
+    share = min(1.0, memory / (row_bytes * sum(closed)))
+    sizes = tuple(math.ceil(share * rows) for rows in closed)
+    whole, used = (row_bytes * sum(rows) / 2**30 for rows in (closed, sizes))
+    line = f"tables {whole:.1f} -> {used:.1f} GiB (1/{whole / used:.3g} of the rows)"
+    return Manifest(settings, dict(REFERENCE_ROWS), sizes), [line] if sizes != closed else []

@@ -102,15 +102,6 @@ class Bags:
         shapes = zip(parts, table_sizes, BAG_SIZES, strict=True)
         return cls([part.reshape(rows, size - 1) for part, rows, size in shapes])
 
-    @classmethod
-    def draw(cls, table_sizes: Sequence[int]) -> "Bags":
-        """Return random bags for ``speed --synthetic``; not those of the benchmark."""
-        random = np.random.default_rng(0)
-        shapes = zip(table_sizes, BAG_SIZES, strict=True)
-        return cls(
-            [random.integers(rows, size=(rows, size - 1), dtype=np.int32) for rows, size in shapes]
-        )
-
     def expand(self, rows_BT: np.ndarray) -> np.ndarray:
         """Return each row's bags side by side: int32 (B, 214)."""
         ids_BL = np.empty((len(rows_BT), sum(BAG_SIZES)), np.int32)

@@ -25,6 +25,7 @@ from datamodules.criteo.multi_hot.bags import BAG_SIZES, FILE, Bags, file_bytes
 from datamodules.criteo.multi_hot.batches import Batch, MultiHotBlocks, PublishedBlocks
 from datamodules.criteo.stages import TEXT_BYTES_PER_ROW
 from datamodules.criteo.store import DAY_ROWS, Manifest, MultiHotSettings
+from datamodules.criteo.synthetic import cut_manifest
 from datamodules.criteo.text import NUM_DENSE
 
 MAX_ROWS = 40_000_000
@@ -213,8 +214,9 @@ class MultiHotDataModule(ClickLogs):
     def use_synthetic_data(self, memory: float) -> list[str]:
         """Take the rows of all 24 days, and their tables as far as they fit."""
         self.synthetic = True
-        self._manifest = synthetic.manifest(self.settings, memory)
-        return synthetic.scaled_line(self.table_sizes)
+        tables = synthetic.TABLE_SIZES, synthetic.ROW_BYTES
+        self._manifest, lines = cut_manifest(self.settings, memory, *tables)
+        return lines
 
     def synthetic_evaluation_batch(self, size: int) -> tuple[Batch, int]:
         """Return random rows on the CPU; their bags are random, not the benchmark's."""
