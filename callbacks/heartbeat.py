@@ -25,10 +25,12 @@ class Heartbeat:
     def __init__(self, folder: Path) -> None:
         self._path, self._stopped = folder / NAME, threading.Event()
         self._beat(0)
-        threading.Thread(target=self._run, name="heartbeat", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self._thread.start()
 
     def stop(self) -> None:
         self._stopped.set()
+        self._thread.join(5)  # a beat on its way would write the file anew; a disk may hang
         with suppress(OSError):
             self._path.unlink()
 

@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 
 import pytest
 import torch
@@ -72,7 +71,6 @@ def test_a_heartbeat_writes_until_it_is_stopped(tmp_path):
     beat = Heartbeat(tmp_path)
     assert living([tmp_path], 2) == {tmp_path}
     beat.stop()
-    time.sleep(0.05)
     assert not any(thread.name == "heartbeat" for thread in threading.enumerate())
     assert living([tmp_path], 0.1) == set()
 
