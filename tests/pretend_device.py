@@ -1,7 +1,8 @@
 """A device that is no CPU, for machines without one: finds tensors that were left behind.
 
 Its tensors compute on the CPU, but whoever joins them with CPU tensors gets the error that a GPU
-would give, and ``.numpy()`` is refused. A recipe runs on it through Lightning as on a GPU:
+would give, and ``.numpy()`` is refused, as is float64, which Apple's GPUs lack. A recipe runs on it
+through Lightning as on a GPU:
 
     python -m tests.pretend_device resnet --config recipes/presets/resnet/demo.yaml
 
@@ -89,6 +90,8 @@ class PretendDevice(TorchDispatchMode):
         result = func(*plain_args, **plain_kwargs)
         if not result_there:
             return result
+        if any(isinstance(x, Tensor) and x.dtype == torch.float64 for x in tree_leaves(result)):
+            raise TypeError(f"{func}: this device has no float64")
         result = tree_map(lambda x: Elsewhere(x) if isinstance(x, Tensor) else x, result)
         if packet in WHOLE:
             return result

@@ -47,7 +47,7 @@ class MaskedAccuracy(Metric):
     ) -> None:
         """Add samples; ``samples_M`` holds the sample, in [0, B), of each masked position."""
         right_M = (word_logits_MV.argmax(1) == labels_M).long()
-        loss_M = F.cross_entropy(word_logits_MV.float(), labels_M, reduction="none").double()
+        loss_M = F.cross_entropy(word_logits_MV.float(), labels_M, reduction="none")
         zero_B = torch.zeros_like(index_B)
         counts = (
             zero_B.index_add(0, samples_M, right_M),
@@ -56,19 +56,19 @@ class MaskedAccuracy(Metric):
         )
         self.index.append(index_B)
         self.counts.append(torch.stack(counts, 1))
-        self.loss.append(zero_B.double().index_add(0, samples_M, loss_M))
+        self.loss.append(zero_B.float().index_add(0, samples_M, loss_M))
 
     def add_nothing(self) -> None:
         """Add an empty entry of the right shapes: a rank without samples must still gather."""
         empty = torch.empty(0, dtype=torch.int64, device=self.device)
         self.index.append(empty)
         self.counts.append(empty.new_empty((0, 3)))
-        self.loss.append(empty.double())
+        self.loss.append(empty.float())
 
     def compute(self) -> dict[str, Tensor]:
         """Return float64 scalars on the CPU, accuracies in [0, 1]; NaN without samples."""
         index = dim_zero_cat(self.index).cpu()
-        counts, loss = dim_zero_cat(self.counts).cpu(), dim_zero_cat(self.loss).cpu()
+        counts, loss = dim_zero_cat(self.counts).cpu(), dim_zero_cat(self.loss).cpu().double()
         ordered, order = torch.sort(index, stable=True)
         first = torch.ones_like(ordered, dtype=torch.bool)
         first[1:] = ordered[1:] != ordered[:-1]

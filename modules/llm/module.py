@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from modules.common.base import BenchmarkModule, out_of_range, scheduled
+from modules.common.float64 import has_float64
 from modules.common.schedules import warmup_cosine
 from modules.llm.check_causal import check_causal
 from modules.llm.generate import continuations, describe_continuations
@@ -97,6 +98,9 @@ class Llama31Module(BenchmarkModule):
     def setup(self, stage: str) -> None:
         """Build the network, not earlier: it takes 32 GB, and settings may be wrong."""
         self.build()
+        strategy = getattr(self.trainer, "strategy", None)
+        if strategy is not None and not has_float64(strategy.root_device):
+            self.log_perplexity.set_dtype(torch.float32)
         size = getattr(getattr(self.trainer, "datamodule", None), "vocab_size", None)
         own = getattr(self.net, "vocab_size", None)
         if size is not None and own is not None and own < size:
@@ -169,7 +173,7 @@ class Llama31Module(BenchmarkModule):
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         """Compute the mean cross-entropy of a batch's tokens, a float32 scalar."""
         losses_BS, weights_BS = self._losses(batch)
-        loss = (losses_BS * weights_BS).sum() / weights_BS.sum()
+        loss = (losses_BS * weights_BS).sum() / weights_BS.sum().clamp(min=1)  # may all be ends
         self.log_loss(loss)
         return loss
 

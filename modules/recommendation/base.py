@@ -60,11 +60,19 @@ class ClickModule(BenchmarkModule):
         return ids_T
 
     def setup(self, stage: str) -> None:
-        """Reject strategies that would shard the tables once more."""
-        strategy = getattr(self.trainer, "strategy", None)
+        """Reject strategies that would shard the tables again, and a loss scaled per rank."""
+        trainer: Any = self.trainer
+        strategy = getattr(trainer, "strategy", None)
         if isinstance(strategy, FSDPStrategy | ModelParallelStrategy):
             raise ValueError(
                 "--trainer.strategy: the net shards its tables over the devices by itself; use ddp"
+            )
+        # A rank leaves out a step if the gradient of a table of its own overflows.
+        scaled = getattr(trainer, "precision", None) == "16-mixed"
+        if scaled and getattr(trainer, "world_size", 1) > 1:
+            raise ValueError(
+                "--trainer.precision 16-mixed: ranks that share tables would leave out different "
+                "steps; use bf16-mixed or 32-true"
             )
 
     def start_from(self, path: Path | str) -> None:

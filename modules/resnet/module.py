@@ -56,8 +56,8 @@ class Top1Accuracy(Metric):
         self.total += label_B.numel()
 
     def compute(self) -> Tensor:
-        """Return a float64 scalar in ``[0, 1]``, NaN before any image."""
-        return self.correct.double() / self.total
+        """Return a float64 scalar on the CPU in ``[0, 1]``, NaN before any image."""
+        return self.correct.cpu().double() / self.total.cpu()
 
 
 class ResNetModule(BenchmarkModule):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from modules.common.base import BenchmarkModule, scheduled
 from modules.common.check_net import dry_run
+from modules.common.float64 import has_float64
 from modules.common.lamb import Lamb
 from modules.common.schedules import warmup_hold_decay
 from modules.rnnt.audio_features import LogMel, full_float32, splice_frames
@@ -177,6 +178,16 @@ class RNNTModule(BenchmarkModule):
         Returns:
             features (B, S, 240) and the int64 number of spliced frames of each utterance.
         """
+        device = batch["audio"].device
+        if has_float64(device):
+            return self._features(batch, augment)
+        self.features.cpu()
+        on_cpu = {key: batch[key].cpu() for key in ("audio", "audio_lengths", "seed")}  # type: ignore[literal-required]
+        features, lengths = self._features(on_cpu, augment)
+        return features.to(device), lengths.to(device)
+
+    def _features(self, batch: Mapping[str, Any], augment: bool) -> tuple[Tensor, Tensor]:
+        """Compute ``extract_features`` on the batch's device, which needs float64."""
         audio, lengths, seed = batch["audio"], batch["audio_lengths"], batch["seed"]
         with full_float32(audio.device):
             waves = audio.float() / 32768

@@ -307,6 +307,17 @@ def test_strategies_that_shard_the_tables_again_are_rejected(strategy):
         module.setup("fit")
 
 
+@pytest.mark.parametrize(("ranks", "precision"), [(2, "16-mixed"), (1, "16-mixed"), (2, "32-true")])
+def test_ranks_with_own_tables_cannot_scale_the_loss(ranks, precision):
+    module = DLRMModule()
+    module._trainer = SimpleNamespace(strategy=None, world_size=ranks, precision=precision)
+    if (ranks, precision) != (2, "16-mixed"):
+        module.setup("fit")
+        return
+    with pytest.raises(ValueError, match="use bf16-mixed or 32-true"):
+        module.setup("fit")
+
+
 def test_inconsistent_schedule_is_rejected():
     with pytest.raises(ValueError, match="at least warmup_steps"):
         DLRMModule(warmup_steps=10, decay_start_step=5, decay_steps=3)

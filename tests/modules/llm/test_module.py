@@ -116,6 +116,14 @@ def test_labels_after_the_end_of_a_text_do_not_count():
     )
 
 
+def test_a_batch_of_ends_only_trains_nothing():
+    module = module_of(GptOssModule, eos_id=5)
+    loss = module.training_step(torch.full_like(batch_of(), 5), 0)
+    loss.backward()
+    assert loss == 0
+    assert all(weight.grad is None or not weight.grad.any() for weight in module.net.parameters())
+
+
 def test_perplexity_is_a_sum_over_a_count_in_double_precision():
     metric, values = LogPerplexity(), torch.rand(7, 5, generator=torch.manual_seed(0)) * 12
     for rows in values.split([1, 4, 2]):
