@@ -54,6 +54,7 @@ BENCHMARK = Benchmark(
         ),
         Rule("data.max_rows", "a table has at most 40,000,000 rows"),
     ),
+    free_net_arguments=("kernels",),
     progress_unit="fraction_from_zero",
     needs=Needs(
         download_gb=350,

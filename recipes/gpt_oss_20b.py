@@ -64,6 +64,7 @@ BENCHMARK = Benchmark(
         device_gib=330,
         training=TrainingMemory(
             parameters=20_488_418_112,
+            assumes="one sequence at a time, every layer recomputed",
             activations=2_727_346_176,
             logits=1_341_557_760,
             gathered=4_769_124_992,

@@ -64,6 +64,7 @@ BENCHMARK = Benchmark(
         device_gib=128,
         training=TrainingMemory(
             parameters=8_030_261_248,
+            assumes="one sequence at a time, every layer recomputed",
             activations=3_607_101_440,
             logits=1_341_557_760,
             gathered=2_973_802_496,

@@ -50,12 +50,14 @@ def closed_memory(benchmark: Benchmark) -> str | None:
     """Say what each device takes at the closed settings: of this machine's, else of 1 and 8."""
     if (training := benchmark.needs.training) is None:
         return None
-    devices = device_bytes()
+    devices, assumed = device_bytes(), f" ({training.assumes})" * bool(training.assumes)
     if devices:
         count, has = len(devices), min(devices) / GIB
-        return f"memory of each GPU, of {count}: {training.text(count)}; it has {has:.1f} GiB"
+        return (
+            f"memory of each GPU, of {count}{assumed}: {training.text(count)}; it has {has:.1f} GiB"
+        )
     texts = (f"{training.text(count)} of {count}" for count in (1, 8))
-    return f"memory of each GPU at the closed settings: {'; '.join(texts)}"
+    return f"memory of each GPU at the closed settings{assumed}: {'; '.join(texts)}"
 
 
 def _model_line(

@@ -24,6 +24,8 @@ class TrainingMemory:
     """Bytes of weights that are whole at once, in the type of the computation, if sharded."""
     copied: float = 0.0
     """Bytes of the copies that autocast keeps of all weights, if they are not sharded."""
+    assumes: str = ""
+    """Settings that the numbers hold for, in words."""
     moments: int = 2
     """Numbers that the optimizer keeps per parameter."""
     bytes_per_state: int = 4

@@ -12,7 +12,7 @@ class Numbers(BenchmarkDataModule):
     batch_size, num_workers = 1, 2
 
 batches = iter(DataLoader(range(12), **Numbers().loader_options))
-seen = [int(next(batches))]
+seen = [int(next(batches)) for _ in batches._workers]  # each has started
 for worker in batches._workers:
     subprocess.run(["kill", "-s", sys.argv[1], str(worker.pid)], check=True)
 seen += [int(batch) for batch in batches]

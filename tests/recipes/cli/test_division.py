@@ -1,5 +1,6 @@
 """Closed or open: every fixed trainer setting opens a run; an old class path is the same class."""
 
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -27,9 +28,9 @@ CHANGED = {
 }
 
 
-def found(*args, demo=False):
-    cli = RecipeCLI(BENCHMARK, "fit", list(args), build=False)
-    return violations(BENCHMARK, flat(cli.config), flat(cli.parser.get_defaults()), demo=demo)
+def found(*args, demo=False, benchmark=BENCHMARK):
+    cli = RecipeCLI(benchmark, "fit", list(args), build=False)
+    return violations(benchmark, flat(cli.config), flat(cli.parser.get_defaults()), demo=demo)
 
 
 def test_the_defaults_are_closed(tmp_path):
@@ -44,6 +45,21 @@ def test_every_fixed_trainer_setting_is_tried():
 def test_a_changed_trainer_setting_opens_the_run(name, tmp_path):
     lines = found("--data.root", str(tmp_path), f"--trainer.{name}", CHANGED[name])
     assert [line for line in lines if line.startswith(f"trainer.{name} is ")], lines
+
+
+@pytest.mark.parametrize(
+    ("stem", "name", "value"),
+    [
+        ("dlrm_dcnv2", "kernels", "fbgemm"),
+        ("gpt_oss_20b", "recompute_every", "1"),
+        ("llama31_8b", "recompute_every", "1"),
+        ("rnnt", "half_lstms", "true"),
+    ],
+)
+def test_the_same_network_computed_in_another_way_stays_closed(stem, name, value, tmp_path):
+    benchmark = import_module(f"recipes.{stem}").BENCHMARK
+    settings = ("--data.root", str(tmp_path), f"--model.net.{name}", value)
+    assert found(*settings, benchmark=benchmark) == []
 
 
 def test_a_config_of_today_and_its_old_class_path_are_the_same_network(tmp_path):

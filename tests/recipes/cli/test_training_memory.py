@@ -47,7 +47,7 @@ def test_the_doctor_compares_each_device(gpus, lacks, monkeypatch):
     monkeypatch.setattr(doctor_memory, "device_bytes", lambda: [H200] * gpus)
     lines = list(doctor_memory.shortages(BENCHMARK, SimpleNamespace(), own_data=False))
     assert bool(lines) == lacks
-    assert f"each GPU, of {gpus}: " in doctor_memory.closed_memory(BENCHMARK)
+    assert f"each GPU, of {gpus} (one sequence" in doctor_memory.closed_memory(BENCHMARK)
     if lacks:
         assert "take 4 GPUs with --trainer.strategy fsdp2" in lines[0]
 
