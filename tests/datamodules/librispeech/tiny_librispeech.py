@@ -3,7 +3,10 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
+
+from datamodules.librispeech import LibriSpeechDataModule
 
 SUBSETS = ("train-clean-100", "train-clean-360", "train-other-500", "dev-clean")
 WORDS = ("ON", "A", "NOTE", "TEA", "O'ER", "NEAR", "STAR", "EAST", "NONE", "ROAST")
@@ -25,3 +28,22 @@ def write_tiny(root: Path, per_subset: int = 12, *, rate: int = 16000) -> Path:
             with (folder / f"{speaker}-{chapter}.trans.txt").open("a") as file:
                 file.write(f"{key} {text}\n")
     return root
+
+
+def data(root, **settings):
+    """Build the data module with small settings."""
+    return LibriSpeechDataModule(
+        root=root, **{"batch_size": 4, "vocab_size": VOCABULARY, **settings}
+    )
+
+
+def problem(root, **settings):
+    """Return the error that preparing ends with."""
+    with pytest.raises((ValueError, FileNotFoundError)) as caught:
+        data(root, **settings).prepare_data()
+    return str(caught.value)
+
+
+def first_flac(root, subset="train-clean-100"):
+    """Return a subset's first recording."""
+    return sorted((root / subset).rglob("*.flac"))[0]
