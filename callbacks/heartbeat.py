@@ -41,7 +41,7 @@ class Heartbeat:
             self._beat(number)
 
     def _beat(self, number: int) -> None:
-        with suppress(OSError):  # a full disk is told by the files that matter
+        with suppress(OSError):  # a full disk is reported by the files that matter
             self._path.write_text(f"{number}\n")
 
 

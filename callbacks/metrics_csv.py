@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from callbacks.quality_target import RunState
-from callbacks.writing import told, writing
+from callbacks.writing import reporting_errors, writing
 
 SECONDS_BETWEEN_WRITES = 1.0
 
@@ -86,5 +86,5 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        with told("the last rows are missing") if status == "failed" else nullcontext():
+        with reporting_errors("the last rows are missing") if status == "failed" else nullcontext():
             self._write_pending()

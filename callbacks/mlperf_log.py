@@ -19,7 +19,7 @@ from callbacks.disclosure import disclosure
 from callbacks.evaluation_schedule import EvaluationSchedule
 from callbacks.lightning_private import epoch_is_complete
 from callbacks.quality_target import RunState, StopReason
-from callbacks.writing import told, unwritable, writing
+from callbacks.writing import reporting_errors, unwritable, writing
 
 DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 INIT_LIMIT_SECONDS = 20 * 60
@@ -205,7 +205,7 @@ class MLPerfLog(Callback):
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        with told("the log of the run is not complete"):
+        with reporting_errors("the log of the run is not complete"):
             self._end()
 
     def _end(self) -> None:

@@ -27,7 +27,7 @@ from callbacks.preserve_state import preserve_state
 from callbacks.quality_target import QualityTarget, StopReason, StopRun
 from callbacks.signals import signals_as
 from callbacks.warm_up import WarmUp
-from callbacks.writing import told, unwritable, writing
+from callbacks.writing import reporting_errors, unwritable, writing
 
 PACKAGES = ("finishline", "torch", "lightning", "torchmetrics", "numpy", "mlperf-logging")
 
@@ -106,7 +106,7 @@ class RunRecord(Callback):
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        with told("the record of the run is not complete"):
+        with reporting_errors("the record of the run is not complete"):
             self.finish(trainer)
             if isinstance(exception, StopRun):
                 self._write_artifacts(trainer, pl_module)

@@ -23,7 +23,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def told(what: str) -> Iterator[None]:
+def reporting_errors(what: str) -> Iterator[None]:
     """Print an error of the operating system: after another one it must not take its place."""
     try:
         yield

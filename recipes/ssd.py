@@ -28,7 +28,7 @@ BACKBONES = ("resnet34-333f7ec4.pth", "resnet34-b627a593.pth")
 
 
 def starts_from_imagenet(weights: Path | None, config: Mapping[str, Any]) -> bool:
-    """Whether the backbone's file is torchvision's; one that is missing is told elsewhere."""
+    """Whether the backbone's file is torchvision's; one that is missing is reported elsewhere."""
     path = Path(weights or Path(config["data.root"] or ".") / BACKBONES[0])
     if not path.is_file():
         return True

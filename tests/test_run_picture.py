@@ -1,4 +1,4 @@
-"""The README's picture of a run: a curve beside what was learned."""
+"""The README's picture of a run: a curve next to what was learned."""
 
 from pathlib import Path
 

@@ -67,7 +67,7 @@ class C4DataModule(BenchmarkDataModule):
             prepared_dir: Directory for the manifest and the order; default ``finishline-c4`` in the
                 root.
             raw: Directory with C4's ``*.json.gz`` and ``tokenizer.json``, of which ``prepare``
-                makes the token files in the root; without a root, beside the text.
+                makes the token files in the root; without a root, next to the text.
             batch_size: Sequences per device and micro-step.
             evaluation_batch_size: Sequences per forward pass of an evaluation.
             seq_length: Tokens of a sequence.
@@ -191,7 +191,7 @@ class C4DataModule(BenchmarkDataModule):
         if self.root is None:
             return []
         documents, tokens = SPLITS["train"].documents, SPLITS["train"].tokens
-        with suppress(OSError, ValueError):  # told by ``problems``
+        with suppress(OSError, ValueError):  # reported by ``problems``
             documents, tokens = self._counts("train")
         kept = 4 * documents + 12 * num_samples(tokens, self.seq_length)
         lines = [
@@ -220,7 +220,7 @@ class C4DataModule(BenchmarkDataModule):
             try:
                 lines += count_lines(split, *self._counts(split))
             except (OSError, ValueError):
-                continue  # told by ``prepare_data`` and ``problems``
+                continue  # reported by ``prepare_data`` and ``problems``
         return lines
 
     def net_facts(self) -> dict[str, Any]:
@@ -278,12 +278,12 @@ class C4DataModule(BenchmarkDataModule):
         return torch.from_numpy(ids), size
 
     def encode(self, text: str) -> list[int] | None:
-        """Return a text's tokens; None if there is no tokenizer beside the data."""
+        """Return a text's tokens; None if there is no tokenizer next to the data."""
         tokenizer = self._tokenizer
         return None if tokenizer is None else tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int]) -> str | None:
-        """Return tokens as text; None if there is no tokenizer beside the data."""
+        """Return tokens as text; None if there is no tokenizer next to the data."""
         tokenizer = self._tokenizer
         return None if tokenizer is None else tokenizer.decode(list(ids), skip_special_tokens=False)
 
@@ -308,7 +308,7 @@ class C4DataModule(BenchmarkDataModule):
 
     @property
     def _orders(self) -> Path:
-        """Where orders are kept: beside the manifest, or in the cache if that is read-only."""
+        """Where orders are kept: next to the manifest, or in the cache if that is read-only."""
         prepared = self._prepared
         read_only = prepared.exists() and not os.access(prepared, os.W_OK)
         return (cache_dir() / "c4" if read_only else prepared) / "orders"

@@ -1,4 +1,4 @@
-"""Check of the token files: their indexes, their bytes, their ids, and the tokenizer beside them.
+"""Check of the token files: their indexes, their bytes, their ids, and the tokenizer next to them.
 
 Nothing is written but a manifest with what was found; training then reads no more than it needs.
 """
@@ -105,7 +105,7 @@ def _units(root: Path, out: Path, vocab_size: int) -> list[Unit]:
     units = []
     for split in ("train", "validation"):
         pair = find_pair(root, split)
-        # They lie beside the prepared folder: it may move with them.
+        # They lie next to the prepared folder: it may move with them.
         names = (os.path.relpath(pair.bin, out), os.path.relpath(pair.idx, out))
         wanted = " ".join(md5s.get(path.name, "") for path in pair)
         stamp = f"{fingerprint(tokenizer)} {wanted}"
@@ -238,7 +238,7 @@ def _check_md5(path: Path, md5s: dict[str, str]) -> None:
 
 
 def _other_md5(path: Path, digest: str, wanted: str) -> str:
-    return f"{path}: MD5 {digest}, but the list beside it has {wanted}; fetch it again"
+    return f"{path}: MD5 {digest}, but the list next to it has {wanted}; fetch it again"
 
 
 def check_tokenizer(job: Job, index: Index) -> None:

@@ -103,7 +103,7 @@ def read_tokenizer(path: Path, vocab_size: int) -> Any:
         tokenizer.no_truncation()  # a file may ask for both
         tokenizer.no_padding()
     except Exception as error:  # the library has no class for it
-        raise ValueError(f"{path}: is no tokenizer of the library tokenizers ({error})") from error
+        raise ValueError(f"{path}: is not a file of the library tokenizers ({error})") from error
     highest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
     if highest >= vocab_size:
         raise ValueError(
@@ -181,7 +181,7 @@ def _text(line: bytes, path: Path, number: int) -> str:
         reason = "not UTF-8"
     except (ValueError, RecursionError):
         reason = "not JSON"
-    raise ValueError(f"{path}: line {number:,} is no document ({reason}); {AGAIN}")
+    raise ValueError(f"{path}: line {number:,} is not a document ({reason}); {AGAIN}")
 
 
 def lengths_of(paths: Sequence[Path]) -> np.ndarray:

@@ -158,7 +158,7 @@ def _noting_images(
 ) -> Iterator[Any]:
     """Yield the annotations, and note the number of each one's image on the way."""
     for record in records:
-        with suppress(AttributeError, TypeError):  # no record, or no id, which is told elsewhere
+        with suppress(AttributeError, TypeError):  # no record or id: reported elsewhere
             owners.append(position.get(record.get("image_id"), -1))
         yield record
 

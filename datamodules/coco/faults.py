@@ -172,7 +172,7 @@ def _name(record: Any, number: int) -> str:
 
 
 def _repeated(values: Iterable[Any]) -> list[Any]:
-    """Return what occurs more than once among ids or names; other values are told elsewhere."""
+    """Return what occurs more than once among ids or names; other values are reported elsewhere."""
     known = [value for value in values if type(value) in (int, str)]
     if len({*known}) == len(known):  # a set takes less memory than a count of each
         return []

@@ -27,7 +27,7 @@ def image_folder(root: Path, split: str) -> Path:
 
 
 def annotation_file(root: Path, split: str) -> Path:
-    """Return a split's annotations, of ``annotations`` or beside the images."""
+    """Return a split's annotations, of ``annotations`` or next to the images."""
     files = [root / form.format(name=name) for name in _NAMES[split] for form in _ANNOTATIONS]
     files.append(image_folder(root, split) / _BESIDE_IMAGES)
     return next((path for path in files if path.is_file()), files[0])

@@ -182,7 +182,7 @@ def batches_of_one_shape(
 ) -> list[list[int]]:
     """Group positions in ``indices`` so that no image of a batch is padded for another one.
 
-    Features near an image's edge depend on the padding beside it. Batches come in the order of
+    Features near an image's edge depend on the padding next to it. Batches come in the order of
     their first image.
     """
     batches: list[list[int]] = []

@@ -182,7 +182,7 @@ def _overlap(window: Window, box_N4: np.ndarray) -> np.ndarray:
 def resize(image: Image.Image, window: Window | None, size: int) -> Image.Image:
     """Crop a window (None for all) and stretch it to a square."""
     if window is not None:
-        # Not resize(box=...): its filter reads pixels beside the window.
+        # Not resize(box=...): its filter reads pixels next to the window.
         image = image.crop(pixel_window(window, *image.size))
     return image.resize((size, size), Image.Resampling.BILINEAR)
 

@@ -224,7 +224,7 @@ class ClickLogs(BenchmarkDataModule):
         try:
             rows = self.manifest.rows
         except (OSError, ValueError):
-            return _small_days(self.root)  # other errors: told by ``prepare_data``, ``problems``
+            return _small_days(self.root)  # ``problems`` reports other errors
         records = read_records(self.prepared)
         lines = [
             f"day_{day} has {record['result']:,} rows instead of {published:,}"

@@ -178,7 +178,7 @@ def missing_days(work: Work) -> list[str]:
 
 
 def half_unpacked_days(root: Path, days: Iterable[int]) -> list[str]:
-    """Return one line per day whose text does not fit the compressed file beside it."""
+    """Return one line per day whose text does not fit the compressed file next to it."""
     return [line for day in days if (line := half_unpacked(root, day))]
 
 

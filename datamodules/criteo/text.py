@@ -61,7 +61,7 @@ def most_unpacked(path: Path) -> int:
 
 
 def half_unpacked(root: Path, day: int) -> str:
-    """Describe a day whose text is not what the ``.gz`` beside it unpacks to; else empty."""
+    """Describe a day whose text is not what the ``.gz`` next to it unpacks to; else empty."""
     plain, packed = root / f"day_{day}", root / f"day_{day}.gz"
     if not (plain.is_file() and packed.is_file()) or packed.stat().st_size < 18:
         return ""

@@ -207,14 +207,14 @@ class ImageNetDataModule(DecodesOnDevice):
         try:
             return [] if self.root is None else list(scan(self.root, self._wanted).unused)
         except (FileNotFoundError, ValueError):
-            return []  # told by ``problems``, or there are shards alone
+            return []  # reported by ``problems``, or there are shards alone
 
     def differences(self) -> list[str]:
         """Say how classes and images differ from ImageNet's, by counts and names."""
         try:
             return [] if self.root is None else differences(self._contents)
         except (FileNotFoundError, ValueError):
-            return []  # unreadable: told by ``prepare_data`` and ``problems``
+            return []  # unreadable: reported by ``prepare_data`` and ``problems``
 
     def net_facts(self) -> dict[str, Any]:
         """Return the number of classes and the images' side in pixels."""

@@ -67,7 +67,7 @@ def read_header(path: Path) -> Header:
         read_voxels(path)  # several gzip members also look like this: only reading it all can tell
     known = int(stored["sform_code"]) or int(stored["qform_code"])
     if known and not (np.isfinite(volume.affine).all() and np.linalg.det(volume.affine)):
-        raise ValueError(f"{path}: its header's affine is no position in space; correct it")
+        raise ValueError(f"{path}: its header's affine is not a position in space; correct it")
     affine = tuple(map(tuple, volume.affine.tolist())) if known else None
     return Header((shape[0], shape[1], shape[2]), tuple(spacing), affine)
 

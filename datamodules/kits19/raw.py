@@ -102,7 +102,7 @@ def scan_case(folder: Path) -> RawCase:
     """Check one case by its two headers; raise a ValueError of one line if it is bad."""
     for name in (IMAGE, LABEL):
         if (plain := folder / name.removesuffix(".gz")).is_file():
-            raise ValueError(f"{plain}: lies beside {name}; remove the one that is out of date")
+            raise ValueError(f"{plain}: lies next to {name}; remove the one that is out of date")
     image, label = read_header(folder / IMAGE), read_header(folder / LABEL)
     if image.shape != label.shape:
         raise ValueError(

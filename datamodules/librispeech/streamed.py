@@ -163,7 +163,7 @@ def streamed_tokenizer(streamed: StreamedSplits, given: Path | None) -> Path:
     address, content = streamed.file_beside(TOKENIZER)
     if content is None:
         raise ValueError(
-            f"no {TOKENIZER} beside the shards: give a SentencePiece model with "
+            f"no {TOKENIZER} next to the shards: give a SentencePiece model with "
             "--data.tokenizer_model FILE"
         )
     if is_local(address):

@@ -54,8 +54,8 @@ class PositionInputs:
     def example_inputs(self) -> list[str]:
         """Return an opening on this board."""
         centre = "abcdefghijklmnopqrs"[self.size // 2]
-        beside = "abcdefghijklmnopqrs"[self.size // 2 + 1]
-        return [f"(;SZ[{self.size}];B[{centre}{centre}];W[{beside}{centre}])"]
+        neighbour = "abcdefghijklmnopqrs"[self.size // 2 + 1]
+        return [f"(;SZ[{self.size}];B[{centre}{centre}];W[{neighbour}{centre}])"]
 
 
 def position_of(source: str, size: int, komi: float) -> Position:

@@ -277,7 +277,7 @@ class WikipediaDataModule(BenchmarkDataModule):
         try:
             return differences(self.root, self._vocab_path, self._prepared_shards())
         except (OSError, ValueError):
-            return []  # unreadable: told by ``prepare_data`` and ``problems``
+            return []  # unreadable: reported by ``prepare_data`` and ``problems``
 
     def net_facts(self) -> dict[str, Any]:
         """Return the number of words."""

@@ -49,8 +49,8 @@ def find_parts(folder: Path, count: int, *, published: bool = False) -> dict[int
         )
     if packed := _still_packed(folder):
         raise ValueError(
-            f"{folder}: {len(packed)} files are still packed beside the text ({packed[0]}): unpack "
-            "them, or remove them"
+            f"{folder}: {len(packed)} files are still packed next to the text ({packed[0]}): "
+            "unpack them, or remove them"
         )
     totals = {total for _, total in parts}
     if len(totals) > 1:

@@ -29,7 +29,7 @@ def own_names(saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
             own[name] = tensor
     for name, parts in experts.items():
         count = 1 + max(number for _, number in parts)
-        if len(parts) == 3 * count:  # otherwise the file is not whole: told as missing tensors
+        if len(parts) == 3 * count:  # otherwise the file is incomplete: reported as missing tensors
             gate_up = [
                 torch.cat((parts["gate", number], parts["up", number])) for number in range(count)
             ]

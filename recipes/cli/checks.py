@@ -53,7 +53,7 @@ def check_budget(trainer: Any) -> None:
 
 
 def check_price(cost_per_hour: float | None) -> None:
-    """Raise if ``--cost_per_hour`` is no amount of money."""
+    """Raise if ``--cost_per_hour`` is not an amount of money."""
     if cost_per_hour is not None and not 0 <= cost_per_hour < math.inf:
         raise UsageError(f"--cost_per_hour {cost_per_hour}: give 0 or more, in any currency")
 

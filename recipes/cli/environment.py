@@ -86,7 +86,7 @@ def check_variables(variables: Mapping[str, str]) -> dict[str, str]:
 
 
 def check_number(what: str, text: str | int) -> None:
-    """Raise if a text is no whole number from 0 to 2^32 - 1."""
+    """Raise if a text is not a whole number from 0 to 2^32 - 1."""
     try:
         good = 0 <= int(text) <= MOST_SEED
     except ValueError:

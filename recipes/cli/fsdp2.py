@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from callbacks.lightning_private import set_data_parallel_size
 
-# Share of a device's memory that whole weights or whole gradients may fill beside a rank's shares;
+# Share of a device's memory that whole weights or whole gradients may fill next to a rank's shares;
 # activations need the rest.
 ROOM = 0.7
 STATES = 3 * 4  # bytes per parameter outside a step: fp32 weights and at most two moments

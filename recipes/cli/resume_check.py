@@ -1,4 +1,4 @@
-"""A resumed run trains on as it began: another seed, network, rate or data is said and refused."""
+"""Refuse to resume a run with another seed, network, rate or data."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from callbacks.run_record import RunRecord, num_parameters
 from callbacks.signals import signals_as
 from callbacks.unprofiled import Unprofiled
 from callbacks.warm_up import WarmUp
-from callbacks.writing import told, writing
+from callbacks.writing import reporting_errors, writing
 from recipes.cli.benchmark import Benchmark
 from recipes.cli.data_check import DataCheck
 from recipes.cli.division import net_name
@@ -174,7 +174,7 @@ class Run:
         """Write the record of a run whose end a signal cut before that was written."""
         if not self.folder.created or self.state.recorded:
             return
-        with signals_as(signal.SIG_IGN), told("run.json could not be written"):
+        with signals_as(signal.SIG_IGN), reporting_errors("run.json could not be written"):
             self.target.on_exception(self.trainer, self.cli.model, error)
             self.record.finish(self.trainer)
 

@@ -157,7 +157,7 @@ def _measure_own_work(cli: SpeedCLI, report: Report) -> None:
 def _compare_with_limits(
     benchmark: Benchmark, cli: SpeedCLI, trainer: L.Trainer, report: Report
 ) -> None:
-    """Set the rate of the benchmark's own sizes beside the best published one and the limit."""
+    """Set the rate of the benchmark's own sizes next to the best published one and the limit."""
     if cli.demo:
         return
     LIVE.show("measuring the device's limits")
@@ -173,11 +173,11 @@ def _compare_with_limits(
 def _profile(
     benchmark: Benchmark, cli: SpeedCLI, trainer: L.Trainer, sources: Sources, report: Report
 ) -> None:
-    """Show the costliest operators; the trace lies beside the JSON file or in this directory."""
+    """Show the costliest operators; the trace lies next to the JSON file or in this directory."""
     LIVE.show("tracing a step")
-    beside: Path | None = cli.config.json
-    folder = Path() if beside is None else beside.parent
-    trace = folder / f"trace-{benchmark.name if beside is None else beside.stem}.json"
+    json_file: Path | None = cli.config.json
+    folder = Path() if json_file is None else json_file.parent
+    trace = folder / f"trace-{benchmark.name if json_file is None else json_file.stem}.json"
     rows = operators.profile_steps(cli, trainer, sources.batches, trace)
     report.add(operators=rows, trace=str(trace))
     show_lines([*operators.table(rows), f"Chrome trace: {trace} (ui.perfetto.dev opens it)"])

@@ -66,7 +66,7 @@ def limit_of(benchmark: str, limits: dict[str, Any]) -> float | None:
 def beside_published(
     benchmark: str, device: str, rates: dict[str, Any], limits: dict[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
-    """Set a measured rate beside the device's limit and the best published one.
+    """Set a measured rate next to the device's limit and the best published one.
 
     Args:
         benchmark: Name of the benchmark.

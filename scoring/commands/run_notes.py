@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from scoring.rules.judged_runs import CONVERGED, JudgedRun
 
 MOST_NAMES = 6
-# What differs between runs of which the same is to be said.
+# What differs between runs that get the same note.
 NUMBERS = re.compile(r"\d+")
 
 

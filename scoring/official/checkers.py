@@ -23,7 +23,7 @@ NO_ERRORS = "PACKAGE CHECKER FOUND NO ERRORS"
 # Checking a log takes 1/30 s; each checker process needs 100 MB.
 FILES_PER_PROCESS = 20
 MOST_PROCESSES = 2
-# A long list is asked about in parts, so that the progress can be told.
+# A long list is asked about in parts, so that progress can be reported.
 MOST_PER_REQUEST = 100
 
 

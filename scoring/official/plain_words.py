@@ -29,7 +29,7 @@ _EXPRESSIONS: Sequence[tuple[str, str]] = (
     ),
     (
         r"'(\w+)' in v\['metadata'\] if '(\w+)' in v\['metadata'\] else True",
-        r"a line with \1 beside \2 in its metadata",
+        r"a line with \1 next to \2 in its metadata",
     ),
     (r"v\['metadata'\]\['(\w+)'\] >= (\d+) if .+ else True", r"\1, where given, of at least \2"),
     (r"v\['metadata'\]\['(\w+)'\] > (\d+) if .+ else True", r"\1, where given, above \2"),

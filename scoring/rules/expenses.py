@@ -1,4 +1,4 @@
-"""What a result used: watt-hours and cost to target, beside its minutes."""
+"""What a result used: watt-hours and cost to target, next to its minutes."""
 
 from __future__ import annotations
 

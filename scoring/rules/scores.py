@@ -76,7 +76,7 @@ class Score:
     """Settings in which the runs that count differ although they should not."""
     runs: tuple[JudgedRun, ...] = field(default=())
     remarks: tuple[str, ...] = ()
-    """What is missing beside the runs, such as a system description."""
+    """What is missing next to the runs, such as a system description."""
 
     @property
     def name(self) -> str:

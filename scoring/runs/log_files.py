@@ -25,13 +25,13 @@ LONGEST_LINE = 1 << 20
 
 
 def unreadable(path: Path) -> str | None:
-    """Say why a path is no text file that ends; None if it is one, or opening it will tell."""
+    """Say why a path is not a text file that ends; None if it is one, or opening it will tell."""
     try:
         kind = path.stat().st_mode
         if stat.S_ISDIR(kind):
             return "it is a directory"
         if not stat.S_ISREG(kind):
-            return "it is no regular file (a pipe, socket or device)"
+            return "it is not a regular file (a pipe, socket or device)"
         with open(path, "rb") as file:
             head = file.read(512)
     except OSError:

@@ -1,4 +1,4 @@
-"""Energy of one run: our record's counters, or the power logs beside a published one."""
+"""Energy of one run: our record's counters, or the power logs next to a published one."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def run_energy(run: Run) -> Energy | str:
 
     Args:
         run: A run of ours with ``energy_wh`` in its record, or one with a directory
-            ``power/<name of its log>/`` beside the log.
+            ``power/<name of its log>/`` next to the log.
 
     Returns:
         The energy, or one line of text.
@@ -128,7 +128,7 @@ def _events(path: Path) -> Iterator[_Event]:
 
 def _number(value: Any) -> float:
     if not _is_number(value):
-        raise ValueError(f"{value!r:.40} is no number")
+        raise ValueError(f"{value!r:.40} is not a number")
     return float(value)
 
 

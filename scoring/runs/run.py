@@ -29,7 +29,7 @@ LOG_SUFFIXES = frozenset({".txt", ".log", ".out"})
 RECORD_TYPES: dict[str, Any] = {
     **dict.fromkeys(("benchmark", "division", "status", "stop_reason"), str),
     **dict.fromkeys(("net_arguments", "quality", "seconds", "system", "target", "versions"), dict),
-    "net": str | dict,  # up to version 0.2 the class alone, with net_arguments beside it
+    "net": str | dict,  # up to version 0.2 the class alone, with net_arguments next to it
     **dict.fromkeys(("devices", "global_batch_size", "parameters"), int),
     **dict.fromkeys(("flops_per_sample", "samples_per_second", "seconds_to_target"), int | float),
 }
@@ -164,7 +164,7 @@ def find_runs(path: Path) -> Iterator[Run]:
 
 
 def _leave_out(folder: Path, subfolders: list[str], names: Iterable[str]) -> None:
-    """Do not look for runs beside the files of one."""
+    """Do not look for runs next to the files of one."""
     if "checkpoints" in subfolders and "run.json" in names:
         subfolders.remove("checkpoints")
     if any(fnmatch(name, RESULTS) for name in names):

@@ -27,7 +27,7 @@ def rounds(fewest: int = FEWEST) -> Iterator[random.Random]:
 class Outcomes(Counter[str]):
     """Counts by name, printed as one line; nothing may have gone wrong in silence."""
 
-    def tell(self, what: str) -> None:
+    def assert_none_silent(self, what: str) -> None:
         told = [f"{n} {name}" for name, n in sorted(self.items()) if n and name != "SILENT"]
         counts = ", ".join(told)
         print(f"\nfaults, {what}: {self.total()} tried: {counts}; {self['SILENT']} silent")

@@ -32,7 +32,7 @@ def test_preparation_killed_anywhere_ends_with_the_same_bytes(root, tmp_path):
         assert in_child(lambda f=folder, e=events: watched(root, f, e, note)) == -9
         prepare(root, folder)
         outcomes["finished" if files(folder) == files(whole) else "SILENT"] += 1
-    outcomes.tell("kills of preparation")
+    outcomes.assert_none_silent("kills of preparation")
 
 
 def limited(work, size, note):
@@ -57,7 +57,7 @@ def test_a_full_disk_stops_preparation_with_a_line(root, tmp_path):
         prepare(root, folder)
         good &= files(folder) == files(whole)
         outcomes[("named" if line else "had room") if good else "SILENT"] += 1
-    outcomes.tell("full disk of preparation")
+    outcomes.assert_none_silent("full disk of preparation")
     assert outcomes["named"]
 
 
@@ -95,7 +95,7 @@ def test_flipped_bits_in_prepared_files_are_found_by_prepare(root, tmp_path, cap
             (whole / key).write_bytes(text)
     capsys.readouterr()
     with capsys.disabled():
-        outcomes.tell("bits of prepared files")
+        outcomes.assert_none_silent("bits of prepared files")
 
 
 def test_two_preparations_at_once_do_the_work_once(root, out):

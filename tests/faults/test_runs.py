@@ -114,7 +114,7 @@ def test_runs_killed_anywhere_go_on_to_the_bit(whole, tmp_path):
         else:
             in_child(lambda f=folder: train(f), killed_after=draw.uniform(0.0, 0.6))
             equal_to(whole, folder, outcomes, "killed at a moment")
-    outcomes.tell("kills of runs")
+    outcomes.assert_none_silent("kills of runs")
 
 
 class Fill(L.Callback):
@@ -171,7 +171,7 @@ def test_a_full_disk_is_named_by_every_writer(first, whole, tmp_path):
             load_verified(path)
         outcomes["named" if line else "had room"] += good
         outcomes["SILENT"] += not good
-    outcomes.tell(f"full disk, written: {', '.join(sorted(named))}")
+    outcomes.assert_none_silent(f"full disk, written: {', '.join(sorted(named))}")
     assert named
 
 

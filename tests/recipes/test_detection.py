@@ -119,9 +119,9 @@ def test_a_score_beside_training_is_the_same_and_stops_the_run_within_an_epoch(s
     two = [*FEW, "--evaluation.first", "1", "--evaluation.every", "1", "--evaluation.limit", "2"]
     _, plain = fit(stem, tmp_path / "plain", *two)
     late = ["--model.overlap_evaluation", "true"]
-    status, beside = fit(stem, tmp_path / "beside", *two, *late)
+    status, overlapped = fit(stem, tmp_path / "overlapped", *two, *late)
     assert status == 3
-    assert record(beside)["quality"] == record(plain)["quality"]
+    assert record(overlapped)["quality"] == record(plain)["quality"]
     easy = json.dumps(dict.fromkeys(SHEETS[stem].metrics, 0.0))
     status, early = fit(stem, tmp_path / "early", *two, *late, "--target.metrics", easy)
     assert status == 0

@@ -1,6 +1,6 @@
 """A Lightning callback for ``tests.same_bits``: exact losses of the first batches, then a stop.
 
-It runs beside the code of any revision, so it imports nothing of ours.
+It runs next to the code of any revision, so it imports nothing of ours.
 """
 
 import hashlib

@@ -67,7 +67,7 @@ def serves_parts(address: str) -> bool:
         with urllib.request.urlopen(request, timeout=STALL_SECONDS) as response:
             return response.status == 206
     except (OSError, ValueError, http.client.HTTPException):
-        return False  # said when it is opened
+        return False  # reported when it is opened
 
 
 def read_small(address: str) -> bytes | None:

@@ -110,7 +110,7 @@ def base_name(address: str) -> str:
     return PurePosixPath(path).name
 
 
-def beside(address: str, name: str) -> str:
+def sibling(address: str, name: str) -> str:
     """Return the address of another file in a shard's directory; empty for a command."""
     if address.startswith(PIPE):
         return ""

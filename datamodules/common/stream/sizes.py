@@ -1,4 +1,4 @@
-"""How many samples each shard holds, from an index that is beside the shards or was counted."""
+"""How many samples each shard holds, from an index that is next to the shards or was counted."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from datamodules.common.atomic import write_json
 from datamodules.common.cache import cache_dir
 from datamodules.common.progress import stage
 from datamodules.common.stream.opening import ShardError, read_small
-from datamodules.common.stream.pattern import base_name, beside, is_local, show
+from datamodules.common.stream.pattern import base_name, is_local, show, sibling
 from datamodules.common.stream.samples import shard_samples
 
 # open_clip's, webdataset's own (wids) and timm's; prepared shards have <split>.json.
@@ -95,7 +95,7 @@ def sized(
     if known is None and given is None:
         first = show(addresses[0])
         raise UnknownSizesError(
-            f"{first}: how many samples it holds is not known: put a sizes.json beside the shards "
+            f"{first}: how many samples it holds is not known: put a sizes.json next to the shards "
             f'({{"NAME.tar": SAMPLES, ...}}), give --{flag} N, or run the prepare command with the '
             "same flags, which reads all shards once and counts"
         )
@@ -138,7 +138,7 @@ def _known(
     """Return the sizes of all shards and where they are from, or None."""
     directories: dict[str, list[str]] = {}
     for address in addresses:
-        directories.setdefault(beside(address, ""), []).append(address)
+        directories.setdefault(sibling(address, ""), []).append(address)
     sizes: dict[str, int] = {}
     source = ""
     for members in directories.values():
@@ -163,7 +163,7 @@ def _read_index(place: str) -> dict[str, int]:
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         if base_name(place) in INDEXES[1:]:
             return {}
-        raise ShardError(f"{show(place)}: is no list of sizes ({error})") from error
+        raise ShardError(f"{show(place)}: is not a list of sizes ({error})") from error
 
 
 def numbers_in(content: Any) -> dict[str, int]:
@@ -195,10 +195,10 @@ def _checked(name: str, number: Any) -> int:
 
 def _index_addresses(shard: str) -> list[str]:
     """Return where an index of a shard's directory may be."""
-    if not beside(shard, ""):
+    if not sibling(shard, ""):
         return []
     split = base_name(shard).partition(".")[0].rstrip("0123456789").rstrip("-_")
-    return [beside(shard, name) for name in ([f"{split}.json"] if split else []) + [*INDEXES]]
+    return [sibling(shard, name) for name in ([f"{split}.json"] if split else []) + [*INDEXES]]
 
 
 def _counted_path(addresses: tuple[str, ...], prepared_dir: Path | None) -> Path:

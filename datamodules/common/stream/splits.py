@@ -17,7 +17,6 @@ from datamodules.common.stream import sizes
 from datamodules.common.stream.opening import ShardError, open_shard, read_small, serves_parts
 from datamodules.common.stream.pattern import (
     base_name,
-    beside,
     check_disjoint,
     check_pattern,
     expand,
@@ -26,6 +25,7 @@ from datamodules.common.stream.pattern import (
     is_web,
     local_path,
     show,
+    sibling,
 )
 from datamodules.common.stream.samples import BLOCK
 from datamodules.common.stream.sizes import PIECE, ShardList
@@ -129,7 +129,7 @@ class StreamedSplits:
             check_pattern(patterns.evaluation, EVALUATION_FLAG)
         elif not is_directory(patterns.train):
             raise ValueError(
-                f"--{TRAIN_FLAG} {show(patterns.train)} is no directory of prepared shards, so "
+                f"--{TRAIN_FLAG} {show(patterns.train)} is not a directory of prepared shards, so "
                 f"--{EVALUATION_FLAG} PATTERN must name the shards to evaluate on"
             )
 
@@ -158,12 +158,12 @@ class StreamedSplits:
         Raises:
             ShardError: If it cannot be read.
         """
-        address = beside(self._addresses(0)[0], name)
+        address = sibling(self._addresses(0)[0], name)
         return address, read_small(address) if address else None
 
     def manifest(self, split: int) -> dict[str, Any] | None:
         """Return the manifest of prepared shards, 0 for training; None for any other shards."""
-        address = beside(self._addresses(split)[0], f"{self._names[split]}.json")
+        address = sibling(self._addresses(split)[0], f"{self._names[split]}.json")
         return self._manifest(address) if address else None
 
     def check(self) -> None:
@@ -272,7 +272,7 @@ class StreamedSplits:
         manifest = self._manifest(address)
         if manifest is None:
             raise ShardError(
-                f"{show(address)} does not exist: {show(folder)} is no directory of prepared "
+                f"{show(address)} does not exist: {show(folder)} is not a directory of prepared "
                 f"{self._dataset} shards; name other shards with a pattern, such as "
                 f"{show(folder)}train-{{000000..000127}}.tar{_hint(folder)}"
             )

@@ -29,7 +29,7 @@ from datamodules.criteo.synthetic import cut_manifest
 from datamodules.criteo.text import NUM_DENSE
 
 MAX_ROWS = 40_000_000
-ORDER_BYTES = 1_000_000_000  # beside the order itself, while it is written
+ORDER_BYTES = 1_000_000_000  # next to the order itself, while it is written
 
 
 class MultiHotDataModule(ClickLogs):
@@ -165,7 +165,7 @@ class MultiHotDataModule(ClickLogs):
         if (days := self.settings.num_days) != REFERENCE_DAYS:
             return [f"{days} days instead of {REFERENCE_DAYS}"]
         if self._published_problems():
-            return []  # told by ``problems``
+            return []  # reported by ``problems``
         rows = [published.day_rows(self.root, day) for day in range(days)]
         return [
             f"day_{day} has {found:,} rows instead of {wanted:,}"

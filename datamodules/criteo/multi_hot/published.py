@@ -95,7 +95,7 @@ def _mapped(path: Path) -> np.ndarray:
     try:
         return np.load(path, mmap_mode="r")
     except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{path} is no whole .npy file ({error}); {AGAIN}") from error
+        raise ValueError(f"{path} is not a whole .npy file ({error}); {AGAIN}") from error
 
 
 def _check(path: Path | str, array: np.ndarray, dtype: type, shape: tuple[int, int]) -> None:
@@ -113,7 +113,8 @@ def _members(path: Path) -> list[np.ndarray]:
             infos = [archive.getinfo(f"{table}.npy") for table in range(len(BAG_SIZES))]
             return [_member(path, file, info) for info in infos]
     except (zipfile.BadZipFile, KeyError, struct.error, EOFError, OSError) as error:
-        raise ValueError(f"{path} is no whole zip of 0.npy to 25.npy ({error}); {AGAIN}") from error
+        lacks = f"{path} is not a whole zip of 0.npy to 25.npy ({error}); {AGAIN}"
+        raise ValueError(lacks) from error
 
 
 def _member(path: Path, file: BinaryIO, info: zipfile.ZipInfo) -> np.ndarray:

@@ -109,7 +109,7 @@ def parse_game(content: bytes, path: Path, size: int) -> Examples:
 
 
 def _check_values(path: Path, pi_EA: np.ndarray, outcome_E: np.ndarray) -> None:
-    """Raise if some pi is no distribution over the moves, or the outcome no game's."""
+    """Raise if some pi is not a distribution over the moves, or the outcome no game's."""
     with np.errstate(invalid="ignore"):
         sum_E = pi_EA.sum(axis=1, dtype=np.float64)
         # Comparisons with NaN are false.

@@ -140,7 +140,7 @@ def _komi(head: dict[str, list[str]], default: float) -> float:
     except ValueError:
         komi = math.nan
     if not math.isfinite(komi):
-        raise ValueError(f"has a komi {text!r} that is no number")
+        raise ValueError(f"has a komi {text!r} that is not a number")
     return komi
 
 

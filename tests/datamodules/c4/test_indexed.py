@@ -130,7 +130,7 @@ def test_a_negative_id_is_named(tmp_path):
 @pytest.mark.parametrize("which", ["bin", "idx"])
 def test_a_listed_md5_counts(pair, which):
     path = getattr(pair, which)
-    with pytest.raises(ValueError, match=f"{path.name}: MD5 .* the list beside it has 00000"):
+    with pytest.raises(ValueError, match=f"{path.name}: MD5 .* the list next to it has 00000"):
         check_pair(job(pair, md5s={path.name: "0" * 32}))
     import hashlib
 

@@ -169,8 +169,8 @@ DAMAGE = {
     "bytes": (lambda p: flipped(p, 500), "is damaged after line"),
     "not packed": (lambda p: p.write_bytes(b'{"text": "a"}\n'), r"is damaged after line 0 \(Not a"),
     "empty file": (lambda p: p.write_bytes(b""), "has no document with text"),
-    "no JSON": (lambda p: line_in(p, 7, b"{"), r"line 7 is no document \(not JSON\)"),
-    "empty line": (lambda p: line_in(p, 7, b""), r"line 7 is no document \(not JSON\)"),
+    "no JSON": (lambda p: line_in(p, 7, b"{"), r"line 7 is not a document \(not JSON\)"),
+    "empty line": (lambda p: line_in(p, 7, b""), r"line 7 is not a document \(not JSON\)"),
     "no text": (lambda p: line_in(p, 7, b'{"url": 1}'), r"line 7 .* \(no field text\)"),
     "a list": (lambda p: line_in(p, 7, b"[1]"), r"line 7 .* \(no field text\)"),
     "null": (lambda p: line_in(p, 7, b'{"text": null}'), r"line 7 .* \(text is NoneType\)"),
@@ -266,8 +266,8 @@ def test_what_a_tokenizer_adds_and_cuts_off_is_left_out(tmp_path):
 # What is done to the tokenizer, and words of the error.
 TOKENIZERS = {
     "missing": (lambda p: p.unlink(), "tokenizer.json is missing: text needs the tokenizer"),
-    "damaged": (lambda p: p.write_text("{"), "is no tokenizer of the library tokenizers"),
-    "binary": (lambda p: p.write_bytes(b"\xff\x00"), "is no tokenizer of the library tokenizers"),
+    "damaged": (lambda p: p.write_text("{"), "is not a file of the library tokenizers"),
+    "binary": (lambda p: p.write_bytes(b"\xff\x00"), "is not a file of the library tokenizers"),
     "too large": (
         lambda p: train_tokenizer(texts(0), 400).save(str(p)),
         "ids go up to 3.., but data.vocab_size is 300",

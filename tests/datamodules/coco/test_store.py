@@ -33,7 +33,7 @@ def edit(root, change, split="train"):
 LAYOUTS = {
     "trainers'": ("images/{}", "annotations/instances_{}.json", "val"),
     "plain": ("{}", "annotations/{}.json", "validation"),
-    "beside the images": ("{}", "{}/_annotations.coco.json", "valid"),
+    "next to the images": ("{}", "{}/_annotations.coco.json", "valid"),
     "COCO one level down": ("images/{}2017", "annotations/instances_{}2017.json", "val"),
 }
 

@@ -25,7 +25,7 @@ def path(tmp_path):
     return path
 
 
-def same(found):
+def assert_same(found):
     assert list(found) == list(ARRAYS)
     for name, wanted in ARRAYS.items():
         assert found[name].dtype == wanted.dtype
@@ -40,12 +40,12 @@ def is_mapped(array):
 
 def test_numpy_reads_them(path):
     with np.load(path) as arrays:
-        same(dict(arrays))
+        assert_same(dict(arrays))
 
 
 def test_they_are_mapped_and_aligned(path):
     found = map_arrays(path)
-    same(found)
+    assert_same(found)
     for name, array in found.items():
         assert is_mapped(array), name
         assert array.ctypes.data % ALIGNMENT == 0 or not array.size
@@ -54,9 +54,9 @@ def test_they_are_mapped_and_aligned(path):
 
 def test_arrays_of_numpys_own_writer_are_read(tmp_path):
     np.savez(tmp_path / "plain.npz", **ARRAYS)
-    same(map_arrays(tmp_path / "plain.npz"))
+    assert_same(map_arrays(tmp_path / "plain.npz"))
     np.savez_compressed(tmp_path / "packed.npz", **ARRAYS)
-    same(map_arrays(tmp_path / "packed.npz"))
+    assert_same(map_arrays(tmp_path / "packed.npz"))
 
 
 def test_a_changed_value_stays_in_this_process(path):

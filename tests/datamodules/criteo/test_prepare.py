@@ -268,7 +268,7 @@ def peak_memory(root, out):
 
 
 def test_memory_does_not_grow_with_the_input(logs, tmp_path, monkeypatch):
-    """Chunks take 9 MB here: large beside Python's own garbage, small beside the longer input."""
+    """Chunks take 9 MB here: large next to Python's own garbage, small next to the longer input."""
     monkeypatch.setattr(stages, "CHUNK_ROWS", 1 << 12)
     monkeypatch.setattr(stages, "BUCKET_ROWS", 1 << 12)
     monkeypatch.setattr(stages, "read_day", partial(read_day, block_bytes=1 << 20))

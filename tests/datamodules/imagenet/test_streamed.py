@@ -200,7 +200,7 @@ def test_what_is_missing_is_one_line(server: ShardServer, tmp_path: Path, prepar
         (f"{server.url}/nothing/", None): "nothing/train.json does not exist",
         (train.replace("10}", "11}"), val): "how many samples it holds is not known",
         (train, train): "must not be trained on",
-        (str(tmp_path), None): "is no directory of prepared imagenet shards",
+        (str(tmp_path), None): "is not a directory of prepared imagenet shards",
     }
     for (shards, val_shards), line in cases.items():
         (problem,) = streamed(shards, val_shards=val_shards).problems()
@@ -241,7 +241,7 @@ def test_prepare_counts_shards_without_an_index(
         (tmp_path / f"{name}.tar").write_bytes(tar_bytes(samples))
     flags = {"val_shards": f"{tmp_path}/v.tar", "num_classes": 2, "batch_size": 3}
     module = streamed(f"{tmp_path}/t.tar", **flags, prepared_dir=tmp_path / "counted")
-    with pytest.raises(ValueError, match=r"put a sizes\.json beside the shards"):
+    with pytest.raises(ValueError, match=r"put a sizes\.json next to the shards"):
         module.prepare_data()
     module.prepare()
     assert "1 training shards with 3 samples and 1 evaluation shards with 2" in (

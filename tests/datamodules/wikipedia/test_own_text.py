@@ -134,7 +134,7 @@ def test_held_out_article_in_the_training_text_is_refused(root, change):
 
 def test_text_that_is_still_packed_is_named(root):
     (root / "d.txt.gz").write_bytes(b"x")
-    assert "1 files are still packed beside the text (d.txt.gz)" in module(root).problems()[0]
+    assert "1 files are still packed next to the text (d.txt.gz)" in module(root).problems()[0]
     (root / "d.txt").write_text("\n\n".join(articles(7)) + "\n")
     assert module(root).problems() == []
 

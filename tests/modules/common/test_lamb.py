@@ -233,7 +233,7 @@ def bert_tensors():
 @pytest.mark.speed
 @pytest.mark.slow
 def test_a_step_is_no_slower_than_timms():
-    """Processor time of neighbours in time; torch's default AdamW beside them does less work."""
+    """Processor time of neighbours in time; torch's default AdamW next to them does less work."""
     from timm.optim.lamb import Lamb as TimmLamb
 
     optimizers = [kind(bert_tensors(), lr=1e-3) for kind in (Lamb, TimmLamb, torch.optim.AdamW)]

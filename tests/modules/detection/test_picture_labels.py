@@ -18,8 +18,8 @@ def test_captions_of_random_boxes_do_not_overlap():
             assert 0 <= place.y <= 288
         for n, one in enumerate(placed):
             for other in placed[n + 1 :]:
-                beside = abs(one.x - other.x) >= 60 or abs(one.y - other.y) >= 12
-                assert beside, (one, other)
+                apart = abs(one.x - other.x) >= 60 or abs(one.y - other.y) >= 12
+                assert apart, (one, other)
 
 
 def test_a_single_caption_is_above_its_box():

@@ -1,4 +1,4 @@
-"""Training steps beside transformers' at the same size, as a ratio of alternating pairs."""
+"""Training steps next to transformers' at the same size, as a ratio of alternating pairs."""
 
 import statistics
 import time

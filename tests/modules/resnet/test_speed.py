@@ -1,4 +1,4 @@
-"""ResNet-50's training step beside torchvision's in a plain loop, as a ratio within one run."""
+"""ResNet-50's training step next to torchvision's in a plain loop, as a ratio within one run."""
 
 import statistics
 import time

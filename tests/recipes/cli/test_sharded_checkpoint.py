@@ -59,7 +59,7 @@ def folders(tmp_path_factory):
     return folder, on_ranks(2, folder, cut_and_resume, folder, True)
 
 
-def resumed_equals_whole(folder, found):
+def assert_resumed_equals_whole(folder, found):
     for whole, rest in found:
         assert whole[-len(rest) :] == rest
         assert len(rest) == 2 * (END - CUT)
@@ -70,7 +70,7 @@ def resumed_equals_whole(folder, found):
 def test_folder_resumes_on_the_same_ranks_to_the_bit(folders):
     folder, found = folders
     assert (folder / "cut/checkpoints/last.ckpt/.metadata").is_file()
-    resumed_equals_whole(folder, found)
+    assert_resumed_equals_whole(folder, found)
 
 
 def test_folder_resumes_on_one_process_at_the_same_sample(folders):
@@ -100,7 +100,7 @@ def test_folder_reads_as_a_file_does(folders):
 @pytest.mark.parametrize("sharded", [True, False])
 def test_both_kinds_resume_on_more_ranks_on_fewer_and_on_none(sharded, tmp_path):
     found = on_ranks(2, tmp_path, cut_and_resume, tmp_path, sharded)
-    resumed_equals_whole(tmp_path, found)
+    assert_resumed_equals_whole(tmp_path, found)
     start = tmp_path / "cut" / "checkpoints" / "last.ckpt"
     assert start.is_dir() == sharded
     whole = train(tmp_path / "alone", "auto", 1, 12, END)[CUT:]
@@ -143,4 +143,6 @@ class EveryStep(L.Callback):
 @pytest.mark.slow
 @pytest.mark.parametrize("sharded", [True, False])
 def test_a_signal_in_an_evaluation_leaves_a_checkpoint_of_gathered_weights(sharded, tmp_path):
-    resumed_equals_whole(tmp_path, on_ranks(2, tmp_path, interrupt_and_resume, tmp_path, sharded))
+    assert_resumed_equals_whole(
+        tmp_path, on_ranks(2, tmp_path, interrupt_and_resume, tmp_path, sharded)
+    )

@@ -122,7 +122,7 @@ def test_two_rounds_as_csv_are_one_table_of_unrounded_figures(cli):
     ]
     assert (rows[1]["benchmark"], rows[1]["v0.7 minutes"]) == ("dlrm", "1.2082")
     assert float(rows[0]["ratio"]) == pytest.approx(0.4717 / 0.229)
-    # What no table could count is named, as a ratio beside it is too low.
+    # What no table could count is named, as a ratio next to it is too low.
     assert "maskrcnn NVIDIA dgxa100_n34_ngc21.05_pytorch (3.95 recalled, unverified)" in err
     assert "2.06x" in cli("compare", "v0.7", "v1.0")[1]
 

@@ -179,7 +179,7 @@ def test_a_pipe_is_refused_at_once(tmp_path, make, cli):
     command = [sys.executable, "-m", "scoring", "check", str(tmp_path / "result_1.txt")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
-    assert "cannot be read: it is no regular file (a pipe, socket or device)" in done.stdout
+    assert "cannot be read: it is not a regular file (a pipe, socket or device)" in done.stdout
     status, out, _ = cli("check", tmp_path)
     assert (status, "1 of 2 runs pass" in out) == (1, True)
 

@@ -133,7 +133,7 @@ def test_a_reference_point_with_one_value_in_another_unit_gives_no_margin(batch)
 
 
 def test_steps_of_a_batch_far_below_the_reference_have_no_margin():
-    """Published in v3.1: 5,000 steps of 512 beside 1,955 of 2048."""
+    """Published in v3.1: 5,000 steps of 512 next to 1,955 of 2048."""
     bench = load_round("v3.1").benchmarks["stable_diffusion"]
     verdict = rcp_test([5000.0] * 10, 512, bench, "3.1.0", NOW)
     assert (verdict.passed, verdict.margin) == (True, None)

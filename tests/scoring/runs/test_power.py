@@ -79,9 +79,9 @@ def test_a_stop_that_is_missing_or_has_the_time_of_the_start_is_the_last_reading
     [
         ([], "power_measurement_start"),
         (node(), "no power_reading between its marks"),
-        (node((10_000, "many")), "'many' is no number"),
-        (node((10_000, float("nan"))), "nan is no number"),
-        (node((10_000, True)), "True is no number"),
+        (node((10_000, "many")), "'many' is not a number"),
+        (node((10_000, float("nan"))), "nan is not a number"),
+        (node((10_000, True)), "True is not a number"),
         ([":::MLLOG {"], "Expecting property name"),
         ([":::MLLOG 7"], "not subscriptable"),
         ([":::MLLOG " + "[" * 100_000], "recursion"),

@@ -7,13 +7,13 @@ import pytest
 
 from datamodules.common.stream.pattern import (
     base_name,
-    beside,
     check_disjoint,
     check_pattern,
     expand,
     has_command,
     is_directory,
     show,
+    sibling,
 )
 
 
@@ -114,6 +114,6 @@ def test_names_and_neighbours() -> None:
     signed = "https://h/d/x%200.tar?sig=abc"
     assert base_name(signed) == "x 0.tar"
     assert show(signed) == "https://h/d/x%200.tar"
-    assert beside(signed, "sizes.json") == "https://h/d/sizes.json?sig=abc"
-    assert beside("/d/0.tar", "sizes.json") == "/d/sizes.json"
-    assert beside("pipe:x", "sizes.json") == base_name("pipe:x") == ""
+    assert sibling(signed, "sizes.json") == "https://h/d/sizes.json?sig=abc"
+    assert sibling("/d/0.tar", "sizes.json") == "/d/sizes.json"
+    assert sibling("pipe:x", "sizes.json") == base_name("pipe:x") == ""

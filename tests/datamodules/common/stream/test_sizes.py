@@ -87,7 +87,7 @@ def test_a_damaged_list_is_named_and_another_programs_file_passed_over(
         sized_of(shards)
     for content in ('{"x-0.tar": 0}', "{", "[1]"):
         (folder / "sizes.json").write_text(content)
-        with pytest.raises(ShardError, match="sizes.json: is no list of sizes"):
+        with pytest.raises(ShardError, match="sizes.json: is not a list of sizes"):
             sized_of(shards)
 
 

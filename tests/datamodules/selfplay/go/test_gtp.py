@@ -186,7 +186,7 @@ def test_gtp_loads_the_main_line_of_a_file(tmp_path):
     [
         ("SZ[5]", "SZ[9]", ": has a board of 9, but the network is for 5 x 5"),
         ("SZ[5]", "SZ[x]", ": has a board of x, but the network is for 5 x 5"),
-        ("KM[3.5]", "KM[nan]", ": has a komi 'nan' that is no number"),
+        ("KM[3.5]", "KM[nan]", ": has a komi 'nan' that is not a number"),
         ("W[cc]", "W[zz]", ": has a move 'zz' that is not on a board of 5 x 5"),
         ("W[cc]", "W[aa]", ": move 8 (A5) is illegal"), ("(;W[aa]))", "", ""),
         (";B[dd]", ";AB[dd]", ": changes the board in the middle of the game (AB, AW, AE)"),

@@ -1,4 +1,4 @@
-"""The engine and the search beside open_spiel's, wherever its rules are the same.
+"""The engine and the search next to open_spiel's, wherever its rules are the same.
 
 open_spiel 2.0: a repeated position is legal there and ends the game as a draw, except for simple
 ko, which is illegal; there are no pass-alive regions; games end after 2 x n x n moves.

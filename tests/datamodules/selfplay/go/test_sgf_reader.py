@@ -63,7 +63,7 @@ def test_final_passes_are_left_out():
         ("(;SZ[5];B[zz])", "not on a board of 5 x 5"),
         ("(;SZ[5];B[aaa])", "not on a board of 5 x 5"),
         ("(;SZ[5];B[cc];W[cc])", r"move 2 \(C3\) is illegal"),
-        ("(;SZ[5]KM[x];B[cc])", "no number"),
+        ("(;SZ[5]KM[x];B[cc])", "not a number"),
         ("(;SZ[5];B[cc];AW[aa])", "in the middle of the game"),
     ],
 )
