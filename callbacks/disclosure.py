@@ -1,4 +1,4 @@
-"""What a log has to say of a run's precision, parallelism and settings, from round v6.1 on."""
+"""Disclose a run's precision, parallelism and settings in its log, as from round v6.1 on."""
 
 from __future__ import annotations
 

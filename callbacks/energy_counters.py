@@ -20,7 +20,7 @@ class EnergyUnknown(Exception):  # noqa: N818  (an answer, not an error)
 
 
 class GpuCounter:
-    """What some GPUs of this machine have used since their driver was loaded.
+    """Energy that some GPUs of this machine have used since their driver was loaded.
 
     Args:
         uuids: NVML's names of the GPUs, such as ``GPU-5d1c...``; each counts once.
@@ -68,7 +68,7 @@ class GpuCounter:
 
 
 class ProcessorCounter:
-    """What this machine's processor packages have used, whichever process used it.
+    """Energy that this machine's processor packages have used, whichever process used it.
 
     The kernel's counters wrap around, so ``joules`` must be called at least every
     ``longest_gap`` seconds; it may be called from several threads.

@@ -26,7 +26,7 @@ AGAIN = "fetch or make it again"
 
 
 class Index(NamedTuple):
-    """What a header says."""
+    """Fields of a header."""
 
     dtype: str
     """Of the tokens in ``.bin``."""

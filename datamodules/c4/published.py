@@ -22,7 +22,7 @@ WHERE = (
 
 
 class Split(NamedTuple):
-    """What is published of a split."""
+    """Published facts of a split."""
 
     stem: str
     documents: int

@@ -56,7 +56,7 @@ class Text:
         return {name: Pair.of(self.root / split.stem) for name, split in SPLITS.items()}
 
     def settings(self) -> dict[str, object]:
-        """What the token files depend on besides the text."""
+        """Return what the token files depend on besides the text."""
         return {
             "tokenizer": fingerprint(self.tokenizer),
             "vocab_size": self.vocab_size,

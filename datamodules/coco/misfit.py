@@ -1,4 +1,4 @@
-"""What does not fit: a box or mask and its image, a box and its mask, a box and its area."""
+"""Find misfits: of a box or mask and its image, a box and its mask, a box and its area."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the publisher of COCO 2017 says about it: counts by split, and the ids of its categories.
+"""Published facts of COCO 2017: counts by split, and the ids of its categories.
 
 Source: cocodataset.org (118,287 and 5,000 images, 886,284 objects of both splits); cocodataset/
 cocoapi issue 117 (annotations with and without crowds), instances_*2017.json of 2017-09-02.

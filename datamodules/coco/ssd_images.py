@@ -43,7 +43,7 @@ class Batch(TypedDict):
 
 
 class Draw(NamedTuple):
-    """What happens to a training image, and its boxes and labels after that."""
+    """Augmentation of a training image, and its boxes and labels after that."""
 
     number: int
     path: Path

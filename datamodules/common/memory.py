@@ -16,7 +16,7 @@ class MemoryNeed(NamedTuple):
     on_device: bool
     """Whether it lies on the accelerator; on a CPU that is the machine's memory too."""
     advice: str
-    """What to do if there is too little."""
+    """Advice if there is too little."""
 
 
 def machine_bytes() -> int:

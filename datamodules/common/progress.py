@@ -1,4 +1,4 @@
-"""What a preparation is doing, for whoever shows it: the stage, items done, time left.
+"""Progress of a preparation, for whoever shows it: the stage, items done, time left.
 
     with stage("reading annotations"):
         ...

@@ -1,4 +1,4 @@
-"""What the data modules of both click benchmarks do with Criteo's logs.
+"""Base of the data modules of both click benchmarks on Criteo's logs.
 
 Data: Criteo AI Lab, "criteo-1tb-click-logs-dataset-for-mlperf", about 1 TB of text (350 GB
 compressed), Criteo's terms of use. Train: days 0 to 22; test: first half of day 23.

@@ -39,7 +39,7 @@ HEADER_BYTES = 128  # of each .npy file
 
 @dataclass(frozen=True)
 class Settings:
-    """What DLRM's prepared bytes depend on, besides the logs."""
+    """Settings that DLRM's prepared bytes depend on, besides the logs."""
 
     dataset: ClassVar[str] = "criteo"
     version: ClassVar[int] = 2
@@ -51,7 +51,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class MultiHotSettings:
-    """What DLRM-DCNv2's prepared bytes depend on, besides the logs."""
+    """Settings that DLRM-DCNv2's prepared bytes depend on, besides the logs."""
 
     dataset: ClassVar[str] = "criteo-multi-hot"
     version: ClassVar[int] = 1

@@ -1,4 +1,4 @@
-"""What a data set of images holds, and how it differs from ImageNet; opens no image."""
+"""Contents of a data set of images, and how it differs from ImageNet; opens no image."""
 
 import hashlib
 import json

@@ -18,7 +18,7 @@ MOST_LABEL_SHOWN = 20
 
 
 class StreamedContents:
-    """What shards hold: classes and images of both splits.
+    """Contents of shards: classes and images of both splits.
 
     Args:
         streamed: The shards.

@@ -25,7 +25,7 @@ SHOWN = 20
 
 
 class Checked(NamedTuple):
-    """What ``prepare`` has found in the games of a root."""
+    """Findings of ``prepare`` in the games of a root."""
 
     examples: int
     copies: int

@@ -13,7 +13,7 @@ WHAT = 'a Go game in SGF, a file or its text such as "(;SZ[9];B[ee])"'
 
 
 class PositionInputs:
-    """What ``predict`` needs of a data module with boards of one size."""
+    """The interface that ``predict`` needs, for boards of one size."""
 
     size: int
     komi: float

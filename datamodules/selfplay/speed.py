@@ -1,4 +1,4 @@
-"""What the ``speed`` command asks of Mini Go's data module: synthetic batches and self-play."""
+"""Mini Go's side of the ``speed`` command: synthetic batches and self-play."""
 
 import time
 from typing import Any, ClassVar

@@ -1,4 +1,4 @@
-"""What a training step of a decoder keeps besides its state, by arithmetic."""
+"""Memory that a training step of a decoder takes besides its state, by arithmetic."""
 
 from torch import nn
 

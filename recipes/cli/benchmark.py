@@ -81,7 +81,7 @@ class Benchmark:
     free_net_arguments: tuple[str, ...] = ()
     """Arguments of the reference network that are free in the closed division."""
     progress_unit: Literal["epochs", "samples", "fraction", "fraction_from_zero"] = "epochs"
-    """What ``epoch_num`` of an evaluation counts in the log; the fraction of the epoch begins at 1,
+    """Unit of an evaluation's ``epoch_num`` in the log; the fraction of the epoch begins at 1,
     or at 0."""
     discloses: bool = False
     """Whether the log tells precision, parallelism and settings, as rounds from v6.1 on demand."""
@@ -98,7 +98,7 @@ class Benchmark:
     built_for_torch: tuple[str, ...] = ()
     """Packages that it imports and that load with some versions of torch only."""
     predicts: str = ""
-    """What ``predict`` turns into what, e.g. ``image -> class``; empty: there is no ``predict``."""
+    """Input and output of ``predict``, e.g. ``image -> class``; empty: there is no ``predict``."""
     source: str
     """Where these facts come from."""
 

@@ -1,4 +1,4 @@
-"""What a command is doing with its data, for the live line and the log."""
+"""Progress of a command's work on its data, for the live line and the log."""
 
 from __future__ import annotations
 

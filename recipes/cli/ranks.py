@@ -1,4 +1,4 @@
-"""What the processes of a run agree on before their process group exists: a run, the data."""
+"""Agreement of a run's processes before their process group exists: on the run, the data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the command line has to say on streamed shards, ``--data.shards``."""
+"""The command line's checks and notes on streamed shards, ``--data.shards``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What training takes on each device, by arithmetic: known before anything is allocated."""
+"""Memory that training takes on each device, by arithmetic, before anything is allocated."""
 
 from __future__ import annotations
 

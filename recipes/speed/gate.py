@@ -36,7 +36,7 @@ REDUCED = Tolerance(2e-2, 0.3)  # products in bf16 or TF32
 
 
 class Step(NamedTuple):
-    """What the reference computed in one step."""
+    """Results of the reference in one step."""
 
     loss: float
     gradients: dict[str, Tensor]

@@ -1,4 +1,4 @@
-"""What there is to say of the runs of a result, each thing once and with its runs named."""
+"""Notes on the runs of a result, each one once and with its runs named."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def flavours(round_name: str) -> tuple[Flavour, Flavour]:
 
 @dataclass(frozen=True)
 class ReferencePoint:
-    """What the reference needed at one global batch size."""
+    """Epochs that the reference needed at one global batch size."""
 
     batch: float
     mean: float
@@ -229,7 +229,7 @@ def _against(mean: float, match: Match, rules: BenchmarkRules, flavour: Flavour)
 
 
 class Match(NamedTuple):
-    """What the reference needs at a batch size."""
+    """Epochs that the reference needs at a batch size."""
 
     mean: float
     minimum: float

@@ -1,4 +1,4 @@
-"""What a result used: watt-hours and cost to target, next to its minutes."""
+"""Expenses of a result: watt-hours and cost to target, next to its minutes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Expense:
     watt_hours: float | None
     """Mean over the runs that the minutes are the mean of, times the same factor."""
     covers: str | None
-    """What was measured, such as ``GPUs and processors``."""
+    """Measured parts, such as ``GPUs and processors``."""
     energy_note: str | None
     cost: float | None
     """In the currency of the price."""

@@ -76,7 +76,7 @@ class Score:
     """Settings in which the runs that count differ although they should not."""
     runs: tuple[JudgedRun, ...] = field(default=())
     remarks: tuple[str, ...] = ()
-    """What is missing next to the runs, such as a system description."""
+    """Files missing next to the runs, such as a system description."""
 
     @property
     def name(self) -> str:

@@ -18,7 +18,7 @@ OWN_PARTS = {"gpu": "GPUs", "cpu": "processors"}
 
 @dataclass(frozen=True)
 class Energy:
-    """What one run used from ``run_start`` to ``run_stop``."""
+    """Energy that one run used from ``run_start`` to ``run_stop``."""
 
     watt_hours: float
     covers: str

@@ -29,7 +29,7 @@ class ResultSet:
     path: Path
     runs: list[Run] = field(default_factory=list)
     configuration: str = ""
-    """What sets it apart from others of the same name; empty where there are none."""
+    """Words that set it apart from others of the same name; empty where there are none."""
     description: dict[str, Any] | None = None
     """The submission's ``systems/<system>.json``, if there is one."""
     scaling: float | None = None

@@ -80,7 +80,7 @@ class Run:
 
     @property
     def configuration(self) -> tuple[str, ...]:
-        """What must be equal in runs that are averaged: network, machine, batch, target ..."""
+        """Return what must be equal in runs that are averaged: network, machine, batch ..."""
         system = self.fact("system") or {}
         facts = (str(self.fact(f)) for f in CONFIGURATION)
         return (*facts, without_moved_paths(str(self.net)), str(system))

@@ -29,7 +29,7 @@ class BatchAddress(NamedTuple):
 
 
 class SampleKind(Protocol):
-    """What a data set makes of raw samples; must be picklable."""
+    """A data set's conversion of raw samples; must be picklable."""
 
     def group(self, samples: Iterator[Raw], batches: int, rng: random.Random) -> Iterator[Any]:
         """Yield the raw samples of each batch, and decode nothing: a resumed run skips them."""

@@ -140,7 +140,7 @@ class LocalStream(_Stream):
 
 
 class CommandStream(_Stream):
-    """What a shell command prints; it is killed when nobody reads on."""
+    """The output of a shell command, which is killed once nobody reads on."""
 
     def __init__(self, address: str) -> None:
         self._address = address

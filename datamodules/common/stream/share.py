@@ -43,7 +43,7 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Share:
-    """What one rank takes of the shards.
+    """The share of the shards that one rank takes.
 
     Attributes:
         shards: All shards.

@@ -36,7 +36,7 @@ CONNECTIONS = 16
 
 @dataclass(frozen=True)
 class Patterns:
-    """What the flags name.
+    """The patterns that the flags name.
 
     Attributes:
         train: Pattern of the training shards, or a directory of prepared shards of both splits.
