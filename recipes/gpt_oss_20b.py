@@ -73,6 +73,7 @@ BENCHMARK = Benchmark(
         "on four devices with recomputed layers; a checkpoint holds 12 of the 16; training: one "
         "sequence per device, by modules/llm/step_memory.py",
     ),
+    predicts="text (a file, or the text itself) -> its continuation (.txt)",
     source="mlcommons/training @ aa344c7 small_llm_moe_pretraining/primus; mlperf-logging 4.1.68",
 )
 

@@ -73,6 +73,7 @@ BENCHMARK = Benchmark(
         "at batch 1 with recomputed layers; a checkpoint holds 12 of the 16; training: the same, "
         "by modules/llm/step_memory.py",
     ),
+    predicts="text (a file, or the text itself) -> its continuation (.txt)",
     source="mlcommons/training @ aa344c7 small_llm_pretraining/nemo; mlperf-logging 4.1.68",
 )
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from datamodules.c4 import prepare as preparation
 from datamodules.c4 import raw as text_route
 from datamodules.c4.indexed import Pair, read_header
+from datamodules.c4.inputs import describe_continuation, read_prompt
 from datamodules.c4.order import num_samples
 from datamodules.c4.published import SPLITS, VOCABULARY, count_lines, find_pair
 from datamodules.c4.sequences import SequencesInOrder, ShuffledSequences, Stream
@@ -33,6 +34,7 @@ from datamodules.common.sampling import (
 )
 from datamodules.common.verification import size_lines
 
+EXAMPLES, EXAMPLE_TOKENS = 3, 32
 BYTES_TO_ORDER = 28  # of memory per document, while the order is made
 
 
@@ -43,6 +45,7 @@ class C4DataModule(BenchmarkDataModule):
     """
 
     evaluation_sample = "sequence"
+    prediction_endings: ClassVar[tuple[str, ...]] = (".txt",)
 
     def __init__(
         self,
@@ -286,6 +289,46 @@ class C4DataModule(BenchmarkDataModule):
         """Return tokens as text; None if there is no tokenizer next to the data."""
         tokenizer = self._tokenizer
         return None if tokenizer is None else tokenizer.decode(list(ids), skip_special_tokens=False)
+
+    def read_input(self, source: str) -> dict[str, Any]:
+        """Read a text to be continued, for ``predict``.
+
+        Args:
+            source: A text file, or the text itself, of several words.
+
+        Returns:
+            ``ids`` (1, S) int64, ``num_words`` of the vocabulary and ``longest``, the tokens that
+            a network sees at once.
+
+        Raises:
+            OSError: If it is no file and has no space.
+            ValueError: If it has no or too many tokens, or there is no tokenizer.
+        """
+        ids = read_prompt(source, self.encode, self.seq_length)
+        return {"ids": ids, "num_words": self.vocab_size, "longest": self.seq_length}
+
+    def write_prediction(self, stem: Path, batch: Any, prediction: torch.Tensor) -> str:
+        """Write a text and its continuations as ``.txt``.
+
+        Args:
+            stem: Path without ending.
+            batch: From ``read_input``.
+            prediction: int64 (2, 1, N) tokens: the likeliest ones, and drawn ones.
+
+        Returns:
+            The likeliest continuation in one line.
+        """
+        rows = [*batch["ids"].tolist(), *prediction[:, 0].tolist()]
+        texts = [self.decode(row) or "" for row in rows]
+        content = describe_continuation(*texts)
+        stem.with_name(f"{stem.name}.txt").write_text(content, encoding="utf-8")
+        return " ".join(texts[1].split())
+
+    def example_inputs(self) -> list[str]:
+        """Return the beginnings of three held-out sequences."""
+        held_out = SequencesInOrder(self._stream("validation"), self.seq_length)
+        beginnings = (held_out[number][:EXAMPLE_TOKENS].tolist() for number in range(EXAMPLES))
+        return [self.decode(tokens) or "" for tokens in beginnings]
 
     @cached_property
     def _tokenizer(self) -> Any:

@@ -13,7 +13,12 @@ TEMPERATURE = 0.8  # of the second of two continuations; the first takes the lik
 
 @torch.no_grad()
 def continuations(
-    net: nn.Module, prompts_BS: Tensor, num_tokens: int, *, num_words: int | None = None
+    net: nn.Module,
+    prompts_BS: Tensor,
+    num_tokens: int,
+    *,
+    num_words: int | None = None,
+    longest: int | None = None,
 ) -> Tensor:
     """Continue texts twice: with the likeliest tokens, and with drawn ones.
 
@@ -23,6 +28,7 @@ def continuations(
         prompts_BS: int64 ids; one token at least.
         num_tokens: Tokens to add.
         num_words: Words that may be chosen; None allows all V.
+        longest: Most tokens that the network is given, the last ones; None gives all.
 
     Returns:
         int64 (2, B, num_tokens): likeliest, then drawn at a temperature of 0.8 with a fixed seed.
@@ -32,7 +38,9 @@ def continuations(
     texts = prompts_BS.repeat(2, 1)
     batch = len(prompts_BS)
     for _ in range(num_tokens):
-        logits = net(texts)[:, -1, :num_words].float().cpu()
+        logits = (
+            net(texts if longest is None else texts[:, -longest:])[:, -1, :num_words].float().cpu()
+        )
         drawn = torch.multinomial((logits[batch:] / TEMPERATURE).softmax(-1), 1, generator=draw)
         chosen = torch.cat((logits[:batch].argmax(-1, keepdim=True), drawn))
         texts = torch.cat((texts, chosen.to(texts.device)), dim=1)

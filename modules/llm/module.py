@@ -263,6 +263,20 @@ class Llama31Module(BenchmarkModule):
             "max_steps": self.max_steps,
         }
 
+    def predict_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
+        """Continue a text by 48 tokens.
+
+        Args:
+            batch: ``ids`` (B, S) int64; ``num_words`` that may be chosen; ``longest``, the tokens
+                that the network is given at once.
+            batch_idx: Of a loader; unused.
+
+        Returns:
+            int64 (2, B, 48): the likeliest tokens, and tokens drawn at a temperature of 0.8.
+        """
+        limits = {key: batch[key] for key in ("num_words", "longest")}
+        return continuations(self.net, batch["ids"], NEW_TOKENS, **limits).cpu()
+
     def gather_artifacts(self) -> None:
         """Continue some held-out texts; all ranks of a sharded network run it together."""
         texts = torch.cat(self._prompts) if self._prompts else torch.empty(0)

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from modules.bert import BertModule
+from modules.llm.generate import continuations
 from recipes import load_run
 from recipes.cli.arguments import Arguments
 from recipes.cli.load import checkpoint_in, with_checkpoint_of_run
@@ -18,7 +19,8 @@ from recipes.cli.predict import output_names
 from recipes.cli.usage import UsageError
 from tests.recipes.untrained_run import benchmark_of, untrained_run
 
-STEMS = ("unet3d", "rnnt", "resnet", "ssd", "maskrcnn", "bert", "minigo")
+LANGUAGE = ("llama31_8b", "gpt_oss_20b")
+STEMS = ("unet3d", "rnnt", "resnet", "ssd", "maskrcnn", "bert", "minigo", *LANGUAGE)
 ENDINGS = {
     "unet3d": {".nii.gz", ".png"},
     "rnnt": {".txt"},
@@ -27,6 +29,7 @@ ENDINGS = {
     "maskrcnn": {".json", ".png"},
     "bert": {".txt"},
     "minigo": {".json", ".sgf", ".png"},
+    **dict.fromkeys(LANGUAGE, {".txt"}),
 }
 
 
@@ -246,6 +249,39 @@ def test_a_text_keeps_its_words_and_gets_those_of_the_masks(runs, tmp_path, monk
     too_long, without = capsys.readouterr().err.splitlines()
     assert "at most 64 fit" in too_long
     assert "has no [MASK]" in without
+
+
+@pytest.mark.parametrize("stem", LANGUAGE)
+def test_a_text_is_continued_by_the_networks_likeliest_tokens(stem, runs, tmp_path, capsys):
+    module, data = load_run(runs(stem))
+    text = data.example_inputs()[0]
+    (tmp_path / "t.txt").write_text(text)
+    (tmp_path / "long.txt").write_text(text * 20)
+    words = [str(tmp_path / "t.txt"), text, str(tmp_path / "long.txt"), "nothing.txt"]
+    assert predict(stem, runs(stem), *words, "--out", str(tmp_path / "out")) == 1
+    ids = torch.tensor([data.encode(text)])
+    for _ in range(48):
+        ids = torch.cat((ids, module.net(ids)[:, -1:, : data.vocab_size].argmax(-1)), 1)
+    likeliest = data.decode(ids[0, -48:].tolist())
+    for name in ("t", "input-2"):
+        written = (tmp_path / "out" / f"{name}.txt").read_text()
+        assert written.startswith(f"{data.decode(data.encode(text))}\n\nlikeliest: {likeliest}\n")
+    too_long, missing = capsys.readouterr().err.splitlines()
+    assert f"tokens, allowed are 1 to {data.seq_length}" in too_long
+    assert "nothing.txt: no such file; needed is a text file, or a text of" in missing
+
+
+def test_a_text_at_the_longest_length_is_continued_with_its_end_in_view():
+    seen = []
+
+    class Counter(torch.nn.Module):
+        def forward(self, ids):
+            seen.append(ids[0].tolist())
+            return torch.nn.functional.one_hot(ids + 1, 20).float()
+
+    result = continuations(Counter(), torch.arange(4)[None], 3, longest=4)
+    assert result[0, 0].tolist() == [4, 5, 6]
+    assert seen == [[0, 1, 2, 3], [1, 2, 3, 4], [2, 3, 4, 5]]
 
 
 # Images: what the network sees is what an evaluation shows it.

@@ -20,6 +20,7 @@ def untrained_run(folder: Path, stem: str, *flags: str) -> Path:
     benchmark = benchmark_of(stem)
     torch.manual_seed(0)
     cli = RecipeCLI(benchmark, "fit", ["--config", str(demo_preset(benchmark)), *flags])
+    getattr(cli.model, "build", lambda: None)()  # networks of language models are built late
     (folder / "checkpoints").mkdir(parents=True)
     content = {"state_dict": cli.model.state_dict(), "finishline_benchmark": stem}
     torch.save(content, folder / "checkpoints" / "last.ckpt")
