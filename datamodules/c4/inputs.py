@@ -49,4 +49,4 @@ def _name(source: str) -> str:
 
 def describe_continuation(prompt: str, likeliest: str, drawn: str) -> str:
     """Return a text and its two continuations for a file."""
-    return f"{prompt}\n\nlikeliest: {likeliest}\n\ndrawn: {drawn}\n"
+    return f"{prompt}\n\nlikeliest: {likeliest.strip()}\n\ndrawn: {drawn.strip()}\n"

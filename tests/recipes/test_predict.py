@@ -262,7 +262,7 @@ def test_a_text_is_continued_by_the_networks_likeliest_tokens(stem, runs, tmp_pa
     ids = torch.tensor([data.encode(text)])
     for _ in range(48):
         ids = torch.cat((ids, module.net(ids)[:, -1:, : data.vocab_size].argmax(-1)), 1)
-    likeliest = data.decode(ids[0, -48:].tolist())
+    likeliest = data.decode(ids[0, -48:].tolist()).strip()
     for name in ("t", "input-2"):
         written = (tmp_path / "out" / f"{name}.txt").read_text()
         assert written.startswith(f"{data.decode(data.encode(text))}\n\nlikeliest: {likeliest}\n")
