@@ -198,6 +198,9 @@ class QualityTarget(Callback):
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.state.late is not None and not trainer.sanity_checking:
             self._finish_late(trainer, pl_module)
+        if pl_module.device.type == "cuda":
+            # Steps may still be queued, and the clock may stop at the weights that they make.
+            torch.cuda.synchronize(pl_module.device)
         self._eval_start = self.state.clock.now()
         self._step_end = None  # evaluation is not a wait for data
 

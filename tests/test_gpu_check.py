@@ -1,6 +1,8 @@
 """The first check of a GPU, with steps of its own instead of the real ones."""
 
 import json
+import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -141,6 +143,36 @@ def test_ranks_that_differ_are_shown(tmp_path):
     assert "fsdp2: evaluation loss 4.600000, DIFFERS FROM ONE RANK" in text
     assert "efficiency 93.8 %" in text
     assert not right
+
+
+def test_a_missing_package_is_named_before_anything_runs(tmp_path, monkeypatch, capsys):
+    assert gpu_check.missing_packages() == []
+    monkeypatch.setattr(gpu_check, "plan", lambda given: pytest.fail("a step was planned"))
+    (tmp_path / "pyproject.toml").write_text(
+        '[project]\ndependencies = ["no-such-package>=2,<3", "torch>=2.11"]\n'
+    )
+    monkeypatch.setattr(gpu_check, "ROOT", tmp_path)
+    assert gpu_check.main(["--out", str(tmp_path)]) == 2
+    assert "not installed: no-such-package; run pip" in capsys.readouterr().out
+
+
+def test_a_check_that_is_stopped_ends_its_step(tmp_path):
+    text = (
+        "import signal, sys; from pathlib import Path; from tests.gpu_check import Step, run_all\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
+        "wait = [sys.executable, '-c', 'import os, time; print(os.getpid(), flush=True); "
+        "time.sleep(60)']\n"
+        f"run_all([Step('a', wait, 60)], Path({str(tmp_path)!r}), 60)"
+    )
+    check = subprocess.Popen(python(text), cwd=Path(__file__).parents[1])
+    log, end = tmp_path / "a.log", time.monotonic() + 30
+    while time.monotonic() < end and not (log.is_file() and log.read_text().count("\n") >= 2):
+        time.sleep(0.05)
+    check.terminate()
+    assert check.wait(30) == 143
+    step = int(log.read_text().splitlines()[-1])
+    with pytest.raises(ProcessLookupError):
+        os.kill(step, 0)
 
 
 def test_the_status_tells_whether_all_was_right(tmp_path, monkeypatch, capsys):

@@ -158,12 +158,22 @@ def nvimgcodec(device: torch.device) -> Decode:
     )
 
     def decode(files: Sequence[bytes]) -> list[Tensor | None]:
-        streams = [library.CodeStream(data) for data in files]
+        streams = [_code_stream(library, data) for data in files]
+        known = [each for each in streams if each is not None]
         stream = torch.cuda.current_stream(device).cuda_stream
-        images = decoder.decode(streams, params=params, cuda_stream=stream)
-        return [None if image is None else torch.from_dlpack(image) for image in images]
+        images = iter(decoder.decode(known, params=params, cuda_stream=stream) if known else ())
+        decoded = [None if each is None else next(images) for each in streams]
+        return [None if image is None else torch.from_dlpack(image) for image in decoded]
 
     return decode
+
+
+def _code_stream(library: Any, data: bytes) -> Any:
+    """Parse a file; None if the library cannot, as the host's decoder then has its turn."""
+    try:
+        return library.CodeStream(data)
+    except RuntimeError:
+        return None
 
 
 def _library() -> Any:

@@ -17,6 +17,8 @@ class SpeedOfPlay:
     """Synthetic batches, and how fast games are played; a part of the data module."""
 
     evaluation_sample: ClassVar[str] = "move"
+    grows_in_main_memory: ClassVar[bool] = True
+    """Search trees are not on the device."""
     speed_plies: ClassVar[int] = 2
     """Moves of each game of a match that ``speed`` plays."""
 

@@ -113,9 +113,12 @@ class _GroupedLoss(torch.autograd.Function):
             torch.zeros_like(predicted_BUJ),
         )
         total = torch.zeros((), device=encoded_BTJ.device)
+        device = encoded_BTJ.device
         order_B = torch.tensor([i for group, _, _ in groups for i in group])
+        if device.type == "cuda":
+            order_B = order_B.pin_memory()  # without it the copy would wait for the device
         sizes = [len(group) for group, _, _ in groups]
-        indices = order_B.to(encoded_BTJ.device).split(sizes)
+        indices = order_B.to(device, non_blocking=True).split(sizes)
         for index_G, (_, T, U) in zip(indices, groups, strict=True):
             frames_G, num_labels_G = frames_B[index_G], num_labels_B[index_G]
             with torch.set_grad_enabled(wants_gradient):

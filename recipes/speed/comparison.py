@@ -81,12 +81,13 @@ def _checked(gate: Gate, settings: Settings, cli: SpeedCLI) -> dict[str, Any]:
     }  # fmt: skip
     try:
         errors = gate.errors(settings)
+        right = gate.right(errors, tolerance)
     except Exception as error:  # a compiler that is missing must not end the others
         return row | {"error": _line(error)}
     return row | {
         "loss_error": errors.loss,
         "gradient_error": errors.gradient,
-        "right": gate.right(errors, tolerance),
+        "right": right,
     }
 
 

@@ -69,8 +69,10 @@ def check_fits(size: float, limit: float, what: str) -> None:
 
 
 def share_for_tables(cli: Any) -> float:
-    """Return the bytes for embedding tables or search trees."""
+    """Return the bytes for embedding tables or search trees, which are in main memory."""
     limit = memory_limit(cli)
+    if getattr(cli.datamodule, "grows_in_main_memory", False):
+        limit = min(limit, machine_memory())
     if not cli.variants:
         return SHARE * limit
     if not trains_on_cuda(cli):

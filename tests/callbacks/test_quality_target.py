@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -52,6 +53,21 @@ def test_clock_of_a_module_that_stops_at_its_weights_leaves_the_last_evaluation_
     stamp = {x["key"]: x["time_ms"] for x in lines}
     assert stamp["run_stop"] == stamp["epoch_stop"]
     assert stamp["eval_accuracy"] == stamp["eval_stop"] == stamp["run_stop"] + 500
+
+
+def test_queued_steps_are_waited_for_before_an_evaluation_begins(monkeypatch):
+    """The clock may stop at the weights, which a GPU may not have made yet."""
+    time = FakeTime()
+    target = QualityTarget({"score": 0.9}, "max", state=fake_state(time))
+    begin = target.state.clock.now()
+
+    def wait(device):
+        time.now += 3.0
+
+    monkeypatch.setattr(torch.cuda, "synchronize", wait)
+    for kind, waited in (("cpu", 0.0), ("cuda", 3.0)):
+        target.on_validation_start(None, SimpleNamespace(device=torch.device(kind)))
+        assert target._eval_start - begin == waited
 
 
 def write_log_of(folder, state):

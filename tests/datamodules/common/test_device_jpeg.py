@@ -174,6 +174,8 @@ def test_the_real_decoder_is_asked_for_rgb_on_the_current_stream(monkeypatch):
 
         @staticmethod
         def CodeStream(data):  # noqa: N802
+            if data == b"unknown":
+                raise RuntimeError("unsupported codestream")
             return data
 
         class Decoder:
@@ -188,9 +190,10 @@ def test_the_real_decoder_is_asked_for_rgb_on_the_current_stream(monkeypatch):
     stream = type("Stream", (), {"cuda_stream": 7})
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
     decode_files = nvimgcodec(torch.device("cuda", 1))
-    good, bad = decode_files([b"good", b"bad"])
+    unknown, good, bad = decode_files([b"unknown", b"good", b"bad"])
     assert good.shape == (2, 3, 3)
-    assert bad is None
+    assert unknown is bad is None
+    assert decode_files([b"unknown"]) == [None]
     assert asked["device"] == 1
     assert asked["stream"] == 7
     assert asked["params"]["color_spec"] == "srgb"

@@ -12,7 +12,7 @@ import torch
 
 from recipes.cli.main import run
 from recipes.resnet import BENCHMARK
-from recipes.speed import batch_size
+from recipes.speed import batch_size, evaluation
 from recipes.speed.flags import SpeedCLI
 from recipes.speed.variants import parse_variants
 
@@ -88,6 +88,37 @@ def test_a_network_that_cannot_fit_is_refused_before_it_is_built(capsys):
     error = " ".join(capsys.readouterr().err.split())
     assert "the network's weights need 0.0952 GiB, there are 0.01 GiB" in error
     assert "smaller network (--model.net.help lists its arguments)" in error
+
+
+@pytest.mark.parametrize(
+    ("compiles", "graphs", "seconds", "passes"),
+    [(False, False, 1.0, 2), (False, False, 9.0, 1), (True, False, 9.0, 3), (False, True, 1.0, 3)],
+)
+def test_passes_that_compile_are_no_evaluations_cost(
+    compiles, graphs, seconds, passes, monkeypatch
+):
+    taken = []
+
+    def scripted(*_):
+        taken.append(seconds / (len(taken) + 1))
+        return taken[-1]
+
+    monkeypatch.setattr(evaluation, "_evaluate", scripted)
+    data = SimpleNamespace(
+        synthetic_evaluation_batch=lambda size: (None, 4), evaluation_sample="image"
+    )
+    module = torch.nn.Linear(1, 1)
+    module.cuda_graph_play = graphs
+    flags = type("Flags", (dict,), {"step_seconds": 5.0})
+    cli = SimpleNamespace(
+        model=module,
+        datamodule=data,
+        config=flags({"data.evaluation_batch_size": 4}),
+        config_init=SimpleNamespace(warmup=SimpleNamespace(compile=compiles)),
+    )
+    figures = evaluation.measure_evaluation(cli, SimpleNamespace(datamodule=None), 1.0)
+    assert len(taken) == passes
+    assert figures["ms_per_sample"] == pytest.approx(1000 * taken[-1] / 4)
 
 
 def test_a_batch_is_doubled_within_memory_and_time(monkeypatch):

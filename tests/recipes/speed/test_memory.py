@@ -23,8 +23,18 @@ def test_a_containers_limit_counts_where_it_is_lower(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("variants", "share"), [([], 0.7), (["eager"], 0.35)])
 def test_tables_leave_room(variants, share):
     trainer = SimpleNamespace(accelerator="cpu")
-    cli = SimpleNamespace(config=SimpleNamespace(memory_gib=10, trainer=trainer), variants=variants)
+    config = SimpleNamespace(memory_gib=10, trainer=trainer)
+    cli = SimpleNamespace(config=config, variants=variants, datamodule=None)
     assert memory.share_for_tables(cli) == pytest.approx(share * 10 * 2**30)
+
+
+@pytest.mark.parametrize(("in_main_memory", "gib"), [(True, 4), (False, 100)])
+def test_search_trees_are_not_on_the_gpu(in_main_memory, gib, monkeypatch):
+    monkeypatch.setattr(memory, "machine_memory", lambda: 4 * 2**30)
+    config = SimpleNamespace(memory_gib=100, trainer=SimpleNamespace(accelerator="cuda"))
+    data = SimpleNamespace(grows_in_main_memory=in_main_memory)
+    cli = SimpleNamespace(config=config, variants=[], datamodule=data)
+    assert memory.share_for_tables(cli) == pytest.approx(0.7 * gib * 2**30)
 
 
 def test_what_does_not_fit_is_told_with_what_to_shrink():
