@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import lightning as L
 import torch
+from torch.utils._pytree import tree_leaves
 
 from callbacks.live_line import LIVE
 from recipes.cli.benchmark import Benchmark
@@ -22,6 +23,14 @@ from recipes.speed.memory import SMALLER_NETWORK, check_fits, memory_limit, peak
 USABLE = 0.9  # of the memory; the rest is for what a probe does not show
 
 TOO_LARGE = f"a training step on one sample does not fit into memory; {SMALLER_NETWORK}"
+
+
+class Probe(NamedTuple):
+    """A step on a batch."""
+
+    seconds: float
+    held: float
+    """Bytes of weights, buffers and the optimizer's state, which do not grow with the batch."""
 
 
 class Fit(NamedTuple):
@@ -108,11 +117,12 @@ def _double(cli: SpeedCLI, trainer: L.Trainer, closed: int, smallest: int, base:
     size, limit = min(smallest, closed), USABLE * memory_limit(cli)
     seconds, device = cli.config.step_seconds, trainer.strategy.root_device
     while True:
-        passed, peak = _step(cli, trainer, size), peak_memory(device)
+        (passed, held), peak = _step(cli, trainer, size), peak_memory(device)
         check_fits(peak, memory_limit(cli), f"a training step on a batch of {size} needs")
         larger = min(2 * size, closed)
         factor = larger / size
-        fits = base + factor * (peak - base) <= limit
+        fixed = min(base + held, peak)
+        fits = fixed + factor * (peak - fixed) <= limit
         if larger == size or not fits or factor * passed > seconds:
             return Fit(size, passed)
         size = larger
@@ -127,7 +137,7 @@ def _halve(cli: SpeedCLI, trainer: L.Trainer, closed: int, smallest: int) -> Fit
     while True:
         try:
             _step(cli, trainer, size)  # the first one also chooses algorithms
-            passed = _step(cli, trainer, size)
+            passed = _step(cli, trainer, size).seconds
             if size == smallest or passed <= cli.config.step_seconds:
                 return Fit(size, passed)
         except (MemoryError, RuntimeError) as error:
@@ -139,8 +149,8 @@ def _halve(cli: SpeedCLI, trainer: L.Trainer, closed: int, smallest: int) -> Fit
         size = max(smallest, size // 2)
 
 
-def _step(cli: SpeedCLI, trainer: L.Trainer, size: int) -> float:
-    """Return the seconds of one forward and backward pass on ``size`` samples.
+def _step(cli: SpeedCLI, trainer: L.Trainer, size: int) -> Probe:
+    """Time one forward and backward pass on ``size`` samples.
 
     In fp32 where variants are wanted: all are measured on the same batch as eager fp32, which needs
     the most memory.
@@ -159,7 +169,9 @@ def _step(cli: SpeedCLI, trainer: L.Trainer, size: int) -> float:
         for group in optimizer.param_groups:
             group["lr"] = 0.0
         optimizer.step()  # moves no weight, but its state takes memory too
-    return seconds
+        tensors = [*cli.model.parameters(), *cli.model.buffers(), *tree_leaves(optimizer.state)]
+    sizes = [each.nbytes for each in tensors if isinstance(each, torch.Tensor)]
+    return Probe(seconds, float(sum(sizes)))
 
 
 def _check_memory_error(error: BaseException) -> None:

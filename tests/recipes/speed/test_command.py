@@ -123,12 +123,12 @@ def test_passes_that_compile_are_no_evaluations_cost(
 
 def test_a_batch_is_doubled_within_memory_and_time(monkeypatch):
     """Memory and seconds per sample are scripted; what does not fit is never tried."""
-    used = {"size": 0, "peak": 1.0}
+    used = {"size": 0, "peak": 1.0, "held": 0.0}
 
     def step(cli, trainer, size):
         used["size"] = max(used["size"], size)
-        used["peak"] = 1.0 + 0.5 * used["size"]
-        return 0.1 * size
+        used["peak"] = 1.0 + used["held"] + 0.5 * used["size"]
+        return batch_size.Probe(0.1 * size, used["held"])
 
     class Cli:
         class config:  # noqa: N801
@@ -151,7 +151,10 @@ def test_a_batch_is_doubled_within_memory_and_time(monkeypatch):
         12,
         pytest.approx(1.2),
     )
-    used.update(size=0, peak=1.0)
+    used.update(size=0, peak=1.0, held=9.0)  # tables, which no batch makes larger
+    assert batch_size._double(Cli, Trainer, closed=100, smallest=1, base=1.0).size == 16
+    assert used["peak"] == 18.0
+    used.update(size=0, peak=1.0, held=0.0)
     Cli.config.step_seconds = 1.0
     assert batch_size._double(Cli, Trainer, closed=100, smallest=1, base=1.0) == (
         8,
