@@ -150,6 +150,8 @@ def check_index(pair: Pair) -> Index:
     _check_offsets(pair, index, ends - lengths)
     if not np.array_equal(map_bounds(pair.idx, index.documents), np.arange(index.documents + 1)):
         raise ValueError(f"{pair.idx}: its bounds of documents are not 0, 1, 2, ...; {AGAIN}")
+    if not ends[-1]:
+        raise ValueError(f"{pair.idx}: none of its documents has a token; {AGAIN}")
     _check_size(pair, index, int(ends[-1]))
     return index
 
@@ -244,6 +246,8 @@ def _other_md5(path: Path, digest: str, wanted: str) -> str:
 def check_tokenizer(job: Job, index: Index) -> None:
     """Raise if documents that are turned into text and back are no longer the same tokens."""
     tokenizer = read_tokenizer(job.tokenizer, job.vocab_size)
+    if tokenizer.decoder is None:
+        return  # its text need not become the same tokens
     tokens, lengths = map_tokens(job.pair.bin, index.dtype), map_lengths(job.pair.idx, index[1])
     ends = np.cumsum(lengths[:COMPARED], dtype=np.int64)
     ids = [part.tolist() for part in np.split(tokens[: ends[-1]], ends[:-1])]

@@ -14,7 +14,7 @@ from datamodules.imagenet.jpeg import standard_jpeg
 from datamodules.imagenet.samples import EncodedTrainingImages, EvaluationImages, TrainingImages
 
 IMAGE, LABEL = ("jpg", *(ending[1:] for ending in ENDINGS if ending != ".jpg")), ("cls",)
-MOST_LABEL_SHOWN = 20
+MOST_LABEL_SHOWN, MOST_DIGITS = 20, 9
 
 
 class StreamedContents:
@@ -99,8 +99,10 @@ class _BatchSource:
         return self._raw[number].name
 
     def _label(self, content: bytes) -> int:
-        text = content[:MOST_LABEL_SHOWN].decode(errors="replace").strip()
-        if not (text.isascii() and text.isdigit()) or int(text) >= self._num_classes:
+        text = content.strip()
+        digits = text.lstrip(b"0") or text[:1]
+        if not text.isdigit() or len(digits) > MOST_DIGITS or int(digits) >= self._num_classes:
+            shown = text[:MOST_LABEL_SHOWN].decode(errors="replace")
             allowed = f"0 to {self._num_classes - 1}"
-            raise ValueError(f"has class {text!r} (cls); with data.num_classes it is {allowed}")
-        return int(text)
+            raise ValueError(f"has class {shown!r} (cls); with data.num_classes it is {allowed}")
+        return int(digits)

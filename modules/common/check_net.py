@@ -21,14 +21,21 @@ def dry_run(net: nn.Module, failure: str) -> Iterator[None]:
         Nothing.
 
     Raises:
-        ValueError: If the block fails; one line with the network's own error.
+        ValueError: If the block fails, with the network's own error, or if the network makes layers
+            in it, which a checkpoint could not be read into; one line.
     """
+    before = set(net.state_dict())
     try:
         with preserve_state(net), torch.no_grad():
             yield
     except Exception as error:
         lines = str(error).strip().splitlines() or ["no message"]
         raise ValueError(f"{failure}: {type(error).__name__}: {lines[0]}") from error
+    if made := [name for name in net.state_dict() if name not in before]:
+        raise ValueError(
+            f"{type(net).__name__} makes {made[0]} only when it is called, so its checkpoints "
+            "could not be read; make all layers in __init__, also torch.nn.LazyLinear and the like"
+        )
 
 
 def check_net(
@@ -47,7 +54,8 @@ def check_net(
         dtype: Input type: floats are drawn from N(0, 1), integers are 0 or 1.
 
     Raises:
-        ValueError: One line: the expected and the actual shape, or the network's own error.
+        ValueError: One line: the expected and the actual shape or type, NaN, or the network's own
+            error.
     """
     device = next((p.device for p in net.parameters()), torch.device("cpu"))
     name, shape = type(net).__name__, tuple(input_shape)
@@ -59,6 +67,9 @@ def check_net(
         with dry_run(net, f"{name} failed on an input of shape {given}{mode}"):
             output = net.train(training)(_random_input(given, dtype, device))
         if isinstance(output, Tensor) and tuple(output.shape) == wanted:
+            check_type(name, output)
+            if output.isnan().any():
+                raise ValueError(f"{name} returns NaN{mode}, before any training")
             continue
         if training:
             raise ValueError(
@@ -68,6 +79,15 @@ def check_net(
         raise ValueError(
             f"{name} must map an input of shape {given} to a tensor of shape {wanted}, but "
             f"returned {describe_output(output)}"
+        )
+
+
+def check_type(name: str, output: Tensor) -> None:
+    """Raise a ValueError of one line unless a network's output is of a floating-point type."""
+    if not output.is_floating_point():
+        kind = str(output.dtype).removeprefix("torch.")
+        raise ValueError(
+            f"{name} returns {kind}, which cannot be trained; let it return floating-point numbers"
         )
 
 

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import AdamW, Optimizer
 
 from modules.common.base import BenchmarkModule, out_of_range, scheduled
@@ -235,7 +236,8 @@ class Llama31Module(BenchmarkModule):
             seq_length: Tokens of the data's sequences; a large network is checked on fewer.
         """
         self.build()
-        count = sum(parameter.numel() for parameter in self.net.parameters())
+        # Layers that take their size from the first input have none yet.
+        count = sum(p.numel() for p in self.net.parameters() if not is_lazy(p))
         # A large network is not run on thousands of tokens on a CPU.
         length = min(seq_length, max(16, CHECKED_PRODUCTS // max(count, 1)))
         check_causal(self.net, vocab_size=vocab_size, length=length)

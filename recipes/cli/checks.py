@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.parameter import is_lazy
 
 from callbacks.checkpoint_files import LAST, PREVIOUS, is_checkpoint
 from modules.common.torch_file import load_verified
@@ -95,18 +96,30 @@ def check_checkpoint(benchmark: Benchmark, path: Path) -> None:
             f"--ckpt_path: {path} was written by "
             f"{'another program' if writer is None else writer}, not by {benchmark.name}"
         )
+    if "state_dict" not in content:
+        raise ValueError(f"{path} holds no weights; pass a different file")
 
 
 def check_weights(model: Any, path: Path) -> None:
     """Raise if a checkpoint's tensors are not the network's. One that is built later may tell."""
     expected = getattr(model, "expected_state", model.state_dict)()
-    own = {name: tuple(x.shape) for name, x in expected.items() if name[:4] == "net."}
+    # Torch's lazy layers take their shapes from the checkpoint.
+    own = {
+        name: None if is_lazy(x) else tuple(x.shape)
+        for name, x in expected.items()
+        if name[:4] == "net."
+    }
     content = load_verified(path, mmap=True)
-    saved = {name: tuple(x.shape) for name, x in content["state_dict"].items()}
-    differ = [name for name, shape in own.items() if saved.get(name) != shape]
-    if differ:
-        name, more = differ[0], f" and {len(differ) - 1} more" if differ[1:] else ""
+    saved = {n: tuple(x.shape) for n, x in content["state_dict"].items() if n[:4] == "net."}
+    lines = [
+        f"{name} is {saved.get(name, 'missing')} instead of {shape or 'there'}"
+        for name, shape in own.items()
+        if name not in saved or shape not in (None, saved[name])
+    ]
+    lines += [f"{name} is not one of the network's" for name in saved if own and name not in own]
+    if lines:
+        more = f" and {len(lines) - 1} more" if lines[1:] else ""
         raise ValueError(
-            f"{path} holds the weights of another network: {name} is {saved.get(name, 'missing')} "
-            f"instead of {own[name]}{more}; pass its run's config.yaml with --config FILE"
+            f"{path} holds the weights of another network: {lines[0]}{more}; pass its run's "
+            "config.yaml with --config FILE"
         )

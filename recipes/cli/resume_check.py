@@ -29,6 +29,10 @@ FREE = (
     "cuda_graph_play", "max_joint_nodes", "checkpoint", "from_scratch", "backbone_weights",
     "starting_accuracy",
 )  # fmt: skip
+NEEDED = (
+    "loops",
+    "optimizer_states",
+)  # in a checkpoint: without them a run starts its schedule anew
 
 
 def check_settings(cli: RecipeCLI) -> None:
@@ -39,11 +43,19 @@ def check_settings(cli: RecipeCLI) -> None:
 
     Raises:
         UsageError: One line that names every difference.
+        ValueError: If the checkpoint has weights only; one line.
     """
     if not cli.config.ckpt_path:
         return
     path = Path(cli.config.ckpt_path)
-    saved = load_verified(path, mmap=True).get("finishline_settings")
+    content = load_verified(path, mmap=True)
+    # Of a folder of shards the optimizers are read later.
+    if path.is_file() and (lacking := [key for key in NEEDED if not content.get(key)]):
+        raise ValueError(
+            f"{path} lacks {' and '.join(lacking)}, so no run can go on from it; pass a different "
+            "file, or start a run from its weights with --init_weights"
+        )
+    saved = content.get("finishline_settings")
     before = json.loads(saved) if saved else _settings_of_folder(path.parent.parent)
     _refuse(cli, path, _differences(before, settings(cli)))
 

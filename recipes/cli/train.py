@@ -22,6 +22,7 @@ from recipes.cli.data_check import check_data
 from recipes.cli.doing import doing
 from recipes.cli.load import with_checkpoint_of_run
 from recipes.cli.memory import check_training_memory, explained_memory_errors
+from recipes.cli.net_errors import explained_net_errors
 from recipes.cli.nodes import prepare_on_every_node
 from recipes.cli.noise import quiet
 from recipes.cli.parser import RecipeCLI
@@ -65,6 +66,7 @@ def fit(benchmark: Benchmark, arguments: Arguments) -> int:
             with (
                 doing(f"preparing the {'demo ' * cli.demo}data"),
                 explained_memory_errors(cli.config, cli.model, run.trainer),
+                explained_net_errors(cli.net, cli.model),
             ):
                 run.trainer.fit(cli.model, datamodule=cli.datamodule, weights_only=True)
         except StopRun as stop:

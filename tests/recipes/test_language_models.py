@@ -248,6 +248,21 @@ def test_a_foreign_net_that_does_not_fit_is_refused_before_training(name, words,
     assert words in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("Frozen", "Frozen has no parameter that is trained"),
+        ("Detached", "the loss does not depend on the parameters of"),
+    ],
+)
+def test_a_foreign_net_without_gradients_is_named(name, words, tmp_path, capsys):
+    status, _ = fit(tmp_path, "llama31_8b", "--model.net", f"{__name__}.{name}", *SHORT)
+    assert status == 1
+    error = " ".join(capsys.readouterr().err.split())
+    assert words in error
+    assert "RuntimeError" not in error
+
+
 def test_a_foreign_net_gets_the_length_of_the_sequences_under_its_own_name(tmp_path):
     net = ["--model.net", f"{__name__}.Positions"]
     status, folder = fit(tmp_path, "llama31_8b", *net, *SHORT)
@@ -281,6 +296,17 @@ class LooksAhead(torch.nn.Module):
 
     def forward(self, ids):
         return self.table(ids.roll(-1, 1))
+
+
+class Frozen(Positions):
+    def __init__(self, vocab_size=7):
+        super().__init__(vocab_size, 128)
+        self.requires_grad_(False)
+
+
+class Detached(Positions):
+    def forward(self, ids):
+        return super().forward(ids).detach()
 
 
 # The demo's target means learning.

@@ -9,6 +9,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 PIPE, WEB = "pipe:", ("http", "https")
 MOST_SHARDS = 100_000
+COMPARED = 1_000_000  # bytes of two shards of one size
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 # Several patterns are joined by "::", as in webdataset; the "::" of [::1] is an address's.
 _JOINED = re.compile(r"::(?![^\[]*\])")
@@ -80,14 +81,36 @@ def expand(text: str, flag: str) -> tuple[str, ...]:
 
 
 def check_disjoint(training: tuple[str, ...], evaluation: tuple[str, ...]) -> None:
-    """Raise a ValueError of one line if a shard is for training and for evaluation."""
+    """Raise a ValueError of one line if a shard is for training and for evaluation.
+
+    Local ones are also compared by content, where they are of one size.
+    """
     real = {os.path.realpath(a) if is_local(a) else a for a in training}
+    sizes: dict[int, list[str]] = {}
+    for address in filter(is_local, training):
+        if size := os.path.getsize(address):  # an empty one is refused when it is read
+            sizes.setdefault(size, []).append(address)
     for address in evaluation:
-        if (os.path.realpath(address) if is_local(address) else address) in real:
+        local = is_local(address)
+        if (os.path.realpath(address) if local else address) in real:
             raise ValueError(
                 f"{show(address)} is in data.shards and in data.val_shards: evaluation samples "
                 "must not be trained on"
             )
+        twins = sizes.get(os.path.getsize(address), []) if local else []
+        if twin := next((other for other in twins if _same_beginning(address, other)), None):
+            raise ValueError(
+                f"{address} (data.val_shards) holds the same as {twin} (data.shards): evaluation "
+                "samples must not be trained on"
+            )
+
+
+def _same_beginning(one: str, other: str) -> bool:
+    """Whether two files of one size begin alike, for much longer than two shards could."""
+    if os.path.samefile(one, other):
+        return True
+    with open(one, "rb") as file, open(other, "rb") as twin:
+        return file.read(COMPARED) == twin.read(COMPARED)
 
 
 def is_local(address: str) -> bool:

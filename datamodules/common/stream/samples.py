@@ -9,6 +9,7 @@ from datamodules.common.stream.opening import ShardError, open_shard
 from datamodules.common.stream.pattern import show
 
 BLOCK = tarfile.BLOCKSIZE
+MOST_NAMED = 8
 
 
 class Raw(NamedTuple):
@@ -31,7 +32,12 @@ class Raw(NamedTuple):
         for ending in endings:
             if ending in self.fields:
                 return self.fields[ending]
-        raise ValueError(f"has no {' or '.join(endings)}, only {', '.join(sorted(self.fields))}")
+        # A name such as a.b.jpg is the file "b.jpg" of the sample "a".
+        dots = any("." in field for field in self.fields)
+        hint = " (a sample's key ends at the first dot of the file name)" if dots else ""
+        names = sorted(self.fields)
+        shown = ", ".join(names[:MOST_NAMED]) + ", ..." * (len(names) > MOST_NAMED)
+        raise ValueError(f"has no {' or '.join(endings)}, only {shown}{hint}")
 
 
 def shard_samples(

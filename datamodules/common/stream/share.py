@@ -122,15 +122,22 @@ class Share:
         return [_of_piece(pieces[part.shard], part) for part in parts]
 
     def _every_nth(self, samples: Iterator[Raw], worker: int) -> Iterator[Raw]:
-        number, total = 0, self.shards.total
+        number, total, held = 0, self.shards.total, None
         for number, sample in enumerate(samples, 1):
+            if number > total:
+                break
             if (number - 1) % self._streams == self._stream(worker):
-                yield sample
+                if held is not None:
+                    yield held
+                held = sample  # nobody may ask for one more than the last, so that is looked for
+        number += sum(1 for _ in samples)
         if number != total:
             raise ShardError(
                 f"{show(self.shards.addresses[0])} and the others hold {number} samples, but "
                 f"{self.shards.source} is {total}"
             )
+        if held is not None:
+            yield held
 
     def _read(self, part: Part) -> Iterator[Raw]:
         address, size = self.shards.addresses[part.shard], self._size(part.shard)

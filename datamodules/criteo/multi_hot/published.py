@@ -12,6 +12,7 @@ import math
 import re
 import struct
 import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,7 +20,8 @@ import numpy as np
 
 from datamodules.criteo.batches import Block
 from datamodules.criteo.multi_hot.bags import BAG_SIZES
-from datamodules.criteo.text import NUM_DENSE
+from datamodules.criteo.sketch import equal_days, extend
+from datamodules.criteo.text import NUM_DENSE, Rows
 
 CHECK_ROWS = 1 << 18
 _LOCAL_HEADER = 30  # bytes of a member's header in a zip, before its name
@@ -47,6 +49,8 @@ def days_there(root: Path) -> list[int]:
 
 def problems(root: Path, num_days: int) -> list[str]:
     """Return one line per missing, damaged or mismatching file; reads headers only."""
+    if num_days < 2:
+        return [f"{root} has day 0 only: at least two days are needed, the last one for evaluation"]
     lines = []
     for day in range(num_days):
         paths = day_paths(root, day)
@@ -78,6 +82,8 @@ def open_day(root: Path, day: int) -> tuple[np.ndarray, list[np.ndarray], np.nda
     dense, labels = _mapped(dense_path), _mapped(labels_path)
     rows = dense.shape[0] if dense.ndim else 0
     _check(dense_path, dense, np.float32, (rows, NUM_DENSE))
+    if not rows:
+        raise ValueError(f"{dense_path} has no rows; {AGAIN}")
     _check(labels_path, labels, np.int32, (rows, 1))
     bags = []
     for table, member in enumerate(_members(bags_path)):
@@ -135,9 +141,9 @@ def _member(path: Path, file: BinaryIO, info: zipfile.ZipInfo) -> np.ndarray:
         raise ValueError(f"{path}: {info.filename} is no .npy file; {AGAIN}") from error
     start = file.tell()
     end = info.header_offset + _LOCAL_HEADER + name_bytes + extra_bytes + info.file_size
-    if fortran or end - start != math.prod(shape) * dtype.itemsize:
+    if dtype.hasobject or end - start != math.prod(shape) * dtype.itemsize:
         raise ValueError(f"{path}: {info.filename} does not hold what it says; {AGAIN}")
-    return np.memmap(path, dtype, "r", start, shape)
+    return np.memmap(path, dtype, "r", start, shape, order="F" if fortran else "C")
 
 
 class PublishedRows:
@@ -186,6 +192,24 @@ class PublishedRows:
             done += count
         return dense, ids, label
 
+    def day_blocks(self, num_rows: int) -> Iterator[tuple[int, Block]]:
+        """Yield all rows in order: day and block, none of which is of two days."""
+        start = 0
+        for day, end in zip(self._days, self._ends.tolist(), strict=True):
+            for first in range(start, end, num_rows):
+                yield day, Block(first, min(num_rows, end - first))
+            start = end
+
+    def check_labels(self) -> None:
+        """Raise if all test rows have one label: the metric is not defined then."""
+        label_N = self._files[0][2][: self._ends[0]]
+        if label_N.min() == label_N.max():
+            raise ValueError(
+                f"{day_paths(self._root, self._days[0])[2]}: all {len(label_N):,} rows of its "
+                f"first half, which are the test rows, have label {label_N[0]}; the metric needs "
+                "both labels, replace this day"
+            )
+
     def _read(
         self, number: int, part: slice, dense: np.ndarray, ids: np.ndarray, label: np.ndarray
     ) -> None:
@@ -223,12 +247,42 @@ class PublishedRows:
         )
 
 
-def check_split(root: Path, table_sizes: tuple[int, ...], num_days: int, split: str) -> str:
-    """Read a split whole, and return the line of its first bad row, or nothing."""
-    try:
-        rows = PublishedRows(root, split, table_sizes, num_days)
-        for start in range(0, int(rows._ends[-1]), CHECK_ROWS):
-            rows(Block(start, min(CHECK_ROWS, int(rows._ends[-1]) - start)))
-    except ValueError as error:
-        return str(error)
-    return ""
+def check_split(
+    root: Path, table_sizes: tuple[int, ...], num_days: int, split: str, *, sketch: bool
+) -> dict[int, np.ndarray]:
+    """Read a split whole.
+
+    Args:
+        root: Directory of the files.
+        table_sizes: Rows of each table.
+        num_days: Days; the last is the evaluation's.
+        split: ``train`` or ``test``.
+        sketch: Make a sketch of each day's rows, to find days that are equal.
+
+    Returns:
+        The sketches by day.
+
+    Raises:
+        ValueError: If a row is bad, or the test rows have one label only; one line.
+    """
+    rows = PublishedRows(root, split, table_sizes, num_days)
+    sketches: dict[int, np.ndarray] = {}
+    for day, block in rows.day_blocks(CHECK_ROWS):
+        content = rows(block)
+        if sketch:
+            known = sketches.get(day, np.empty(0, np.uint64))
+            sketches[day] = extend(known, _some_columns(*content))
+    if split == "test":
+        rows.check_labels()
+    return sketches
+
+
+def equal_day_lines(root: Path, sketches: Mapping[int, np.ndarray]) -> list[str]:
+    """Return a line per pair of days that share rows."""
+    return [f"{root}/{line}; replace one of them" for line in equal_days(sketches)]
+
+
+def _some_columns(dense_NF: np.ndarray, ids_NL: np.ndarray, label_N: np.ndarray) -> Rows:
+    """Return rows with the first id of each bag, which is the row's own."""
+    firsts = np.cumsum((0, *BAG_SIZES[:-1]))
+    return Rows(label_N, dense_NF.view(np.int32), ids_NL[:, firsts].T)

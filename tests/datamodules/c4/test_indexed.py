@@ -119,6 +119,13 @@ def test_an_id_past_the_vocabulary_is_named_with_its_document(pair):
         check_pair(job(pair, vocab_size=11))
 
 
+def test_documents_without_any_token_are_refused(pair):
+    write_index(pair.idx, "uint16", np.zeros(4, np.int32))
+    pair.bin.write_bytes(b"")
+    with pytest.raises(ValueError, match="idx: none of its documents has a token"):
+        check_index(pair)
+
+
 def test_a_negative_id_is_named(tmp_path):
     pair = Pair.of(tmp_path / "c4-train.en_6_text_document")
     pair.bin.write_bytes(np.array([1, -2, 3], "<i4").tobytes())

@@ -285,6 +285,15 @@ def test_a_tokenizer_that_does_not_fit_is_named(tmp_path, what):
     assert any(words[:20] in line for line in module(tmp_path).problems()) or what == "too large"
 
 
+def test_a_tokenizer_that_cannot_make_text_of_tokens_is_taken(tmp_path):
+    write_corpus(tmp_path)
+    tokenizer = train_tokenizer(texts(0))
+    tokenizer.decoder = None
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    module(tmp_path).prepare()
+    assert len(documents(tmp_path, "train")) == 80
+
+
 def test_another_tokenizer_cannot_mix_with_finished_shards(tmp_path):
     write_corpus(tmp_path)
     (tmp_path / "c4-train.00769-of-01024.json.gz").write_bytes(b"")

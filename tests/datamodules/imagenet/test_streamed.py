@@ -157,6 +157,8 @@ GOOD = image_bytes()
         ({"jpg": GOOD, "cls": b"3"}, r"has class '3' \(cls\); with data.num_classes it is 0 to 2"),
         ({"jpg": GOOD, "cls": b"-1"}, "has class '-1'"),
         ({"jpg": GOOD, "cls": b"cat"}, "has class 'cat'"),
+        ({"jpg": GOOD, "cls": b"0" * 30 + b"3"}, "has class '0000"),
+        ({"jpg": GOOD, "cls": b"9" * 5000}, "has class '9999"),
         ({"jpg": GOOD}, "has no cls, only jpg"),
         ({"mp4": b"", "cls": b"1"}, "has no jpg or jpeg or png"),
     ],

@@ -98,3 +98,46 @@ def test_check_net_gives_a_lazy_net_its_shapes():
     net = nn.Sequential(nn.LazyConv1d(2, 1), nn.LazyBatchNorm1d())
     check_net(net, input_shape=(2, 1, 5), output_shape=(2, 2, 5))
     assert net[0].weight.shape == (2, 1, 1)
+
+
+class Changed(nn.Module):
+    """A layer whose output is changed in some way."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.layer, self.change = nn.Linear(4, 2), change
+
+    def forward(self, x):
+        return self.change(self, self.layer(x))
+
+
+def in_evaluation(net, x):
+    return x if net.training else x * float("nan")
+
+
+def with_late_layer(net, x):
+    net.late = nn.Linear(2, 2)
+    return net.late(x)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda net, x: x.long(), "Changed returns int64, which cannot be trained"),
+        (lambda net, x: x > 0, "Changed returns bool"),
+        (lambda net, x: x.to(torch.complex64), "Changed returns complex64"),
+        (in_evaluation, "Changed returns NaN, before any training"),
+        (with_late_layer, "Changed makes late.weight only when it is called"),
+    ],
+)
+def test_check_net_names_what_cannot_be_trained_or_kept(change, words):
+    with pytest.raises(ValueError, match=words):
+        check_net(Changed(change), input_shape=(2, 4), output_shape=(2, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_check_net_takes_any_floating_point_type_and_infinities(dtype):
+    def change(net, x):
+        return torch.where(x > 0, x, -torch.inf).to(dtype)
+
+    check_net(Changed(change), input_shape=(2, 4), output_shape=(2, 2))

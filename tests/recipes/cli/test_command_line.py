@@ -17,6 +17,7 @@ from datamodules.common.sampling import run_seed
 from modules.unet3d import UNet3DModule
 from modules.unet3d.net import UNet3D
 from recipes.cli.arguments import Arguments
+from recipes.cli.checks import check_weights
 from recipes.cli.main import _one_line, run
 from recipes.cli.parser import RecipeCLI
 from recipes.cli.resume import find_resume, newest_unfinished
@@ -151,6 +152,9 @@ def test_checkpoint_in_the_run_folder_of_another_benchmark(tmp_path, capsys):
     for command in ("fit", "validate"):
         assert run(BENCHMARK, [command, "--ckpt_path", str(checkpoint)]) == 2
         assert "was written by rnnt, not by unet3d" in capsys.readouterr().err
+    torch.save({"finishline_benchmark": "unet3d"}, checkpoint)
+    assert run(BENCHMARK, ["validate", "--ckpt_path", str(checkpoint)]) == 1
+    assert "last.ckpt holds no weights" in capsys.readouterr().err
     checkpoint.write_bytes(checkpoint.read_bytes()[:100])
     assert run(BENCHMARK, ["validate", "--ckpt_path", str(checkpoint)]) == 1
     assert "is truncated or not a checkpoint" in capsys.readouterr().err
@@ -166,6 +170,35 @@ def test_checkpoint_of_another_network_is_named_in_one_line(command, tmp_path, c
     (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error")]
     assert "copied.ckpt holds the weights of another network: net." in line
     assert "pass its run's config.yaml with --config FILE" in line
+
+
+def test_weights_that_the_network_does_not_have_are_named_in_one_line(tmp_path, capsys):
+    checkpoint = tmp_path / "copied.ckpt"
+    cli = RecipeCLI(BENCHMARK, "fit", DEMO)
+    weights = {**cli.model.state_dict(), "net.more": torch.zeros(2)}
+    torch.save({"finishline_benchmark": "unet3d", "state_dict": weights}, checkpoint)
+    assert run(BENCHMARK, ["validate", *DEMO, "--ckpt_path", str(checkpoint)]) == 1
+    error = " ".join(capsys.readouterr().err.split())
+    assert "of another network: net.more is not one of the network's; pass its run's" in error
+
+
+class Lazy(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.LazyConv3d(3, 1)
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+def test_weights_of_layers_without_a_size_are_taken_from_the_checkpoint(tmp_path):
+    checkpoint = tmp_path / "last.ckpt"
+    model, whole = UNet3DModule(net=Lazy), UNet3DModule(net=Lazy)
+    whole.net(torch.zeros(1, 1, 2, 2, 2))
+    torch.save({"state_dict": whole.state_dict()}, checkpoint)
+    check_weights(model, checkpoint)
+    model.load_state_dict(whole.state_dict())
+    assert torch.equal(model.net.layer.weight, whole.net.layer.weight)
 
 
 def test_checkpoint_outside_of_a_run_folder_is_told(tmp_path, capsys):

@@ -14,6 +14,7 @@ from recipes.cli.usage import UsageError
 from recipes.unet3d import BENCHMARK
 
 DEMO = ["--config", str(Path(__file__).parents[3] / "recipes/presets/unet3d/demo.yaml")]
+WHOLE = {"loops": {"fit_loop": {}}, "optimizer_states": [{}]}
 
 
 def parsed(*words):
@@ -25,7 +26,7 @@ def resumed(tmp_path):
     """Parse a command line that resumes a run with the demo's settings."""
     path = tmp_path / "run" / "checkpoints" / "last.ckpt"
     path.parent.mkdir(parents=True)
-    torch.save({"finishline_settings": json.dumps(settings(parsed()))}, path)
+    torch.save({**WHOLE, "finishline_settings": json.dumps(settings(parsed()))}, path)
     return lambda *words: parsed("--ckpt_path", str(path), *words)
 
 
@@ -69,7 +70,7 @@ def test_where_and_how_long_it_trains_may_change(words, resumed, capsys):
 def test_a_checkpoint_of_0_2_is_compared_with_its_configuration(tmp_path):
     path = tmp_path / "run" / "checkpoints" / "last.ckpt"
     path.parent.mkdir(parents=True)
-    torch.save({"state_dict": {}}, path)
+    torch.save({**WHOLE, "state_dict": {}}, path)
     check_settings(parsed("--ckpt_path", str(path)))  # nothing is known of it
     content = yaml.safe_load(config_text(parsed()))
     del content["model"]["momentum"]  # a flag that this version has added
@@ -83,3 +84,11 @@ def test_a_network_that_has_moved_is_the_same():
     before = {"model.net": {"class_path": "modules.nets.unet3d.UNet3D", "init_args": {"a": 1}}}
     now = {"model.net": {"class_path": "modules.unet3d.net.UNet3D", "init_args": {"a": 1, "b": 2}}}
     assert _differences(before, now) == []
+
+
+@pytest.mark.parametrize("lacking", WHOLE)
+def test_a_checkpoint_that_would_start_the_schedule_anew_is_refused(lacking, tmp_path):
+    path = tmp_path / "last.ckpt"
+    torch.save({**WHOLE, lacking: []}, path)
+    with pytest.raises(ValueError, match=f"last.ckpt lacks {lacking}, so no run can go on from it"):
+        check_settings(parsed("--ckpt_path", str(path)))

@@ -93,6 +93,22 @@ def test_evaluation_shards_are_not_trained_on_by_another_name_either(folder: Pat
             check_disjoint(training, expand(f"{folder}/{other}", "f"))
 
 
+def test_evaluation_shards_with_the_same_content_are_not_trained_on_either(folder: Path) -> None:
+    for number, text in enumerate(["one", "two"]):
+        (folder / f"a-00{number}.tar").write_text(text)
+    training = expand(f"{folder}/a-{{000..001}}.tar", "f")
+    other = folder / "val.tar"
+    other.write_text("six")
+    check_disjoint(training, (str(other),))
+    other.write_text("two")
+    with pytest.raises(ValueError, match=r"val.tar .* holds the same as .*a-001.tar"):
+        check_disjoint(training, (str(other),))
+    other.unlink()
+    other.hardlink_to(folder / "a-000.tar")
+    with pytest.raises(ValueError, match=r"val.tar .* holds the same as .*a-000.tar"):
+        check_disjoint(training, (str(other),))
+
+
 def test_a_command_is_found_wherever_it_is_joined_in() -> None:
     assert has_command("pipe:cat x")
     assert has_command("a.tar:: pipe:cat x")

@@ -78,3 +78,10 @@ def test_a_missing_field_names_those_that_are_there() -> None:
     assert raw.field(("jpg", "cls")) == b"1"
     with pytest.raises(ValueError, match="has no jpg or png, only cls, json"):
         raw.field(("jpg", "png"))
+
+
+def test_a_key_with_dots_is_explained() -> None:
+    fields = {f"v1.{n}.{end}": b"" for n in range(20) for end in ("jpg", "cls")}
+    words = r"only v1.0.cls, .*, v1.11.jpg, ... \(a sample's key ends at the first dot"
+    with pytest.raises(ValueError, match=words):
+        Raw(0, 0, "0.tar: img", fields).field(("jpg",))

@@ -119,6 +119,14 @@ def test_a_wrong_total_is_one_line(addresses: tuple[str, ...]) -> None:
             taken(share)
 
 
+def test_too_small_a_total_is_noticed_where_nobody_asks_for_more(
+    addresses: tuple[str, ...],
+) -> None:
+    stream = iter(Share(unknown(addresses, 8), 0, 1, 1, 2).samples(0, 0, 0))
+    with pytest.raises(ShardError, match="hold 24 samples, but .* is 8"):
+        [next(stream) for _ in range(8)]
+
+
 def test_only_the_shards_of_a_stretch_are_opened(
     addresses: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:

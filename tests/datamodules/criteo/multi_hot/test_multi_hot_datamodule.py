@@ -224,7 +224,33 @@ def junk_member(root):
         archive.writestr("4.npy", b"not an array")
 
 
+def no_rows(root):
+    for name in ("dense", "labels"):
+        path = root / f"day_1_{name}.npy"
+        np.save(path, np.load(path)[:0])
+    bags_of(root, **{f"m{t}": lambda ids: ids[:0] for t in range(len(BAG_SIZES))})
+
+
+def one_label(root):
+    path = root / "day_2_labels.npy"
+    np.save(path, np.ones_like(np.load(path)))
+
+
+def equal_day(root):
+    for name in ("dense.npy", "labels.npy", "sparse_multi_hot.npz"):
+        shutil.copy(root / f"day_1_{name}", root / f"day_2_{name}")
+
+
+def one_day(root):
+    for path in [*root.glob("day_1_*"), *root.glob("day_2_*")]:
+        path.unlink()
+
+
 DAMAGE = {
+    "no rows": no_rows,
+    "one label": one_label,
+    "equal": equal_day,
+    "one day": one_day,
     "missing": lambda root: (root / "day_1_dense.npy").unlink(),
     "cut npy": lambda root: cut(root / "day_1_dense.npy", 5),
     "cut zip": lambda root: cut(root / "day_1_sparse_multi_hot.npz", 300),
@@ -248,6 +274,10 @@ DAMAGE = {
 @pytest.mark.parametrize(
     ("what", "words"),
     [
+        ("no rows", "day_1_dense.npy has no rows"),
+        ("one label", "day_2_labels.npy: all 151 rows of its first half"),
+        ("equal", "day_2: 100% of the rows are also in day_1; replace one of them"),
+        ("one day", "has day 0 only: at least two days are needed"),
         ("missing", "day_1_dense.npy missing"),
         ("cut npy", "day_1_dense.npy is not a whole .npy file"),
         ("cut zip", "day_1_sparse_multi_hot.npz is not a whole zip"),
@@ -270,7 +300,7 @@ DAMAGE = {
 def test_damaged_published_files_are_named_in_one_line(files, what, words):
     DAMAGE[what](files)
     read = of(files)
-    with pytest.raises(ValueError, match="day_") as error:
+    with pytest.raises(ValueError, match="day") as error:
         read.prepare()
     assert words in str(error.value)
     assert "\n" not in str(error.value)
@@ -283,8 +313,15 @@ def test_damaged_published_files_are_named_in_one_line(files, what, words):
     ):  # what only reading finds, training finds too
         with pytest.raises(ValueError, match="day_1"):
             list(of(files).blocks("train")[block] for block in read.train_sampler())
-    else:
+    elif what not in ("one label", "equal"):
         assert words in read.problems()[0]
+
+
+def test_members_may_be_stored_by_columns(files):
+    expected = [batch["bags"] for batch in of(files).train_dataloader()]
+    bags_of(files, m20=np.asfortranarray)
+    for got, wanted in zip(of(files).train_dataloader(), expected, strict=True):
+        assert torch.equal(got["bags"], wanted)
 
 
 def test_members_of_a_zip_may_come_in_any_order(files):
