@@ -27,7 +27,12 @@ from recipes.cli.nodes import prepare_on_every_node
 from recipes.cli.noise import quiet
 from recipes.cli.parser import RecipeCLI
 from recipes.cli.ranks import ending_together, launched_ranks
-from recipes.cli.resume import exit_suppressed_if_interrupted, find_resume, with_run_config
+from recipes.cli.resume import (
+    CHOOSING,
+    exit_suppressed_if_interrupted,
+    find_resume,
+    with_run_config,
+)
 from recipes.cli.resume_auto import same_command
 from recipes.cli.resume_check import check_settings
 from recipes.cli.run import Run, rank_zero_exit_code
@@ -42,6 +47,8 @@ def fit(benchmark: Benchmark, arguments: Arguments) -> int:
     LIVE.show("setting up the run")
     ranks = launched_ranks()
     with ending_together(ranks):
+        if arguments.value("--ckpt_path") not in CHOOSING:
+            arguments = with_checkpoint_of_run(arguments)
         check_named_checkpoint(benchmark, arguments)
         auto = partial(same_command, benchmark)
         resume = find_resume(benchmark.name, arguments, ranks=ranks, auto=auto)

@@ -120,7 +120,7 @@ def test_short_run_leaves_every_file_and_says_why_it_ended(short_run, tmp_path, 
     assert all(line.startswith(":::MLLOG") for line in (folder / "result.txt").open())
     # Nothing is left to train on: Lightning then calls no hook, but the run must still end.
     again = ["--output_root", str(tmp_path / "again")]
-    status = run(BENCHMARK, ["fit", "--ckpt_path", str(folder / "checkpoints/last.ckpt"), *again])
+    status = run(BENCHMARK, ["fit", "--ckpt_path", str(folder), *again])
     assert status == 3
     resumed = next((tmp_path / "again" / "unet3d").glob("*"))
     facts = record(resumed)
