@@ -279,7 +279,8 @@ def test_memory_does_not_grow_with_the_input(logs, tmp_path, monkeypatch):
         root.mkdir()
         write_logs(root, DAYS, rows)
         sizes.append(sum(path.stat().st_size for path in root.iterdir()))
-        peaks.append(peak_memory(root, tmp_path / f"out{rows}"))
+        # The lower of two, as what runs for the first time in this process can only add.
+        peaks.append(min(peak_memory(root, tmp_path / f"out{rows}-{n}") for n in range(2)))
     assert sizes[1] - sizes[0] > 2 * peaks[0], "the longer input must show if it is held"
     assert peaks[1] < 1.15 * peaks[0], peaks
     assert stages.choose_processes(10**13) * stages.WORKER_BYTES < 4e9
