@@ -236,7 +236,7 @@ def test_tokenizer_of_another_size_is_refused(root, tmp_path):
 
 def test_tokenizer_that_lacks_a_letter_is_refused(root, tmp_path):
     path = tmp_path / "few.model"
-    path.write_bytes(train_tokenizer(["on a note"] * 20, 8))
+    path.write_bytes(train_tokenizer(["on a note not ten at a tea"] * 20, 8))
     assert "characters outside of the vocabulary" in problem(
         root, tokenizer_model=path, vocab_size=8
     )
