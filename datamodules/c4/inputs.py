@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from datamodules.common.inputs import input_file
+from datamodules.common.inputs import input_text, text_name
 
 WHAT = "a text file, or a text of several words in quotes"
 
@@ -30,21 +30,13 @@ def read_prompt(source: str, encode: Callable[[str], list[int] | None], longest:
     if ids is None:
         raise ValueError("there is no tokenizer.json in the data's directory; put it there")
     if not 0 < len(ids) <= longest:
-        raise ValueError(f"{_name(source)}: {len(ids)} tokens, allowed are 1 to {longest:,}")
+        raise ValueError(f"{text_name(source)}: {len(ids)} tokens, allowed are 1 to {longest:,}")
     return torch.tensor([ids])
 
 
 def _text_of(source: str) -> str:
-    if not os.path.isfile(source) and len(source.split()) > 1 and not os.path.isdir(source):
-        return source
-    try:
-        return input_file(source, WHAT).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{source}: is not UTF-8 text at byte {error.start}") from error
-
-
-def _name(source: str) -> str:
-    return source if os.path.isfile(source) else "the text"
+    typed = len(source.split()) > 1 and not os.path.exists(source)
+    return source if typed else input_text(source, WHAT)
 
 
 def describe_continuation(prompt: str, likeliest: str, drawn: str) -> str:

@@ -30,6 +30,31 @@ def input_file(source: str, what: str) -> Path:
     return path
 
 
+def input_text(source: str, what: str) -> str:
+    """Return the UTF-8 text of an input file, without a byte order mark.
+
+    Args:
+        source: The word that the user gave.
+        what: Kind of file that is needed.
+
+    Returns:
+        The text.
+
+    Raises:
+        OSError: If there is no such file.
+        ValueError: If it is a directory, empty or not UTF-8.
+    """
+    try:
+        return input_file(source, what).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{source}: is not UTF-8 text at byte {error.start}") from error
+
+
+def text_name(source: str) -> str:
+    """Return what to call a text in a message: its file, or ``the text`` where it was typed."""
+    return source if os.path.isfile(source) else "the text"
+
+
 def without_remedy(error: ValueError) -> ValueError:
     """Return an error of a data set's reader without its hint on how to get that file again."""
     return ValueError(str(error).partition("; ")[0])

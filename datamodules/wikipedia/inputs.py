@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.common.inputs import input_file
+from datamodules.common.inputs import input_text, text_name
 from datamodules.wikipedia.batches import Sample, pack
 from datamodules.wikipedia.tokens import Vocabulary, WordPieces
 
@@ -44,7 +44,8 @@ def read_masked_text(source: str, vocabulary: Vocabulary, longest: int) -> dict[
         tokens += [*segment, vocabulary["[SEP]"]]
     if len(tokens) > longest:
         raise ValueError(
-            f"{_name(source)}: {len(tokens)} tokens, at most {longest} fit (data.max_seq_length)"
+            f"{text_name(source)}: {len(tokens)} tokens, at most {longest} fit "
+            "(data.max_seq_length)"
         )
     token_T = np.array(tokens, np.uint16)
     positions_M = np.flatnonzero(token_T == vocabulary[MASK])
@@ -61,11 +62,7 @@ def read_masked_text(source: str, vocabulary: Vocabulary, longest: int) -> dict[
 def _text_of(source: str) -> str:
     if MASK in source and not os.path.isfile(source):
         return source
-    path = input_file(source, WHAT)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{source}: is not UTF-8 text at byte {error.start}") from error
+    text = input_text(source, WHAT)
     if MASK not in text:
         raise ValueError(f"{source}: has no {MASK}; write it in place of each word to fill in")
     return text
@@ -78,10 +75,6 @@ def _ids(text: str, pieces: WordPieces, vocabulary: Vocabulary) -> list[int]:
     for part in parts[1:]:
         ids = [*ids, vocabulary[MASK], *part]
     return ids
-
-
-def _name(source: str) -> str:
-    return source if os.path.isfile(source) else "the text"
 
 
 def describe_words(

@@ -70,13 +70,13 @@ class Ranks:
         """
         status = None if error is None else 2 if isinstance(error, UsageError) else 1
         name = f"{self._next()}/rank"
-        told = {"node": node(), "text": str(error), "status": status}
-        self._store.set(f"{name}{self.rank}", json.dumps(told))
+        report = {"node": node(), "text": str(error), "status": status}
+        self._store.set(f"{name}{self.rank}", json.dumps(report))
         verdict = ""
         if self.rank == 0:
-            all_told = self._gather([f"{name}{rank}" for rank in range(self.size)], seconds)
-            status = max((each["status"] or 0 for each in all_told), default=0)
-            verdict = "\n".join(_per_node(all_told, advice)) if status else ""
+            reports = self._gather([f"{name}{rank}" for rank in range(self.size)], seconds)
+            status = max((each["status"] or 0 for each in reports), default=0)
+            verdict = "\n".join(_per_node(reports, advice)) if status else ""
         status, verdict = self._from_rank_zero([status, verdict])
         if not verdict:
             return
@@ -184,9 +184,9 @@ def node() -> str:
     return os.environ.get("SLURMD_NODENAME") or platform.node()
 
 
-def _per_node(told: list[dict[str, Any]], advice: str) -> Iterator[str]:
+def _per_node(reports: list[dict[str, Any]], advice: str) -> Iterator[str]:
     nodes: dict[str, dict[str, None]] = {}
-    for each in told:
+    for each in reports:
         if each["status"]:
             nodes.setdefault(each["text"], {})[each["node"]] = None
     for text, names in nodes.items():
